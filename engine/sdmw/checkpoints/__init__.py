@@ -1,0 +1,1 @@
+"""What lies on disk: input formats, their tensors, and the output."""

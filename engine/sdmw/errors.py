@@ -1,0 +1,111 @@
+"""What can go wrong, as one tree of exceptions; each carries problems that a person can act on."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LONGEST_NAME = 200  # characters of a name that came from a file, in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        where: the file, line, tensor or field.
+        expected: what should have been there; empty where the finding says it all.
+        found: what is there.
+        mend: what to do about it.
+    """
+
+    where: str
+    expected: str
+    found: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        said = f"expected {self.expected}, found {self.found}" if self.expected else self.found
+        return printable(f"{self.where}: {said}" + (f". {self.mend}" if self.mend else ""))
+
+
+class SdmwError(Exception):
+    """The root: catch it to catch everything that sdmw raises on purpose.
+
+    Attributes:
+        problems: all that is wrong, at least one.
+        exit_code: what the command line ends with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(tuple(problems))
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class UsageError(SdmwError):
+    """An argument of a call is no size, no thread count, no progress."""
+
+    exit_code = 2
+
+
+class RecipeError(SdmwError):
+    """The recipe is not in the language, or asks for what is not there."""
+
+    exit_code = 2
+
+
+class CheckpointError(SdmwError):
+    """An input is not a checkpoint that can be read: files, headers, index, config."""
+
+
+class PlanError(SdmwError):
+    """Recipe, headers, output or budget do not fit together; nothing was read or written."""
+
+
+class MissingExtraError(SdmwError):
+    """An optional package is needed and not installed."""
+
+
+class RunError(SdmwError):
+    """Something that only the data or the machine could tell, while running."""
+
+
+class NonFiniteError(RunError):
+    """NaN or infinity in an input, or a delta or result that overflows."""
+
+
+class InputChangedError(RunError):
+    """An input is not the file that was planned with."""
+
+
+class OutputError(RunError):
+    """The output cannot be written, checked or published."""
+
+
+class StoppedError(RunError):
+    """A signal asked the run to stop.
+
+    Attributes:
+        signum: its number; the exit code is 128 more.
+    """
+
+    def __init__(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        super().__init__([Problem(name, "", "stopped by this signal", "Nothing was left behind; run it again")])
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+def quoted(name: object) -> str:
+    """A name that came from a file, as it may be shown: `repr`, cut at 200 characters."""
+    shown = repr(name)
+    return shown if len(shown) <= LONGEST_NAME else f"{shown[:LONGEST_NAME]}…{shown[-1]}"
+
+
+def printable(text: str) -> str:
+    """The text with terminal controls spelled out; line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,1 @@
+"""What is wanted: the recipe, its language and how it is read."""

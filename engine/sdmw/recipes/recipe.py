@@ -1,0 +1,134 @@
+"""The recipe as data: frozen, picklable, one field for each field of the language (mergekit's, a superset)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Value = float | bool | tuple[float, ...]  # a number, a flag, or a gradient over depth
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One `{filter, value}`: the value for tensors whose name contains `filter`; None or "*" matches all."""
+
+    filter: str | None
+    value: Value
+
+    def matches(self, tensor: str) -> bool:
+        """Whether this rule speaks of the tensor."""
+        return self.filter is None or self.filter == "*" or self.filter in tensor
+
+
+Setting = tuple[Rule, ...] | str | Mapping[str, float]  # rules in order; or a choice; or {power: p}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter that a method declares: the loader checks recipes against these.
+
+    Attributes:
+        name: as in the recipe.
+        kind: "number", "flag" or "choice".
+        default: what holds where no level says anything; None where there is none.
+        by_model: it may also stand under a model's `parameters`.
+        varies: it takes filters and gradients (a flag takes filters only).
+        same_within_layer: all tensors of a layer must resolve to one value for a model.
+        minimum, maximum: the closed range of a number; also finite as float32.
+        choices: the words of a choice.
+        keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
+    """
+
+    name: str
+    kind: Literal["number", "flag", "choice"]
+    default: float | bool | str | None
+    by_model: bool = False
+    varies: bool = False
+    same_within_layer: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    keyed: str | None = None
+
+
+class MethodGrammar(Protocol):
+    """What the loader must know of a merge method."""
+
+    @property
+    def name(self) -> str:
+        """The word in `merge_method`."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Deltas are taken from `base_model`, which is then compulsory."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One of `models`: where it is, and what holds for it alone."""
+
+    model: str
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to merge, and how.
+
+    Built by hand with the plain values of the YAML (`models=[{"model": "./a"}]`, `parameters={"k": 10}`) it is checked
+    and put in this form when it is used, exactly as a file is; `sdmw.recipes.load.load` does that.
+
+    Attributes:
+        merge_method: the method's name.
+        models: what is merged, in order.
+        base_model: what deltas are taken from; where the method takes none, whose config and tokenizer are used.
+        parameters: the top level of parameters.
+        dtype: the output dtype where `out_dtype` is absent; arithmetic is float32 whatever it says.
+        out_dtype: the output dtype of F16, BF16 and F32 tensors; None keeps each tensor's.
+        nonfinite: what NaN, infinity and overflow are: an error, or passed on.
+        missing: what a tensor that a fine-tune lacks is: an error, or the base's.
+        extra: what a tensor that the base lacks is: an error, or taken from the first model that has it.
+        text: the recipe as YAML, verbatim where it came from a file.
+        file: the name of that file; empty where there was none.
+        notes: what the loader has to say, for people.
+    """
+
+    merge_method: str
+    models: tuple[ModelEntry, ...]
+    base_model: str | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    out_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    nonfinite: Literal["error", "pass"] = "error"
+    missing: Literal["error", "base"] = "error"
+    extra: Literal["error", "take"] = "error"
+    text: str = ""
+    file: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
+    """The number that a level's rules give a tensor, or None where they say nothing.
+
+    Args:
+        setting: a tuple of `Rule`, tried in order; None where the level does not have the parameter.
+        tensor: the tensor's name.
+        depth: 0 to 1, the place of its layer index between the first and the last; where a gradient is read.
+    """
+    for rule in setting or ():
+        if rule.matches(tensor):
+            return gradient_at(rule.value, depth) if isinstance(rule.value, tuple) else rule.value
+    return None
+
+
+def gradient_at(values: tuple[float, ...], depth: float) -> float:
+    """The gradient's value at a depth of 0 to 1: linear between its values, which stand at equal distances."""
+    if len(values) == 1:
+        return values[0]
+    place = depth * (len(values) - 1)
+    left = min(int(place), len(values) - 2)
+    share = place - left
+    return values[left] * (1 - share) + values[left + 1] * share
