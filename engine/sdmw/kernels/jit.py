@@ -1,0 +1,119 @@
+"""How a kernel is compiled, where its machine code is kept, and the three things Numba has no word for."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import config, types
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel(function: F) -> F:
+    """Compile on first call: no object mode, no GIL, cached on disk, no fast-math, so each operation rounds once."""
+    folder = config.CACHE_DIR or _cache_folder()
+    if folder is None:
+        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    # Set for this decoration only: other Numba code in the process keeps its own place.
+    before, config.CACHE_DIR = config.CACHE_DIR, folder
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    finally:
+        config.CACHE_DIR = before
+
+
+def _cache_folder() -> str | None:
+    """The user's cache folder, else a private one among the temporary files, else None.
+
+    Numba's own choice is beside the source, which fails at import where that is read-only (numba #4908, #7248).
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for folder in (Path(home, "sdmw", "kernels"), Path(tempfile.gettempdir(), f"sdmw-{os.getuid()}", "kernels")):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.stat()
+            # Machine code is loaded from here: nobody else may be able to write it.
+            private = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022
+            if private and os.access(folder, os.W_OK | os.X_OK):
+                return str(folder)
+        except (OSError, RuntimeError):
+            continue
+    return None
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits_of(typing_context: Any, value: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_of(typing_context: Any, bits: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing_context: Any, address: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+def bits_of(value: np.float32) -> np.uint32:
+    """The pattern of a float32, as a uint32."""
+    return np.float32(value).view(np.uint32)
+
+
+def float_of(bits: np.uint32) -> np.float32:
+    """The float32 of a pattern."""
+    return np.uint32(bits).view(np.float32)
+
+
+def words16(address: int, count: int) -> NDArray[np.uint16]:
+    """`count` uint16 at an address, which need not be aligned."""
+    return np.frombuffer(_bytes_at(address, 2 * count), np.uint16)
+
+
+def words32(address: int, count: int) -> NDArray[np.uint32]:
+    """`count` uint32 at an address, which need not be aligned."""
+    return np.frombuffer(_bytes_at(address, 4 * count), np.uint32)
+
+
+def _bytes_at(address: int, size: int) -> Any:
+    import ctypes
+
+    return (ctypes.c_uint8 * size).from_address(address)
+
+
+@overload(bits_of, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_bits_of(value: Any) -> Any:
+    return lambda value: _bits_of(value)
+
+
+@overload(float_of, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_float_of(bits: Any) -> Any:
+    return lambda bits: _float_of(bits)
+
+
+@overload(words16, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_words16(address: Any, count: Any) -> Any:
+    return lambda address, count: numba.carray(_pointer(address), (count,), np.uint16)
+
+
+@overload(words32, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_words32(address: Any, count: Any) -> Any:
+    return lambda address, count: numba.carray(_pointer(address), (count,), np.uint32)

@@ -1,0 +1,232 @@
+"""Arithmetic over one tile of every input, decoded in blocks that stay in the first-level cache.
+
+An input is an address and a code (F32, F16 or BF16); the base is the first. Each float operation rounds once to
+float32, nearest even, and none are fused, so the same bits come out on any machine. Deltas are compared by their
+patterns: without its sign a float32 pattern is ordered like the magnitude, with infinities and NaNs above all numbers.
+
+Numba widens uint32 arithmetic to 64 bits, which halves the vectors: a sum is narrowed again before it is shifted right.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from sdmw.kernels.jit import bits_of, float_of, kernel, words16, words32
+
+F32, F16, BF16 = 0, 1, 2  # codes of the dtypes that float32 holds exactly
+
+BLOCK = 4096  # elements; larger spills the first-level cache, smaller pays for the loops
+LARGEST_TILE = 1 << 23  # elements: a packed bin has 24 bits for the count
+BINS = 1 << 15  # of the high 16 bits of a magnitude, whose sign bit is zero
+FIRST_NONFINITE_BIN = 0x7F80
+ZERO_BINS = 64  # zeros are spread over these: a single one would make each wait for the last
+PACKED = BINS + ZERO_BINS
+LOW = 1 << 16  # values of the low 16 bits
+
+_COUNT_ONE = np.uint64(1 << 40)  # a packed bin: the count above, the sum of the low 16 bits below
+_LOW_SUM = np.uint64((1 << 40) - 1)
+_TO_HALF = np.float32(2.0**112)  # from float16's exponent bias to float32's, exact
+
+
+@kernel
+def decode(address: int, code: int, start: int, size: int, out: Any) -> None:
+    """Widen `size` elements from `start` of the input at `address` to float32 in `out`, exactly."""
+    if code == BF16:
+        short = words16(address + 2 * start, size)
+        for i in range(size):
+            out[i] = float_of(np.uint32(short[i]) << np.uint32(16))
+    elif code == F16:
+        half = words16(address + 2 * start, size)
+        for i in range(size):
+            word = np.uint32(half[i])
+            magnitude = word & np.uint32(0x7FFF)
+            # The shifted pattern is the value times 2**-112, subnormals included; one exact product puts it right.
+            bits = bits_of(float_of(magnitude << np.uint32(13)) * _TO_HALF)
+            wide = bits | np.uint32(0x7F800000) if magnitude >= np.uint32(0x7C00) else bits
+            out[i] = float_of(wide | (word & np.uint32(0x8000)) << np.uint32(16))
+    else:
+        full = words32(address + 4 * start, size)
+        for i in range(size):
+            out[i] = float_of(full[i])
+
+
+@kernel
+def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
+    """Round `size` float32 to the dtype of `code`, to nearest even, at element `start` of `address`.
+
+    NaN becomes a quiet NaN of its sign. Returns whether a result is NaN or infinite.
+    """
+    bad = np.uint32(0)  # as wide as what it is made of, or the loops lose half of their speed
+    if code == BF16:
+        short = words16(address + 2 * start, size)
+        for i in range(size):
+            bits = bits_of(values[i])
+            odd = (bits >> np.uint32(16)) & np.uint32(1)
+            rounded = np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+            nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            word = (bits >> np.uint32(16)) | np.uint32(0x0040) if nan else rounded
+            short[i] = np.uint16(word)
+            bad |= np.uint32((word & np.uint32(0x7F80)) == np.uint32(0x7F80))
+    elif code == F16:
+        half = words16(address + 2 * start, size)
+        for i in range(size):
+            bits = bits_of(values[i])
+            magnitude = bits & np.uint32(0x7FFFFFFF)
+            odd = (magnitude >> np.uint32(13)) & np.uint32(1)
+            normal = np.uint32((np.uint32(magnitude + np.uint32(0x0FFF) + odd) >> np.uint32(13)) - np.uint32(112 << 10))
+            # 0.5's last place is float16's smallest number: the sum rounds as a subnormal must.
+            small = np.uint32(bits_of(float_of(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000))
+            word = small if magnitude < np.uint32(0x38800000) else normal
+            word = np.uint32(0x7C00) if magnitude >= np.uint32(0x47800000) else word
+            word = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else word
+            half[i] = np.uint16(word | (bits >> np.uint32(16)) & np.uint32(0x8000))
+            bad |= np.uint32(word >= np.uint32(0x7C00))
+    else:
+        full = words32(address + 4 * start, size)
+        for i in range(size):
+            bits = bits_of(values[i])
+            full[i] = bits
+            bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bool(bad != np.uint32(0))
+
+
+@kernel
+def magnitudes(base: Any, tune: Any, size: int, out: Any) -> None:
+    """The patterns of |tune - base| as uint32 in `out`; zero where the inputs' bits are equal, whatever they are."""
+    for i in range(size):
+        magnitude = bits_of(tune[i] - base[i]) & np.uint32(0x7FFFFFFF)
+        out[i] = np.uint32(0) if bits_of(tune[i]) == bits_of(base[i]) else magnitude
+
+
+@kernel
+def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts: Any, low_sums: Any) -> None:
+    """(n+1),(n+1),(),(n,PACKED),(n,BINS),(n,BINS): add the tile's nonzero |deltas| to each model's histogram.
+
+    METHOD.md, "bins". `packed` is uint64 scratch, zero before and after. `counts` and `low_sums` are int64: per bin
+    the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up.
+    """
+    base, tune = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bits = np.empty(BLOCK, np.uint32)
+    places, lows = np.empty(BLOCK, np.uint16), np.empty(BLOCK, np.uint16)
+    models = addresses.size - 1
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for model in range(models):
+            decode(addresses[model + 1], codes[model + 1], start, size, tune)
+            magnitudes(base, tune, size, bits)
+            # Two stages: the first is vectorised, the second only scatters.
+            for i in range(size):
+                zero = np.uint32(BINS) + (np.uint32(i) & np.uint32(ZERO_BINS - 1))
+                places[i] = np.uint16(zero if bits[i] == np.uint32(0) else bits[i] >> np.uint32(16))
+                lows[i] = np.uint16(bits[i] & np.uint32(0xFFFF))
+            row = packed[model]
+            for i in range(size):
+                row[places[i]] += _COUNT_ONE + np.uint64(lows[i])
+    for model in range(models):
+        row, bins, sums = packed[model], counts[model], low_sums[model]
+        for place in range(BINS):
+            bins[place] += np.int64(row[place] >> np.uint64(40))
+            sums[place] += np.int64(row[place] & _LOW_SUM)
+        row[:] = np.uint64(0)
+
+
+@kernel
+def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: Any) -> None:
+    """(n+1),(n+1),(),(n,2),(n,2,LOW): per model and asked bin, how often each nonzero value of the low 16 bits occurs.
+
+    `bins` is int64, -1 where nothing is asked; `counts` int64. Zero low bits are what the histogram's count leaves
+    over, and with bfloat16 inputs nearly all, so they are passed by.
+    """
+    base, tune = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
+    hits_by_eight = hits.view(np.uint64)
+    models = addresses.size - 1
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for model in range(models):
+            first, second = bins[model, 0], bins[model, 1]
+            if first < 0:
+                continue
+            decode(addresses[model + 1], codes[model + 1], start, size, tune)
+            magnitudes(base, tune, size, bits)
+            bits[size:] = np.uint32(0)
+            low_bin, high_bin = np.uint32(first), np.uint32(second if second >= 0 else first)
+            for i in range(BLOCK):
+                high = bits[i] >> np.uint32(16)
+                asked = (high == low_bin) | (high == high_bin)
+                hits[i] = np.uint8(asked & ((bits[i] & np.uint32(0xFFFF)) != np.uint32(0)))
+            for group in range(BLOCK // 8):
+                if hits_by_eight[group] != np.uint64(0):
+                    for i in range(8 * group, 8 * group + 8):
+                        if hits[i]:
+                            which = 0 if bits[i] >> np.uint32(16) == low_bin else 1
+                            counts[model, which, bits[i] & np.uint32(0xFFFF)] += 1
+
+
+@kernel
+def merge_deltas(
+    addresses: Any, codes: Any, count: int, thresholds: Any, weights: Any, divisor: Any, scale: Any, keep_base: bool,
+    out_address: int, out_code: int,
+) -> bool:  # fmt: skip
+    """(n+1),(n+1),(),(n),(n),(),(): base + scale * (sum of weight * masked delta / divisor), rounded at the output.
+
+    METHOD.md, step 5 and `task_arithmetic`. `thresholds` are uint32 patterns: a delta is kept where its magnitude's
+    pattern reaches its model's, else it counts as +0. `weights`, `divisor`, `scale` are float32; a divisor or scale of
+    1 changes no bit. `keep_base`: where the value to be added is a zero the element is the base's own, -0.0 included.
+    A NaN or infinite delta is kept by every threshold up to infinity's and passes on. Returns whether a result
+    is NaN or infinite.
+    """
+    base, tune, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bad = False
+    models = addresses.size - 1
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for i in range(size if models == 0 else 0):
+            total[i] = np.float32(0.0)
+        for model in range(models):
+            decode(addresses[model + 1], codes[model + 1], start, size, tune)
+            threshold, weight = thresholds[model], weights[model]
+            for i in range(size):
+                same = bits_of(tune[i]) == bits_of(base[i])
+                delta = np.float32(0.0) if same else tune[i] - base[i]
+                kept = (bits_of(delta) & np.uint32(0x7FFFFFFF)) >= threshold
+                tune[i] = weight * (delta if kept else np.float32(0.0))
+            if model == 0:
+                for i in range(size):
+                    total[i] = tune[i]
+            else:
+                for i in range(size):
+                    total[i] = total[i] + tune[i]
+        for i in range(size):
+            added = total[i] / divisor * scale
+            merged = base[i] + added
+            total[i] = base[i] if keep_base and added == np.float32(0.0) else merged
+        bad |= encode(total, size, out_code, out_address, start)
+    return bad
+
+
+@kernel
+def average(
+    addresses: Any, codes: Any, count: int, weights: Any, divisor: Any, out_address: int, out_code: int
+) -> bool:
+    """(n),(n),(),(n),(): (0 + weight * model + ...) / divisor, METHOD.md `linear`; rounded once at the output.
+
+    `weights` and `divisor` are float32. NaN and infinity pass on. Returns whether a result is NaN or infinite.
+    """
+    model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bad = False
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        total[:size] = np.float32(0.0)
+        for model in range(addresses.size):
+            decode(addresses[model], codes[model], start, size, model_values)
+            weight = weights[model]
+            for i in range(size):
+                total[i] = total[i] + weight * model_values[i]
+        for i in range(size):
+            total[i] = total[i] / divisor
+        bad |= encode(total, size, out_code, out_address, start)
+    return bad

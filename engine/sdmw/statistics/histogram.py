@@ -1,0 +1,121 @@
+"""Histogram of |delta| over the high 16 bits of its float32 pattern, with exact sums. Source: METHOD.md, "bins"."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.statistics.look import Tile
+
+BINS = 1 << 15  # the sign bit of a magnitude is zero
+FIRST_NONFINITE_BIN = 0x7F80
+UNIT_EXPONENT = 149  # sums of float32 are integers times 2**-149
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How many deltas lie in each bin, and the sum of their low bits, which together give exact sums.
+
+    Attributes:
+        bins: uint16, the bins that hold anything, rising. Bin h holds the magnitudes with patterns h << 16 and up;
+            from 0x7F80 on they are infinities and NaNs. Zeros are in none.
+        counts: int64, deltas in each.
+        low_sums: int64, the sum of the low 16 bits of their patterns.
+    """
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+    low_sums: NDArray[np.int64]
+
+    @classmethod
+    def of_bins(cls, counts: NDArray[np.int64], low_sums: NDArray[np.int64]) -> "Histogram":
+        """From arrays over all 32,768 bins, which are not kept."""
+        bins = np.flatnonzero(counts)
+        return cls(bins.astype(np.uint16), counts[bins], low_sums[bins])
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        counts, low_sums = np.zeros(bins.size, np.int64), np.zeros(bins.size, np.int64)
+        np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
+        np.add.at(low_sums, places, np.concatenate([self.low_sums, other.low_sums]))
+        return Histogram(bins, counts, low_sums)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("bins", "counts", "low_sums")
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def nonfinite(self) -> int:
+        """How many deltas are NaN or infinite; they are in no other number here."""
+        return int(self.counts[self.finite_bins :].sum())
+
+    @property
+    def nonzero(self) -> int:
+        """How many finite deltas are not zero: the size of S."""
+        return int(self.counts[: self.finite_bins].sum())
+
+    @property
+    def finite_bins(self) -> int:
+        """How many of `bins` hold finite magnitudes."""
+        return int(np.searchsorted(self.bins, FIRST_NONFINITE_BIN))
+
+    def place_of_rank(self, rank: int) -> int:
+        """The place in `bins` of the bin that holds the delta of a rank (0 is the smallest) in S sorted."""
+        return int(np.searchsorted(np.cumsum(self.counts[: self.finite_bins]), rank, side="right"))
+
+    def rank_before(self, place: int) -> int:
+        """How many deltas lie in bins before a place."""
+        return int(self.counts[:place].sum())
+
+    def sum_from(self, place: int) -> int:
+        """The exact sum of |delta| in the finite bins from a place on, as a multiple of 2**-149."""
+        finite = slice(place, self.finite_bins)
+        return sum(
+            map(bin_sum, self.bins[finite].tolist(), self.counts[finite].tolist(), self.low_sums[finite].tolist())
+        )
+
+
+def bin_sum(place: int, count: int, low_sum: int) -> int:
+    """The exact sum of `count` magnitudes in a bin whose low bits add up to `low_sum`, as a multiple of 2**-149."""
+    exponent, mantissa = place >> 7, (place & 127) << 16
+    return (count * (mantissa + (1 << 23 if exponent else 0)) + low_sum) << (max(exponent, 1) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramLook:
+    """Asks for the histogram of each model."""
+
+    kind: ClassVar[str] = "histogram"
+
+    def counter(self, models: int) -> "HistogramCounter":
+        """A new counter, at zero."""
+        return HistogramCounter(models)
+
+    def nothing(self, models: int) -> tuple[Histogram, ...]:
+        """Empty histograms."""
+        zeros = np.zeros(BINS, np.int64)
+        return (Histogram.of_bins(zeros, zeros),) * models
+
+
+class HistogramCounter:
+    """Counts tiles into arrays over all bins, 0.8 MB a model."""
+
+    def __init__(self, models: int) -> None:
+        from sdmw.kernels import tiles
+
+        self._count = tiles.count_magnitudes
+        self._packed = np.zeros((models, tiles.PACKED), np.uint64)
+        self._counts = np.zeros((models, BINS), np.int64)
+        self._low_sums = np.zeros((models, BINS), np.int64)
+
+    def add(self, tile: Tile) -> None:
+        """Count a tile."""
+        self._count(tile.addresses, tile.codes, tile.count, self._packed, self._counts, self._low_sums)
+
+    def result(self) -> tuple[Any, ...]:
+        """The `Histogram` of each model."""
+        return tuple(map(Histogram.of_bins, self._counts, self._low_sums))
