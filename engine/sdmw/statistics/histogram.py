@@ -73,10 +73,17 @@ class Histogram:
 
     def sum_from(self, place: int) -> int:
         """The exact sum of |delta| in the finite bins from a place on, as a multiple of 2**-149."""
-        finite = slice(place, self.finite_bins)
-        return sum(
-            map(bin_sum, self.bins[finite].tolist(), self.counts[finite].tolist(), self.low_sums[finite].tolist())
+        bins = self.bins[place : self.finite_bins].astype(np.int64)
+        if not bins.size:
+            return 0
+        exponents, starts = np.unique(bins >> 7, return_index=True)
+        heads = self.counts[place : self.finite_bins] * ((bins & 127) + np.where(bins >> 7, 128, 0))
+        # Per exponent both sums fit 64 bits up to 2**55 deltas; only Python's integers hold them all together.
+        heads, lows = (
+            np.add.reduceat(part, starts).tolist() for part in (heads, self.low_sums[place : self.finite_bins])
         )
+        per_exponent = zip(exponents.tolist(), heads, lows, strict=True)
+        return sum(((head << 16) + low) << (max(exponent, 1) - 1) for exponent, head, low in per_exponent)
 
 
 def bin_sum(place: int, count: int, low_sum: int) -> int:

@@ -1,0 +1,77 @@
+"""From a budget to the size of a tile and the number of threads, by arithmetic alone."""
+
+import sys
+from dataclasses import dataclass
+
+from sdmw.errors import Problem
+from sdmw.sizes import shown
+
+MiB = 1 << 20
+LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
+SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
+KERNELS = 130 * MiB  # the compiler and its library, and the kernels loaded from their cache
+COUNTERS = 2 * MiB  # a model's dense counters in a worker: histogram 0.8, low bits 1
+STATISTIC = 2 * MiB  # at most, of one model and component: 32,640 bins, low halves of two of them
+STAGING = 16 * MiB  # journal, events, small objects and the writer's pages
+DEFAULT_CAP = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a plan asks of memory, whatever the tile.
+
+    Attributes:
+        reserved: bytes resident before the run, and what is loaded in any case.
+        element: bytes that one element takes in all inputs and the output, of the widest tensor.
+        models: how many models are measured; 0 where nothing is.
+        components: the most components in a layer.
+    """
+
+    reserved: int
+    element: int
+    models: int
+    components: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits: threads, elements in a tile, and the bound that follows."""
+
+    threads: int
+    tile: int
+    peak: int
+
+
+def projected_peak(demand: Demand, tile: int, threads: int) -> int:
+    """Bound on the resident memory of the process, in bytes.
+
+    Each thread maps a tile of every input, holds one of output, and counts into its own arrays. The driver holds the
+    statistics of one layer and of the pieces under way, twice as many as threads.
+    """
+    worker = tile * demand.element + demand.models * COUNTERS
+    statistics = demand.models * STATISTIC * (demand.components + 2 * threads)
+    return demand.reserved + threads * worker + statistics + STAGING
+
+
+def default_budget(resident: int, available: int) -> int:
+    """What is resident, and of the rest half, at most 1 GiB: neighbours and page cache need room too."""
+    return resident + min(DEFAULT_CAP, available // 2)
+
+
+def kernels_to_load() -> int:
+    """What the compiler and the kernels will add to the process: nothing where they are loaded already."""
+    return 0 if "sdmw.kernels.tiles" in sys.modules else KERNELS
+
+
+def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
+    """The largest tile that keeps within the budget; fewer threads only where the smallest tile does not."""
+    for count in range(threads, 0, -1):
+        tile = LARGEST_TILE
+        while tile >= SMALLEST_TILE:
+            peak = projected_peak(demand, tile, count)
+            if peak <= budget:
+                return Fit(count, tile, peak)
+            tile //= 2
+    least = projected_peak(demand, SMALLEST_TILE, 1)
+    mend = f"Allow at least {-(-least // MiB)} MiB, or free memory"
+    return Problem("budget", f"at least {shown(least)} of memory", shown(budget), mend)

@@ -1,0 +1,186 @@
+"""Builds the plan: what each tensor comes from, how layers group them, where they go, what memory it takes."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdmw.checkpoints.layout import ShardLayout, lay_out
+from sdmw.checkpoints.linux import free
+from sdmw.checkpoints.sidecars import choose
+from sdmw.checkpoints.target import check_target
+from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import PlanError, Problem, quoted
+from sdmw.methods.method import Method, Values
+from sdmw.planning import budget, memory
+from sdmw.planning.check import check_inputs, tied_heads
+from sdmw.planning.inputs import Inputs
+from sdmw.planning.layers import component_of, depths, layer_of
+from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
+from sdmw.planning.resolve import check_values, resolve
+from sdmw.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller asks for beside the recipe.
+
+    Attributes:
+        target: the directory to appear; None where only a plan is wanted.
+        overwrite: a directory there may be replaced.
+        max_shard_size: bytes of tensors in a shard.
+        budget: bytes that the process may occupy; None for the default.
+        threads: that compute; None for one a core that the process may use.
+    """
+
+    target: str | None
+    overwrite: bool
+    max_shard_size: int
+    budget: int | None
+    threads: int | None
+
+
+def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> Plan:
+    """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched."""
+    problems = check_inputs(recipe, inputs.base, inputs.models)
+    heads = tied_heads(inputs.base, inputs.models)
+    wanted = [*_merged_and_copied(method, inputs), *_taken(recipe, inputs, {tied.head.name for tied in heads})]
+    # Only float tensors are merged; what the method says of the others does not matter.
+    merged = [part for part in wanted if part.action == "merge"]
+    if not merged:
+        problems.append(Problem(inputs.base.path, "tensors of F32, F16 or BF16 to merge", "none"))
+    depth = depths(part.name for part in wanted)
+    values = {part.name: resolve(recipe, method, part.name, depth[part.name]) for part in merged}
+    layers = _layers(recipe, merged)
+    problems += check_values(recipe, method, layers, values)
+    params, objections = _params(method, values)
+    problems += objections
+    try:
+        shards = lay_out(
+            ((part.name, output_dtype(recipe, part.inputs[0].dtype), part.inputs[0].shape) for part in wanted),
+            options.max_shard_size,
+        )
+    except PlanError as error:
+        problems += error.problems
+        shards = ()
+    tensors = _placed(wanted, params, shards)
+    copied, skipped = choose(inputs.base.path)
+    plan = Plan(
+        recipe=recipe,
+        models=tuple(inputs.models),
+        base=inputs.base,
+        checkpoints=inputs.checkpoints,
+        tensors=tensors,
+        layers=_numbered(layers, tensors),
+        heads=tuple(heads),
+        shards=shards,
+        copied=tuple(copied),
+        skipped=tuple(skipped),
+        target=options.target,
+        overwrite=options.overwrite,
+        passes=2 if any(method.needs(p, {}) for p in set(params.values())) else 1,
+        notes=recipe.notes,
+        warnings=tuple(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+    )
+    return _fitted(_with_disk(replace(plan, problems=tuple(problems)), options), options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A tensor of the output before its place is known."""
+
+    name: str
+    action: Any
+    inputs: tuple[TensorInfo, ...]
+
+
+def _merged_and_copied(method: Method, inputs: Inputs) -> Iterable[_Part]:
+    """Every tensor of the base. Where a model lacks it, the base's stands in: no delta."""
+    for name, info in inputs.base.tensors.items():
+        models = tuple(checkpoint.tensors.get(name, info) for checkpoint in inputs.models.values())
+        if not info.dtype.merges:
+            yield _Part(name, "copy", (info, *(other for other in models if other is not info)))
+        elif method.needs_base:
+            yield _Part(name, "merge", (info, *models))
+        else:
+            yield _Part(name, "merge", models)
+
+
+def _taken(recipe: Recipe, inputs: Inputs, tied: set[str]) -> Iterable[_Part]:
+    """Tensors that the base lacks, each from the first model that has it."""
+    if recipe.extra != "take":
+        return
+    taken = set(inputs.base.tensors) | tied
+    for checkpoint in inputs.models.values():
+        for name, info in checkpoint.tensors.items():
+            if name not in taken:
+                taken.add(name)
+                yield _Part(name, "convert" if info.dtype.merges else "copy", (info,))
+
+
+def _layers(recipe: Recipe, merged: Iterable[_Part]) -> dict[str, list[str]]:
+    granularity = recipe.parameters.get("granularity", "tensor")
+    layers: dict[str, list[str]] = {}
+    for part in merged:
+        layers.setdefault(layer_of(part.name, str(granularity)), []).append(part.name)
+    return layers
+
+
+def _params(method: Method, values: Mapping[str, Values]) -> tuple[dict[str, Any], list[Problem]]:
+    """The method's parameters of each tensor, equal ones shared, and what speaks against them."""
+    shared: dict[Any, Any] = {}
+    objections: dict[Any, Problem] = {}
+    params = {}
+    for name, resolved in values.items():
+        own = method.params(resolved)
+        if own not in shared:
+            shared[own] = own
+            if objection := method.objection(own):
+                objections[own] = Problem(f"recipe: tensor {quoted(name)}", "", objection)
+        params[name] = shared[own]
+    return params, list(objections.values())
+
+
+def _placed(wanted: list[_Part], params: Mapping[str, Any], shards: tuple[ShardLayout, ...]) -> tuple[TensorPlan, ...]:
+    places = {info.name: (number, info) for number, shard in enumerate(shards) for info in shard.tensors}
+    return tuple(
+        TensorPlan(
+            part.name, part.action, part.inputs, params.get(part.name), component_of(part.name), *places[part.name]
+        )
+        for part in wanted
+        if part.name in places
+    )
+
+
+def _numbered(layers: Mapping[str, list[str]], tensors: tuple[TensorPlan, ...]) -> tuple[LayerPlan, ...]:
+    numbers = {tensor.name: number for number, tensor in enumerate(tensors)}
+    return tuple(LayerPlan(layer, tuple(numbers[n] for n in names if n in numbers)) for layer, names in layers.items())
+
+
+def _with_disk(plan: Plan, options: Options) -> Plan:
+    """What the place of the output says: whether it may be written, and how much room it has."""
+    parent = os.path.dirname(os.path.abspath(options.target)) if options.target else os.getcwd()
+    problems = list(plan.problems)
+    if options.target:
+        inputs = [checkpoint.path for checkpoint in plan.checkpoints]
+        problems += check_target(options.target, inputs, plan.bytes_written, options.overwrite)
+    room = free(parent) if os.path.isdir(parent) else 0
+    return replace(plan, free_bytes=room, problems=tuple(problems))
+
+
+def _fitted(plan: Plan, options: Options) -> Plan:
+    """Threads and tile within the budget."""
+    resident = memory.resident()
+    components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
+    demand = budget.Demand(
+        reserved=resident + budget.kernels_to_load(),
+        element=max((sum(i.dtype.itemsize for i in (*t.inputs, t.output)) for t in plan.tensors), default=0),
+        models=len(plan.models) if plan.passes > 1 else 0,
+        components=components,
+    )
+    allowed = options.budget or budget.default_budget(resident, memory.available())
+    threads = options.threads or len(os.sched_getaffinity(0))
+    found = budget.fit(demand, allowed, threads)
+    if isinstance(found, Problem):
+        return replace(plan, problems=(*plan.problems, found))
+    return replace(plan, threads=found.threads, tile=found.tile, peak_bytes=found.peak)

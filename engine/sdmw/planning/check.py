@@ -1,0 +1,99 @@
+"""All that headers can tell against a merge: names, shapes, dtypes; every problem, not the first."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
+from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import Problem, quoted
+from sdmw.planning.plan import TiedHead
+from sdmw.recipes.recipe import Recipe
+
+MOST_SAID = 50  # problems of one kind in one model; the rest are counted
+EMBEDDINGS = ("embed", "wte")  # in the names of input embeddings: embed_tokens, word_embeddings, embed_in, wte
+
+
+def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[Problem]:
+    """Problems of dtype, name and shape in all inputs.
+
+    Args:
+        recipe: as loaded.
+        base: whose tensors the output has.
+        models: what is merged, by name.
+    """
+    distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
+    problems = [p for checkpoint in distinct.values() for p in _first(unmergeable(checkpoint), checkpoint.path)]
+    for model, checkpoint in models.items():
+        if checkpoint.path != base.path:
+            problems += _check_model(recipe, base, model, checkpoint)
+    return problems
+
+
+def tied_heads(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[TiedHead]:
+    """Output heads of models where the base ties its own to the embedding and stores none."""
+    config = base.config or {}
+    text_config = config.get("text_config")
+    inner = text_config if isinstance(text_config, Mapping) else {}
+    # transformers ties where the config says nothing.
+    if not config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)):
+        return []
+    found = []
+    for model, checkpoint in models.items():
+        for name, head in checkpoint.tensors.items():
+            if name not in base.tensors and name.split(".")[-2:] == ["lm_head", "weight"]:
+                embedding = _embedding_like(checkpoint, head)
+                if embedding:
+                    found.append(TiedHead(model, head, embedding))
+    return found
+
+
+def _embedding_like(checkpoint: Checkpoint, head: TensorInfo) -> TensorInfo | None:
+    for name, tensor in checkpoint.tensors.items():
+        same = (tensor.shape, tensor.dtype) == (head.shape, head.dtype)
+        if same and tensor is not head and any(part in name for part in EMBEDDINGS):
+            return tensor
+    return None
+
+
+def _check_model(recipe: Recipe, base: Checkpoint, model: str, checkpoint: Checkpoint) -> list[Problem]:
+    tied = {tied.head.name for tied in tied_heads(base, {model: checkpoint})}
+    missing = [name for name in base.tensors if name not in checkpoint.tensors]
+    extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in tied]
+    where = f"model {quoted(model)}"
+    if len(missing) == len(base.tensors):
+        mend = "Merge fine-tunes of one base"
+        return [Problem(where, f"tensors named as in {base.path}", "no name in common", mend)]
+    problems = [
+        _differs(where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
+    ]
+    found = [*_first([p for p in problems if p], where)]
+    if missing and recipe.missing == "error":
+        mend = "Recipe field `missing: base` takes the base's values; a head may be missing because it is tied"
+        found += _first([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
+    if extra and recipe.extra == "error":
+        mend = "Recipe field `extra: take` copies it into the output"
+        found += _first([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
+    return found
+
+
+def _differs(where: str, base: TensorInfo, tensor: TensorInfo) -> Problem | None:
+    """Why a model's tensor cannot be merged with the base's."""
+    where = f"{where}, {tensor.file}: tensor {quoted(tensor.name)}"
+    if base.shape != tensor.shape:
+        if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
+            mend = (
+                "Where this is a vocabulary, resize the fine-tune's to the base's "
+                "(`resize_token_embeddings`), or merge fine-tunes that share one"
+            )
+            return Problem(where, f"{base.shape[0]} rows as in the base", f"{tensor.shape[0]} rows", mend)
+        mend = "Merge fine-tunes of one base"
+        return Problem(where, f"shape {list(base.shape)} as in the base", f"shape {list(tensor.shape)}", mend)
+    if base.dtype != tensor.dtype and not (base.dtype.merges and tensor.dtype.merges):
+        mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"
+        return Problem(where, f"dtype {base.dtype.name} as in the base", tensor.dtype.name, mend)
+    return None
+
+
+def _first(problems: Sequence[Problem], where: str) -> Iterator[Problem]:
+    yield from problems[:MOST_SAID]
+    if len(problems) > MOST_SAID:
+        yield Problem(where, "", f"and {len(problems) - MOST_SAID} more problems of this kind")

@@ -1,0 +1,52 @@
+"""Which tensors are thresholded together: layers and components by name alone. Source: METHOD.md, "What a layer is"."""
+
+from collections.abc import Iterable
+
+LARGEST_INDEX = 10**18  # a name may hold any number of digits
+
+
+def layer_of(name: str, granularity: str) -> str:
+    """The name of the layer that a tensor belongs to.
+
+    Args:
+        name: the tensor's.
+        granularity: tensor, module, block, component or model.
+    """
+    parts = name.split(".")
+    place = _index_place(parts)
+    match granularity:
+        case "module":
+            stop = len(parts) - 1 if place is None else min(place + 2, len(parts) - 1)
+            return ".".join(parts[:stop]) or name
+        case "block":
+            return name if place is None else ".".join(parts[: place + 1])
+        case "component":
+            return component_of(name)
+        case "model":
+            return "model"
+    return name
+
+
+def component_of(name: str) -> str:
+    """The name less its layer index: what the same part of every block shares."""
+    parts = name.split(".")
+    place = _index_place(parts)
+    return name if place is None else ".".join(parts[:place] + parts[place + 1 :]) or name
+
+
+def layer_index(name: str) -> int | None:
+    """The first dotted part that is all ASCII digits."""
+    parts = name.split(".")
+    place = _index_place(parts)
+    return None if place is None else int(parts[place]) if len(parts[place]) <= 18 else LARGEST_INDEX
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """Where each tensor stands between the first layer (0) and the last (1); DESIGN.md, "gradient"."""
+    indices = {name: layer_index(name) for name in names}
+    last = max((index for index in indices.values() if index is not None), default=0)
+    return {name: 0.0 if index is None else index / last if last else 1.0 for name, index in indices.items()}
+
+
+def _index_place(parts: list[str]) -> int | None:
+    return next((place for place, part in enumerate(parts) if part.isascii() and part.isdigit()), None)

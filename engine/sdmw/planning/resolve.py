@@ -1,0 +1,85 @@
+"""What the recipe's levels come to for each tensor. Source: DESIGN.md, the recipe language; mergekit's precedence."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sdmw.errors import Problem, quoted
+from sdmw.methods.method import Method, Values
+from sdmw.recipes.recipe import Parameter, Recipe, value_of
+
+
+def resolve(recipe: Recipe, method: Method, tensor: str, depth: float) -> Values:
+    """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
+    top: dict[str, Any] = {}
+    by_model: dict[str, tuple[Any, ...]] = {}
+    for parameter in method.parameters:
+        general = _general(recipe, parameter, tensor, depth)
+        if parameter.by_model:
+            own = (value_of(entry.parameters.get(parameter.name), tensor, depth) for entry in recipe.models)
+            by_model[parameter.name] = tuple(general if value is None else value for value in own)
+        else:
+            top[parameter.name] = general
+    return Values(len(recipe.models), top, by_model)
+
+
+def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Any:
+    setting = recipe.parameters.get(parameter.name)
+    if parameter.kind == "choice":
+        return parameter.default if setting is None else setting
+    value = value_of(setting, tensor, depth)
+    return parameter.default if value is None else value
+
+
+def check_values(
+    recipe: Recipe, method: Method, layers: Mapping[str, Iterable[str]], values: Mapping[str, Values]
+) -> list[Problem]:
+    """Problems that only a tensor's resolved values show.
+
+    Args:
+        recipe: as loaded.
+        method: the recipe's.
+        layers: names of the tensors in each layer.
+        values: of each tensor.
+    """
+    problems = []
+    for parameter in method.parameters:
+        if parameter.by_model and parameter.default is None:
+            problems += _check_all_or_none(recipe, parameter, values)
+        if parameter.same_within_layer:
+            for layer, tensors in layers.items():
+                problems += _check_same(recipe, parameter, layer, list(tensors), values)
+    return problems
+
+
+def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str, Values]) -> list[Problem]:
+    """A parameter that is computed where it is not given is given for all models and tensors, or for none."""
+    gaps = [
+        (tensor, entry.model)
+        for tensor, resolved in values.items()
+        for entry, value in zip(recipe.models, resolved.by_model[parameter.name], strict=True)
+        if value is None
+    ]
+    if len(gaps) in (0, len(values) * len(recipe.models)):
+        return []
+    tensor, model = gaps[0]
+    found = f"none for tensor {quoted(tensor)} of model {quoted(model)}, some for others"
+    mend = f"Add a rule without a filter, or leave {parameter.name} out everywhere"
+    return [Problem(f"recipe: {parameter.name}", "a value for all models and tensors, or for none", found, mend)]
+
+
+def _check_same(
+    recipe: Recipe, parameter: Parameter, layer: str, tensors: list[str], values: Mapping[str, Values]
+) -> list[Problem]:
+    problems = []
+    first = tensors[0]
+    for place, entry in enumerate(recipe.models):
+        expected = values[first].by_model[parameter.name][place]
+        for tensor in tensors[1:]:
+            found = values[tensor].by_model[parameter.name][place]
+            if found != expected:
+                where = f"recipe: {parameter.name} of model {quoted(entry.model)} in layer {quoted(layer)}"
+                said = f"{found:g} for {quoted(tensor)}"
+                mend = "Let filters and gradients follow the layers, or choose a finer granularity"
+                problems.append(Problem(where, f"one value, {expected:g} as for {quoted(first)}", said, mend))
+                break
+    return problems

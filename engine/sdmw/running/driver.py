@@ -1,0 +1,227 @@
+"""Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, last measured first."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sdmw.errors import Problem, RunError, quoted
+from sdmw.methods.method import LayerDecision, Method, ModelDecision
+from sdmw.planning.plan import Piece, Plan, TiedHead
+from sdmw.running import work
+from sdmw.running.events import Progress, Receiver, Stage
+from sdmw.running.stop import StopSignals
+from sdmw.statistics.look import Look
+
+AHEAD = 2  # pieces handed over for each thread: one that runs, one that waits
+SIGNAL_CHECK = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One call for an executor, and what to do with its result in the driving thread."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    then: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        layers: the decision of each layer, in the plan's order.
+        model: the model's decision.
+        bytes_read: bytes of tensors read in all.
+        bytes_read_again: those among them that a further look at a layer took.
+        warnings: what is odd in the data.
+    """
+
+    layers: tuple[LayerDecision, ...]
+    model: ModelDecision
+    bytes_read: int
+    bytes_read_again: int
+    warnings: tuple[str, ...]
+
+
+class Run:
+    """One run of a plan with an executor; `carry_out` is all there is to call."""
+
+    def __init__(self, plan: Plan, method: Method, executor: Executor, tell: Receiver, signals: StopSignals) -> None:
+        self._plan, self._method = plan, method
+        self._executor, self._tell, self._signals = executor, tell, signals
+        self._read = self._read_again = 0
+
+    def carry_out(self, write: work.Write) -> Outcome:
+        """Measure, decide, apply.
+
+        Args:
+            write: takes shard, offset and data; called from workers.
+
+        Raises:
+            RunError: inputs changed, are not finite, disagree, or a signal came; nothing is running any more.
+        """
+        warnings = [self._check_head(tied) for tied in self._plan.heads]
+        layers = Measuring(self._plan, self._method, self._span, self._told("measure", self._plan.measured_bytes))
+        self._all(layers.next_task)
+        self._read_again = layers.read_again
+        decisions = layers.decisions()
+        model = self._method.decide_model(self._first_params(), decisions)
+        if not any(model.takes_part):
+            warnings.append("every fine-tune equals the base: so does the result")
+        tasks = self._applying(write, decisions, model)
+        self._all(lambda: next(tasks, None))
+        return Outcome(decisions, model, self._read + self._read_again, self._read_again, tuple(warnings))
+
+    def _applying(self, write: work.Write, layers: tuple[LayerDecision, ...], model: ModelDecision) -> Iterator[Task]:
+        """Last measured first: what was read last may still be in the page cache."""
+        told = self._told("apply", self._plan.applied_bytes)
+        for number in range(len(layers) - 1, -1, -1):
+            for piece in _backwards(self._plan, self._plan.layers[number].tensors):
+                span = self._span(piece)
+                arguments = (span, self._method, layers[number], model, write)
+                yield Task(work.apply, arguments, partial(_ignoring_result, told, span.nbytes))
+        others = [number for number, tensor in enumerate(self._plan.tensors) if tensor.action != "merge"]
+        for piece in _backwards(self._plan, others):
+            span = self._span(piece)
+            function = work.copy if span.tensor.action == "copy" else work.convert
+            yield Task(function, (span, write), partial(_ignoring_result, told, span.nbytes))
+
+    def _check_head(self, tied: TiedHead) -> str:
+        """A tied head is dropped where it equals the embedding, else it would be lost."""
+        same: list[bool] = []
+        tasks = iter([Task(work.equal, (tied.head, tied.embedding, self._plan.tile), same.append)])
+        self._all(lambda: next(tasks, None))
+        if not all(same):
+            where = f"{tied.head.file}: tensor {quoted(tied.head.name)}"
+            expected = (
+                f"the same values as {quoted(tied.embedding.name)}, since the base ties its head to its embedding"
+            )
+            mend = (
+                "Either tie this model's head (drop the tensor), or untie the base: store its embedding again as "
+                f"{quoted(tied.head.name)} and set tie_word_embeddings to false"
+            )
+            raise RunError([Problem(where, expected, "others", mend)])
+        return f"{tied.model}: {tied.head.name} equals {tied.embedding.name} and is tied in the base: dropped"
+
+    def _all(self, next_task: Callable[[], Task | None]) -> None:
+        """Run every task, a few at a time, with their results taken here; on an error nothing is left running."""
+        running: dict[Future[Any], Task] = {}
+        try:
+            while True:
+                while len(running) < AHEAD * self._plan.threads and (task := next_task()):
+                    running[self._executor.submit(task.function, *task.arguments)] = task
+                if not running:
+                    return
+                done, _ = wait(running, SIGNAL_CHECK, FIRST_COMPLETED)
+                self._signals.check()
+                for future in done:
+                    running.pop(future).then(future.result())
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)
+
+    def _span(self, piece: Piece) -> work.Span:
+        plan = self._plan
+        strict = plan.recipe.nonfinite == "error"
+        return work.Span(plan.tensors[piece.tensor], piece.start, piece.stop, plan.tile_of(piece.tensor), strict)
+
+    def _told(self, stage: Stage, total: int) -> Callable[[int], None]:
+        done = 0
+
+        def told(size: int) -> None:
+            nonlocal done
+            done += size
+            self._read += size
+            self._tell(Progress(stage, done, total))
+
+        return told
+
+    def _first_params(self) -> Any:
+        return next(tensor.params for tensor in self._plan.tensors if tensor.action == "merge")
+
+
+@dataclass(slots=True)
+class _OpenLayer:
+    """A layer between its first tile and its decision: only these hold statistics."""
+
+    look: Look
+    waiting: int
+    have: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+
+
+class Measuring:
+    """Looks at each layer until the method needs no more, and decides it; further looks go first, while cached.
+
+    Attributes:
+        read_again: bytes that further looks have read.
+    """
+
+    def __init__(
+        self, plan: Plan, method: Method, span: Callable[[Piece], work.Span], told: Callable[[int], None]
+    ) -> None:
+        self.read_again = 0
+        self._plan, self._method, self._span, self._told = plan, method, span, told
+        self._open: dict[int, _OpenLayer] = {}
+        self._decided: dict[int, LayerDecision] = {}
+        self._again: deque[Task] = deque()
+        self._first = self._first_looks()
+
+    def next_task(self) -> Task | None:
+        """The next piece to look at; None where there is none now, though results to come may bring some."""
+        return self._again.popleft() if self._again else next(self._first, None)
+
+    def decisions(self) -> tuple[LayerDecision, ...]:
+        """Of every layer, in the plan's order; once all tasks are done."""
+        return tuple(self._decided[number] for number in range(len(self._plan.layers)))
+
+    def _first_looks(self) -> Iterator[Task]:
+        for number in range(len(self._plan.layers)):
+            yield from self._advance(number, {})
+
+    def _advance(self, number: int, have: dict[str, dict[str, tuple[Any, ...]]]) -> Iterable[Task]:
+        """Look once more, or decide."""
+        params = self._plan.tensors[self._plan.layers[number].tensors[0]].params
+        while look := self._method.needs(params, have):
+            tensors = self._plan.layers[number].tensors
+            pieces = [piece for tensor in tensors for piece in self._plan.pieces_of(tensor)]
+            nothing = look.nothing(len(self._plan.models))
+            have[look.kind] = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
+            if pieces:
+                self._open[number] = _OpenLayer(look, len(pieces), have)
+                return self._tasks(number, look, pieces)
+        self._decided[number] = self._method.decide_layer(params, have)
+        return ()
+
+    def _tasks(self, number: int, look: Look, pieces: list[Piece]) -> Iterator[Task]:
+        for piece in pieces:
+            span = self._span(piece)
+            yield Task(work.measure, (span, look), partial(self._take, number, span))
+
+    def _take(self, number: int, span: work.Span, result: tuple[Any, ...]) -> None:
+        """Add a piece's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
+        layer = self._open[number]
+        sums = layer.have[layer.look.kind]
+        component = span.tensor.component
+        sums[component] = tuple(mine + more for mine, more in zip(sums[component], result, strict=True))
+        if len(layer.have) == 1:
+            self._told(span.nbytes)
+        else:
+            self.read_again += span.nbytes
+        layer.waiting -= 1
+        if not layer.waiting:
+            del self._open[number]
+            self._again.extend(self._advance(number, layer.have))
+
+
+def _ignoring_result(told: Callable[[int], None], size: int, _: Any) -> None:
+    told(size)
+
+
+def _backwards(plan: Plan, tensors: Iterable[int]) -> Iterator[Piece]:
+    for tensor in reversed(tuple(tensors)):
+        yield from reversed(tuple(plan.pieces_of(tensor)))

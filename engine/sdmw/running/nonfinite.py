@@ -1,0 +1,46 @@
+"""Finds the element that made a tile's delta or result NaN or infinite, in plain NumPy: this is no fast path."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.checkpoints.tensor import DType
+from sdmw.errors import Problem, quoted
+from sdmw.planning.plan import TensorPlan
+
+MEND = "Repair the checkpoint, or let it through with the recipe field `nonfinite: pass`"
+
+
+def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: int) -> Problem | None:
+    """The first input that is not finite, else the first delta that overflows; None where all are fine.
+
+    Args:
+        tensor: whose tile it is.
+        arrays: the tile in every input, as sources hand it out.
+        start: its first element.
+    """
+    wide = [_widened(array, info.dtype) for array, info in zip(arrays, tensor.inputs, strict=True)]
+    return next((problem for problem in _problems(tensor, wide, start)), None)
+
+
+def _problems(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
+    for info, values in zip(tensor.inputs, wide, strict=True):
+        for element in np.flatnonzero(~np.isfinite(values))[:1]:
+            where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
+            yield Problem(where, "a finite number", str(values[element]), MEND)
+    for info, values in zip(tensor.inputs[1:], wide[1:], strict=True):
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = values - wide[0]
+        for element in np.flatnonzero(~np.isfinite(delta))[:1]:
+            where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
+            found = f"{values[element]} against {wide[0][element]} in {tensor.inputs[0].file}"
+            yield Problem(where, "a delta within the range of float32", found, MEND)
+
+
+def _widened(array: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
+    if dtype is DType.BF16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if dtype is DType.F16:
+        return array.copy().view(np.float16).astype(np.float32)
+    return array.copy().view(np.float32)

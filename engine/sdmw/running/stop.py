@@ -1,0 +1,42 @@
+"""Signals that end a run: the first asks it to stop at the next piece, a second Ctrl-C ends at once."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from sdmw.errors import StoppedError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopSignals:
+    """While it is entered, signals are noted and not acted on; outside the main thread they are left alone."""
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for each in SIGNALS:
+                # nohup's wish is kept.
+                if signal.getsignal(each) is not signal.SIG_IGN:
+                    self._before[each] = signal.signal(each, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def check(self) -> None:
+        """Raise StoppedError where a signal has come."""
+        if self._signum is not None:
+            raise StoppedError(self._signum)
+
+    def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if self._signum == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signum = self._signum or signum

@@ -1,0 +1,172 @@
+"""What one worker does with one piece; top-level functions of plain data, so that any executor can run them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.checkpoints.formats import open_tensor
+from sdmw.checkpoints.tensor import DType, TensorInfo
+from sdmw.errors import NonFiniteError, Problem, RunError, quoted
+from sdmw.kernels import tiles
+from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
+from sdmw.planning.plan import TensorPlan
+from sdmw.running.nonfinite import explain
+from sdmw.statistics.look import Look, Tile
+
+Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data
+Arrays = Sequence[NDArray[np.generic]]
+
+CODES = {DType.F32: tiles.F32, DType.F16: tiles.F16, DType.BF16: tiles.BF16}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of one tensor, with all that is needed to read it.
+
+    Attributes:
+        tensor: what it is a piece of.
+        start, stop: elements.
+        tile: elements in a tile.
+        strict: NaN, infinity and overflow are errors.
+    """
+
+    tensor: TensorPlan
+    start: int
+    stop: int
+    tile: int
+    strict: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read of all inputs."""
+        return (self.stop - self.start) * sum(info.dtype.itemsize for info in self.tensor.inputs)
+
+    def tiles(self) -> Iterator[tuple[int, Arrays]]:
+        """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
+        sources = [open_tensor(info) for info in self.tensor.inputs]
+        for start in range(self.start, self.stop, self.tile):
+            stop = min(start + self.tile, self.stop)
+            yield start, [source.tile(start, stop) for source in sources]
+            # A mapped page counts as resident until it is let go of, however little is kept.
+            for source in sources:
+                source.release(start, stop)
+
+
+def measure(span: Span, look: Look) -> tuple[Any, ...]:
+    """One look at a piece: a statistic for each model.
+
+    Raises:
+        NonFiniteError: a delta is NaN or infinite and the span is strict.
+    """
+    counter = look.counter(len(span.tensor.inputs) - 1)
+    for _, arrays in span.tiles():
+        counter.add(_tile(arrays, span.tensor.inputs))
+    result = counter.result()
+    if span.strict and any(statistic.nonfinite for statistic in result):
+        for start, arrays in span.tiles():
+            if problem := explain(span.tensor, arrays, start):
+                raise NonFiniteError([problem])
+    return result
+
+
+def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision, write: Write) -> None:
+    """Merge a piece and write it.
+
+    Raises:
+        NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
+    """
+    _produce(span, write, lambda tile, target: method.apply(tile, span.tensor.params, layer, model, target))
+
+
+def convert(span: Span, write: Write) -> None:
+    """Round a piece of one input to the output dtype and write it; NonFiniteError as for `apply`."""
+    nothing = np.empty(0, np.float32)
+    one = np.float32(1)
+
+    def rounded(tile: Tile, target: Target) -> bool:
+        patterns = np.empty(0, np.uint32)
+        return bool(
+            tiles.merge_deltas(
+                tile.addresses, tile.codes, tile.count, patterns, nothing, one, one, True, target.address, target.code
+            )
+        )
+
+    _produce(span, write, rounded)
+
+
+def copy(span: Span, write: Write) -> None:
+    """Write a piece of a tensor that is not merged, which all inputs must agree on.
+
+    Raises:
+        RunError: two inputs differ.
+        NonFiniteError: a float64 is NaN or infinite and the span is strict.
+    """
+    tensor = span.tensor
+    itemsize = tensor.output.dtype.itemsize
+    for start, (first, *others) in span.tiles():
+        for info, other in zip(tensor.inputs[1:], others, strict=True):
+            if not _same_bits(first, other):
+                raise RunError([_disagreement(tensor, info, start, first, other)])
+        if span.strict and tensor.output.dtype is DType.F64 and not np.isfinite(first).all():
+            element = start + int(np.flatnonzero(~np.isfinite(first))[0])
+            where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
+            raise NonFiniteError(
+                [Problem(where, "a finite number", "NaN or infinity", "`nonfinite: pass` lets it through")]
+            )
+        write(tensor.shard, tensor.output.offset + start * itemsize, first)
+
+
+def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
+    """Whether two tensors of one shape and dtype have the same bits, read by tiles of so many elements."""
+    sources = open_tensor(first), open_tensor(second)
+    for start in range(0, first.elements, tile):
+        stop = min(start + tile, first.elements)
+        same = _same_bits(*(source.tile(start, stop) for source in sources))
+        for source in sources:
+            source.release(start, stop)
+        if not same:
+            return False
+    return True
+
+
+def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
+    return np.array_equal(first.view(np.uint8), second.view(np.uint8))
+
+
+def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool]) -> None:
+    tensor, output = span.tensor, span.tensor.output
+    merged = np.empty(min(span.tile, span.stop - span.start), output.dtype.storage)
+    target = Target(merged.ctypes.data, CODES[output.dtype])
+    for start, arrays in span.tiles():
+        tile = _tile(arrays, tensor.inputs)
+        if kernel(tile, target) and span.strict:
+            raise NonFiniteError([explain(tensor, arrays, start) or _overflow(tensor, merged[: tile.count], start)])
+        write(tensor.shard, output.offset + start * output.dtype.itemsize, merged[: tile.count])
+
+
+def _tile(arrays: Arrays, infos: Sequence[TensorInfo]) -> Tile:
+    addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
+    return Tile(addresses, np.array([CODES[info.dtype] for info in infos], np.int64), arrays[0].size)
+
+
+def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
+    """What to say where inputs and deltas are finite and the result is not."""
+    wide = np.empty(merged.size, np.float32)
+    tiles.decode(merged.ctypes.data, CODES[tensor.output.dtype], 0, merged.size, wide)
+    element = start + int(np.flatnonzero(~np.isfinite(wide))[0])
+    where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
+    dtype = tensor.output.dtype.name
+    mend = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
+    return Problem(where, f"a merged value within the range of {dtype}", "an overflow", mend)
+
+
+def _disagreement(tensor: TensorPlan, info: TensorInfo, start: int, first: Any, other: Any) -> Problem:
+    raw, raw_other = first.view(np.uint8), other.view(np.uint8)
+    element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
+    where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
+    expected = f"{first[element]} as in {tensor.inputs[0].file}"
+    mend = f"{tensor.output.dtype.name} tensors are copied, not merged: make them equal in all inputs"
+    return Problem(where, expected, str(other[element]), mend)
