@@ -1,0 +1,69 @@
+"""The input formats, one module each, found by listing this folder; modules with an underscore are shared by them.
+
+A format offers:
+    recognises(path: str) -> bool: whether it reads that directory, or wrote that file.
+    read(path: str, *, header_limit: int) -> Checkpoint: headers and config, checked.
+    open_tensor(info: TensorInfo) -> TensorSource: cheap; nothing is opened before the first tile.
+"""
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from typing import Protocol, cast
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._files import HEADER_LIMIT
+from sdmw.checkpoints.formats._refusals import refusal
+from sdmw.checkpoints.tensor import TensorInfo, TensorSource
+from sdmw.errors import CheckpointError, Problem, quoted
+
+
+class Format(Protocol):
+    """What a module of this folder offers."""
+
+    def recognises(self, path: str) -> bool:
+        """Whether the format reads this directory, or is that of this file; looks at names only."""
+
+    def read(self, path: str, *, header_limit: int) -> Checkpoint:
+        """The checked checkpoint in a directory; CheckpointError with all that is wrong."""
+
+    def open_tensor(self, info: TensorInfo) -> TensorSource:
+        """The source of one tensor of this format."""
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Every format by its module's name."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return {name: cast(Format, import_module(f"{__name__}.{name}")) for name in names}
+
+
+def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+    """Reads and checks all headers and the config of a checkpoint directory; no tensor data.
+
+    Args:
+        path: the directory.
+        header_limit: bytes that one shard's header may have.
+
+    Raises:
+        CheckpointError: with every problem that headers, index and config tell.
+    """
+    for form in formats().values():
+        if form.recognises(path):
+            return form.read(path, header_limit=header_limit)
+    raise refusal(path)
+
+
+def open_tensor(info: TensorInfo) -> TensorSource:
+    """The source that hands out tiles of a tensor; cheap, and nothing is opened before the first tile.
+
+    Raises:
+        CheckpointError: no format reads its file, or its dtype can be neither merged nor copied.
+    """
+    if not (info.dtype.merges or info.dtype.copies):
+        found = f"{info.dtype.name}, which can be neither merged nor copied"
+        raise CheckpointError([Problem(f"{info.file}: tensor {quoted(info.name)}", "", found)])
+    for form in formats().values():
+        if form.recognises(info.file):
+            return form.open_tensor(info)
+    raise CheckpointError([Problem(info.file, "", "a file that no input format reads")])

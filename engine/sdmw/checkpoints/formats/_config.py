@@ -1,0 +1,49 @@
+"""config.json of a checkpoint."""
+
+import json
+import os
+from typing import Any
+
+from sdmw.checkpoints.formats._files import read_bounded
+from sdmw.checkpoints.formats._json import told
+from sdmw.errors import CheckpointError, Problem
+
+CONFIG = "config.json"
+LARGEST_CONFIG = 16 * 2**20  # bytes
+
+
+def read_config(directory: str) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """The parsed config.json and what is wrong with it; None where it cannot be used at all.
+
+    Read as leniently as transformers reads it: `Infinity` is a number there, and Mamba's published configs use it.
+    """
+    where = os.path.join(directory, CONFIG)
+    if not os.path.lexists(where):
+        return None, [Problem(where, "", "no such file", "Copy it from the model's repository")]
+    try:
+        config = json.loads(read_bounded(directory, CONFIG, LARGEST_CONFIG))
+    except CheckpointError as error:
+        return None, list(error.problems)
+    except (ValueError, RecursionError) as error:
+        said = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        return None, [Problem(where, "", f"not JSON: {said}")]
+    if not isinstance(config, dict):
+        return None, [Problem(where, "an object", f"{type(config).__name__} {told(config)}")]
+    return config, _quantization(where, config)
+
+
+def _quantization(where: str, config: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for path, level in (("", config), ("text_config.", config.get("text_config"))):
+        found = level.get("quantization_config") if isinstance(level, dict) else None
+        if found is not None:
+            method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
+            problems.append(
+                Problem(
+                    where,
+                    "weights that are not quantised",
+                    f"{path}quantization_config with quant_method {told(method)}",
+                    "Give the checkpoint that was quantised, or dequantise it first",
+                )
+            )
+    return problems

@@ -1,0 +1,12 @@
+"""Checkpoints in safetensors, one file or shards with an index, as transformers writes them."""
+
+from sdmw.checkpoints.formats.safetensors.directory import read, recognises
+from sdmw.checkpoints.mapping import MappedTensor
+from sdmw.checkpoints.tensor import TensorInfo, TensorSource
+
+__all__ = ["open_tensor", "read", "recognises"]
+
+
+def open_tensor(info: TensorInfo) -> TensorSource:
+    """The source of one tensor; nothing is opened before the first tile."""
+    return MappedTensor(info)

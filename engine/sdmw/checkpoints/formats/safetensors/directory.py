@@ -1,0 +1,125 @@
+"""A checkpoint directory in safetensors: which of its files are the weights, and whether they fit together."""
+
+import os
+from collections.abc import Iterable
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._config import read_config
+from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
+from sdmw.checkpoints.formats._refusals import refusal, some
+from sdmw.checkpoints.formats.safetensors.header import Header, read_header
+from sdmw.checkpoints.formats.safetensors.index import (
+    INDEX,
+    Index,
+    check_agreement,
+    read_index,
+    total_size_warnings,
+)
+from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import CheckpointError, Problem
+
+SINGLE = "model.safetensors"
+SUFFIX = ".safetensors"
+ADAPTER = "adapter_model.safetensors"
+
+
+def recognises(path: str) -> bool:
+    """Whether a path is a safetensors file by its name, or a directory with such files or their index."""
+    if path.endswith(SUFFIX) and not os.path.isdir(path):
+        return True
+    try:
+        return any(name.endswith(SUFFIX) or name == INDEX for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+    """Reads and checks index, headers and config of a checkpoint directory; no tensor data.
+
+    The weights are what transformers loads: `model.safetensors`, or the shards of `model.safetensors.index.json`.
+
+    Args:
+        path: the directory.
+        header_limit: bytes that one shard's header may have; the format ends at 100,000,000.
+
+    Raises:
+        CheckpointError: with all that is wrong with all files.
+    """
+    directory = os.path.abspath(path)
+    names = listing(path)
+    files = {name for name in names if name.endswith(SUFFIX)}
+    if not files and INDEX not in names:
+        raise refusal(path)
+    if SINGLE not in files and INDEX not in names:
+        raise CheckpointError(_other_files(directory, names, sorted(files)))
+
+    config, problems = read_config(directory)
+    warnings: list[str] = []
+    index = None
+    if INDEX in names:
+        try:
+            index = read_index(directory)
+        except CheckpointError as error:
+            problems.extend(error.problems)
+    shards = index.shards if index else [name for name in (SINGLE,) if name in files]
+    headers, found = _headers(directory, shards, header_limit)
+    problems.extend(found)
+    if index:
+        problems.extend(check_agreement(directory, index, headers))
+        warnings.extend(total_size_warnings(directory, index, list(headers.values())))
+        if SINGLE in files and SINGLE not in shards:
+            single, found = _headers(directory, [SINGLE], header_limit)
+            problems.extend(found or _single_beside_shards(directory, single[SINGLE], index, headers))
+            warnings.append(f"{directory}: {SINGLE} stands beside shards that agree with it; it is read, they are not")
+            headers = single
+    if unread := sorted(files - set(shards) - set(headers)):
+        warnings.append(f"{directory}: not part of the checkpoint, not read: {some(unread)}")
+    if not problems and not any(header.tensors for header in headers.values()):
+        problems.append(Problem(directory, "", f"{some(sorted(headers))} holds no tensors"))
+    if problems:
+        raise CheckpointError(problems)
+    ordered = [headers[name] for name in sorted(headers)]
+    warnings.extend(warning for header in ordered for warning in header.warnings)
+    tensors = {tensor.name: tensor for header in ordered for tensor in header.tensors}
+    return Checkpoint(directory, tuple(header.shard for header in ordered), tensors, config, tuple(warnings))
+
+
+def _headers(directory: str, shards: Iterable[str], header_limit: int) -> tuple[dict[str, Header], list[Problem]]:
+    """The headers that can be used, by file name, and the problems of the others."""
+    headers: dict[str, Header] = {}
+    problems: list[Problem] = []
+    for name in shards:
+        try:
+            headers[name] = read_header(directory, name, header_limit)
+        except CheckpointError as error:
+            problems.extend(error.problems)
+    return headers, problems
+
+
+def _single_beside_shards(directory: str, single: Header, index: Index, headers: dict[str, Header]) -> list[Problem]:
+    """Whether both are one checkpoint as far as headers tell: transformers reads the single file, others the shards."""
+    if set(headers) != set(index.shards):
+        return []
+    sharded = {tensor.name: tensor for header in headers.values() for tensor in header.tensors}
+    alone = {tensor.name: tensor for tensor in single.tensors}
+    differing = sorted(
+        name for name in sharded.keys() | alone.keys() if _kind(sharded.get(name)) != _kind(alone.get(name))
+    )
+    if not differing:
+        return []
+    found = f"{SINGLE} and the shards of {INDEX} differ in {len(differing):,} tensors: {some(differing)}"
+    return [Problem(directory, "one set of weights", found, "Remove the one that is not meant")]
+
+
+def _kind(tensor: TensorInfo | None) -> object:
+    return None if tensor is None else (tensor.dtype, tensor.shape)
+
+
+def _other_files(directory: str, names: Iterable[str], files: list[str]) -> list[Problem]:
+    """What to say of safetensors files under names that transformers does not load."""
+    if files == [ADAPTER] or "adapter_config.json" in names:
+        mend = "Merge it into its base first: peft's merge_and_unload, then save_pretrained"
+        return [Problem(directory, "a checkpoint", "a PEFT adapter, not supported yet", mend)]
+    mend = f"Rename the file to {SINGLE}" if len(files) == 1 else f"Write the {INDEX} that belongs to them"
+    problem = Problem(directory, f"{SINGLE} or {INDEX}", f"neither, but {some(files)}", mend)
+    return [problem, *read_config(directory)[1]]

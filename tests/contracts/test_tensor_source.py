@@ -1,0 +1,102 @@
+"""What every source of every input format must do. A format brings its example in SAMPLES; one without fails here."""
+
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from sdmw.checkpoints.formats import formats, open_tensor
+from sdmw.checkpoints.tensor import TensorInfo
+
+SHAPE = (13, 1021)  # primes: no tiling falls on rows or pages
+ELEMENTS = SHAPE[0] * SHAPE[1]
+
+
+def safetensors_sample(directory: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal(SHAPE, dtype=np.float32)
+    save_file({"first": weights[:1], "weights": weights}, directory / "model.safetensors")
+    (directory / "config.json").write_text("{}")
+
+
+# By format: writes a checkpoint whose tensor "weights" has SHAPE.
+SAMPLES: dict[str, Callable[[Path], None]] = {"safetensors": safetensors_sample}
+
+
+@pytest.fixture(scope="module", params=sorted(formats()))
+def info(request, tmp_path_factory) -> TensorInfo:
+    directory = tmp_path_factory.mktemp(request.param)
+    SAMPLES[request.param](directory)
+    form = formats()[request.param]
+    assert form.recognises(str(directory))
+    return form.read(str(directory), header_limit=2**20).tensors["weights"]
+
+
+@pytest.fixture
+def whole(info):
+    return open_tensor(info).tile(0, ELEMENTS).copy()
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, ELEMENTS), max_size=12))
+def test_any_tiling_reads_the_same(info, whole, cuts):
+    edges = [0, *sorted(cuts), ELEMENTS]
+    source = open_tensor(info)
+    tiles = [source.tile(start, stop) for start, stop in pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(tiles), whole)
+
+
+def test_a_tile_is_one_dimensional_read_only_and_of_the_storage_dtype(info):
+    tile = open_tensor(info).tile(3, 1000)
+    assert tile.shape == (997,)
+    assert tile.dtype == info.dtype.storage
+    assert not tile.flags.writeable
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        tile.flags.writeable = True
+
+
+def test_an_empty_tile(info):
+    tile = open_tensor(info).tile(7, 7)
+    assert tile.shape == (0,)
+    assert tile.dtype == info.dtype.storage
+    assert not tile.flags.writeable
+
+
+def test_released_and_taken_again_it_reads_the_same(info, whole):
+    source = open_tensor(info)
+    for _ in range(3):
+        np.testing.assert_array_equal(source.tile(1000, 9000), whole[1000:9000])
+        source.release(1000, 9000)
+
+
+def test_a_tile_still_in_use_survives_the_release_of_its_neighbours(info, whole):
+    source = open_tensor(info)
+    tile = source.tile(1000, 2000)
+    source.release(0, 1000)
+    source.release(2000, ELEMENTS)
+    source.release(1500, 1500)
+    np.testing.assert_array_equal(tile, whole[1000:2000])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (0, ELEMENTS + 1), (ELEMENTS + 1, ELEMENTS + 1)])
+def test_elements_out_of_range_are_refused(info, start, stop):
+    with pytest.raises(IndexError):
+        open_tensor(info).tile(start, stop)
+
+
+def test_info_and_source_pickle(info, whole):
+    source = open_tensor(info)
+    source.tile(0, 10)
+    assert pickle.loads(pickle.dumps(info)) == info
+    again = pickle.loads(pickle.dumps(source))
+    assert again.info == info
+    np.testing.assert_array_equal(again.tile(0, ELEMENTS), whole)
+
+
+def test_the_source_tells_its_tensor(info):
+    assert open_tensor(info).info == info
