@@ -1,1 +1,54 @@
-"""Merge large language models out of core: exact, in bounded memory, at the speed of the disk."""
+"""Merge large language models out of core: exact, in bounded memory, at the speed of the disk.
+
+Names are loaded when they are first used, so `import sdmw` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sdmw.version import __version__
+
+if TYPE_CHECKING:
+    from sdmw import errors
+    from sdmw.api import inspect, merge, plan
+    from sdmw.errors import SdmwError
+    from sdmw.planning.plan import Plan
+    from sdmw.recipes.recipe import Recipe
+    from sdmw.reporting.inspection import Inspection
+    from sdmw.reporting.report import Report
+
+__all__ = [
+    "Inspection",
+    "Plan",
+    "Recipe",
+    "Report",
+    "SdmwError",
+    "__version__",
+    "errors",
+    "inspect",
+    "merge",
+    "plan",
+]
+
+_HOMES = {
+    "Inspection": "sdmw.reporting.inspection",
+    "Plan": "sdmw.planning.plan",
+    "Recipe": "sdmw.recipes.recipe",
+    "Report": "sdmw.reporting.report",
+    "SdmwError": "sdmw.errors",
+    "inspect": "sdmw.api",
+    "merge": "sdmw.api",
+    "plan": "sdmw.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in ("errors",):
+        return importlib.import_module(f"sdmw.{name}")
+    raise AttributeError(f"module 'sdmw' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

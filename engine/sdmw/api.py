@@ -1,0 +1,177 @@
+"""The public functions; each composes the folders below and does nothing itself."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sdmw.errors import InputChangedError, PlanError, Problem, UsageError
+from sdmw.methods import all_methods
+from sdmw.planning.build import Options, build
+from sdmw.planning.inputs import open_inputs
+from sdmw.planning.plan import Plan
+from sdmw.recipes.load import load
+from sdmw.recipes.recipe import Recipe
+from sdmw.sizes import parse_size
+
+if TYPE_CHECKING:
+    from sdmw.reporting.inspection import Inspection
+    from sdmw.reporting.report import Report
+    from sdmw.running.events import Event
+
+RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
+Size = int | str  # bytes, or text such as "5GB", "1GiB"
+
+HEADER_LIMIT = 16 * 2**20
+
+
+def merge(
+    recipe: RecipeLike,
+    out: str | os.PathLike[str],
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: "bool | Callable[[Event], None]" = True,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+) -> "Report":
+    """Merge checkpoints into a new one, out of core.
+
+    Args:
+        recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
+        out: the directory that will appear, complete or not at all.
+        budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
+            free, at most 1 GiB.
+        threads: that compute; by default one a core.
+        progress: show it on standard error, or not, or call this with each `sdmw.events` object.
+        overwrite: replace a directory that is there.
+        max_shard_size: bytes of tensors in one output file.
+        header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
+        download: fetch models that are not on this machine from the Hub.
+        ignore_unknown: say unknown recipe fields and go on.
+
+    Returns:
+        What was found and what it took; `sdmw_report.json` in the output says the same.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        UsageError: another argument is.
+        PlanError: all that inputs' headers, disk and memory tell against it; nothing was written.
+        RunError: the data or the machine; nothing is left behind.
+    """
+    planned = plan(
+        recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
+        header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
+    )  # fmt: skip
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
+    from sdmw.checkpoints.output import Output
+    from sdmw.reporting.files import add_files
+    from sdmw.reporting.report import build_report
+    from sdmw.running.driver import Run
+    from sdmw.running.events import Planned, Published
+    from sdmw.running.stop import StopSignals
+    from sdmw.running.usage import Usage
+
+    method = all_methods()[planned.recipe.merge_method]
+    target = os.fspath(out)
+    with (
+        _receiver(progress) as tell,
+        StopSignals() as signals,
+        Usage() as usage,
+        Output.begin(target, planned.shards, overwrite=overwrite) as output,
+        ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor,
+    ):
+        tell(Planned(planned))
+        outcome = Run(planned, method, executor, tell, signals).carry_out(output.write)
+        output.finish()
+        report = build_report(planned, outcome, usage)
+        add_files(output, planned, planned.base, report)
+        _check_unchanged(planned)
+        signals.check()
+        output.publish()
+        tell(Published(target))
+    return report
+
+
+def plan(
+    recipe: RecipeLike,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+) -> Plan:
+    """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
+
+    Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
+    """
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise UsageError([Problem("threads", "a whole number from 1", repr(threads))])
+    options = Options(
+        None if out is None else os.fspath(out),
+        overwrite,
+        parse_size(max_shard_size),
+        None if budget is None else parse_size(budget),
+        threads,
+    )
+    loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
+    inputs = open_inputs(loaded, download=download, header_limit=parse_size(header_limit))
+    if isinstance(inputs, list):
+        return Plan(loaded, tuple(entry.model for entry in loaded.models), problems=tuple(inputs), notes=loaded.notes)
+    return build(loaded, all_methods()[loaded.merge_method], inputs, options)
+
+
+def inspect(
+    checkpoint: str | os.PathLike[str], *, header_limit: Size = HEADER_LIMIT, download: bool = False
+) -> "Inspection":
+    """What is in a checkpoint, from its headers: dtypes, shards, parameters by component.
+
+    Args:
+        checkpoint: a directory, or the id of a model in the Hub cache.
+        header_limit: bytes that a header may have.
+        download: fetch it from the Hub where it is not on this machine.
+
+    Raises:
+        CheckpointError: all that is wrong with it.
+    """
+    from sdmw.checkpoints import formats
+    from sdmw.checkpoints.locate import locate
+    from sdmw.reporting.inspection import inspection
+
+    path = locate(os.fspath(checkpoint), download=download)
+    return inspection(formats.read(path, header_limit=parse_size(header_limit)))
+
+
+@contextmanager
+def _receiver(progress: "bool | Callable[[Event], None]") -> "Iterator[Callable[[Event], None]]":
+    if callable(progress):
+        yield progress
+    elif progress:
+        from sdmw.reporting.terminal import Display
+
+        with Display() as display:
+            yield display
+    else:
+        yield lambda _event: None
+
+
+def _check_unchanged(planned: Plan) -> None:
+    """No input may be another file than the one whose header was read."""
+    problems = [
+        Problem(shard.path, "", f"input changed while it was read: {change}", "Run again when nobody writes to it")
+        for checkpoint in planned.checkpoints
+        for shard in checkpoint.shards
+        if (change := shard.changed())
+    ]
+    if problems:
+        raise InputChangedError(problems)

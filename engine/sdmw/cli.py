@@ -1,0 +1,131 @@
+"""The command line: one command for each api function; results on standard output, all else on standard error."""
+
+import json
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="sdmw",
+    help="Merge large language models out of core: exact, in bounded memory, at the speed of the disk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file; mergekit's language.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute; one a core by default.")]
+Budget = Annotated[str | None, typer.Option(help="Resident memory that may be reached, as 1GiB.")]
+ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a directory that is there.")]
+IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Say unknown recipe fields and go on.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch models from the Hub that are not here.")]
+HeaderLimit = Annotated[str, typer.Option(help="Largest header that an input may have.")]
+
+
+@app.command()
+def merge(
+    recipe: RecipeArgument,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    threads: Threads = None,
+    budget: Budget = None,
+    max_shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    ignore_unknown: IgnoreUnknown = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Merge checkpoints into a new one."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    report = api.merge(
+        recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
+        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit,
+    )  # fmt: skip
+    terminal.print_warnings(report.warnings, report.notes)
+    if as_json:
+        sys.stdout.write(report.to_json())
+    else:
+        terminal.print_report(report)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    out: Annotated[str | None, typer.Argument(metavar="[OUT]", help="Where the result would go.")] = None,
+    threads: Threads = None,
+    budget: Budget = None,
+    max_shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    ignore_unknown: IgnoreUnknown = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Say what a merge would read, write and need, and all that stands against it; touches no tensor data."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+    from sdmw.reporting.summary import summary
+
+    planned = api.plan(
+        recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
+        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit,
+    )  # fmt: skip
+    numbers = summary(planned)
+    if as_json:
+        _print_json(numbers.to_dict())
+    else:
+        terminal.print_warnings(numbers.warnings, numbers.notes)
+        terminal.print_plan(numbers)
+        for problem in planned.problems:
+            terminal.print_error(str(problem))
+    raise typer.Exit(1 if planned.problems else 0)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Directory, or id in the Hub cache.")],
+    as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Say what is in a checkpoint."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    found = api.inspect(checkpoint, header_limit=header_limit, download=download)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_warnings(found.warnings, [])
+        terminal.print_inspection(found)
+
+
+def main() -> None:
+    """The entry point: any failure is one message and an exit code, never a traceback."""
+    from sdmw.errors import SdmwError
+
+    try:
+        app()
+    except SdmwError as error:
+        from sdmw.reporting.terminal import print_error
+
+        print_error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output has left; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

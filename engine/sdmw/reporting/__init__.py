@@ -1,0 +1,1 @@
+"""What a person reads: the report, the files that go with a checkpoint, the terminal."""

@@ -1,0 +1,56 @@
+"""What stands in the output beside its shards: config, tokenizer and the rest, card, recipe, report. CHECKPOINT.md."""
+
+import os
+
+import xxhash
+
+from sdmw.checkpoints import sidecars
+from sdmw.checkpoints.card import common_license, model_card
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.config import merged_config
+from sdmw.checkpoints.locate import hub_id
+from sdmw.checkpoints.output import Output
+from sdmw.errors import CheckpointError, Problem
+from sdmw.planning.plan import Plan
+from sdmw.reporting.report import Report
+
+
+def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> None:
+    """Write all of them into an output that is not published yet.
+
+    Raises:
+        CheckpointError: a file of the base can no longer be read.
+        OutputError: one cannot be written.
+    """
+    sidecars.copy(base.path, plan.copied, output.path)
+    config = os.path.join(base.path, "config.json")
+    try:
+        with open(config, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise CheckpointError([Problem(config, "to be read", str(error))]) from error
+    output.add("config.json", merged_config(text, plan.recipe.output_dtype))
+    output.add("README.md", _card(plan, report).encode())
+    recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
+    output.add(recipe, plan.recipe.text.encode())
+    output.add("sdmw_report.json", report.to_json().encode())
+
+
+def _card(plan: Plan, report: Report) -> str:
+    names = list(dict.fromkeys([plan.recipe.base_model or plan.models[0], *plan.models]))
+    return model_card(
+        method=plan.recipe.merge_method,
+        base_model=plan.recipe.base_model,
+        hub_ids=[found for found in map(hub_id, names) if found],
+        license=common_license([checkpoint.path for checkpoint in plan.checkpoints]),
+        models=[(model.name, model.weight, model.kept_share) for model in report.models],
+        recipe_text=plan.recipe.text,
+        version=report.version,
+        # By number: a model's path is this machine's.
+        fingerprints=[(f"input {n}", _fingerprint(c)) for n, c in enumerate(plan.checkpoints, 1)],
+    )
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    """XXH3-128 over the header hashes of all shards."""
+    return xxhash.xxh3_128_hexdigest("".join(shard.header_hash for shard in checkpoint.shards).encode())

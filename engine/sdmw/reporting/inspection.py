@@ -1,0 +1,91 @@
+"""What is in a checkpoint, from its headers."""
+
+import dataclasses
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.planning.layers import component_of, layer_index
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How many tensors, their elements, their bytes."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedTensor:
+    """One tensor as its header tells it."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    shard: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A checkpoint at a glance.
+
+    Attributes:
+        path: of its directory.
+        architecture: the first of the config's `architectures`, else its `model_type`.
+        total: of everything.
+        blocks: how many layer indices the names have.
+        dtypes: by dtype.
+        shards: by file.
+        components: by name less the layer index.
+        tensors: each, in the order of shard, then offset.
+        warnings: what is odd.
+    """
+
+    path: str
+    architecture: str
+    total: Amount
+    blocks: int
+    dtypes: dict[str, Amount]
+    shards: dict[str, Amount]
+    components: dict[str, Amount]
+    tensors: list[InspectedTensor]
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def inspection(checkpoint: Checkpoint) -> Inspection:
+    """Sums up a checkpoint; no tensor data are touched."""
+    tables: dict[str, dict[str, list[int]]] = {name: defaultdict(lambda: [0, 0, 0]) for name in ("d", "s", "c", "t")}
+    for name, info in checkpoint.tensors.items():
+        keys = {"d": info.dtype.name, "s": os.path.basename(info.file), "c": component_of(name), "t": "total"}
+        for table, key in keys.items():
+            amount = tables[table][key]
+            amount[0] += 1
+            amount[1] += info.elements
+            amount[2] += info.nbytes
+    dtypes, shards, components, total = (
+        {key: Amount(*amount) for key, amount in tables[table].items()} for table in ("d", "s", "c", "t")
+    )
+    config = checkpoint.config or {}
+    named = config.get("architectures")
+    return Inspection(
+        path=checkpoint.path,
+        architecture=str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown")),
+        total=total.get("total", Amount(0, 0, 0)),
+        blocks=len({layer_index(name) for name in checkpoint.tensors} - {None}),
+        dtypes=dtypes,
+        shards=shards,
+        components=components,
+        tensors=[
+            InspectedTensor(name, info.dtype.name, list(info.shape), os.path.basename(info.file))
+            for name, info in checkpoint.tensors.items()
+        ],
+        warnings=list(checkpoint.warnings),
+    )

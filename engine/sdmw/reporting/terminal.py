@@ -1,0 +1,162 @@
+"""Progress and tables on a terminal; plain lines where there is none. Tables fold, nothing is cut."""
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from sdmw.errors import printable
+from sdmw.reporting.inspection import Amount, Inspection
+from sdmw.reporting.report import Report
+from sdmw.reporting.summary import PlanSummary
+from sdmw.running import events
+from sdmw.sizes import shown
+
+EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+class Display:
+    """Receives events and shows them on standard error: a bar on a terminal or in a notebook, else a line at times."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._live = console.is_terminal or console.is_jupyter
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+            expand=True,
+        )
+        self._tasks = {stage: self._bar.add_task(stage, total=None, visible=False) for stage in ("measure", "apply")}
+        self._said = self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Show an event."""
+        if isinstance(event, events.Progress):
+            self._bar.update(self._tasks[event.stage], completed=event.done, total=event.total, visible=True)
+            if not self._live and time.monotonic() - self._said >= EVERY:
+                self._said = time.monotonic()
+                _say(
+                    f"{event.stage}: {shown(event.done)} of {shown(event.total)} read, {self._said - self._began:.0f} s"
+                )
+
+
+def print_report(report: Report) -> None:
+    """The models' table; where the result lies, the peak memory, how to load it."""
+    table = _table("model", "magnitude", "weight", "kept")
+    for model in report.models:
+        table.add_row(
+            _plain(model.name),
+            "–" if model.magnitude is None else f"{model.magnitude:.6g}",
+            "by tensor" if model.weight is None else f"{model.weight:.4f}",
+            "–" if model.kept_share is None else f"{model.kept_share:.2%}",
+        )
+    _print(table)
+    run = report.run
+    lines = [
+        f"result       {report.path}",
+        f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
+        f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
+        f"load it      AutoModelForCausalLM.from_pretrained({report.path!r})",
+    ]
+    _print(Text("\n".join(map(printable, lines)), overflow="fold"))
+
+
+def print_plan(plan: PlanSummary) -> None:
+    """The plan in numbers."""
+    _print(
+        _pairs(
+            ("models", str(plan.models)),
+            ("layers", f"{plan.layers:,}"),
+            ("tensors", f"{plan.tensors:,}"),
+            ("read", shown(plan.bytes_read)),
+            ("written", shown(plan.bytes_written)),
+            ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} threads"),
+            ("free disk", shown(plan.free_bytes)),
+            ("time", f"{plan.seconds:.1f} s at {shown(plan.rate)}/s"),
+        )
+    )
+
+
+def print_inspection(found: Inspection) -> None:
+    """A checkpoint's dtypes, shards and components."""
+    _print(
+        _pairs(
+            ("checkpoint", found.path),
+            ("architecture", found.architecture),
+            ("parameters", f"{found.total.parameters:,} in {found.total.tensors:,} tensors, {found.blocks} blocks"),
+            ("size", shown(found.total.bytes)),
+        )
+    )
+    for title, amounts in (("dtype", found.dtypes), ("shard", found.shards), ("component", found.components)):
+        _print(_amounts(title, amounts.items()))
+
+
+def _amounts(title: str, amounts: Iterable[tuple[str, Amount]]) -> Table:
+    table = _table(title, "tensors", "parameters", "size")
+    for name, amount in amounts:
+        table.add_row(_plain(name), f"{amount.tensors:,}", f"{amount.parameters:,}", shown(amount.bytes))
+    return table
+
+
+def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:
+    """Warnings and notes, on standard error."""
+    for warning in warnings:
+        _say(f"warning: {warning}")
+    for note in notes:
+        _say(f"note: {note}")
+
+
+def print_error(text: str) -> None:
+    """Each line of an error, on standard error."""
+    for line in text.splitlines():
+        _say(f"error: {line}")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold", no_wrap=False)
+    return table
+
+
+def _pairs(*pairs: tuple[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, _plain(value))
+    return table
+
+
+def _plain(text: str) -> Text:
+    """No markup: a name may hold brackets."""
+    return Text(printable(text), overflow="fold")
+
+
+def _print(shown_thing: Table | Text) -> None:
+    Console(highlight=False, soft_wrap=False).print(shown_thing)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
