@@ -1,0 +1,50 @@
+"""The output's config.json: the base's, with another dtype where the weights have one."""
+
+import json
+from typing import Any
+
+from sdmw.errors import CheckpointError, Problem
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")  # transformers 5 writes the first, 4 the second
+
+
+def merged_config(text: bytes, dtype: str | None) -> bytes:
+    """The base's config.json for the merged weights.
+
+    Args:
+        text: the base's file.
+        dtype: "float32", "float16" or "bfloat16" where the output's dtype is not each tensor's own, else None.
+
+    Returns:
+        The same bytes where nothing changes. Otherwise every key is kept, in its order.
+
+    Raises:
+        CheckpointError: a dtype is to be set and the file is no JSON object.
+    """
+    if dtype is None:
+        return text
+    config = _parsed(text)
+    changed = _set_dtype(config, dtype)
+    if not any(key in config for key in _DTYPE_KEYS):
+        config["torch_dtype"] = dtype  # both versions read it; version 4 knows no other
+        changed = True
+    nested = config.get("text_config")
+    if isinstance(nested, dict):
+        changed = _set_dtype(nested, dtype) or changed
+    return json.dumps(config, indent=2).encode() + b"\n" if changed else text
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError([Problem("config.json", "JSON", str(error))]) from error
+    if not isinstance(config, dict):
+        raise CheckpointError([Problem("config.json", "a JSON object", type(config).__name__)])
+    return config
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
+    stale = [key for key in _DTYPE_KEYS if config.get(key, dtype) != dtype]
+    config.update(dict.fromkeys(stale, dtype))
+    return bool(stale)

@@ -1,0 +1,197 @@
+"""Calls of the Linux kernel that Python lacks, files written without filling memory, and errors told in words."""
+
+import ctypes
+import errno
+import os
+import resource
+import threading
+from contextlib import suppress
+
+from sdmw.errors import OutputError, Problem
+from sdmw.sizes import shown
+
+# From linux/fs.h and fcntl.h; the numbers are part of the kernel's interface.
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+SYNC_WAIT_BEFORE = 1
+SYNC_WRITE = 2
+SYNC_WAIT_AFTER = 4
+
+_PAGE = 4096
+_STEP = 4 * 2**20  # bytes whose writing is started together: smaller steps would write a page several times
+_BEHIND = 64 * 2**20  # bytes on their way to the disk before a writer waits for the oldest of them
+_MOST_RANGES = 256  # kept in mind, where tensors are tiny
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP)
+_AT_FDCWD = -100
+
+
+def fallocate(fd: int, offset: int, length: int) -> bool:
+    """Reserves blocks and extends the file; the bytes read as zeros.
+
+    `os.posix_fallocate` will not do: where the file system cannot reserve it writes every block.
+
+    Returns:
+        False where the file system cannot reserve.
+
+    Raises:
+        OSError: ENOSPC, EDQUOT, EFBIG and whatever else the kernel says.
+    """
+    return _call("fallocate", fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def sync_file_range(fd: int, offset: int, length: int, flags: int) -> bool:
+    """Starts writing dirty pages of a range to disk, or waits for that; nothing is durable before an fsync.
+
+    Returns:
+        False where the file system cannot.
+
+    Raises:
+        OSError: pages could not be written.
+    """
+    return _call("sync_file_range", fd, ctypes.c_int64(offset), ctypes.c_int64(length), flags)
+
+
+def renameat2(old: str, new: str, flags: int) -> bool:
+    """Renames with RENAME_NOREPLACE or RENAME_EXCHANGE.
+
+    Returns:
+        False where the kernel or the file system knows no such flag; nothing was renamed.
+
+    Raises:
+        OSError: FileExistsError if `new` exists and must not, and whatever else the kernel says.
+    """
+    arguments = (_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags)
+    return _call("renameat2", *arguments, unsupported=(*_UNSUPPORTED, errno.EINVAL))
+
+
+def _call(name: str, *arguments: object, unsupported: tuple[int, ...] = _UNSUPPORTED) -> bool:
+    function = getattr(_libc, name, None)  # musl and old glibc lack some
+    if function is None:
+        return False
+    while function(*arguments) != 0:
+        number = ctypes.get_errno()
+        if number in unsupported:
+            return False
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), name)
+    return True
+
+
+def fsync_path(path: str) -> None:
+    """Makes a file's data, or a folder's entries, durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def free(folder: str) -> int:
+    """Bytes that the file system of a folder has left for this user."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def allocated(folder: str) -> int:
+    """Bytes on disk of the files below a folder; none where there is no such folder."""
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another run may be at work in it
+                total += os.lstat(os.path.join(above, name)).st_blocks * 512
+    return total
+
+
+def write_failed(path: str, error: OSError, missing: int) -> OutputError:
+    """A failed write in words that tell a full disk, a quota and a limit of file sizes apart.
+
+    Args:
+        path: what was written.
+        error: what the kernel said.
+        missing: bytes that found no room.
+    """
+    if error.errno == errno.ENOSPC:
+        problem = Problem(path, "", f"the disk is full, {shown(missing)} are missing", "Free them, or write elsewhere")
+    elif error.errno == errno.EDQUOT:
+        found = f"the disk quota is used up, {shown(missing)} are missing"
+        problem = Problem(path, "", found, "Free them or raise the quota (see `quota -s`), or write elsewhere")
+    elif error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        said = "the file system" if limit == resource.RLIM_INFINITY else f"`ulimit -f` ({shown(limit)})"
+        found = f"the file is larger than {said} allows, {shown(missing)} are missing"
+        problem = Problem(path, "", found, "Choose a smaller max_shard_size, or raise the limit")
+    else:
+        problem = Problem(path, "", f"cannot be written: {os.strerror(error.errno or errno.EIO)}")
+    return OutputError([problem])
+
+
+class StreamedFile:
+    """An existing file that threads write at offsets, its dirty and cached pages kept few.
+
+    Left alone, the kernel lets a checkpoint fill the page cache and makes the last fsync wait for all of it. Here the
+    disk starts on every 4 MiB at once, and what lies more than 64 MiB behind is waited for and let go. Behind means
+    written earlier, whatever the offset: a merge may run from the end to the beginning.
+
+    Every method raises OSError; after one the file's content is unknown.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._lock = threading.Lock()
+        self._fresh: list[tuple[int, int]] = []
+        self._started: list[tuple[int, int]] = []
+        self.writers = 0  # threads inside `write`, counted by whoever shares the file out
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Writes all of the bytes at an offset from the beginning of the file."""
+        position, left = offset, data
+        while left:
+            written = os.pwrite(self._fd, left, position)
+            if written == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            position, left = position + written, left[written:]
+        start, finish = self._wrote(offset, position)
+        for first, stop in start:
+            sync_file_range(self._fd, first, stop - first, SYNC_WRITE)
+        for first, stop in finish:
+            sync_file_range(self._fd, first, stop - first, SYNC_WAIT_BEFORE | SYNC_WRITE | SYNC_WAIT_AFTER)
+            os.posix_fadvise(self._fd, first, stop - first, os.POSIX_FADV_DONTNEED)
+
+    def _wrote(self, start: int, stop: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Notes a range; returns the ranges to start writing now, and those to wait for and let go."""
+        with self._lock:
+            self._fresh.append((start, stop))
+            if _total(self._fresh) < _STEP and len(self._fresh) < _MOST_RANGES:
+                return [], []
+            begun, self._fresh = _joined(self._fresh), []
+            self._started += begun
+            done = []
+            while _total(self._started) > _BEHIND or len(self._started) > _MOST_RANGES:
+                done.append(self._started.pop(0))
+            return begun, done
+
+    def close(self, sync: bool) -> None:
+        """Closes the file; with `sync` all that was written is durable first, and its pages are let go of."""
+        try:
+            if sync:
+                os.fsync(self._fd)
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(self._fd)
+
+
+def _total(ranges: list[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in ranges)
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Whole pages of the ranges, touching ones as one: the kernel lets go of whole pages only."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted((start - start % _PAGE, stop + -stop % _PAGE) for start, stop in ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined

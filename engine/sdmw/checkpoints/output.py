@@ -1,0 +1,257 @@
+"""The output checkpoint: reserved at once, written at offsets, published by one rename."""
+
+import errno
+import os
+import resource
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from sdmw.checkpoints import linux
+from sdmw.checkpoints.layout import ShardLayout, index_bytes
+from sdmw.checkpoints.work import WorkDirectory
+from sdmw.errors import OutputError, Problem, quoted
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
+
+_MOST_OPEN = 32  # shards open at once: an output of a thousand must not use up the descriptors
+
+
+class Output:
+    """A checkpoint being written beside its target; leaving the context unpublished removes it.
+
+    Beside TARGET stands `.TARGET.sdmw/` with the lock and `out/`. A reader of TARGET sees nothing or the whole. A
+    failure to write is final: the kernel may report lost data once only, so every later call raises the same error.
+
+    Attributes:
+        target: real path of the directory that will appear.
+        path: of `out/`, to which other files may be added until it is published.
+        layouts: the shards.
+    """
+
+    def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
+        self.layouts = tuple(layouts)
+        self._overwrite = overwrite
+        self._work = WorkDirectory(target)
+        self.target, self.path = self._work.target, self._work.out
+        self._changed = threading.Condition()  # guards what follows; told when a writer leaves a shard
+        self._files: dict[int, linux.StreamedFile] = {}  # the last used one last
+        self._failure: OutputError | None = None
+        self._finished = False
+
+    @classmethod
+    def begin(cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> Self:
+        """Takes the lock, removes what a killed run left, reserves every shard and writes headers and index.
+
+        Args:
+            target: as checked by `check_target`.
+            layouts: the shards.
+            overwrite: whether publishing may replace a directory.
+
+        Raises:
+            OutputError: another run writes there, or there is no room; nothing is left behind.
+        """
+        output = cls(target, layouts, overwrite=overwrite)
+        try:
+            with output._final(output._work.path):
+                output._work.take()
+                output._work.clear()
+                os.mkdir(output.path)
+            with output._final(output.target):
+                if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            for layout in layouts:
+                output._reserve(layout)
+            if len(layouts) > 1:
+                output.add("model.safetensors.index.json", index_bytes(layouts))
+        except BaseException:
+            output.discard()
+            raise
+        return output
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def write(self, shard: int, offset: int, data: "NDArray[Any] | ReadableBuffer") -> None:
+        """Writes bytes of a shard; from any thread, in any order.
+
+        Args:
+            shard: index into `layouts`.
+            offset: bytes from the beginning of the file, behind its header.
+            data: a contiguous buffer.
+
+        Raises:
+            OutputError: this write or an earlier one failed, or the output was discarded.
+        """
+        if self._finished:
+            raise ValueError("no write may follow finish")
+        layout = self.layouts[shard]
+        view = memoryview(cast("ReadableBuffer", data))  # NumPy says so to type checkers from Python 3.12 on only
+        if not len(layout.header) <= offset <= layout.size - view.nbytes:
+            raise ValueError(f"{view.nbytes} bytes at {offset} are outside the data of {layout.name}")
+        with self._final(self._path_of(shard), view.nbytes), self._opened(shard) as file:
+            if view.nbytes:  # an empty view cannot be cast
+                file.write(offset, view.cast("B"))
+
+    def add(self, name: str, data: bytes) -> None:
+        """Writes a file beside the shards, or writes it anew.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if name in ("", ".", "..") or os.path.basename(name) != name:
+            raise ValueError(f"{name!r} is no plain file name")
+        path = os.path.join(self.path, name)
+        with self._final(path, len(data)), open(path, "wb") as file:
+            file.write(data)
+
+    def finish(self) -> None:
+        """Makes the shards durable, and opens each as its consumers will. No write may follow.
+
+        Raises:
+            OutputError: a shard could not be written, or does not read as it was laid out.
+        """
+        with self._final(self.path):
+            with self._changed:
+                self._wait_for_writers()
+                while self._files:
+                    self._files.popitem()[1].close(sync=True)
+            for layout in self.layouts:
+                linux.fsync_path(os.path.join(self.path, layout.name))
+        for layout in self.layouts:
+            _check(os.path.join(self.path, layout.name), layout)
+        self._finished = True
+
+    def publish(self) -> None:
+        """Makes the directory appear at its target, durably, and removes the work directory.
+
+        Raises:
+            OutputError: it cannot be. The target is as it was, unless the error speaks of the parent directory.
+        """
+        if not self._finished:
+            raise ValueError("an output is finished before it is published")
+        with self._final(self.path):
+            self._refuse_strays()
+            for folder, _, names in os.walk(self.path, topdown=False):
+                for name in names:
+                    linux.fsync_path(os.path.join(folder, name))
+                linux.fsync_path(folder)
+        with self._final(self.target):
+            self._work.rename(self._overwrite)
+        with self._final(self._work.parent):
+            try:
+                linux.fsync_path(self._work.parent)
+            except OSError:
+                # Nobody knows which name is on disk, so a replaced checkpoint must not go yet.
+                self._work.release()
+                raise
+        with self._final(self._work.path):
+            self._work.remove()
+
+    def discard(self) -> None:
+        """Removes the work directory and lets go of the lock; waits for writes under way. Harmless when repeated.
+
+        Raises:
+            OutputError: something could not be removed; the lock is let go of all the same.
+        """
+        with self._changed:
+            self._failure = self._failure or OutputError([Problem(self.target, "", "this output was let go")])
+            self._wait_for_writers()
+            while self._files:
+                with suppress(OSError):
+                    self._files.popitem()[1].close(sync=False)
+        try:
+            self._work.remove()
+        except OSError as error:
+            problem = Problem(self._work.path, "", f"cannot be removed: {error}", "Remove it by hand")
+            raise OutputError([problem]) from error
+
+    def _reserve(self, layout: ShardLayout) -> None:
+        path = os.path.join(self.path, layout.name)
+        with self._final(path, layout.size), open(path, "xb") as file:
+            if not linux.fallocate(file.fileno(), 0, layout.size):
+                file.truncate(layout.size)
+            file.write(layout.header)
+
+    @contextmanager
+    def _opened(self, shard: int) -> Iterator[linux.StreamedFile]:
+        """The shard's file, kept open for its next writer as long as there are not too many."""
+        with self._changed:
+            if self._failure:
+                raise self._failure
+            self._close_idle()
+            file = self._files.pop(shard, None) or linux.StreamedFile(self._path_of(shard))
+            self._files[shard] = file
+            file.writers += 1
+        try:
+            yield file
+        finally:
+            with self._changed:
+                file.writers -= 1
+                self._changed.notify_all()
+
+    def _close_idle(self) -> None:
+        idle = [shard for shard, file in self._files.items() if not file.writers]
+        for shard in idle[: max(0, len(self._files) - _MOST_OPEN)]:
+            # Synced before it is closed: an error that nobody has an open file to hear of would be lost.
+            with self._final(self._path_of(shard)):
+                self._files.pop(shard).close(sync=True)
+
+    def _wait_for_writers(self) -> None:
+        self._changed.wait_for(lambda: not any(file.writers for file in self._files.values()))
+
+    def _path_of(self, shard: int) -> str:
+        return os.path.join(self.path, self.layouts[shard].name)
+
+    @contextmanager
+    def _final(self, path: str, unwritten: int = 1) -> Iterator[None]:
+        """Makes the first failure to write the only one: it is raised now and by whatever is tried later."""
+        if self._failure:
+            raise self._failure
+        try:
+            yield
+        except OSError as error:
+            failure = linux.write_failed(path, error, self._missing(error, unwritten))
+            with self._changed:
+                self._failure = self._failure or failure
+            raise self._failure from error
+
+    def _missing(self, error: OSError, unwritten: int) -> int:
+        """Bytes for which there was no room."""
+        largest_file = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if error.errno == errno.EFBIG:
+            largest = max(layout.size for layout in self.layouts)
+            missing = 0 if largest_file == resource.RLIM_INFINITY else largest - largest_file
+        else:
+            room = linux.free(self._work.parent) if error.errno == errno.ENOSPC else 0  # what a quota leaves is unknown
+            missing = sum(layout.size for layout in self.layouts) - linux.allocated(self.path) - room
+        return missing if missing > 0 else unwritten
+
+    def _refuse_strays(self) -> None:
+        """Looks for shards that are not ours: vLLM reads every file of this suffix as weights."""
+        found = {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
+        if strays := sorted(found - {layout.name for layout in self.layouts}):
+            raise OutputError([Problem(self.path, "no shards but its own", ", ".join(map(quoted, strays)))])
+
+
+def _check(path: str, layout: ShardLayout) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    expected = {tensor.name: (list(tensor.shape), tensor.dtype.name) for tensor in layout.tensors}
+    try:
+        with safe_open(path, framework="np") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            found = {name: (part.get_shape(), part.get_dtype()) for name, part in parts.items()}
+    except (SafetensorError, OSError) as error:
+        raise OutputError([Problem(path, "a shard that safetensors opens", str(error))]) from error
+    if found != expected:
+        raise OutputError([Problem(path, f"the {len(expected)} tensors laid out", "others or other shapes")])

@@ -1,0 +1,64 @@
+"""Sizes as people write and read them."""
+
+import re
+from decimal import Decimal
+
+from sdmw.errors import Problem, UsageError, quoted
+
+_UNITS = {
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,12})?) ?([a-zA-Z]*)")
+_LARGEST = 2**63 - 1  # what the kernel takes as a file offset
+
+
+def parse_size(text: int | str) -> int:
+    """A size as a number of bytes.
+
+    Args:
+        text: bytes as an int or as digits, or a number with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB
+            (powers of 1024), in any case, with or without a blank between. Parts of a byte are dropped.
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        UsageError: it is no size, smaller than a byte, or beyond 2⁶³ − 1.
+    """
+    if type(text) is int:
+        return _in_range(text, text)
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise _not_a_size(text)
+    number, unit = Decimal(match[1]), match[2].upper()
+    if unit in ("K", "M", "B"):
+        # mergekit's `5B` are parameters. Taking it as bytes would cut a model into millions of shards.
+        raise _not_a_size(text, f"mergekit counts parameters with {unit}; write bytes, for instance 5GB")
+    if (unit and unit not in _UNITS) or (not unit and "." in match[1]):
+        raise _not_a_size(text)
+    return _in_range(int(number * _UNITS.get(unit, 1)), text)
+
+
+def shown(size: int) -> str:
+    """A number of bytes for a message, three digits long: `4.98 GB`, powers of 1000."""
+    if size < 1000:
+        return f"{size} byte" if size == 1 else f"{size} bytes"
+    for unit in ("KB", "MB", "GB", "TB"):
+        # 999,999 bytes would round to "1e+03 KB": it is 1.00 MB.
+        if size < 999.5 * _UNITS[unit] or unit == "TB":
+            break
+    amount = size / _UNITS[unit]
+    return f"{amount:.{2 if amount < 9.995 else 1 if amount < 99.95 else 0}f} {unit}"
+
+
+def _in_range(size: int, text: object) -> int:
+    if not 1 <= size <= _LARGEST:
+        raise _not_a_size(text)
+    return size
+
+
+def _not_a_size(text: object, mend: str = "Write for instance 5GB, 512MiB, or a number of bytes") -> UsageError:
+    return UsageError(
+        [Problem("size", "a number of bytes or a number with KB to TB or KiB to TiB", quoted(text), mend)]
+    )
