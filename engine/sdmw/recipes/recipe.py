@@ -83,7 +83,7 @@ class Recipe:
 
     Attributes:
         merge_method: the method's name.
-        models: what is merged, in order.
+        models: what is merged, in order; once loaded, without the base where the method takes deltas from it.
         base_model: what deltas are taken from; where the method takes none, whose config and tokenizer are used.
         parameters: the top level of parameters.
         dtype: the output dtype where `out_dtype` is absent; arithmetic is float32 whatever it says.
@@ -91,7 +91,7 @@ class Recipe:
         nonfinite: what NaN, infinity and overflow are: an error, or passed on.
         missing: what a tensor that a fine-tune lacks is: an error, or the base's.
         extra: what a tensor that the base lacks is: an error, or taken from the first model that has it.
-        text: the recipe as YAML, verbatim where it came from a file.
+        text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
     """
@@ -108,6 +108,11 @@ class Recipe:
     text: str = ""
     file: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def output_dtype(self) -> Literal["float32", "float16", "bfloat16"] | None:
+        """The dtype that F16, BF16 and F32 tensors are written in; None keeps each tensor's."""
+        return self.out_dtype or self.dtype
 
 
 def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
@@ -129,6 +134,8 @@ def gradient_at(values: tuple[float, ...], depth: float) -> float:
     if len(values) == 1:
         return values[0]
     place = depth * (len(values) - 1)
-    left = min(int(place), len(values) - 2)
-    share = place - left
-    return values[left] * (1 - share) + values[left + 1] * share
+    index = min(int(place), len(values) - 2)
+    left, right = values[index : index + 2]
+    share = place - index
+    # Rounding must not lead out of what was checked: a gradient of 100s stays 100, not 100.00000000000001.
+    return min(max(left * (1 - share) + right * share, min(left, right)), max(left, right))

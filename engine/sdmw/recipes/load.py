@@ -1,0 +1,133 @@
+"""From a file, a mapping or a `Recipe` built by hand to a recipe that is checked and in its one form."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sdmw.errors import Problem, RecipeError, quoted
+from sdmw.recipes import yaml
+from sdmw.recipes.findings import Findings, described, guess
+from sdmw.recipes.models import check_models, check_name, check_weights, entries_of, shorten_references, without_base
+from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Recipe
+from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
+from sdmw.recipes.settings import Settings
+from sdmw.recipes.tree import plain
+
+# mergekit 0.1.5's; those that are not among the methods are not built yet, which is not the same as unknown.
+MERGEKIT_METHODS = (
+    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
+    "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
+    "task_arithmetic", "ties",
+)  # fmt: skip
+
+
+def load(
+    source: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    methods: Mapping[str, MethodGrammar],
+    *,
+    ignore_unknown: bool = False,
+) -> Recipe:
+    """Check a recipe and put it in its one form.
+
+    Args:
+        source: the path of a YAML file, or its content as a mapping, or a `Recipe`, built by hand or loaded.
+        methods: what each merge method takes, by its name.
+        ignore_unknown: unknown fields become notes; what is known and not built yet stays an error.
+
+    Returns:
+        The recipe: every setting a tuple of rules, a word or `{power: p}`, every model an entry, the base not among
+        them where the method takes deltas from it. Loading it again gives an equal one.
+
+    Raises:
+        RecipeError: all that is wrong, each problem at its line and column where there is a file.
+    """
+    if isinstance(source, Recipe):
+        return _load_recipe(source, methods, ignore_unknown)
+    if isinstance(source, Mapping):
+        findings = Findings()
+        data = plain(source, findings)
+        recipe = _composed(data, methods, findings, ignore_unknown)
+        return replace(recipe, text=yaml.written(data))
+    if isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        findings = Findings(path)
+        text = yaml.read(path)
+        recipe = _composed(yaml.tree(text, findings), methods, findings, ignore_unknown)
+        return replace(recipe, text=text, file=os.path.basename(path))
+    raise RecipeError([Problem("recipe", "a path, a mapping or a Recipe", type(source).__name__)])
+
+
+def _load_recipe(source: Recipe, methods: Mapping[str, MethodGrammar], ignore_unknown: bool) -> Recipe:
+    findings = Findings()
+    findings.notes.extend(source.notes)
+    data = plain(source, findings)
+    recipe = _composed(data, methods, findings, ignore_unknown)
+    if source.text and _says(source.text, recipe, methods):
+        return replace(recipe, text=source.text, file=source.file)
+    return replace(recipe, text=yaml.written(data))
+
+
+def _says(text: str, recipe: Recipe, methods: Mapping[str, MethodGrammar]) -> bool:
+    """Whether the text still is the recipe: after `dataclasses.replace` it may not be, and it is what gets recorded."""
+    try:
+        told = _composed(yaml.tree(text, Findings()), methods, Findings(), ignore_unknown=True)
+    except RecipeError:
+        return False
+    return replace(told, notes=()) == replace(recipe, notes=())
+
+
+def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Findings, ignore_unknown: bool) -> Recipe:
+    """The recipe that a plain tree is; the tree is changed where it uses a longer form, or a field that is ignored."""
+    if not isinstance(data, dict):
+        findings.add((), described(data), expected="a mapping with merge_method and models")
+        findings.check()
+    for name in UNBUILT:
+        if name in data and data[name] is None:
+            del data[name]
+    shorten_references(data, findings, ignore_unknown=ignore_unknown)
+    method = _method(data.get("merge_method"), methods, findings)
+    names = [parameter.name for parameter in method.parameters] if method else []
+    shape = shaped(RecipeShape, data, (), findings, ignore_unknown=ignore_unknown, parameters=names)
+
+    base, entries = data.get("base_model"), entries_of(data)
+    check_name(("base_model",), base, findings)
+    check_models(entries, findings)
+    top: dict[str, Any] = {}
+    models: list[ModelEntry] = []
+    if method:
+        entries = without_base(entries, base, method, findings)
+        check_weights(entries, data.get("parameters"), method, findings)
+        settings = Settings(method, findings, ignore_unknown=ignore_unknown)
+        top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
+        for index, model, given in entries:
+            path = ("models", index, "parameters")
+            models.append(ModelEntry(model, settings.read(given, path, under_model=True)))
+    findings.check()
+    assert shape is not None  # else there were findings
+    return Recipe(
+        merge_method=shape.merge_method,
+        models=tuple(models),
+        base_model=shape.base_model,
+        parameters=top,
+        dtype=shape.dtype,
+        out_dtype=shape.out_dtype,
+        nonfinite=shape.nonfinite,
+        missing=shape.missing,
+        extra=shape.extra,
+        notes=tuple(findings.notes),
+    )
+
+
+def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings) -> MethodGrammar | None:
+    if not isinstance(name, str):
+        return None  # told by the shape
+    if name in methods:
+        return methods[name]
+    if name in MERGEKIT_METHODS:
+        mend = f"Use one of {', '.join(methods)}"
+        findings.add(("merge_method",), f"{name} is not supported yet", mend=mend)
+    else:
+        mend = guess(name, methods)
+        findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=mend)
+    return None

@@ -1,0 +1,159 @@
+"""The shape of a recipe as pydantic models, and their faults in the words of our errors.
+
+What a parameter may be depends on the method: settings.py holds that against the method's grammar.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from sdmw.recipes.findings import Findings, Path, close, described, dotted, guess
+
+# mergekit's fields that are not built yet; those that change what the merged weights are cannot be ignored.
+UNBUILT = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
+UNBUILT_WEIGHTS = ("slices", "modules", "tokenizer", "tokenizer_source")
+UNBUILT_DTYPES = ("float64", "int64")
+
+DTypeName = Literal["float32", "float16", "bfloat16"]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class RuleShape(_Shape):
+    """`{filter, value}`."""
+
+    value: Any
+    filter: str | None = None
+
+
+class PathShape(_Shape):
+    """mergekit's long form of `path@revision`."""
+
+    path: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+
+
+class ReferenceShape(_Shape):
+    """mergekit's long form of `path@revision+adapter`."""
+
+    model: PathShape
+    lora: Any = None
+    override_architecture: Any = None
+
+
+class EntryShape(_Shape):
+    """One of `models`."""
+
+    model: Annotated[str, Field(min_length=1)]
+    parameters: dict[str, Any] | None = None
+
+
+class RecipeShape(_Shape):
+    """The whole file."""
+
+    merge_method: str
+    models: Annotated[list[EntryShape], Field(min_length=1)]
+    base_model: Annotated[str, Field(min_length=1)] | None = None
+    parameters: dict[str, Any] | None = None
+    dtype: DTypeName | None = None
+    out_dtype: DTypeName | None = None
+    nonfinite: Literal["error", "pass"] = "error"
+    missing: Literal["error", "base"] = "error"
+    extra: Literal["error", "take"] = "error"
+
+
+Shape = TypeVar("Shape", bound=_Shape)
+
+_EXPECTED = {
+    "string_type": "text",
+    "string_too_short": "text",
+    "list_type": "a list",
+    "too_short": "at least one model",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def shaped(
+    shape: type[Shape],
+    data: dict[str, Any],
+    at: Path,
+    findings: Findings,
+    *,
+    ignore_unknown: bool,
+    parameters: Collection[str] = (),
+) -> Shape | None:
+    """The data in its shape, or None where it does not fit; all faults go to `findings`.
+
+    Args:
+        shape: one of the models above.
+        data: a plain tree. Unknown fields that are ignored are deleted from it.
+        at: where in the recipe the data stands.
+        findings: takes the faults, and a note for each field ignored.
+        ignore_unknown: unknown fields are no faults.
+        parameters: what the method takes, for a guess at a field that should stand under `parameters`.
+    """
+    try:
+        return shape.model_validate(data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    ignored = [fault for fault in faults if ignore_unknown and _ignorable(fault)]
+    for fault in ignored:
+        kind = "unsupported" if _unbuilt(shape, fault["loc"]) else "unknown"
+        findings.note(f"ignored: {kind} field {findings.name((*at, *fault['loc']))}")
+        _delete(data, fault["loc"])
+    if ignored:
+        return shaped(shape, data, at, findings, ignore_unknown=True, parameters=parameters)
+    for fault in faults:
+        _tell(shape, fault, at, findings, parameters)
+    return None
+
+
+def _ignorable(fault: ErrorDetails) -> bool:
+    return fault["type"] == "extra_forbidden" and fault["loc"] not in [(name,) for name in UNBUILT_WEIGHTS]
+
+
+def _unbuilt(shape: type[_Shape], loc: Path) -> bool:
+    return shape is RecipeShape and loc in [(name,) for name in UNBUILT]
+
+
+def _delete(data: Any, path: Path) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    del data[path[-1]]
+
+
+def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings, parameters: Collection[str]) -> None:
+    loc, value = fault["loc"], fault["input"]
+    path: Path = (*at, *loc)
+    name = str(loc[-1]) if loc else ""
+    match fault["type"]:
+        case "extra_forbidden" if _unbuilt(shape, loc):
+            findings.add(path, "not supported yet", key=True)
+        case "extra_forbidden":
+            known = (shape if len(loc) == 1 else EntryShape).model_fields
+            mend = close(name, [*known, *parameters]) or guess(name, known)
+            mend = "Write it under parameters" if name in parameters else mend
+            findings.add(path, "unknown field", mend=mend, key=True)
+        case "missing" if name == "models" and ("slices" in value or "modules" in value):
+            pass  # they stand in its place, and are told
+        case "missing":
+            findings.add(path, "missing", mend=f"Write {dotted(path[-1:])}")
+        case "literal_error":
+            _tell_choice(path, value, fault["ctx"]["expected"].replace("'", ""), findings)
+        case kind:
+            mend = "Put it in quotes" if kind == "string_type" and isinstance(value, bool | int | float) else ""
+            findings.add(path, described(value), expected=_EXPECTED.get(kind, fault["msg"]), mend=mend)
+
+
+def _tell_choice(path: Path, value: Any, expected: str, findings: Findings) -> None:
+    if value in UNBUILT_DTYPES and path in (("dtype",), ("out_dtype",)):
+        findings.add(path, f"{value} is not supported yet", mend=f"Write {expected}")
+        return
+    mend = close(value, expected.replace(" or ", ", ").split(", ")) if isinstance(value, str) else ""
+    findings.add(path, described(value), expected=expected, mend=mend)

@@ -1,0 +1,144 @@
+"""The parameters of a recipe, held against the method's grammar and put in one form."""
+
+import math
+import struct
+from typing import Any
+
+from sdmw.errors import quoted
+from sdmw.recipes.findings import Findings, Path, close, described, guess
+from sdmw.recipes.recipe import MethodGrammar, Parameter, Rule, Setting, Value
+from sdmw.recipes.schema import RuleShape, shaped
+
+
+class Settings:
+    """Reads `parameters`, at the top and under models, as one method takes them.
+
+    What is at fault goes to the findings, and something of the right type stands in its place until they are raised.
+    """
+
+    def __init__(self, method: MethodGrammar, findings: Findings, *, ignore_unknown: bool) -> None:
+        self._method = method
+        self._findings = findings
+        self._ignore_unknown = ignore_unknown
+
+    def read(self, given: Any, path: Path, *, under_model: bool) -> dict[str, Setting]:
+        """One level of parameters, in the order of the recipe.
+
+        Args:
+            given: the plain tree's `parameters`; what is no mapping has been told already and is none. Parameters that
+                are ignored are deleted from it.
+            path: where it stands.
+            under_model: it stands under a model.
+        """
+        known = {parameter.name: parameter for parameter in self._method.parameters}
+        result: dict[str, Setting] = {}
+        for name, value in list(given.items()) if isinstance(given, dict) else ():
+            at = (*path, name)
+            if name == "int8_mask" and not under_model:
+                self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
+            elif name not in known and self._ignore_unknown:
+                self._findings.note(f"ignored: unknown parameter {self._findings.name(at)}")
+                del given[name]
+            elif name not in known:
+                found = f"unknown parameter of {self._method.name}"
+                self._findings.add(at, found, mend=guess(name, known), key=True)
+            elif under_model and not known[name].by_model:
+                mend = "Move it to the top level's parameters"
+                self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
+            else:
+                result[name] = self._setting(known[name], value, at)
+        return result
+
+    def _setting(self, parameter: Parameter, given: Any, at: Path) -> Setting:
+        if parameter.kind == "choice":
+            return self._choice(parameter, given, at)
+        if not parameter.varies and isinstance(given, list | dict):
+            found = f"{described(given)}; {parameter.name} takes neither filter nor gradient"
+            self._findings.add(at, found, expected=_wanted(parameter))
+            return ()
+        if isinstance(given, dict):
+            return (self._rule(parameter, given, at),)
+        if isinstance(given, list) and any(isinstance(item, dict) for item in given):
+            return tuple(self._rule(parameter, item, (*at, index)) for index, item in enumerate(given))
+        return (Rule(None, self._value(parameter, given, at)),)
+
+    def _rule(self, parameter: Parameter, given: Any, at: Path) -> Rule:
+        if not isinstance(given, dict):
+            mend = "A list holds numbers alone, or {filter, value} alone"
+            self._findings.add(at, described(given), expected="{filter, value}", mend=mend)
+            return Rule(None, 0.0)
+        value = self._value(parameter, given["value"], (*at, "value")) if "value" in given else 0.0
+        rule = shaped(RuleShape, given, at, self._findings, ignore_unknown=self._ignore_unknown)
+        return Rule(rule.filter if rule else None, value)
+
+    def _value(self, parameter: Parameter, given: Any, at: Path) -> Value:
+        if parameter.kind == "flag":
+            if not isinstance(given, bool):
+                self._findings.add(at, described(given), expected=_wanted(parameter))
+            return given is True
+        if isinstance(given, list) and given:
+            return tuple(self._number(parameter, item, (*at, index)) for index, item in enumerate(given))
+        return self._number(parameter, given, at)
+
+    def _number(self, parameter: Parameter, given: Any, at: Path) -> float:
+        low, high = parameter.minimum, parameter.maximum
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            self._findings.add(at, described(given), expected=_wanted(parameter), mend=_as_number(given))
+        elif not _fits_float32(given):
+            self._findings.add(at, described(given), expected="a number that is finite as float32")
+        elif (low is not None and given < low) or (high is not None and given > high):
+            self._findings.add(at, described(given), expected=_wanted(parameter))
+        else:
+            return float(given)
+        return 0.0
+
+    def _choice(self, parameter: Parameter, given: Any, at: Path) -> Setting:
+        keyed = parameter.keyed
+        if isinstance(given, str) and given in parameter.choices:
+            return given
+        if keyed is None or not isinstance(given, dict) or list(given) != [keyed]:
+            mend = close(given, parameter.choices) if isinstance(given, str) else ""
+            if isinstance(given, list) or (isinstance(given, dict) and "value" in given):
+                mend = f"{parameter.name} takes neither filter nor gradient"
+            self._findings.add(at, described(given), expected=_wanted(parameter), mend=mend)
+            return ""
+        power = given[keyed]
+        if isinstance(power, bool) or not isinstance(power, int | float) or not 0 < power < math.inf:
+            mend = _as_number(power)
+            self._findings.add((*at, keyed), described(power), expected="a positive finite number", mend=mend)
+            return ""
+        return {keyed: float(power)}
+
+
+def _wanted(parameter: Parameter) -> str:
+    """What a parameter takes, for a message."""
+    low, high = parameter.minimum, parameter.maximum
+    if parameter.kind == "flag":
+        return "true or false"
+    if parameter.kind == "choice":
+        words = [*parameter.choices, *([f"{{{parameter.keyed}: a positive number}}"] if parameter.keyed else [])]
+        return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    if low is not None and high is not None:
+        return f"a number from {low:g} to {high:g}"
+    if low is not None:
+        return f"a number of at least {low:g}"
+    return "a number" if high is None else f"a number of at most {high:g}"
+
+
+def _as_number(given: Any) -> str:
+    if not isinstance(given, str):
+        return ""
+    try:
+        float(given)
+    except ValueError:
+        return ""
+    return f"{quoted(given)} is text: write the number without quotes"
+
+
+def _fits_float32(number: float) -> bool:
+    # The kernels take float32: what rounds to infinity there is refused here.
+    try:
+        struct.pack("<f", float(number))
+    except OverflowError:
+        return False
+    return math.isfinite(number)

@@ -1,0 +1,240 @@
+"""Recipes as YAML 1.2: a file read with every bound set before it is parsed, its text made a plain tree, and back."""
+
+import errno
+import os
+import stat
+from io import StringIO
+from typing import Any, NoReturn
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from sdmw.errors import Problem, RecipeError, quoted
+from sdmw.recipes.findings import Findings, Mark, Path
+from sdmw.recipes.tree import DEEPEST, MOST_NODES, Bounds
+
+LARGEST = 1 << 20  # bytes of a recipe file
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = _TAG + "merge"
+_WORDS = (_TAG + "str", _TAG + "timestamp", _TAG + "value", _MERGE)  # plain scalars that are text in YAML 1.2
+
+
+def read(path: str) -> str:
+    """The text of a recipe file.
+
+    Raises:
+        RecipeError: it is not there, no regular file, larger than 1 MiB, empty, or not UTF-8.
+    """
+    try:
+        data = _bytes_of(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        found = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None)
+        _refuse(path, found or str(error))
+    if not data:
+        _refuse(path, "an empty file", expected="a recipe")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        _refuse(f"{path}:{line}", f"byte {data[error.start]:#04x}", expected="UTF-8", mend="Save the file as UTF-8")
+
+
+def tree(text: str, findings: Findings) -> Any:
+    """The text as a plain tree; the place of each key and value is left in `findings`.
+
+    Raises:
+        RecipeError: it is not YAML, not one document, or too large; what can be walked past is left in `findings`.
+    """
+    where = findings.file or "recipe"
+    if len(text) > LARGEST:
+        _refuse(where, f"{len(text)} characters", expected=f"at most {LARGEST}")
+    try:
+        _check_events(text, where)
+        reader = _reader()
+        node = reader.compose(text)
+    except RecipeError:
+        raise
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        _refuse(_spot(where, mark) if mark else where, f"not YAML: {error.problem or error.context}")
+    except ReaderError as error:
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        _refuse(f"{where}:{line}:{column}", f"not YAML: the character {quoted(chr(error.character))}")
+    except Exception as error:
+        # On hostile text ruamel.yaml raises what it did not mean to: AssertionError, IndexError, ValueError.
+        _refuse(where, f"not YAML: {type(error).__name__} {error}")
+    return _Walk(findings, reader.constructor).value(node, ())
+
+
+def written(data: dict[str, Any]) -> str:
+    """A plain tree as YAML.
+
+    Raises:
+        RecipeError: it is larger than what could be read again.
+    """
+    out = StringIO()
+    writer = YAML()
+    writer.width = 1 << 20  # a long path stays on its line
+    writer.dump(_escaped(data), out)
+    text = out.getvalue()
+    if len(text.encode()) > LARGEST:
+        _refuse("recipe", f"larger than {LARGEST} bytes when written", mend="Is this a recipe?")
+    return text
+
+
+def _escaped(value: Any) -> Any:
+    """The tree with unprintable text put in double quotes, where it is escaped."""
+    # ruamel.yaml takes U+0085 and its like for line ends when it writes, and not when it reads.
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+def _refuse(where: str, found: str, *, expected: str = "", mend: str = "") -> NoReturn:
+    raise RecipeError([Problem(where, expected, found, mend)]) from None
+
+
+def _bytes_of(path: str) -> bytes:
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            found = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise OSError(errno.EINVAL, found, path)
+        if status.st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST} bytes", path)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(LARGEST)  # it may grow meanwhile
+    finally:
+        os.close(descriptor)
+
+
+def _reader() -> YAML:
+    # "safe" and pure is YAML 1.2 with marks, as round-trip mode is, without its comment handling, which has faults of
+    # its own on hostile text and prints warnings. Nothing is constructed by it but scalars: see _Walk.
+    reader = YAML(typ="safe", pure=True)
+    reader.composer.warn_double_anchors = False  # an anchor may be set anew; not for the terminal
+    return reader
+
+
+def _check_events(text: str, where: str) -> None:
+    """Refuse what must not reach the composer, which recurses and keeps all it reads."""
+    depth = nodes = documents = 0
+    for event in _reader().parse(text):
+        if isinstance(event, DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                _refuse(_spot(where, event.start_mark), "a second document", expected="one recipe in a file")
+            if event.version and tuple(event.version) != (1, 2):
+                _refuse(
+                    _spot(where, event.start_mark), f"YAML {event.version[0]}.{event.version[1]}", expected="YAML 1.2"
+                )
+        nodes += isinstance(event, NodeEvent)
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if nodes > MOST_NODES:
+            _refuse(_spot(where, event.start_mark), f"more than {MOST_NODES} values", mend="Is this a recipe?")
+        if depth > DEEPEST:
+            _refuse(_spot(where, event.start_mark), f"more than {DEEPEST} levels", mend="Is this a recipe?")
+    if not documents:
+        _refuse(where, "nothing but comments and blanks", expected="a recipe")
+
+
+def _spot(where: str, mark: Any) -> str:
+    return f"{where}:{mark.line + 1}:{mark.column + 1}"
+
+
+class _Walk:
+    """Makes a composed document a plain tree: aliases and merge keys expanded and counted."""
+
+    def __init__(self, findings: Findings, constructor: Any) -> None:
+        self._findings = findings
+        self._bounds = Bounds(findings)
+        self._scalars = {
+            _TAG + "null": lambda _: None,
+            _TAG + "bool": constructor.construct_yaml_bool,
+            _TAG + "int": constructor.construct_yaml_int,
+            _TAG + "float": constructor.construct_yaml_float,
+            **dict.fromkeys(_WORDS, lambda node: node.value),
+        }
+
+    def value(self, node: Node, path: Path) -> Any:
+        self._bounds.enter(path)
+        self._findings.values[path] = _mark(node)
+        tag = str(node.tag)
+        if isinstance(node, MappingNode) and tag == _TAG + "map":
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode) and tag == _TAG + "seq":
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, ScalarNode) and tag in self._scalars:
+            return self._scalar(node, tag, path)
+        self._findings.add(path, f"the tag {quoted(tag.replace(_TAG, '!!'))}", expected="no tag")
+        return None
+
+    def _scalar(self, node: ScalarNode, tag: str, path: Path) -> Any:
+        try:
+            value = self._scalars[tag](node)
+            if isinstance(value, int):
+                float(value)  # what no float holds is no number of a recipe, and Python refuses to print the longest
+        except (ValueError, KeyError, IndexError, OverflowError):  # `!!int x`, `!!bool x`, `!!float ""`, 5000 digits
+            self._findings.add(path, quoted(node.value), expected=f"a value for {tag.replace(_TAG, '!!')}")
+            return None
+        return value
+
+    def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        for key_node, value_node in self._pairs(node, path):
+            name = _name(key_node)
+            at = (*path, name)
+            self._findings.keys[at] = _mark(key_node)
+            self._bounds.enter(at)
+            if name in first:
+                self._findings.add(at, "duplicate key", mend=f"It is also in line {first[name]}", key=True)
+                continue
+            first[name] = _mark(key_node)[0]
+            if isinstance(key_node, ScalarNode) and str(key_node.tag) in _WORDS:
+                result[name] = self.value(value_node, at)
+            else:
+                self._findings.add(at, f"the key {quoted(name)}", expected="a name", mend="Put it in quotes", key=True)
+        return result
+
+    def _pairs(self, node: MappingNode, path: Path) -> list[tuple[Node, Node]]:
+        """The mapping's own keys and values, then those of its merge keys that it does not have."""
+        own = [pair for pair in node.value if str(pair[0].tag) != _MERGE]
+        merges = [pair[1] for pair in node.value if str(pair[0].tag) == _MERGE]
+        names = {_name(key) for key, _ in own}
+        at = (*path, "<<")
+        for place in merges:
+            self._findings.values[at] = _mark(place)
+        if len(merges) > 1:
+            self._findings.add(at, "duplicate key", mend="Merge a list: <<: [*a, *b]")
+        for source in [source for merge in merges for source in _sources(merge)]:
+            self._bounds.enter(at)
+            if not isinstance(source, MappingNode):
+                self._findings.add(at, quoted(_name(source)), expected="a mapping, or a list of mappings, to merge")
+                continue
+            for key, value in self._pairs(source, at):
+                if _name(key) not in names:
+                    names.add(_name(key))
+                    own.append((key, value))
+        return own
+
+
+def _sources(merge: Node) -> list[Node]:
+    return list(merge.value) if isinstance(merge, SequenceNode) else [merge]
+
+
+def _name(key: Node) -> str:
+    return str(key.value) if isinstance(key, ScalarNode) else "a collection"
+
+
+def _mark(node: Node) -> Mark:
+    return node.start_mark.line + 1, node.start_mark.column + 1

@@ -1,0 +1,55 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdmw.recipes.recipe import Rule, gradient_at, value_of
+
+NUMBERS = st.floats(-1e30, 1e30)
+DEPTHS = st.floats(0, 1)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=8), DEPTHS)
+def test_a_gradient_is_read_as_numpy_interpolates(values, depth):
+    expected = np.interp(depth, np.linspace(0, 1, len(values)), values)
+    np.testing.assert_allclose(
+        gradient_at(tuple(values), depth), expected, rtol=1e-9, atol=1e-9 * max(map(abs, values))
+    )
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=8), DEPTHS)
+def test_a_gradient_stays_between_its_values(values, depth):
+    assert min(values) <= gradient_at(tuple(values), depth) <= max(values)
+
+
+def test_rounding_does_not_lead_out_of_the_range():
+    steps = [i / 1000 for i in range(1001)]
+    assert {gradient_at((100.0, 100.0), depth) for depth in steps} == {100.0}
+
+
+def test_the_ends_of_a_gradient():
+    assert (gradient_at((1.0, 5.0, 2.0), 0.0), gradient_at((1.0, 5.0, 2.0), 0.5)) == (1.0, 5.0)
+    assert (gradient_at((1.0, 5.0, 2.0), 1.0), gradient_at((3.0,), 0.7)) == (2.0, 3.0)
+
+
+NAMES = st.sampled_from(["model.layers.3.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"])
+RULES = st.lists(
+    st.builds(
+        Rule,
+        st.sampled_from([None, "*", "mlp", "norm", "weight", "layers.3.", "x"]),
+        NUMBERS | st.lists(NUMBERS, min_size=1, max_size=3).map(tuple),
+    ),
+    max_size=4,
+).map(tuple)
+
+
+@given(RULES | st.none(), RULES | st.none(), NUMBERS, NAMES, DEPTHS)
+def test_the_first_rule_of_the_innermost_level_that_speaks_decides(model, top, default, name, depth):
+    chain = [*(model or ()), *(top or ()), Rule(None, default)]
+    first = next(rule for rule in chain if rule.filter in (None, "*") or rule.filter in name)
+    expected = gradient_at(first.value, depth) if isinstance(first.value, tuple) else first.value
+    said = [value_of(level, name, depth) for level in (model, top)]
+    assert next((value for value in said if value is not None), default) == expected
+
+
+def test_a_flag_that_is_false_is_not_silence():
+    assert value_of((Rule("mlp", False), Rule(None, True)), "mlp.weight", 0) is False

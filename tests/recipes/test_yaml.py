@@ -1,0 +1,204 @@
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from recipes.asking import loaded, refused
+from sdmw.errors import RecipeError
+from sdmw.recipes import yaml
+from sdmw.recipes.findings import Findings
+from sdmw.recipes.recipe import ModelEntry, Rule
+
+GOOD = "merge_method: linear\nmodels:\n- model: a\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(text: str | bytes, **options):
+    Path("r.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+    return loaded("r.yaml", **options)
+
+
+def faults(text: str | bytes) -> list[str]:
+    Path("r.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+    return refused("r.yaml")
+
+
+def nine(anchor: str) -> str:
+    return ",".join([f"*{anchor}"] * 9)
+
+
+def parsed(text: str):
+    findings = Findings()
+    data = yaml.tree(text, findings)
+    findings.check()
+    return data
+
+
+class TestFiles:
+    def test_missing(self):
+        assert refused("no/r.yaml") == ["no/r.yaml: no such file"]
+        assert refused("") == [": no such file"]
+
+    def test_a_directory(self, here):
+        assert refused(str(here)) == [f"{here}: a directory"]
+
+    def test_a_fifo_does_not_wait(self):
+        os.mkfifo("pipe")
+        assert refused("pipe") == ["pipe: not a regular file"]
+
+    def test_a_device(self):
+        assert refused("/dev/zero") == ["/dev/zero: not a regular file"]
+
+    def test_a_name_that_no_file_has(self):
+        assert refused("a\0b") == [r"a\x00b: embedded null byte"]
+        assert refused("a" * 5000)[0].endswith("File name too long")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+    def test_unreadable(self):
+        Path("r.yaml").touch(mode=0)
+        assert refused("r.yaml") == ["r.yaml: Permission denied"]
+
+    def test_too_large(self):
+        assert faults(b"#" * ((1 << 20) + 1)) == ["r.yaml: larger than 1048576 bytes"]
+        with pytest.raises(RecipeError, match="at most 1048576"):
+            parsed("#" * ((1 << 20) + 1))
+
+    def test_as_large_as_may_be(self):
+        assert read(GOOD + "#" * ((1 << 20) - len(GOOD))).models == (ModelEntry("a"),)
+
+    def test_empty(self):
+        assert faults("") == ["r.yaml: expected a recipe, found an empty file"]
+        assert faults("# nothing\n") == ["r.yaml: expected a recipe, found nothing but comments and blanks"]
+        assert faults("---\n") == ["r.yaml:2:1: expected a mapping with merge_method and models, found nothing"]
+        assert faults("- 1") == ["r.yaml:1:1: expected a mapping with merge_method and models, found a list"]
+
+    def test_not_utf_8(self):
+        assert faults(b"a: b\nc: \xff") == ["r.yaml:2: expected UTF-8, found byte 0xff. Save the file as UTF-8"]
+        assert faults(GOOD.encode("utf-16"))[0].startswith("r.yaml:1: expected UTF-8, found byte 0xff")
+
+    def test_a_byte_order_mark_and_line_ends_are_kept_in_the_text(self):
+        text = "\ufeff" + GOOD.replace("\n", "\r\n")
+        assert read(text).text == text
+
+
+class TestYaml:
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("[1", "r.yaml:1:3: not YAML: expected ',' or ']', but got '<stream end>'"),
+            ("a: *x", "r.yaml:1:4: not YAML: found undefined alias 'x'"),
+            ("a: \x07", r"r.yaml:1:4: not YAML: the character '\x07'"),
+            ("a: b\n---\nc: d", "r.yaml:2:1: expected one recipe in a file, found a second document"),
+            ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
+            ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
+            ("- a\n" * 30_000, "r.yaml:20000:3: more than 20000 values. Is this a recipe?"),
+        ],
+    )
+    def test_what_stops_the_reading(self, text, problem):
+        assert faults(text) == [problem]
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("zzz: 1", "r.yaml:4:1: zzz: unknown field. Known: merge_method, models, base_model, parameters, dtype, "
+                       "out_dtype, nonfinite, missing, extra"),
+            ("dtype: float16\ndtype: float32", "r.yaml:5:1: dtype: duplicate key. It is also in line 4"),
+            ("dtype: !x float16", "r.yaml:4:8: dtype: expected no tag, found the tag '!x'"),
+            ("dtype: !!binary aaaa", "r.yaml:4:8: dtype: expected no tag, found the tag '!!binary'"),
+            ("dtype: !!python/name:os.system ''", "r.yaml:4:8: dtype: expected no tag, "
+                                                  "found the tag '!!python/name:os.system'"),
+            ("parameters: !!omap []", "r.yaml:4:13: parameters: expected no tag, found the tag '!!omap'"),
+            ("parameters: !!map [1]", "r.yaml:4:13: parameters: expected no tag, found the tag '!!map'"),
+            ("parameters: {weight: !!int x}", "r.yaml:4:22: parameters.weight: expected a value for !!int, found 'x'"),
+            ("parameters: {weight: !!bool x}", "r.yaml:4:22: parameters.weight: expected a value for !!bool, "
+                                               "found 'x'"),
+            ("parameters: {weight: !!float ''}", "r.yaml:4:22: parameters.weight: expected a value for !!float, "
+                                                 "found ''"),
+            ("3: x", "r.yaml:4:1: '3': expected a name, found the key '3'. Put it in quotes"),
+            ("? [1]\n: x", "r.yaml:4:3: 'a collection': expected a name, found the key 'a collection'. "
+                           "Put it in quotes"),
+            ("<<: 3", "r.yaml:4:5: '<<': expected a mapping, or a list of mappings, to merge, found '3'"),
+            ("<<: {}\n<<: {}", "r.yaml:5:5: '<<': duplicate key. Merge a list: <<: [*a, *b]"),
+        ],
+    )  # fmt: skip
+    def test_what_the_reading_goes_past(self, text, problem):
+        assert faults(GOOD + text) == [problem]
+
+    def test_an_integer_beyond_all_floats(self):
+        for digits in ("9" * 400, "9" * 5000, "0x" + "f" * 5000):
+            (problem,) = faults(GOOD + f"parameters: {{weight: {digits}}}")
+            assert problem.startswith("r.yaml:4:22: parameters.weight: expected a value for !!int, found")
+            assert len(problem) < 300
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("1e-5", 1e-5), ("10", 10), ("1e1", 10.0), (".5", 0.5), ("-3", -3), ("0x10", 16), ("1_0", 10),
+            ("yes", "yes"), ("on", "on"), ("true", True), ("~", None), ("", None), ("2001-01-01", "2001-01-01"),
+            ("'10'", "10"), ("!!str 10", "10"), ("=", "="), ("1:30", "1:30"),
+        ],
+    )  # fmt: skip
+    def test_scalars_are_yaml_1_2(self, text, value):
+        assert parsed(f"a: {text}") == {"a": value}
+        assert type(parsed(f"a: {text}")["a"]) is type(value)
+
+    def test_anchors_and_merge_keys(self):
+        recipe = read(
+            "merge_method: linear\nmodels:\n- model: a\n  parameters: &p {weight: 1}\n- model: b\n  parameters: *p\n"
+            "- {model: c, parameters: {<<: *p}}\n- {model: d, parameters: {<<: [*p], weight: 2}}\n"
+        )
+        assert [entry.parameters["weight"] for entry in recipe.models] == [
+            (Rule(None, w),) for w in (1.0, 1.0, 1.0, 2.0)
+        ]
+
+    def test_of_merged_mappings_the_first_wins_and_the_own_keys_most(self):
+        assert parsed("- &a {x: 1, y: 1}\n- &b {y: 2, z: 2}\n- {z: 3, <<: [*a, *b]}")[2] == {"z": 3, "x": 1, "y": 1}
+
+    def test_an_anchor_may_be_set_anew(self):
+        assert parsed("- &a 1\n- *a\n- &a 2\n- *a") == [1, 1, 2, 2]
+
+    def test_problems_in_an_alias_are_told_where_it_was_written(self):
+        assert faults(GOOD + "  parameters: &p {weight: x}\n- model: b\n  parameters: *p\n") == [
+            "r.yaml:4:27: models.0.parameters.weight: expected a number, found 'x'",
+            "r.yaml:4:27: models.1.parameters.weight: expected a number, found 'x'",
+        ]
+
+    def test_a_name_is_no_mapping_to_merge(self):
+        problem = "r.yaml:1:1: a.'<<': expected a mapping, or a list of mappings, to merge, found 'a'"
+        assert problem in faults("&a a: {<<: *a}")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a: &a [*a]",
+            "a: &a {<<: *a}",
+            "a: &a [x]\n" + "".join(f"{b}: &{b} [{nine(a)}]\n" for a, b in pairwise("abcdefghi")),
+            "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{nine(a)}]}}\n" for a, b in pairwise("abcdefghi")),
+        ],
+    )
+    def test_bombs(self, text):
+        start = time.monotonic()
+        assert faults(text)[-1].endswith("Is this a recipe?")
+        assert time.monotonic() - start < 20
+
+    def test_many_problems_do_not_take_for_ever(self):
+        start = time.monotonic()
+        assert len(faults("".join(f"parametre{i}: 1\n" for i in range(3_000)))) == 51
+        assert time.monotonic() - start < 30
+
+
+class TestPythonBombs:
+    def test_a_mapping_in_itself(self):
+        loop: dict = {}
+        loop["a"] = loop
+        assert refused(loop)[-1].endswith("more than 20 levels. Is this a recipe?")
+
+    def test_too_many_values(self):
+        assert refused({"models": [1] * 30_000}) == ["recipe: more than 20000 values. Is this a recipe?"]
