@@ -1,5 +1,6 @@
 """How a kernel is compiled, where its machine code is kept, and the three things Numba has no word for."""
 
+import ctypes
 import os
 import stat
 import tempfile
@@ -94,9 +95,7 @@ def words32(address: int, count: int) -> NDArray[np.uint32]:
 
 
 def _bytes_at(address: int, size: int) -> Any:
-    import ctypes
-
-    return (ctypes.c_uint8 * size).from_address(address)
+    return (ctypes.c_uint8 * size).from_address(int(address))
 
 
 @overload(bits_of, strict=False)  # type: ignore[untyped-decorator]

@@ -1,0 +1,60 @@
+"""Every kernel also runs as plain Python and gives the same bits: what is compiled is what is written."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import numpy as np
+import ml_dtypes
+from sdmw.kernels import tiles
+
+rng = np.random.default_rng(5)
+count = 300
+stored = {tiles.F32: np.float32, tiles.F16: np.float16, tiles.BF16: ml_dtypes.bfloat16}
+codes = np.array([tiles.BF16, tiles.F16, tiles.F32], np.int64)
+base = rng.normal(0, 1, count).astype(np.float32)
+moved = [base, base + rng.normal(0, 0.1, count).astype(np.float32), base * np.float32(1.25)]
+arrays = [a.astype(stored[c]) for a, c in zip(moved, codes)]
+arrays[2][:9] = [0, -0.0, np.nan, np.inf, -np.inf, 1e-45, 7e4, 65519, 3e38]
+addresses = np.array([a.ctypes.data for a in arrays], np.int64)
+weights = np.array([0.25, 0.75, 0.5], np.float32)
+one = np.float32(1)
+results = []
+
+packed = np.zeros((2, tiles.PACKED), np.uint64)
+counts, sums = np.zeros((2, tiles.BINS), np.int64), np.zeros((2, tiles.BINS), np.int64)
+tiles.count_magnitudes(addresses, codes, count, packed, counts, sums)
+results += [packed, counts, sums]
+
+bins = np.array([[int(np.flatnonzero(c)[3]), int(np.flatnonzero(c)[9])] for c in counts], np.int64)
+low = np.zeros((2, 2, tiles.LOW), np.int64)
+tiles.count_low_bits(addresses, codes, count, bins, low)
+results.append(low)
+
+for code in stored:
+    for keep in (True, False):
+        out = np.zeros(count, np.uint32)
+        bad = tiles.merge_deltas(
+            addresses, codes, count, np.array([0x3D800000, 1], np.uint32), weights[:2], one, np.float32(0.5), keep,
+            out.ctypes.data, code,
+        )
+        results += [out, np.array([bad])]
+    out = np.zeros(count, np.uint32)
+    bad = tiles.average(addresses, codes, count, weights, np.float32(1.5), out.ctypes.data, code)
+    results += [out, np.array([bad])]
+sys.stdout.buffer.write(b"".join(r.tobytes() for r in results))
+"""
+
+
+def output(**environment):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], env={**os.environ, **environment}, capture_output=True, check=True
+    ).stdout
+
+
+def test_compiled_and_plain_kernels_agree():
+    plain, compiled = output(NUMBA_DISABLE_JIT="1"), output(NUMBA_DISABLE_JIT="0")
+    assert len(plain) > 1_000_000
+    assert plain == compiled
