@@ -10,7 +10,8 @@ from sdmw.statistics.look import Tile
 STORED = {tiles.F32: np.float32, tiles.F16: np.float16, tiles.BF16: ml_dtypes.bfloat16}
 
 SPECIAL = np.array(
-    [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 6e-8, 1.1754944e-38, 3e-39, 65504, 3.3e38, -3.3e38, 0.1, 0.10000001], np.float32
+    [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 6e-8, 1.1754944e-38, 3e-39, 65504, 3.3e38, -3.3e38, 0.1, 0.10000001],
+    np.float32,
 )
 
 
@@ -34,17 +35,18 @@ def stored(array, code):
 
 
 def tile_of(arrays, codes):
-    return Tile(
-        np.array([array.ctypes.data for array in arrays], np.int64), np.array(codes, np.int64), arrays[0].size
-    )
+    return Tile(np.array([array.ctypes.data for array in arrays], np.int64), np.array(codes, np.int64), arrays[0].size)
 
 
 kinds = st.sampled_from(["special", "ties", "patterns", "normal"])
 codes = st.sampled_from([tiles.F32, tiles.F16, tiles.BF16])
 
 
+COUNTS = st.integers(1, 3)
+
+
 @st.composite
-def inputs(draw, models=st.integers(1, 3)):
+def inputs(draw, models=COUNTS):
     """Base and models as stored arrays, and their codes; some elements equal the base's."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     count = draw(st.one_of(st.integers(1, 40), st.sampled_from([4095, 4096, 4097, 9000])))

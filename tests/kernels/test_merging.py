@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernels.inputs import STORED, codes, inputs, tile_of
 from reference.linear import linear
 from reference.sdm_w import deltas, kept, merged
 from reference.task_arithmetic import task_arithmetic
-
 from sdmw.kernels import tiles
 
 weights = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5]), st.floats(-3, 3, width=32))

@@ -50,7 +50,10 @@ sys.stdout.buffer.write(b"".join(r.tobytes() for r in results))
 
 def output(**environment):
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], env={**os.environ, **environment}, capture_output=True, check=True
+        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=True,
     ).stdout
 
 

@@ -1,13 +1,14 @@
 """Histograms: additive, exact sums, zeros and infinities apart."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernels.inputs import inputs, tile_of
 from reference.sdm_w import deltas
-
 from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
 
 
@@ -15,7 +16,7 @@ def measured(arrays, codes, cuts=()):
     """One histogram a model, from the tile cut at places."""
     edges = [0, *sorted({c % (arrays[0].size + 1) for c in cuts}), arrays[0].size]
     parts = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         if start < stop:
             counter = HistogramLook().counter(len(arrays) - 1)
             counter.add(tile_of([a[start:stop] for a in arrays], codes))

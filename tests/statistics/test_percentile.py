@@ -5,9 +5,9 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kernels.inputs import inputs, tile_of
 from reference.sdm_w import approximate_threshold, deltas, threshold
-
 from sdmw.statistics import percentile
 from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
