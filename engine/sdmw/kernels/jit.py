@@ -1,4 +1,4 @@
-"""How a kernel is compiled, where its machine code is kept, and the three things Numba has no word for."""
+"""How a kernel is compiled, where its machine code is kept, and what Numba has no word for."""
 
 import ctypes
 import os
@@ -84,6 +84,11 @@ def float_of(bits: np.uint32) -> np.float32:
     return np.uint32(bits).view(np.float32)
 
 
+def widened(word: np.uint16 | np.uint32) -> np.float32:
+    """The float32 of a word: bfloat16's pattern where it has 16 bits, its own where it has 32."""
+    return float_of(np.uint32(word) << np.uint32(16) if isinstance(word, np.uint16) else word)
+
+
 def words16(address: int, count: int) -> NDArray[np.uint16]:
     """`count` uint16 at an address, which need not be aligned."""
     return np.frombuffer(_bytes_at(address, 2 * count), np.uint16)
@@ -106,6 +111,13 @@ def _compiled_bits_of(value: Any) -> Any:
 @overload(float_of, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_float_of(bits: Any) -> Any:
     return lambda bits: _float_of(bits)
+
+
+@overload(widened, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_widened(word: Any) -> Any:
+    if word == types.uint16:
+        return lambda word: _float_of(np.uint32(word) << np.uint32(16))
+    return lambda word: _float_of(word)
 
 
 @overload(words16, strict=False)  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.jit import bits_of, float_of, kernel, words16, words32
+from sdmw.kernels.jit import bits_of, float_of, kernel, widened, words16, words32
 
 F32, F16, BF16 = 0, 1, 2  # codes of the dtypes that float32 holds exactly
 
@@ -56,7 +56,7 @@ def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
 
     NaN becomes a quiet NaN of its sign. Returns whether a result is NaN or infinite.
     """
-    bad = np.uint32(0)  # as wide as what it is made of, or the loops lose half of their speed
+    largest = np.uint32(0)  # the largest exponent field: a maximum stays in vectors of 32 bits, a flag does not
     if code == BF16:
         short = words16(address + 2 * start, size)
         for i in range(size):
@@ -66,7 +66,7 @@ def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
             nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
             word = (bits >> np.uint32(16)) | np.uint32(0x0040) if nan else rounded
             short[i] = np.uint16(word)
-            bad |= np.uint32((word & np.uint32(0x7F80)) == np.uint32(0x7F80))
+            largest = max(largest, np.uint32((word & np.uint32(0x7F80)) << np.uint32(16)))
     elif code == F16:
         half = words16(address + 2 * start, size)
         for i in range(size):
@@ -80,22 +80,29 @@ def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
             word = np.uint32(0x7C00) if magnitude >= np.uint32(0x47800000) else word
             word = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else word
             half[i] = np.uint16(word | (bits >> np.uint32(16)) & np.uint32(0x8000))
-            bad |= np.uint32(word >= np.uint32(0x7C00))
+            largest = max(largest, np.uint32(0x7F800000) if word >= np.uint32(0x7C00) else np.uint32(0))
     else:
         full = words32(address + 4 * start, size)
         for i in range(size):
             bits = bits_of(values[i])
             full[i] = bits
-            bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
-    return bool(bad != np.uint32(0))
+            largest = max(largest, np.uint32(bits & np.uint32(0x7F800000)))
+    return bool(largest == np.uint32(0x7F800000))
 
 
 @kernel
-def magnitudes(base: Any, tune: Any, size: int, out: Any) -> None:
-    """The patterns of |tune - base| as uint32 in `out`; zero where the inputs' bits are equal, whatever they are."""
+def sort_into_bins(words: Any, base: Any, size: int, places: Any, lows: Any) -> None:
+    """The bin and the low half of |model - base| for `size` words: float32 patterns, or bfloat16's as uint16.
+
+    Zero, which is also where bits are equal whatever they are, goes to one of the bins for zeros.
+    """
     for i in range(size):
-        magnitude = bits_of(tune[i] - base[i]) & np.uint32(0x7FFFFFFF)
-        out[i] = np.uint32(0) if bits_of(tune[i]) == bits_of(base[i]) else magnitude
+        value = widened(words[i])
+        magnitude = bits_of(value - base[i]) & np.uint32(0x7FFFFFFF)
+        bits = np.uint32(0) if bits_of(value) == bits_of(base[i]) else magnitude
+        zero = np.uint32(BINS) + (np.uint32(i) & np.uint32(ZERO_BINS - 1))
+        places[i] = np.uint16(zero if bits == np.uint32(0) else bits >> np.uint32(16))
+        lows[i] = np.uint16(bits & np.uint32(0xFFFF))
 
 
 @kernel
@@ -105,21 +112,22 @@ def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts
     METHOD.md, "bins". `packed` is uint64 scratch, zero before and after. `counts` and `low_sums` are int64: per bin
     the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up.
     """
-    base, tune = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits = np.empty(BLOCK, np.uint32)
+    base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     places, lows = np.empty(BLOCK, np.uint16), np.empty(BLOCK, np.uint16)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
         for model in range(models):
-            decode(addresses[model + 1], codes[model + 1], start, size, tune)
-            magnitudes(base, tune, size, bits)
+            address, code = addresses[model + 1], codes[model + 1]
             # Two stages: the first is vectorised, the second only scatters.
-            for i in range(size):
-                zero = np.uint32(BINS) + (np.uint32(i) & np.uint32(ZERO_BINS - 1))
-                places[i] = np.uint16(zero if bits[i] == np.uint32(0) else bits[i] >> np.uint32(16))
-                lows[i] = np.uint16(bits[i] & np.uint32(0xFFFF))
+            if code == BF16:
+                sort_into_bins(words16(address + 2 * start, size), base, size, places, lows)
+            elif code == F32:
+                sort_into_bins(words32(address + 4 * start, size), base, size, places, lows)
+            else:
+                decode(address, code, start, size, model_values)
+                sort_into_bins(model_values.view(np.uint32), base, size, places, lows)
             row = packed[model]
             for i in range(size):
                 row[places[i]] += _COUNT_ONE + np.uint64(lows[i])
@@ -138,31 +146,40 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     `bins` is int64, -1 where nothing is asked; `counts` int64. Zero low bits are what the histogram's count leaves
     over, and with bfloat16 inputs nearly all, so they are passed by.
     """
-    base, tune = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
+    base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    places, lows = np.empty(BLOCK, np.uint16), np.empty(BLOCK, np.uint16)
+    hits = np.empty(BLOCK, np.uint8)
     hits_by_eight = hits.view(np.uint64)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
         for model in range(models):
-            first, second = bins[model, 0], bins[model, 1]
-            if first < 0:
+            if bins[model, 0] < 0:
                 continue
-            decode(addresses[model + 1], codes[model + 1], start, size, tune)
-            magnitudes(base, tune, size, bits)
-            bits[size:] = np.uint32(0)
-            low_bin, high_bin = np.uint32(first), np.uint32(second if second >= 0 else first)
+            decode(addresses[model + 1], codes[model + 1], start, size, model_values)
+            sort_into_bins(model_values.view(np.uint32), base, size, places, lows)
+            lows[size:] = np.uint16(0)
+            first, second = np.uint16(bins[model, 0]), np.uint16(max(bins[model, 0], bins[model, 1]))
             for i in range(BLOCK):
-                high = bits[i] >> np.uint32(16)
-                asked = (high == low_bin) | (high == high_bin)
-                hits[i] = np.uint8(asked & ((bits[i] & np.uint32(0xFFFF)) != np.uint32(0)))
+                asked = (places[i] == first) | (places[i] == second)
+                hits[i] = np.uint8(asked & (lows[i] != np.uint16(0)))
             for group in range(BLOCK // 8):
                 if hits_by_eight[group] != np.uint64(0):
                     for i in range(8 * group, 8 * group + 8):
                         if hits[i]:
-                            which = 0 if bits[i] >> np.uint32(16) == low_bin else 1
-                            counts[model, which, bits[i] & np.uint32(0xFFFF)] += 1
+                            counts[model, 0 if places[i] == first else 1, lows[i]] += 1
+
+
+@kernel
+def add_delta(words: Any, base: Any, size: int, threshold: Any, weight: Any, first: bool, total: Any) -> None:
+    """Add weight * (model - base), where it reaches the threshold's pattern, to `total`; the first one is put there."""
+    for i in range(size):
+        value = widened(words[i])
+        delta = np.float32(0.0) if bits_of(value) == bits_of(base[i]) else value - base[i]
+        reaches = (bits_of(delta) & np.uint32(0x7FFFFFFF)) >= threshold
+        product = weight * (delta if reaches else np.float32(0.0))
+        total[i] = product if first else total[i] + product
 
 
 @kernel
@@ -178,34 +195,37 @@ def merge_deltas(
     A NaN or infinite delta is kept by every threshold up to infinity's and passes on. Returns whether a result
     is NaN or infinite.
     """
-    base, tune, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    base, model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     bad = False
-    models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
-        for i in range(size if models == 0 else 0):
-            total[i] = np.float32(0.0)
-        for model in range(models):
-            decode(addresses[model + 1], codes[model + 1], start, size, tune)
-            threshold, weight = thresholds[model], weights[model]
-            for i in range(size):
-                same = bits_of(tune[i]) == bits_of(base[i])
-                delta = np.float32(0.0) if same else tune[i] - base[i]
-                kept = (bits_of(delta) & np.uint32(0x7FFFFFFF)) >= threshold
-                tune[i] = weight * (delta if kept else np.float32(0.0))
-            if model == 0:
-                for i in range(size):
-                    total[i] = tune[i]
+        for model in range(addresses.size - 1):
+            address, code = addresses[model + 1], codes[model + 1]
+            threshold, weight, first = thresholds[model], weights[model], model == 0
+            if code == BF16:
+                add_delta(words16(address + 2 * start, size), base, size, threshold, weight, first, total)
+            elif code == F32:
+                add_delta(words32(address + 4 * start, size), base, size, threshold, weight, first, total)
             else:
-                for i in range(size):
-                    total[i] = total[i] + tune[i]
+                decode(address, code, start, size, model_values)
+                add_delta(model_values.view(np.uint32), base, size, threshold, weight, first, total)
+        # Where nothing divides or scales the loop without them gives the same bits sooner.
+        plain = divisor == np.float32(1.0) and scale == np.float32(1.0)
+        for i in range(0 if plain else size):
+            total[i] = total[i] / divisor * scale
         for i in range(size):
-            added = total[i] / divisor * scale
-            merged = base[i] + added
-            total[i] = base[i] if keep_base and added == np.float32(0.0) else merged
-        bad |= encode(total, size, out_code, out_address, start)
+            # The sum replaces the base in place, so that without models `total` stays zero.
+            base[i] = base[i] if keep_base and total[i] == np.float32(0.0) else base[i] + total[i]
+        bad |= encode(base, size, out_code, out_address, start)
     return bad
+
+
+@kernel
+def add_weighted(words: Any, size: int, weight: Any, total: Any) -> None:
+    """Add weight * model to `total`."""
+    for i in range(size):
+        total[i] = total[i] + weight * widened(words[i])
 
 
 @kernel
@@ -222,10 +242,14 @@ def average(
         size = min(BLOCK, count - start)
         total[:size] = np.float32(0.0)
         for model in range(addresses.size):
-            decode(addresses[model], codes[model], start, size, model_values)
-            weight = weights[model]
-            for i in range(size):
-                total[i] = total[i] + weight * model_values[i]
+            address, code = addresses[model], codes[model]
+            if code == BF16:
+                add_weighted(words16(address + 2 * start, size), size, weights[model], total)
+            elif code == F32:
+                add_weighted(words32(address + 4 * start, size), size, weights[model], total)
+            else:
+                decode(address, code, start, size, model_values)
+                add_weighted(model_values.view(np.uint32), size, weights[model], total)
         for i in range(size):
             total[i] = total[i] / divisor
         bad |= encode(total, size, out_code, out_address, start)
