@@ -1,0 +1,371 @@
+"""Against mergekit 0.1.5: the same file of YAML, the same checkpoints, the same bits of every tensor.
+
+mergekit runs as its users run it, as the command `mergekit-yaml`, one process for all recipes (importing torch takes
+seconds, a merge a tenth of one). It works with transformers 5.24 as it is, but for its model card: that asks the Hub
+whether each path is a repository, which fails offline, so no card is asked for.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+EXTRA = "pip install 'sdmw[parity]'"
+torch = pytest.importorskip("torch", reason=EXTRA)
+transformers = pytest.importorskip("transformers", reason=EXTRA)
+pytest.importorskip("mergekit", reason=EXTRA)
+
+from safetensors.torch import load_file  # noqa: E402
+
+import sdmw  # noqa: E402
+from checkpoints_on_disk import fine_tuned, write_checkpoint  # noqa: E402
+from reference.rounding import STORED  # noqa: E402
+
+if platform.machine() != "x86_64":
+    pytest.skip("elsewhere than on x86 torch fuses multiplication and addition", allow_module_level=True)
+
+RUNNER = os.path.join(os.path.dirname(__file__), "run_mergekit.py")
+
+# base, a, b, c, d have four layers and are F32; those of half precision have the same shapes; lone_* have one layer.
+DTYPES = {"base": "F32", "a": "F32", "b": "F32", "c": "F32", "d": "F32", "base16": "BF16", "a16": "BF16", "b16": "BF16",
+          "half": "F16"}  # fmt: skip
+FLOAT32 = "dtype: float32\nout_dtype: float32\n"
+
+LINEAR = {
+    "equal weights": "models: [{model: a}, {model: b}]\nparameters: {weight: 1}",
+    "one model": "models: [{model: a, parameters: {weight: 0.7}}]",
+    "own weights": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+""",
+    "not normalised": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: -0.2}}
+  - {model: c, parameters: {weight: 0.71}}
+parameters: {normalize: false}
+""",
+    "four models": """
+models:
+  - {model: a, parameters: {weight: 0.1}}
+  - {model: b, parameters: {weight: 0.7}}
+  - {model: c, parameters: {weight: 1.3}}
+  - {model: d, parameters: {weight: -0.4}}
+parameters: {normalize: true}
+""",
+    "numbers as YAML 1.1 reads them": """
+models:
+  - {model: a, parameters: {weight: 3e-1}}
+  - {model: b, parameters: {weight: 1}}
+""",
+    "the model goes before the top": """
+models:
+  - {model: a, parameters: {weight: 0.9}}
+  - {model: b}
+parameters: {weight: 0.4}
+""",
+    "gradients": """
+models:
+  - {model: a, parameters: {weight: [0, 1]}}
+  - {model: b, parameters: {weight: [0.9, 0.35, 0.1]}}
+  - {model: c, parameters: {weight: [0.5, 0.1, 0.9, 0.3, 0.7]}}
+  - {model: d, parameters: {weight: [0.3]}}
+""",
+    "a gradient at the top": """
+models: [{model: a}, {model: b, parameters: {weight: 0.2}}]
+parameters: {weight: [0.1, 0.7], normalize: false}
+""",
+    "a gradient of one layer": """
+models:
+  - {model: lone_a, parameters: {weight: [0.2, 0.9]}}
+  - {model: lone_b, parameters: {weight: [0.8, 0.4, 0.3]}}
+""",
+    "filters": """
+models:
+  - model: a
+    parameters:
+      weight:
+        - {filter: mlp.up, value: 0.15}
+        - {filter: mlp, value: [0.2, 0.8]}
+        - {filter: "*", value: 0.65}
+        - {filter: norm, value: 99}
+  - model: b
+    parameters:
+      weight:
+        - {filter: layers.2., value: 0.45}
+        - {value: 0.85}
+""",
+    "where no filter matches the top decides": """
+models:
+  - model: a
+    parameters: {weight: [{filter: self_attn, value: 0.15}, {filter: embed, value: [0.6, 0.1]}]}
+  - model: b
+    parameters: {weight: {filter: q_proj, value: 0.25}}
+parameters:
+  weight: [{filter: lm_head, value: 0.35}, {filter: q_proj, value: 0.75}, {value: [0.5, 1.5]}]
+""",
+    "normalised by filter": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.4}}
+parameters: {normalize: [{filter: mlp, value: false}, {filter: layers, value: true}]}
+""",
+    "base among the models": """
+base_model: base
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: base, parameters: {weight: 0.4}}
+""",
+    "half precision": """
+models:
+  - {model: a16, parameters: {weight: 0.3}}
+  - {model: b16, parameters: {weight: 0.55}}
+  - {model: half, parameters: {weight: 0.2}}
+""",
+    "dtypes mixed": """
+models:
+  - {model: a16, parameters: {weight: 0.3}}
+  - {model: a, parameters: {weight: 0.55}}
+""",
+}
+
+TASK_ARITHMETIC = {
+    "one model": "models: [{model: a, parameters: {weight: 0.7}}]",
+    "weight 1": "models: [{model: a}, {model: b}]\nparameters: {weight: 1.0}",
+    "own weights": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+  - {model: c, parameters: {weight: -0.4}}
+""",
+    "four models": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+  - {model: c, parameters: {weight: 0}}
+  - {model: d, parameters: {weight: 1.1}}
+""",
+    "normalised": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+  - {model: c, parameters: {weight: 0.1}}
+  - {model: d, parameters: {weight: 1.7}}
+parameters: {normalize: true}
+""",
+    "normalised by next to nothing": """
+models:
+  - {model: a, parameters: {weight: 0.5}}
+  - {model: b, parameters: {weight: -0.5}}
+parameters: {normalize: true, lambda: 0.9}
+""",
+    "lambda": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+parameters: {lambda: 0.7}
+""",
+    "lambda and normalised": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b, parameters: {weight: 0.55}}
+parameters: {normalize: true, lambda: -1.3, int8_mask: true}
+""",
+    "gradients and filters": """
+models:
+  - model: a
+    parameters:
+      weight: [{filter: self_attn, value: [0.1, 0.9, 0.4]}, {filter: norm, value: 0.2}]
+  - {model: b, parameters: {weight: [1, 0.5, 0.25, 0.125]}}
+parameters:
+  weight: {value: 0.6}
+  lambda: [{filter: mlp, value: [0.5, 1.5]}, {filter: embed, value: 0.8}]
+  normalize: [{filter: down_proj, value: true}]
+""",
+    "base among the models": """
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: base, parameters: {weight: 0.9}}
+  - {model: b, parameters: {weight: 0.55}}
+parameters: {normalize: true}
+""",
+    "half precision": """
+base_model: base16
+models:
+  - {model: a16, parameters: {weight: 0.3}}
+  - {model: b16, parameters: {weight: 0.55}}
+  - {model: half, parameters: {weight: 0.2}}
+parameters: {lambda: 1.1}
+""",
+    "dtypes mixed": """
+base_model: base16
+models:
+  - {model: a, parameters: {weight: 0.3}}
+  - {model: b16, parameters: {weight: 0.55}}
+parameters: {normalize: true}
+""",
+}
+
+OTHERS = {
+    "linear: to bfloat16": """
+merge_method: linear
+dtype: float32
+out_dtype: bfloat16
+models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.4}}]
+""",
+    "linear: to float16": """
+merge_method: linear
+dtype: float32
+out_dtype: float16
+models: [{model: a16, parameters: {weight: 0.3}}, {model: b16, parameters: {weight: 0.4}}]
+""",
+    "task_arithmetic: to bfloat16": """
+merge_method: task_arithmetic
+base_model: base16
+dtype: float32
+out_dtype: bfloat16
+models: [{model: a16, parameters: {weight: 0.3}}, {model: b16, parameters: {weight: 0.4}}]
+""",
+    "task_arithmetic: dtype alone": """
+merge_method: task_arithmetic
+base_model: base16
+dtype: float32
+models: [{model: a16, parameters: {weight: 0.3}}, {model: b16, parameters: {weight: 0.4}}]
+""",
+}
+
+
+def _recipes():
+    for name, text in LINEAR.items():
+        yield f"linear: {name}", f"merge_method: linear\n{FLOAT32}{text}"
+    for name, text in TASK_ARITHMETIC.items():
+        base = "" if "base_model" in text else "base_model: base\n"
+        yield f"task_arithmetic: {name}", f"merge_method: task_arithmetic\n{base}{FLOAT32}{text}"
+    yield from OTHERS.items()
+
+
+RECIPES = dict(_recipes())
+
+# What mergekit does where the two are known to differ, under the names of the tests below.
+UNLISTED_BASE = """
+merge_method: linear
+base_model: base
+dtype: float32
+parameters: {weight: 0.4}
+models: [{model: a}, {model: b}]
+"""
+NEGATIVE_ZEROS = """
+merge_method: task_arithmetic
+base_model: zeros
+dtype: float32
+models: [{model: zeros_too, parameters: {weight: -1}}]
+"""
+DIFFERENT = {"unlisted base": UNLISTED_BASE, "negative zeros": NEGATIVE_ZEROS}
+
+
+def _llama(layers):
+    return transformers.LlamaConfig(
+        vocab_size=50, hidden_size=24, intermediate_size=36, num_hidden_layers=layers, num_attention_heads=3,
+        num_key_value_heads=1, tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+
+
+def _shapes(config):
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Checkpoints, recipes, and what mergekit made of each recipe."""
+    folder = tmp_path_factory.mktemp("mergekit")
+    rng = np.random.default_rng(7)
+    for layers, prefix, dtypes in ((4, "", DTYPES), (1, "lone_", {"a": "F32", "b": "F32"})):
+        config = _llama(layers)
+        start = {name: rng.normal(0, 0.02, shape).astype(np.float32) for name, shape in _shapes(config).items()}
+        for name, dtype in dtypes.items():
+            tensors = fine_tuned(rng, start, dtype) if name[:4] != "base" else {
+                n: array.astype(STORED[dtype]) for n, array in start.items()
+            }  # fmt: skip
+            write_checkpoint(folder / f"{prefix}{name}", tensors, config=config.to_dict())
+    for name in ("zeros", "zeros_too"):
+        config = _llama(1)
+        zeros = {name: np.full(shape, -0.0, np.float32) for name, shape in _shapes(config).items()}
+        write_checkpoint(folder / name, zeros, config=config.to_dict())
+    arguments = []
+    for number, text in enumerate([*RECIPES.values(), *DIFFERENT.values()]):
+        (folder / f"recipe{number}.yaml").write_text(text)
+        arguments += [f"recipe{number}.yaml", f"mergekit{number}"]
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, RUNNER, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def ours_and_theirs(folder, monkeypatch):
+    """Both results of one recipe, by its name: the same file is read by both, in the same working directory."""
+    monkeypatch.chdir(folder)
+
+    def merged(name):
+        number = [*RECIPES, *DIFFERENT].index(name)
+        out = f"sdmw{number}"
+        sdmw.merge(f"recipe{number}.yaml", out, progress=False, overwrite=True)
+        return load_file(f"{out}/model.safetensors"), load_file(f"mergekit{number}/model.safetensors")
+
+    return merged
+
+
+def bits(tensor):
+    return tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)
+
+
+def differing(ours, theirs):
+    """Names of tensors that are not the same bit for bit."""
+    assert ours.keys() == theirs.keys()
+    assert {n: (t.dtype, t.shape) for n, t in ours.items()} == {n: (t.dtype, t.shape) for n, t in theirs.items()}
+    return [name for name in ours if not torch.equal(bits(ours[name]), bits(theirs[name]))]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_same_bits(ours_and_theirs, name):
+    ours, theirs = ours_and_theirs(name)
+    assert differing(ours, theirs) == []
+
+
+def test_recipes_make_a_difference(ours_and_theirs):
+    """What is compared above would tell one recipe from another."""
+    for method, default, other in (
+        ("linear", "own weights", "where no filter matches the top decides"),
+        ("task_arithmetic", "own weights", "gradients and filters"),
+    ):
+        one, _ = ours_and_theirs(f"{method}: {default}")
+        another, _ = ours_and_theirs(f"{method}: {other}")
+        assert differing(one, another) == list(one)
+
+
+def test_a_base_that_is_not_listed_is_not_averaged_in(folder, monkeypatch, ours_and_theirs):
+    """mergekit appends it to the models of `linear`; sdmw says that it does not, and does when it is listed."""
+    ours, theirs = ours_and_theirs("unlisted base")
+    assert differing(ours, theirs) == list(ours)
+    listed = UNLISTED_BASE.replace("{model: b}", "{model: b}, {model: base}")
+    (folder / "listed.yaml").write_text(listed)
+    sdmw.merge("listed.yaml", "listed", progress=False, overwrite=True)
+    assert differing(load_file("listed/model.safetensors"), theirs) == []
+
+
+def test_a_base_of_negative_zeros_moved_by_negative_zeros(ours_and_theirs):
+    """The one corner in which METHOD.md's sum is not torch's, whose sums start from +0.0.
+
+    −0.0 + (−1)·0.0 = −0.0; torch makes 0.0 + (−0.0) = 0.0 of the sum first, and −0.0 + 0.0 = 0.0.
+    """
+    ours, theirs = ours_and_theirs("negative zeros")
+    assert all(torch.signbit(tensor).all() for tensor in ours.values())
+    assert not any(torch.signbit(tensor).any() for tensor in theirs.values())
