@@ -74,7 +74,10 @@ class PercentileReport:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What it took: seconds, bytes of tensors read (again: by further looks at a layer), bytes of memory."""
+    """What it took: seconds, bytes of tensors read (again: by further looks at a layer), bytes of memory.
+
+    `planned_peak` is the bound that the plan had proved.
+    """
 
     wall_s: float
     cpu_s: float
@@ -83,6 +86,7 @@ class RunReport:
     bytes_written: int
     peak_rss: int
     peak_anonymous: int
+    planned_peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ def build_report(plan: Plan, outcome: Outcome, usage: Usage) -> Report:
             plan.bytes_written,
             usage.peak_rss,
             usage.peak_anonymous,
+            plan.peak_bytes,
         ),
         files=FilesReport(list(plan.copied), dict(plan.skipped)),
         inputs=[

@@ -78,7 +78,7 @@ def print_report(report: Report) -> None:
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
         f"load it      AutoModelForCausalLM.from_pretrained({report.path!r})",
     ]
-    _print(Text("\n".join(map(printable, lines)), overflow="fold"))
+    _print(Text("\n").join(map(_plain, lines)))
 
 
 def print_plan(plan: PlanSummary) -> None:
@@ -90,7 +90,7 @@ def print_plan(plan: PlanSummary) -> None:
             ("tensors", f"{plan.tensors:,}"),
             ("read", shown(plan.bytes_read)),
             ("written", shown(plan.bytes_written)),
-            ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} threads"),
+            ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(plan.rate)}/s"),
         )
@@ -151,7 +151,7 @@ def _pairs(*pairs: tuple[str, str]) -> Table:
 
 def _plain(text: str) -> Text:
     """No markup: a name may hold brackets."""
-    return Text(printable(text), overflow="fold")
+    return Text(printable(text).replace("\n", "\\n"), overflow="fold")
 
 
 def _print(shown_thing: Table | Text) -> None:
@@ -159,4 +159,4 @@ def _print(shown_thing: Table | Text) -> None:
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(line).replace("\n", "\\n"), file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,146 @@
+"""Runs a program and measures it from outside: wall time, the kernel's own memory peak, within a control group."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished run.
+
+    Attributes:
+        wall_s: seconds.
+        cpu_s: processor seconds of all threads.
+        peak_rss: bytes, ru_maxrss.
+        group_peak: bytes that its control group charged at most, page cache included; None without one.
+        limit_hits: how often the group was at its limit; None without one.
+        output: what it printed.
+        returncode: how it ended.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_rss: int
+    group_peak: int | None
+    limit_hits: int | None
+    output: str
+    returncode: int
+
+
+def run(command: list[str], *, memory: int | None = None, environment: dict[str, str] | None = None) -> Measured:
+    """Run a command to its end; with `memory`, in a fresh memory control group of so many bytes."""
+    with _group(memory) as group, tempfile.TemporaryFile("w+") as printed:
+
+        def enter() -> None:
+            if group:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=printed, stderr=subprocess.STDOUT, preexec_fn=enter, env={**os.environ, **(environment or {})}
+        )  # noqa: PLW1509
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed.seek(0)
+        peak = _read(group, "memory.peak", "memory.max_usage_in_bytes")
+        hits = _read(group, "memory.failcnt", "memory.failcnt")
+        return Measured(
+            wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, peak, hits, printed.read(), process.returncode
+        )
+
+
+def merge(recipe: dict[str, Any], out: str, *, memory: int | None = None, **options: Any) -> tuple[Measured, dict[str, Any]]:
+    """`sdmw.merge` in a process of its own, and the report it returns."""
+    program = (
+        "import json, sys, sdmw\n"
+        "recipe, out, options = json.loads(sys.argv[1])\n"
+        "print(sdmw.merge(recipe, out, progress=False, overwrite=True, **options).to_json())"
+    )
+    measured = run([sys.executable, "-c", program, json.dumps([recipe, out, options])], memory=memory)
+    if measured.returncode:
+        raise RuntimeError(f"merge ended with {measured.returncode}: {measured.output[-2000:]}")
+    return measured, json.loads(measured.output)
+
+
+def can_group() -> bool:
+    """Whether memory control groups can be made here."""
+    try:
+        with _group(1 << 30) as group:
+            return group is not None
+    except OSError:
+        return False
+
+
+def drop_cache(*paths: str) -> None:
+    """Let the page cache forget files, or all files of directories, after writing what is dirty."""
+    for path in paths:
+        for file in [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file()):
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def fill_cache(*paths: str) -> None:
+    """Read files, or all files of directories, so that the page cache has them."""
+    buffer = bytearray(1 << 22)
+    for path in paths:
+        for file in [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file()):
+            with open(file, "rb", buffering=0) as handle:
+                while handle.readinto(buffer):
+                    pass
+
+
+@contextlib.contextmanager
+def _group(memory: int | None) -> Iterator[Path | None]:
+    if memory is None:
+        yield None
+        return
+    first = GROUPS / "memory" if (GROUPS / "memory").is_dir() else GROUPS
+    group = first / f"sdmw-benchmark-{os.getpid()}-{time.monotonic_ns()}"
+    group.mkdir()
+    try:
+        limit = "memory.limit_in_bytes" if first.name == "memory" else "memory.max"
+        (group / limit).write_text(str(memory))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def _read(group: Path | None, *names: str) -> int | None:
+    for name in names if group else ():
+        with contextlib.suppress(OSError, ValueError):
+            return int((group / name).read_text())  # type: ignore[operator]
+    return None
+
+
+def machine() -> str:
+    """What this was measured on, in a line."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    flags = Path("/proc/cpuinfo").read_text()
+    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {vectors}, {memory:.0f} GiB, Linux {os.uname().release}"
+
+
+def write_json(name: str, data: Any) -> None:
+    """Keep a script's figures beside it."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
