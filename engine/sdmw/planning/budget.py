@@ -12,6 +12,7 @@ SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls tha
 KERNELS = 130 * MiB  # the compiler and its library, and the kernels loaded from their cache
 COUNTERS = 2 * MiB  # a model's dense counters in a worker: histogram 0.8, low bits 1
 STATISTIC = 2 * MiB  # at most, of one model and component: 32,640 bins, low halves of two of them
+ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
 STAGING = 16 * MiB  # journal, events, small objects and the writer's pages
 DEFAULT_CAP = 1 << 30
 
@@ -49,13 +50,16 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     statistics of one layer and of the pieces under way, twice as many as threads.
     """
     worker = tile * demand.element + demand.models * COUNTERS
-    statistics = demand.models * STATISTIC * (demand.components + 2 * threads)
+    statistics = demand.models * (STATISTIC * demand.components + RESULT * 2 * threads)
     return demand.reserved + threads * worker + statistics + STAGING
 
 
 def default_budget(resident: int, available: int) -> int:
-    """What is resident, and of the rest half, at most 1 GiB: neighbours and page cache need room too."""
-    return resident + min(DEFAULT_CAP, available // 2)
+    """What is resident, and of what is free half, at most 1 GiB: neighbours and page cache need room too.
+
+    Where little is free, three quarters up to 256 MiB: a small control group should not be refused what fits.
+    """
+    return resident + min(DEFAULT_CAP, max(available // 2, min(available * 3 // 4, TIGHT)))
 
 
 def kernels_to_load() -> int:
@@ -73,5 +77,5 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
                 return Fit(count, tile, peak)
             tile //= 2
     least = projected_peak(demand, SMALLEST_TILE, 1)
-    mend = f"Allow at least {-(-least // MiB)} MiB, or free memory"
+    mend = f"Set the budget to {-(-(least + ROOM) // MiB)}MiB or more"
     return Problem("budget", f"at least {shown(least)} of memory", shown(budget), mend)
