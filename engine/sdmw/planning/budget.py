@@ -9,12 +9,14 @@ from sdmw.sizes import shown
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
-KERNELS = 130 * MiB  # the compiler and its library, and the kernels loaded from their cache
+KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
 COUNTERS = 2 * MiB  # a model's dense counters in a worker: histogram 0.8, low bits 1
-STATISTIC = 2 * MiB  # at most, of one model and component: 32,640 bins, low halves of two of them
+STATISTIC = 2 * MiB  # at most, of one model and component: 32,640 bins of 18 bytes, 2 × 65,535 low halves of 10
+RESULT = STATISTIC * 2 // 3  # at most, of one model in a piece's result, which is one of the two
+STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
-STAGING = 16 * MiB  # journal, events, small objects and the writer's pages
 DEFAULT_CAP = 1 << 30
+TIGHT = 256 * MiB  # where half of what is free is less, more than half may be taken
 
 
 @dataclass(frozen=True, slots=True)
