@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sdmw.errors import InputChangedError, PlanError, Problem, UsageError
+from sdmw.checkpoints.target import check_target
+from sdmw.errors import InputChangedError, PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import open_inputs
@@ -63,6 +64,8 @@ def merge(
         PlanError: all that inputs' headers, disk and memory tell against it; nothing was written.
         RunError: the data or the machine; nothing is left behind.
     """
+    if not (callable(progress) or isinstance(progress, bool)):
+        raise UsageError([Problem("progress", "True, False or a callable", quoted(progress))])
     planned = plan(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
@@ -120,14 +123,16 @@ def plan(
     options = Options(
         None if out is None else os.fspath(out),
         overwrite,
-        parse_size(max_shard_size),
-        None if budget is None else parse_size(budget),
+        parse_size(max_shard_size, "max_shard_size"),
+        None if budget is None else parse_size(budget, "budget"),
         threads,
     )
+    most_header = parse_size(header_limit, "header_limit")
     loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
-    inputs = open_inputs(loaded, download=download, header_limit=parse_size(header_limit))
+    inputs = open_inputs(loaded, download=download, header_limit=most_header)
     if isinstance(inputs, list):
-        return Plan(loaded, tuple(entry.model for entry in loaded.models), problems=tuple(inputs), notes=loaded.notes)
+        problems = (*inputs, *(check_target(options.target, (), 0, overwrite) if options.target is not None else ()))
+        return Plan(loaded, tuple(entry.model for entry in loaded.models), problems=problems, notes=loaded.notes)
     return build(loaded, all_methods()[loaded.merge_method], inputs, options)
 
 
@@ -149,7 +154,7 @@ def inspect(
     from sdmw.reporting.inspection import inspection
 
     path = locate(os.fspath(checkpoint), download=download)
-    return inspection(formats.read(path, header_limit=parse_size(header_limit)))
+    return inspection(formats.read(path, header_limit=parse_size(header_limit, "header_limit")))
 
 
 @contextmanager

@@ -13,12 +13,13 @@ _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,12})?) ?([a-zA-Z]*)")
 _LARGEST = 2**63 - 1  # what the kernel takes as a file offset
 
 
-def parse_size(text: int | str) -> int:
+def parse_size(text: int | str, argument: str = "size") -> int:
     """A size as a number of bytes.
 
     Args:
         text: bytes as an int or as digits, or a number with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB
             (powers of 1024), in any case, with or without a blank between. Parts of a byte are dropped.
+        argument: what the size is for, in an error.
 
     Returns:
         Bytes, at least 1.
@@ -27,17 +28,17 @@ def parse_size(text: int | str) -> int:
         UsageError: it is no size, smaller than a byte, or beyond 2⁶³ − 1.
     """
     if type(text) is int:
-        return _in_range(text, text)
+        return _in_range(text, text, argument)
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise _not_a_size(text)
+        raise _not_a_size(text, argument)
     number, unit = Decimal(match[1]), match[2].upper()
     if unit in ("K", "M", "B"):
         # mergekit's `5B` are parameters. Taking it as bytes would cut a model into millions of shards.
-        raise _not_a_size(text, f"mergekit counts parameters with {unit}; write bytes, for instance 5GB")
+        raise _not_a_size(text, argument, f"mergekit counts parameters with {unit}: write bytes, for instance 5GB")
     if (unit and unit not in _UNITS) or (not unit and "." in match[1]):
-        raise _not_a_size(text)
-    return _in_range(int(number * _UNITS.get(unit, 1)), text)
+        raise _not_a_size(text, argument)
+    return _in_range(int(number * _UNITS.get(unit, 1)), text, argument)
 
 
 def shown(size: int) -> str:
@@ -52,13 +53,12 @@ def shown(size: int) -> str:
     return f"{amount:.{2 if amount < 9.995 else 1 if amount < 99.95 else 0}f} {unit}"
 
 
-def _in_range(size: int, text: object) -> int:
+def _in_range(size: int, text: object, argument: str) -> int:
     if not 1 <= size <= _LARGEST:
-        raise _not_a_size(text)
+        raise _not_a_size(text, argument)
     return size
 
 
-def _not_a_size(text: object, mend: str = "Write for instance 5GB, 512MiB, or a number of bytes") -> UsageError:
-    return UsageError(
-        [Problem("size", "a number of bytes or a number with KB to TB or KiB to TiB", quoted(text), mend)]
-    )
+def _not_a_size(text: object, argument: str, mend: str = "Write for instance 5GB or 512MiB") -> UsageError:
+    expected = "a number of bytes, or a number with KB to TB or KiB to TiB"
+    return UsageError([Problem(argument, expected, quoted(text), mend)])

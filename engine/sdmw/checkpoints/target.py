@@ -43,7 +43,7 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
     elif not stat.S_ISDIR(mode):
         yield "it exists and is no directory", "Choose another name, or remove it"
     elif not overwrite:
-        yield "it exists", "Choose another name, or ask for it to be overwritten"
+        yield "it exists", "Choose another name, or ask for it to be overwritten (--overwrite)"
 
 
 def _overlaps(path: str, inputs: Sequence[str]) -> Iterator[str]:
