@@ -71,7 +71,7 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
         base=inputs.base,
         checkpoints=inputs.checkpoints,
         tensors=tensors,
-        layers=_numbered(layers, tensors),
+        layers=_numbered(method, layers, tensors),
         heads=tuple(heads),
         shards=shards,
         copied=tuple(copied),
@@ -152,16 +152,27 @@ def _placed(wanted: list[_Part], params: Mapping[str, Any], shards: tuple[ShardL
     )
 
 
-def _numbered(layers: Mapping[str, list[str]], tensors: tuple[TensorPlan, ...]) -> tuple[LayerPlan, ...]:
+def _numbered(
+    method: Method, layers: Mapping[str, list[str]], tensors: tuple[TensorPlan, ...]
+) -> tuple[LayerPlan, ...]:
     numbers = {tensor.name: number for number, tensor in enumerate(tensors)}
-    return tuple(LayerPlan(layer, tuple(numbers[n] for n in names if n in numbers)) for layer, names in layers.items())
+    if not numbers:
+        return ()
+    return tuple(
+        LayerPlan(
+            layer,
+            tuple(numbers[name] for name in names),
+            measured=method.needs(tensors[numbers[names[0]]].params, {}) is not None,
+        )
+        for layer, names in layers.items()
+    )
 
 
 def _with_disk(plan: Plan, options: Options) -> Plan:
     """What the place of the output says: whether it may be written, and how much room it has."""
     parent = os.path.dirname(os.path.abspath(options.target)) if options.target else os.getcwd()
     problems = list(plan.problems)
-    if options.target:
+    if options.target is not None:
         inputs = [checkpoint.path for checkpoint in plan.checkpoints]
         problems += check_target(options.target, inputs, plan.bytes_written, options.overwrite)
     room = free(parent) if os.path.isdir(parent) else 0

@@ -58,10 +58,17 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """Tensors that are decided together: indices into `Plan.tensors`, all merged."""
+    """Tensors that are decided together.
+
+    Attributes:
+        name: the layer's.
+        tensors: indices into `Plan.tensors`, all merged.
+        measured: the method looks at their data before it decides.
+    """
 
     name: str
     tensors: tuple[int, ...]
+    measured: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +136,8 @@ class Plan:
     @property
     def measured_bytes(self) -> int:
         """Bytes that measuring reads, further looks not counted."""
-        merged = (self.tensors[index] for layer in self.layers for index in layer.tensors)
-        return (self.passes - 1) * sum(info.nbytes for tensor in merged for info in tensor.inputs)
+        looked_at = (self.tensors[index] for layer in self.layers if layer.measured for index in layer.tensors)
+        return sum(info.nbytes for tensor in looked_at for info in tensor.inputs)
 
     @property
     def applied_bytes(self) -> int:

@@ -53,6 +53,7 @@ class Run:
     def __init__(self, plan: Plan, method: Method, executor: Executor, tell: Receiver, signals: StopSignals) -> None:
         self._plan, self._method = plan, method
         self._executor, self._tell, self._signals = executor, tell, signals
+        self._strict = plan.recipe.nonfinite == "error"
         self._read = self._read_again = 0
 
     def carry_out(self, write: work.Write) -> Outcome:
@@ -70,7 +71,7 @@ class Run:
         self._read_again = layers.read_again
         decisions = layers.decisions()
         model = self._method.decide_model(self._first_params(), decisions)
-        if not any(model.takes_part):
+        if not any(model.takes_part) or self._unchanged(decisions):
             warnings.append("every fine-tune equals the base: so does the result")
         tasks = self._applying(write, decisions, model)
         self._all(lambda: next(tasks, None))
@@ -105,7 +106,13 @@ class Run:
                 f"{quoted(tied.head.name)} and set tie_word_embeddings to false"
             )
             raise RunError([Problem(where, expected, "others", mend)])
-        return f"{tied.model}: {tied.head.name} equals {tied.embedding.name} and is tied in the base: dropped"
+        head, embedding = quoted(tied.head.name), quoted(tied.embedding.name)
+        return f"model {quoted(tied.model)}: {head} equals {embedding} and is tied in the base: dropped"
+
+    def _unchanged(self, layers: tuple[LayerDecision, ...]) -> bool:
+        """No model changed anything; under `nonfinite: pass` a NaN may have been, which no count shows."""
+        counts = [share.nonzero for layer in layers for share in layer]
+        return bool(counts) and not any(count is None or count for count in counts) and self._strict
 
     def _all(self, next_task: Callable[[], Task | None]) -> None:
         """Run every task, a few at a time, with their results taken here; on an error nothing is left running."""
@@ -127,8 +134,7 @@ class Run:
 
     def _span(self, piece: Piece) -> work.Span:
         plan = self._plan
-        strict = plan.recipe.nonfinite == "error"
-        return work.Span(plan.tensors[piece.tensor], piece.start, piece.stop, plan.tile_of(piece.tensor), strict)
+        return work.Span(plan.tensors[piece.tensor], piece.start, piece.stop, plan.tile_of(piece.tensor), self._strict)
 
     def _told(self, stage: Stage, total: int) -> Callable[[int], None]:
         done = 0

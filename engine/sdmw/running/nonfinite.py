@@ -12,29 +12,34 @@ from sdmw.planning.plan import TensorPlan
 MEND = "Repair the checkpoint, or let it through with the recipe field `nonfinite: pass`"
 
 
-def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: int) -> Problem | None:
+def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: int, *, deltas: bool) -> Problem | None:
     """The first input that is not finite, else the first delta that overflows; None where all are fine.
 
     Args:
         tensor: whose tile it is.
         arrays: the tile in every input, as sources hand it out.
         start: its first element.
+        deltas: the first input is the base, from which the others' deltas are taken.
     """
     wide = [_widened(array, info.dtype) for array, info in zip(arrays, tensor.inputs, strict=True)]
-    return next((problem for problem in _problems(tensor, wide, start)), None)
+    found = next(_not_finite(tensor, wide, start), None)
+    return found if found or not deltas else next(_overflowing(tensor, wide, start), None)
 
 
-def _problems(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
+def _not_finite(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs, wide, strict=True):
         for element in np.flatnonzero(~np.isfinite(values))[:1]:
             where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
             yield Problem(where, "a finite number", str(values[element]), MEND)
+
+
+def _overflowing(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs[1:], wide[1:], strict=True):
         with np.errstate(over="ignore", invalid="ignore"):
             delta = values - wide[0]
         for element in np.flatnonzero(~np.isfinite(delta))[:1]:
             where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
-            found = f"{values[element]} against {wide[0][element]} in {tensor.inputs[0].file}"
+            found = f"{values[element]!s} against {wide[0][element]!s} in {tensor.inputs[0].file}"
             yield Problem(where, "a delta within the range of float32", found, MEND)
 
 

@@ -13,7 +13,7 @@ from sdmw.errors import NonFiniteError, Problem, RunError, quoted
 from sdmw.kernels import tiles
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
 from sdmw.planning.plan import TensorPlan
-from sdmw.running.nonfinite import explain
+from sdmw.running.nonfinite import MEND, explain
 from sdmw.statistics.look import Look, Tile
 
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data
@@ -67,7 +67,7 @@ def measure(span: Span, look: Look) -> tuple[Any, ...]:
     result = counter.result()
     if span.strict and any(statistic.nonfinite for statistic in result):
         for start, arrays in span.tiles():
-            if problem := explain(span.tensor, arrays, start):
+            if problem := explain(span.tensor, arrays, start, deltas=True):
                 raise NonFiniteError([problem])
     return result
 
@@ -78,7 +78,12 @@ def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision
     Raises:
         NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
     """
-    _produce(span, write, lambda tile, target: method.apply(tile, span.tensor.params, layer, model, target))
+    _produce(
+        span,
+        write,
+        lambda tile, target: method.apply(tile, span.tensor.params, layer, model, target),
+        deltas=method.needs_base,
+    )
 
 
 def convert(span: Span, write: Write) -> None:
@@ -94,7 +99,7 @@ def convert(span: Span, write: Write) -> None:
             )
         )
 
-    _produce(span, write, rounded)
+    _produce(span, write, rounded, deltas=False)
 
 
 def copy(span: Span, write: Write) -> None:
@@ -113,9 +118,7 @@ def copy(span: Span, write: Write) -> None:
         if span.strict and tensor.output.dtype is DType.F64 and not np.isfinite(first).all():
             element = start + int(np.flatnonzero(~np.isfinite(first))[0])
             where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
-            raise NonFiniteError(
-                [Problem(where, "a finite number", "NaN or infinity", "`nonfinite: pass` lets it through")]
-            )
+            raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
         write(tensor.shard, tensor.output.offset + start * itemsize, first)
 
 
@@ -136,14 +139,15 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
     return np.array_equal(first.view(np.uint8), second.view(np.uint8))
 
 
-def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool]) -> None:
+def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *, deltas: bool) -> None:
     tensor, output = span.tensor, span.tensor.output
     merged = np.empty(min(span.tile, span.stop - span.start), output.dtype.storage)
     target = Target(merged.ctypes.data, CODES[output.dtype])
     for start, arrays in span.tiles():
         tile = _tile(arrays, tensor.inputs)
         if kernel(tile, target) and span.strict:
-            raise NonFiniteError([explain(tensor, arrays, start) or _overflow(tensor, merged[: tile.count], start)])
+            known = explain(tensor, arrays, start, deltas=deltas)
+            raise NonFiniteError([known or _overflow(tensor, merged[: tile.count], start)])
         write(tensor.shard, output.offset + start * output.dtype.itemsize, merged[: tile.count])
 
 
