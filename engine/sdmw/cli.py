@@ -1,12 +1,18 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
+import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
+
+from sdmw.running.stop import SIGNALS
 
 app = typer.Typer(
     name="sdmw",
@@ -83,7 +89,8 @@ def plan(
         _print_json(numbers.to_dict())
     else:
         terminal.print_warnings(numbers.warnings, numbers.notes)
-        terminal.print_plan(numbers)
+        if planned.base is not None:  # else there is nothing to count
+            terminal.print_plan(numbers)
         for problem in planned.problems:
             terminal.print_error(str(problem))
     raise typer.Exit(1 if planned.problems else 0)
@@ -112,19 +119,46 @@ def main() -> None:
     """The entry point: any failure is one message and an exit code, never a traceback."""
     from sdmw.errors import SdmwError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     try:
-        app()
+        with _ending_at_signals():
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # here, where a reader that has left is caught
     except SdmwError as error:
         from sdmw.reporting.terminal import print_error
 
         print_error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output has left; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+@contextmanager
+def _ending_at_signals() -> Iterator[None]:
+    """Where no run takes them (it does as soon as it has something to clean up), signals end the process at once."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    for each, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, _end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _end(signum: int, _frame: FrameType | None) -> None:
+    sys.stderr.write(f"error: {signal.Signals(signum).name}: stopped by this signal\n")
+    sys.exit(128 + signum)
 
 
 def _print_json(data: dict[str, Any]) -> None:

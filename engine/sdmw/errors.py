@@ -25,7 +25,8 @@ class Problem:
 
     def __str__(self) -> str:
         said = f"expected {self.expected}, found {self.found}" if self.expected else self.found
-        return printable(f"{self.where}: {said}" + (f". {self.mend}" if self.mend else ""))
+        # A file's name may hold a line end; a problem is one line all the same.
+        return printable(f"{self.where}: {said}" + (f". {self.mend}" if self.mend else "")).replace("\n", "\\n")
 
 
 class SdmwError(Exception):
