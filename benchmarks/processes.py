@@ -48,7 +48,11 @@ def run(command: list[str], *, memory: int | None = None, environment: dict[str,
 
         began = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=printed, stderr=subprocess.STDOUT, preexec_fn=enter, env={**os.environ, **(environment or {})}
+            command,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            preexec_fn=enter,
+            env={**os.environ, **(environment or {})},
         )  # noqa: PLW1509
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
@@ -57,11 +61,19 @@ def run(command: list[str], *, memory: int | None = None, environment: dict[str,
         peak = _read(group, "memory.peak", "memory.max_usage_in_bytes")
         hits = _read(group, "memory.failcnt", "memory.failcnt")
         return Measured(
-            wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, peak, hits, printed.read(), process.returncode
+            wall,
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss * 1024,
+            peak,
+            hits,
+            printed.read(),
+            process.returncode,
         )
 
 
-def merge(recipe: dict[str, Any], out: str, *, memory: int | None = None, **options: Any) -> tuple[Measured, dict[str, Any]]:
+def merge(
+    recipe: dict[str, Any], out: str, *, memory: int | None = None, **options: Any
+) -> tuple[Measured, dict[str, Any]]:
     """`sdmw.merge` in a process of its own, and the report it returns."""
     program = (
         "import json, sys, sdmw\n"
@@ -129,7 +141,8 @@ def _read(group: Path | None, *names: str) -> int | None:
 def machine() -> str:
     """What this was measured on, in a line."""
     model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "?",
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     flags = Path("/proc/cpuinfo").read_text()
@@ -142,5 +155,3 @@ def write_json(name: str, data: Any) -> None:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-
-

@@ -59,7 +59,7 @@ def write_models(folder: str, shapes: Shapes, models: int, dtype: str = "BF16", 
         for tensor in layout.tensors:
             for pieces in _pieces(tensor.elements, models, seed + hash_of(tensor.name)):
                 for file, piece in zip(files, pieces, strict=True):
-                    file.write(_stored(piece, dtype).tobytes())
+                    file.write(stored(piece, dtype).tobytes())
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -84,7 +84,8 @@ def _pieces(elements: int, models: int, seed: int) -> Iterator[list[NDArray[np.f
         yield [base, *(base + move for move in moves)]
 
 
-def _stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+def stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """As a dtype keeps them: bfloat16 as uint16 patterns, rounded to nearest even."""
     if dtype == "F32":
         return values
     if dtype == "F16":
@@ -113,7 +114,7 @@ def write_sparse(folder: str, elements: int, models: int, *, islands: int = 64, 
             for place in places:
                 values = rng.standard_normal(min(4096, elements), np.float32)
                 weights.seek(len(layout.header) + 2 * place)
-                weights.write(_stored(values, "BF16").tobytes())
+                weights.write(stored(values, "BF16").tobytes())
         paths.append(path)
     return paths
 

@@ -38,12 +38,12 @@ def test_sdm_w_arithmetic(given_inputs, data):
     ws = [data.draw(weights) for _ in tunes]
     scale = data.draw(st.sampled_from([1.0, 0.5, 0.0, -2.0]))
     cuts = [data.draw(st.sampled_from([1e-45, 1e-3, 0.1, 1e30])) for _ in tunes]
-    patterns = np.array(cuts, np.float32).view(np.uint32)
+    thresholds = np.array(cuts, np.float32)
     parts = [kept(deltas(base, t), float(np.float32(c))) for t, c in zip(tunes, cuts, strict=True)]
     code = data.draw(codes)
     one = np.float32(1)
     found, bad = run(
-        tiles.merge_deltas, arrays, given_codes, patterns, np.array(ws, np.float32), one, np.float32(scale), True,
+        tiles.merge_deltas, arrays, given_codes, thresholds, np.array(ws, np.float32), one, np.float32(scale), True,
         out_code=code,
     )  # fmt: skip
     assert_same(found, bad, merged(base, parts, ws, scale), code)
@@ -60,7 +60,7 @@ def test_task_arithmetic(given_inputs, normalize, data):
     divisor = total if normalize and abs(total) >= 1e-8 else np.float32(1)
     code = data.draw(codes)
     found, bad = run(
-        tiles.merge_deltas, arrays, given_codes, np.zeros(ws.size, np.uint32), ws, divisor, np.float32(0.7), False,
+        tiles.merge_deltas, arrays, given_codes, np.zeros(ws.size, np.float32), ws, divisor, np.float32(0.7), False,
         out_code=code,
     )  # fmt: skip
     assert_same(found, bad, task_arithmetic(base, tunes, ws, normalize, 0.7), code)
@@ -86,7 +86,7 @@ def test_what_is_not_finite_arrives(special):
     base = np.array([1, 2, special, special], np.float32)
     tune = np.array([1, special, special, 1], np.float32)
     one = np.float32(1)
-    nothing_kept = np.array([0x7F800000], np.uint32)
+    nothing_kept = np.array([np.inf], np.float32)
     found, bad = run(
         tiles.merge_deltas, [base, tune], [0, 0], nothing_kept, np.array([0.5], np.float32), one, one, True, out_code=0
     )
@@ -100,8 +100,6 @@ def test_without_models_the_base_is_rounded_with_its_negative_zero():
     base = np.array([-0.0, 0.0, 1.00390625, np.float32(3.4e38)], np.float32)
     one = np.float32(1)
     nothing = np.empty(0, np.float32)
-    found, bad = run(
-        tiles.merge_deltas, [base], [0], np.empty(0, np.uint32), nothing, one, one, True, out_code=tiles.BF16
-    )
+    found, bad = run(tiles.merge_deltas, [base], [0], nothing, nothing, one, one, True, out_code=tiles.BF16)
     np.testing.assert_array_equal(found.view(np.uint16), base.astype(STORED[tiles.BF16]).view(np.uint16))
     assert bad

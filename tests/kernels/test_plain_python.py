@@ -37,7 +37,7 @@ for code in stored:
     for keep in (True, False):
         out = np.zeros(count, np.uint32)
         bad = tiles.merge_deltas(
-            addresses, codes, count, np.array([0x3D800000, 1], np.uint32), weights[:2], one, np.float32(0.5), keep,
+            addresses, codes, count, np.array([0.0625, 1e-45], np.float32), weights[:2], one, np.float32(0.5), keep,
             out.ctypes.data, code,
         )
         results += [out, np.array([bad])]

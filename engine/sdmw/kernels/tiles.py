@@ -1,10 +1,11 @@
 """Arithmetic over one tile of every input, decoded in blocks that stay in the first-level cache.
 
 An input is an address and a code (F32, F16 or BF16); the base is the first. Each float operation rounds once to
-float32, nearest even, and none are fused, so the same bits come out on any machine. Deltas are compared by their
-patterns: without its sign a float32 pattern is ordered like the magnitude, with infinities and NaNs above all numbers.
+float32, nearest even, and none are fused, so the same bits come out on any machine. Without its
+sign a float32 pattern is ordered like the magnitude, with infinities and NaNs above all numbers.
 
-Numba widens uint32 arithmetic to 64 bits, which halves the vectors: a sum is narrowed again before it is shifted right.
+Numba widens uint32 arithmetic to 64 bits, which halves the vectors: a sum is narrowed again before it is shifted right,
+and what is to be compared by size is compared as float.
 """
 
 from typing import Any
@@ -42,7 +43,8 @@ def decode(address: int, code: int, start: int, size: int, out: Any) -> None:
             magnitude = word & np.uint32(0x7FFF)
             # The shifted pattern is the value times 2**-112, subnormals included; one exact product puts it right.
             bits = bits_of(float_of(magnitude << np.uint32(13)) * _TO_HALF)
-            wide = bits | np.uint32(0x7F800000) if magnitude >= np.uint32(0x7C00) else bits
+            full_exponent = (word & np.uint32(0x7C00)) == np.uint32(0x7C00)
+            wide = bits | np.uint32(0x7F800000) if full_exponent else bits
             out[i] = float_of(wide | (word & np.uint32(0x8000)) << np.uint32(16))
     else:
         full = words32(address + 4 * start, size)
@@ -58,51 +60,53 @@ def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
     """
     largest = np.uint32(0)  # the largest exponent field: a maximum stays in vectors of 32 bits, a flag does not
     if code == BF16:
+        infinity = np.uint32(0x7F800000)
         short = words16(address + 2 * start, size)
         for i in range(size):
             bits = bits_of(values[i])
             odd = (bits >> np.uint32(16)) & np.uint32(1)
-            rounded = np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-            nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-            word = (bits >> np.uint32(16)) | np.uint32(0x0040) if nan else rounded
-            short[i] = np.uint16(word)
-            largest = max(largest, np.uint32((word & np.uint32(0x7F80)) << np.uint32(16)))
+            rounded = np.uint32(bits + np.uint32(0x7FFF) + odd)
+            kept = np.uint32(bits | np.uint32(0x00400000)) if values[i] != values[i] else rounded
+            short[i] = np.uint16(kept >> np.uint32(16))
+            largest = max(largest, np.uint32(kept & infinity))
     elif code == F16:
+        infinity = np.uint32(0x7C00)
         half = words16(address + 2 * start, size)
         for i in range(size):
             bits = bits_of(values[i])
-            magnitude = bits & np.uint32(0x7FFFFFFF)
+            magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+            size_of = float_of(magnitude)
             odd = (magnitude >> np.uint32(13)) & np.uint32(1)
             normal = np.uint32((np.uint32(magnitude + np.uint32(0x0FFF) + odd) >> np.uint32(13)) - np.uint32(112 << 10))
             # 0.5's last place is float16's smallest number: the sum rounds as a subnormal must.
-            small = np.uint32(bits_of(float_of(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000))
-            word = small if magnitude < np.uint32(0x38800000) else normal
-            word = np.uint32(0x7C00) if magnitude >= np.uint32(0x47800000) else word
-            word = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else word
+            small = np.uint32(bits_of(size_of + np.float32(0.5)) - np.uint32(0x3F000000))
+            word = small if size_of < np.float32(2.0**-14) else normal
+            word = infinity if size_of >= np.float32(2.0**16) else word
+            word = np.uint32(0x7E00) if values[i] != values[i] else word
             half[i] = np.uint16(word | (bits >> np.uint32(16)) & np.uint32(0x8000))
-            largest = max(largest, np.uint32(0x7F800000) if word >= np.uint32(0x7C00) else np.uint32(0))
+            largest = max(largest, np.uint32(word & infinity))
     else:
+        infinity = np.uint32(0x7F800000)
         full = words32(address + 4 * start, size)
         for i in range(size):
             bits = bits_of(values[i])
             full[i] = bits
-            largest = max(largest, np.uint32(bits & np.uint32(0x7F800000)))
-    return bool(largest == np.uint32(0x7F800000))
+            largest = max(largest, np.uint32(bits & infinity))
+    return bool(largest == infinity)
 
 
 @kernel
-def sort_into_bins(words: Any, base: Any, size: int, places: Any, lows: Any) -> None:
-    """The bin and the low half of |model - base| for `size` words: float32 patterns, or bfloat16's as uint16.
+def magnitudes(words: Any, base: Any, size: int, bits: Any) -> None:
+    """The patterns of |model - base| for `size` words: float32 patterns, or bfloat16's as uint16.
 
-    Zero, which is also where bits are equal whatever they are, goes to one of the bins for zeros.
+    A zero, which is also where bits are equal whatever they are, becomes one of the patterns of the bins for zeros.
     """
     for i in range(size):
         value = widened(words[i])
         magnitude = bits_of(value - base[i]) & np.uint32(0x7FFFFFFF)
-        bits = np.uint32(0) if bits_of(value) == bits_of(base[i]) else magnitude
-        zero = np.uint32(BINS) + (np.uint32(i) & np.uint32(ZERO_BINS - 1))
-        places[i] = np.uint16(zero if bits == np.uint32(0) else bits >> np.uint32(16))
-        lows[i] = np.uint16(bits & np.uint32(0xFFFF))
+        magnitude = np.uint32(0) if bits_of(value) == bits_of(base[i]) else magnitude
+        zero = np.uint32(BINS << 16) | ((np.uint32(i) & np.uint32(ZERO_BINS - 1)) << np.uint32(16))
+        bits[i] = zero if magnitude == np.uint32(0) else magnitude
 
 
 @kernel
@@ -113,7 +117,7 @@ def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts
     the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up.
     """
     base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    places, lows = np.empty(BLOCK, np.uint16), np.empty(BLOCK, np.uint16)
+    bits = np.empty(BLOCK, np.uint32)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
@@ -122,15 +126,15 @@ def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts
             address, code = addresses[model + 1], codes[model + 1]
             # Two stages: the first is vectorised, the second only scatters.
             if code == BF16:
-                sort_into_bins(words16(address + 2 * start, size), base, size, places, lows)
+                magnitudes(words16(address + 2 * start, size), base, size, bits)
             elif code == F32:
-                sort_into_bins(words32(address + 4 * start, size), base, size, places, lows)
+                magnitudes(words32(address + 4 * start, size), base, size, bits)
             else:
                 decode(address, code, start, size, model_values)
-                sort_into_bins(model_values.view(np.uint32), base, size, places, lows)
+                magnitudes(model_values.view(np.uint32), base, size, bits)
             row = packed[model]
             for i in range(size):
-                row[places[i]] += _COUNT_ONE + np.uint64(lows[i])
+                row[bits[i] >> np.uint32(16)] += _COUNT_ONE + np.uint64(bits[i] & np.uint32(0xFFFF))
     for model in range(models):
         row, bins, sums = packed[model], counts[model], low_sums[model]
         for place in range(BINS):
@@ -147,8 +151,7 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     over, and with bfloat16 inputs nearly all, so they are passed by.
     """
     base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    places, lows = np.empty(BLOCK, np.uint16), np.empty(BLOCK, np.uint16)
-    hits = np.empty(BLOCK, np.uint8)
+    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
     hits_by_eight = hits.view(np.uint64)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
@@ -158,27 +161,29 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
             if bins[model, 0] < 0:
                 continue
             decode(addresses[model + 1], codes[model + 1], start, size, model_values)
-            sort_into_bins(model_values.view(np.uint32), base, size, places, lows)
-            lows[size:] = np.uint16(0)
-            first, second = np.uint16(bins[model, 0]), np.uint16(max(bins[model, 0], bins[model, 1]))
+            magnitudes(model_values.view(np.uint32), base, size, bits)
+            bits[size:] = np.uint32(0)
+            first, second = np.uint32(bins[model, 0]), np.uint32(max(bins[model, 0], bins[model, 1]))
             for i in range(BLOCK):
-                asked = (places[i] == first) | (places[i] == second)
-                hits[i] = np.uint8(asked & (lows[i] != np.uint16(0)))
+                place = bits[i] >> np.uint32(16)
+                asked = (place == first) | (place == second)
+                hits[i] = np.uint8(asked & ((bits[i] & np.uint32(0xFFFF)) != np.uint32(0)))
             for group in range(BLOCK // 8):
                 if hits_by_eight[group] != np.uint64(0):
                     for i in range(8 * group, 8 * group + 8):
                         if hits[i]:
-                            counts[model, 0 if places[i] == first else 1, lows[i]] += 1
+                            which = 0 if bits[i] >> np.uint32(16) == first else 1
+                            counts[model, which, bits[i] & np.uint32(0xFFFF)] += 1
 
 
 @kernel
 def add_delta(words: Any, base: Any, size: int, threshold: Any, weight: Any, first: bool, total: Any) -> None:
-    """Add weight * (model - base), where it reaches the threshold's pattern, to `total`; the first one is put there."""
+    """Add weight * (model - base), where its magnitude reaches the threshold, to `total`; the first is put there."""
     for i in range(size):
         value = widened(words[i])
         delta = np.float32(0.0) if bits_of(value) == bits_of(base[i]) else value - base[i]
-        reaches = (bits_of(delta) & np.uint32(0x7FFFFFFF)) >= threshold
-        product = weight * (delta if reaches else np.float32(0.0))
+        # Asked the other way round, so that NaN, which is below nothing, is kept.
+        product = weight * (np.float32(0.0) if abs(delta) < threshold else delta)
         total[i] = product if first else total[i] + product
 
 
@@ -189,17 +194,18 @@ def merge_deltas(
 ) -> bool:  # fmt: skip
     """(n+1),(n+1),(),(n),(n),(),(): base + scale * (sum of weight * masked delta / divisor), rounded at the output.
 
-    METHOD.md, step 5 and `task_arithmetic`. `thresholds` are uint32 patterns: a delta is kept where its magnitude's
-    pattern reaches its model's, else it counts as +0. `weights`, `divisor`, `scale` are float32; a divisor or scale of
-    1 changes no bit. `keep_base`: where the value to be added is a zero the element is the base's own, -0.0 included.
-    A NaN or infinite delta is kept by every threshold up to infinity's and passes on. Returns whether a result
-    is NaN or infinite.
+    METHOD.md, step 5 and `task_arithmetic`. All numbers are float32. A delta is kept where its magnitude reaches its
+    model's threshold, else it counts as +0. A divisor or scale of 1 changes no bit. `keep_base`: where the value to be
+    added is a zero the element is the base's own, -0.0 included. A NaN or infinite delta is kept by every threshold,
+    infinity included, and passes on. Returns whether a result is NaN or infinite.
     """
-    base, model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    base, model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bad = False
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
+        if addresses.size == 1:
+            total[:] = np.float32(0.0)
         for model in range(addresses.size - 1):
             address, code = addresses[model + 1], codes[model + 1]
             threshold, weight, first = thresholds[model], weights[model], model == 0
@@ -214,10 +220,14 @@ def merge_deltas(
         plain = divisor == np.float32(1.0) and scale == np.float32(1.0)
         for i in range(0 if plain else size):
             total[i] = total[i] / divisor * scale
-        for i in range(size):
-            # The sum replaces the base in place, so that without models `total` stays zero.
-            base[i] = base[i] if keep_base and total[i] == np.float32(0.0) else base[i] + total[i]
-        bad |= encode(base, size, out_code, out_address, start)
+        # Two loops, since a condition that does not change within one keeps it from being vectorised; and not in place
+        # of the base, since a store that is only done at times does as well.
+        for i in range(size if keep_base else 0):
+            merged = base[i] + total[i]
+            total[i] = base[i] if total[i] == np.float32(0.0) else merged
+        for i in range(0 if keep_base else size):
+            total[i] = base[i] + total[i]
+        bad |= encode(total, size, out_code, out_address, start)
     return bad
 
 
@@ -250,7 +260,7 @@ def average(
             else:
                 decode(address, code, start, size, model_values)
                 add_weighted(model_values.view(np.uint32), size, weights[model], total)
-        for i in range(size):
+        for i in range(0 if divisor == np.float32(1.0) else size):
             total[i] = total[i] / divisor
         bad |= encode(total, size, out_code, out_address, start)
     return bad

@@ -22,7 +22,6 @@ from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
 from sdmw.statistics.look import Look, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
 
-KEEP_NONE = 0xFFFFFFFF  # above every pattern, NaN's included
 KEEP_ALL = 1
 NO_LOW_BITS = LowBits({}, {})
 
@@ -109,11 +108,14 @@ class SdmW(Method):
         """Base plus lambda times the weighted sum of the kept deltas."""
         from sdmw.kernels.tiles import merge_deltas
 
-        patterns = [s.pattern if taking else KEEP_NONE for s, taking in zip(layer, model.takes_part, strict=True)]
+        # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
+        taking = np.flatnonzero(model.takes_part)
+        inputs = np.concatenate([[0], taking + 1])
         weights = model.weights if params.weights is None else params.weights
+        thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
-                tile.addresses, tile.codes, tile.count, np.array(patterns, np.uint32), float32s(weights),
+                tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, float32s(weights)[taking],
                 np.float32(1), np.float32(params.scale), True, target.address, target.code,
             )
         )  # fmt: skip

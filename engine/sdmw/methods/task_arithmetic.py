@@ -58,7 +58,7 @@ class TaskArithmetic(Method):
         weights = float32s(params.weights)
         total = sum_in_order(weights)
         divisor = total if params.normalize and abs(total) >= SMALLEST_DIVISOR else np.float32(1)
-        keep_all = np.zeros(weights.size, np.uint32)
+        keep_all = np.zeros(weights.size, np.float32)
         return bool(
             merge_deltas(
                 tile.addresses, tile.codes, tile.count, keep_all, weights, divisor, np.float32(params.scale), False,

@@ -92,10 +92,9 @@ def convert(span: Span, write: Write) -> None:
     one = np.float32(1)
 
     def rounded(tile: Tile, target: Target) -> bool:
-        patterns = np.empty(0, np.uint32)
         return bool(
             tiles.merge_deltas(
-                tile.addresses, tile.codes, tile.count, patterns, nothing, one, one, True, target.address, target.code
+                tile.addresses, tile.codes, tile.count, nothing, nothing, one, one, True, target.address, target.code
             )
         )
 
