@@ -3,6 +3,8 @@
 mergekit runs as its users run it, as the command `mergekit-yaml`, one process for all recipes (importing torch takes
 seconds, a merge a tenth of one). It works with transformers 5.24 as it is, but for its model card: that asks the Hub
 whether each path is a repository, which fails offline, so no card is asked for.
+
+Up to four models: from five on torch sums in four parts, weights too, so that a normalised `linear` may differ as well.
 """
 
 import os
