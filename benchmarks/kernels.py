@@ -1,4 +1,6 @@
-"""ns per element of each kernel, one thread, beside memcpy in the same run. Prints a table, writes results/kernels.json.
+"""ns per element of each kernel, one thread, beside memcpy in the same run.
+
+Prints a table, writes results/kernels.json.
 
 python benchmarks/kernels.py [--rounds N]
 """
@@ -14,6 +16,8 @@ import processes
 import synthetic
 
 from sdmw.kernels import tiles
+from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
+from sdmw.statistics.near import bracket
 
 TILE = 1 << 21  # elements: what a run uses
 CODES = {"BF16": tiles.BF16, "F16": tiles.F16, "F32": tiles.F32}
@@ -84,14 +88,23 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
     low = np.zeros((models, 2, tiles.LOW), np.int64)
     out = np.zeros(TILE, arrays[0].dtype)
     one, weights = np.float32(1), np.full(models, 0.5, np.float32)
-    tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums)
+    edges, listed, sizes = (
+        np.zeros((models, 2), np.int64),
+        np.empty((models, TILE), np.uint32),
+        np.zeros(models, np.int64),
+    )
+    tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums, edges, listed, sizes)
     ranked = [np.searchsorted(np.cumsum(row), row.sum() // 10) for row in counts]
     bins = np.array([[place, place + 1] for place in ranked], np.int64)
+    # The bracket that a run would list: three hundredths of the ranks to either side.
+    for model, row in enumerate(counts):
+        edges[model] = bracket(row, 10, WIDE_MARGIN if dtype == "F32" else HALF_MARGIN) or (0, 0)
     thresholds = np.array([int(place) << 16 for place in ranked], np.uint32).view(np.float32)
     keep = (arrays, out)  # the addresses must outlive the calls
 
     def count() -> None:
-        tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums)
+        sizes[:] = 0
+        tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums, edges, listed, sizes)
 
     def merge() -> Any:
         assert keep

@@ -56,11 +56,9 @@ def measure(folder: str, quick: bool) -> None:
             "wall_s": measured.wall_s,
         }
         rows.append(row)
+        megabytes = [row[key] / MB for key in ("peak_rss", "planned", "peak_anonymous")]
         group = f"{measured.group_peak / MB:9.0f}" if measured.group_peak else f"{'–':>9}"
-        print(
-            f"{name:36} {row['peak_rss'] / MB:8.0f} {row['planned'] / MB:8.0f} {row['peak_anonymous'] / MB:8.0f} {group} "
-            f"{row['wall_s']:7.1f}"
-        )
+        print(f"{name:36}", *(f"{each:8.0f}" for each in megabytes), group, f"{row['wall_s']:7.1f}")
     processes.write_json("memory", {"machine": processes.machine(), "rows": rows})
 
 

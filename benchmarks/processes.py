@@ -53,7 +53,7 @@ def run(command: list[str], *, memory: int | None = None, environment: dict[str,
             stderr=subprocess.STDOUT,
             preexec_fn=enter,
             env={**os.environ, **(environment or {})},
-        )  # noqa: PLW1509
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)

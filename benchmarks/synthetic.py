@@ -1,5 +1,6 @@
 """Synthetic checkpoints of a decoder's shape, written in pieces: random bytes of real size, in bounded memory."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -53,17 +54,14 @@ def write_models(folder: str, shapes: Shapes, models: int, dtype: str = "BF16", 
             with open(os.path.join(path, "model.safetensors.index.json"), "wb") as index:
                 index.write(index_bytes(layouts))
     for layout in layouts:
-        files = [open(os.path.join(path, layout.name), "wb") for path in paths]
-        for file in files:
-            file.write(layout.header)
-        for tensor in layout.tensors:
-            for pieces in _pieces(tensor.elements, models, seed + hash_of(tensor.name)):
-                for file, piece in zip(files, pieces, strict=True):
-                    file.write(stored(piece, dtype).tobytes())
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(open(os.path.join(path, layout.name), "wb")) for path in paths]
+            for file in files:
+                file.write(layout.header)
+            for tensor in layout.tensors:
+                for pieces in _pieces(tensor.elements, models, seed + hash_of(tensor.name)):
+                    for file, piece in zip(files, pieces, strict=True):
+                        file.write(stored(piece, dtype).tobytes())
     for path in paths:
         with open(os.path.join(path, "done"), "w") as file:
             file.write("")

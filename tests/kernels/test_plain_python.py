@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import tiles
+from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
+from sdmw.statistics.near import bracket
 
 rng = np.random.default_rng(5)
 count = 300
@@ -25,8 +27,9 @@ results = []
 
 packed = np.zeros((2, tiles.PACKED), np.uint64)
 counts, sums = np.zeros((2, tiles.BINS), np.int64), np.zeros((2, tiles.BINS), np.int64)
-tiles.count_magnitudes(addresses, codes, count, packed, counts, sums)
-results += [packed, counts, sums]
+edges, listed, sizes = np.array([[0x3D00, 0x3E00], [0, 0x7F80]]), np.zeros((2, 50), np.uint32), np.zeros(2, np.int64)
+tiles.count_magnitudes(addresses, codes, count, packed, counts, sums, edges, listed, sizes)
+results += [packed, counts, sums, listed, sizes]
 
 bins = np.array([[int(np.flatnonzero(c)[3]), int(np.flatnonzero(c)[9])] for c in counts], np.int64)
 low = np.zeros((2, 2, tiles.LOW), np.int64)

@@ -110,14 +110,42 @@ def magnitudes(words: Any, base: Any, size: int, bits: Any) -> None:
 
 
 @kernel
-def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts: Any, low_sums: Any) -> None:
-    """(n+1),(n+1),(),(n,PACKED),(n,BINS),(n,BINS): add the tile's nonzero |deltas| to each model's histogram.
+def list_near(bits: Any, size: int, first: int, stop: int, hits: Any, listed: Any, known: int) -> int:
+    """Append the patterns in bins from first up to stop whose low bits are not zero to `listed`, from place `known`.
+
+    Returns how many there are then; what has no room is counted and not kept.
+    """
+    lowest, beyond = float_of(np.uint32(first << 16)), float_of(np.uint32(min(stop, FIRST_NONFINITE_BIN) << 16))
+    for i in range(size):
+        value = float_of(bits[i])
+        inside = (value >= lowest) & (value < beyond)
+        hits[i] = np.uint8(inside & ((bits[i] & np.uint32(0xFFFF)) != np.uint32(0)))
+    hits[size:] = np.uint8(0)
+    by_eight = hits.view(np.uint64)
+    for group in range((size + 7) // 8):
+        # Seldom any: a bracket holds few ranks, and low bits between bfloat16 models are mostly zero.
+        if by_eight[group] != np.uint64(0):
+            for i in range(8 * group, 8 * group + 8):
+                if hits[i]:
+                    if known < listed.size:
+                        listed[known] = bits[i]
+                    known += 1
+    return known
+
+
+@kernel
+def count_magnitudes(
+    addresses: Any, codes: Any, count: int, packed: Any, counts: Any, low_sums: Any, edges: Any, listed: Any, sizes: Any
+) -> None:
+    """(n+1),(n+1),(),(n,PACKED),(n,BINS),(n,BINS),(n,2),(n,l),(n): count nonzero |deltas|, and list those of some bins.
 
     METHOD.md, "bins". `packed` is uint64 scratch, zero before and after. `counts` and `low_sums` are int64: per bin
-    the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up.
+    the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up. `edges`
+    are the bins to list, from one up to another, none where both are equal; `listed` takes the uint32 patterns, and
+    `sizes` tells how many there were, which may be more than there was room for.
     """
     base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits = np.empty(BLOCK, np.uint32)
+    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
@@ -135,6 +163,10 @@ def count_magnitudes(addresses: Any, codes: Any, count: int, packed: Any, counts
             row = packed[model]
             for i in range(size):
                 row[bits[i] >> np.uint32(16)] += _COUNT_ONE + np.uint64(bits[i] & np.uint32(0xFFFF))
+            if edges[model, 0] < edges[model, 1]:
+                sizes[model] = list_near(
+                    bits, size, edges[model, 0], edges[model, 1], hits, listed[model], sizes[model]
+                )  # fmt: skip
     for model in range(models):
         row, bins, sums = packed[model], counts[model], low_sums[model]
         for place in range(BINS):
@@ -151,8 +183,7 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     over, and with bfloat16 inputs nearly all, so they are passed by.
     """
     base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
-    hits_by_eight = hits.view(np.uint64)
+    bits, hits, listed = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint32)
     models = addresses.size - 1
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
@@ -162,18 +193,11 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
                 continue
             decode(addresses[model + 1], codes[model + 1], start, size, model_values)
             magnitudes(model_values.view(np.uint32), base, size, bits)
-            bits[size:] = np.uint32(0)
-            first, second = np.uint32(bins[model, 0]), np.uint32(max(bins[model, 0], bins[model, 1]))
-            for i in range(BLOCK):
-                place = bits[i] >> np.uint32(16)
-                asked = (place == first) | (place == second)
-                hits[i] = np.uint8(asked & ((bits[i] & np.uint32(0xFFFF)) != np.uint32(0)))
-            for group in range(BLOCK // 8):
-                if hits_by_eight[group] != np.uint64(0):
-                    for i in range(8 * group, 8 * group + 8):
-                        if hits[i]:
-                            which = 0 if bits[i] >> np.uint32(16) == first else 1
-                            counts[model, which, bits[i] & np.uint32(0xFFFF)] += 1
+            for which in range(2):
+                place = bins[model, which]
+                known = list_near(bits, size, place, place + 1, hits, listed, 0) if place >= 0 else 0
+                for i in range(known):
+                    counts[model, which, listed[i] & np.uint32(0xFFFF)] += 1
 
 
 @kernel

@@ -1,6 +1,8 @@
 """Significant Deltas Merging with Weights. Source: Smirnov, Rachkov 2025, pp. 735-743; METHOD.md closes its gaps."""
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from sdmw.methods.method import (
 )
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics import percentile
-from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
+from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
 
@@ -83,12 +85,12 @@ class SdmW(Method):
         if params.keeps_all:
             return None
         if HistogramLook.kind not in have:
-            return HistogramLook()
+            return HistogramLook(params.k if params.exact else None)
         if not params.exact or LowBitsLook.kind in have:
             return None
-        whole = _of_layer(have, HistogramLook.kind)
-        bins = tuple(map(percentile.bins_to_open, whole, params.k))
-        return LowBitsLook(bins) if any(bins) else None
+        bins = (_unknown_bins(have, model, k) for model, k in enumerate(params.k))
+        look = LowBitsLook(tuple(bins))
+        return look if any(look.bins) else None
 
     def decide_layer(self, params: SdmWParams, have: Measured) -> LayerDecision:
         """The threshold of each model, and what it keeps."""
@@ -138,25 +140,39 @@ def weights_by_magnitude(magnitudes: Sequence[float], power: float) -> tuple[flo
     return tuple(each / total for each in powers)
 
 
-def _of_layer(have: Measured, kind: str) -> list[Any]:
-    """The statistics of the whole layer, for each model: its components' added."""
-    first, *others = have[kind].values()
-    whole = list(first)
-    for component in others:
-        whole = [mine + theirs for mine, theirs in zip(whole, component, strict=True)]
-    return whole
+def _whole(parts: Iterable[Any]) -> Any:
+    """The statistic of a layer: its components' added."""
+    return functools.reduce(operator.add, parts)
+
+
+def _histogram(have: Measured, model: int) -> Histogram:
+    histogram: Histogram = _whole(statistics[model] for statistics in have[HistogramLook.kind].values())
+    return histogram
+
+
+def _unknown_bins(have: Measured, model: int, k: float) -> tuple[int, ...]:
+    """The bins whose low bits are needed and were not listed along with the histogram."""
+    histogram = _histogram(have, model)
+    bins = percentile.bins_to_open(histogram, k)
+    return () if histogram.near.covers(bins) else bins
 
 
 def _decide_share(params: SdmWParams, have: Measured, model: int) -> LayerShare:
-    histogram = _of_layer(have, HistogramLook.kind)[model]
-    opened = LowBitsLook.kind in have
-    low_bits = _of_layer(have, LowBitsLook.kind)[model] if opened else NO_LOW_BITS
-    k = params.k[model]
-    cut = percentile.exact(histogram, low_bits, k) if params.exact else percentile.approximate(histogram, k)
+    histogram, k = _histogram(have, model), params.k[model]
+    components = {name: statistics[model] for name, statistics in have[HistogramLook.kind].items()}
+    if not params.exact:
+        low_bits = dict.fromkeys(components, NO_LOW_BITS)
+        cut = percentile.approximate(histogram, k)
+    else:
+        bins = percentile.bins_to_open(histogram, k)
+        if histogram.near.covers(bins):
+            low_bits = {name: component.near.low_bits(bins) for name, component in components.items()}
+        else:
+            low_bits = {name: statistics[model] for name, statistics in have[LowBitsLook.kind].items()}
+        cut = percentile.exact(histogram, _whole(low_bits.values()), k)
     kept, magnitude = 0, {}
-    for component, statistics in have[HistogramLook.kind].items():
-        component_bits = have[LowBitsLook.kind][component][model] if opened else NO_LOW_BITS
-        count, magnitude[component] = percentile.kept(statistics[model], component_bits, cut.pattern)
+    for name, component in components.items():
+        count, magnitude[name] = percentile.kept(component, low_bits[name], cut.pattern)
         kept += count
     return LayerShare(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
 

@@ -7,10 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.statistics.look import Tile
+from sdmw.statistics.near import MOST_OF_PIECE, NONE_MET, NOTHING, Near, bracket
 
 BINS = 1 << 15  # the sign bit of a magnitude is zero
 FIRST_NONFINITE_BIN = 0x7F80
 UNIT_EXPONENT = 149  # sums of float32 are integers times 2**-149
+SAMPLE = 1 << 17  # elements from which a bracket is guessed
+HALF_MARGIN = 0.03  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
+WIDE_MARGIN = 0.005  # of ranks: where a float32 takes part, every delta in the bracket is listed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,26 +26,29 @@ class Histogram:
             from 0x7F80 on they are infinities and NaNs. Zeros are in none.
         counts: int64, deltas in each.
         low_sums: int64, the sum of the low 16 bits of their patterns.
+        near: what was listed around the percentile.
     """
 
     bins: NDArray[np.uint16]
     counts: NDArray[np.int64]
     low_sums: NDArray[np.int64]
+    near: Near = NOTHING
 
     @classmethod
-    def of_bins(cls, counts: NDArray[np.int64], low_sums: NDArray[np.int64]) -> "Histogram":
+    def of_bins(cls, counts: NDArray[np.int64], low_sums: NDArray[np.int64], near: Near = NOTHING) -> "Histogram":
         """From arrays over all 32,768 bins, which are not kept."""
         bins = np.flatnonzero(counts)
-        return cls(bins.astype(np.uint16), counts[bins], low_sums[bins])
+        return cls(bins.astype(np.uint16), counts[bins], low_sums[bins], near)
 
     def __add__(self, other: "Histogram") -> "Histogram":
         bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
         counts, low_sums = np.zeros(bins.size, np.int64), np.zeros(bins.size, np.int64)
         np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
         np.add.at(low_sums, places, np.concatenate([self.low_sums, other.low_sums]))
-        return Histogram(bins, counts, low_sums)
+        return Histogram(bins, counts, low_sums, self.near + other.near)
 
     def __eq__(self, other: object) -> bool:
+        """Equal counts and sums; what was listed may differ with the tiling."""
         return isinstance(other, Histogram) and all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in ("bins", "counts", "low_sums")
         )
@@ -94,35 +101,78 @@ def bin_sum(place: int, count: int, low_sum: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HistogramLook:
-    """Asks for the histogram of each model."""
+    """Asks for the histogram of each model, and for what lies near its percentile.
+
+    Attributes:
+        near: the percentile, for each model; None where no deltas are to be listed.
+    """
+
+    near: tuple[float, ...] | None = None
 
     kind: ClassVar[str] = "histogram"
 
     def counter(self, models: int) -> "HistogramCounter":
         """A new counter, at zero."""
-        return HistogramCounter(models)
+        return HistogramCounter(models, self.near)
 
     def nothing(self, models: int) -> tuple[Histogram, ...]:
         """Empty histograms."""
         zeros = np.zeros(BINS, np.int64)
-        return (Histogram.of_bins(zeros, zeros),) * models
+        return (Histogram.of_bins(zeros, zeros, NONE_MET),) * models
 
 
 class HistogramCounter:
-    """Counts tiles into arrays over all bins, 0.8 MB a model."""
+    """Counts tiles into arrays over all bins, 0.8 MB a model, and lists up to 1 MB of patterns near a percentile."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, near: tuple[float, ...] | None) -> None:
         from sdmw.kernels import tiles
 
-        self._count = tiles.count_magnitudes
+        self._count, self._float32 = tiles.count_magnitudes, tiles.F32
         self._packed = np.zeros((models, tiles.PACKED), np.uint64)
         self._counts = np.zeros((models, BINS), np.int64)
         self._low_sums = np.zeros((models, BINS), np.int64)
+        self._near = near
+        self._edges = np.zeros((models, 2), np.int64)  # of bins; none yet
+        self._listed = np.empty((models, MOST_OF_PIECE if near else 0), np.uint32)
+        self._sizes = np.zeros(models, np.int64)
 
     def add(self, tile: Tile) -> None:
-        """Count a tile."""
-        self._count(tile.addresses, tile.codes, tile.count, self._packed, self._counts, self._low_sums)
+        """Count a tile; while a bracket is unknown, in samples, of which the first to tell is repeated."""
+        while self._near and tile.count and not self._edges.any(axis=1).all():
+            sample = tile.cut(0, min(SAMPLE, tile.count))
+            self._add(sample, self._counts, self._low_sums, self._edges)
+            found = self._new_edges(self._near, sample)
+            if found.any():
+                aside = np.zeros_like(self._counts)
+                self._add(sample, aside, aside, found)
+                self._edges += found
+            tile = tile.cut(sample.count, tile.count)
+        if tile.count:
+            self._add(tile, self._counts, self._low_sums, self._edges)
 
     def result(self) -> tuple[Any, ...]:
         """The `Histogram` of each model."""
-        return tuple(map(Histogram.of_bins, self._counts, self._low_sums))
+        near = map(self._near_of, range(len(self._counts)))
+        return tuple(map(Histogram.of_bins, self._counts, self._low_sums, near))
+
+    def _add(self, tile: Tile, counts: Any, low_sums: Any, edges: Any) -> None:
+        self._count(
+            tile.addresses, tile.codes, tile.count, self._packed, counts, low_sums, edges, self._listed, self._sizes
+        )
+
+    def _new_edges(self, near: tuple[float, ...], sample: Tile) -> NDArray[np.int64]:
+        """Brackets of the models that had none and can have one now."""
+        margin = WIDE_MARGIN if (sample.codes == self._float32).any() else HALF_MARGIN
+        found = np.zeros_like(self._edges)
+        for model, k in enumerate(near):
+            if not self._edges[model].any():
+                found[model] = bracket(self._counts[model, :FIRST_NONFINITE_BIN], k, margin) or (0, 0)
+        return found
+
+    def _near_of(self, model: int) -> Near:
+        if not self._near or self._sizes[model] > self._listed.shape[1]:
+            return NOTHING
+        if not self._edges[model].any():
+            return NONE_MET
+        first, stop = self._edges[model].tolist()
+        return Near(first, stop, self._listed[model, : self._sizes[model]].copy())

@@ -21,6 +21,13 @@ class Tile:
     codes: NDArray[np.int64]
     count: int
 
+    def cut(self, start: int, stop: int) -> "Tile":
+        """The elements from start to stop."""
+        return Tile(self.addresses + start * _ITEMSIZES[self.codes], self.codes, stop - start)
+
+
+_ITEMSIZES = np.array([4, 2, 2])  # bytes, by code
+
 
 class Statistic(Protocol):
     """What one look tells of one model."""

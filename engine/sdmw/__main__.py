@@ -1,0 +1,5 @@
+"""`python -m sdmw` is the command `sdmw`."""
+
+from sdmw.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""The deltas near a percentile, listed while they are counted, so that its exact value seldom needs another look.
+
+A piece's first elements tell roughly where the percentile lies; from there on every delta in a bracket of bins around
+it is listed, if its low bits are not zero: those that are the histogram's count leaves over. Between bfloat16 models
+that is a few in a thousand. Where the bracket misses, or the list is full, the layer is read again instead.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.statistics.low_bits import LOW, LowBits
+
+BINS = 1 << 15
+MOST_OF_PIECE = 1 << 18  # patterns listed of one model in one piece, 1 MB
+MOST = 1 << 19  # patterns kept of one model in one component of a layer, 2 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """All deltas of some bins whose low bits are not zero.
+
+    Attributes:
+        first, stop: the bins; none where stop is not larger.
+        patterns: uint32, of each such delta's magnitude, in no order.
+    """
+
+    first: int
+    stop: int
+    patterns: NDArray[np.uint32]
+
+    def __add__(self, other: "Near") -> "Near":
+        first, stop = max(self.first, other.first), min(self.stop, other.stop)
+        joined = Near(first, stop, np.concatenate([self._inside(first, stop), other._inside(first, stop)]))
+        while joined.patterns.size > MOST:
+            joined = joined._narrowed()
+        return joined
+
+    def covers(self, bins: Iterable[int]) -> bool:
+        """Whether all these bins are known."""
+        return all(self.first <= place < self.stop for place in bins)
+
+    def low_bits(self, bins: Iterable[int]) -> LowBits:
+        """How often each low half occurs in bins that are covered."""
+        rows = {}
+        for place in bins:
+            lows = self._inside(place, place + 1) & np.uint32(LOW - 1)
+            rows[place] = np.bincount(lows, minlength=LOW)
+        return LowBits.of_occurrences(rows)
+
+    def _inside(self, first: int, stop: int) -> NDArray[np.uint32]:
+        if first <= self.first and self.stop <= stop:
+            return self.patterns
+        return self.patterns[(self.patterns >= first << 16) & (self.patterns < max(first, stop) << 16)]
+
+    def _narrowed(self) -> "Near":
+        """The middle half of the bins; nothing where there is but one."""
+        quarter = (self.stop - self.first) // 4
+        if not quarter:
+            return NOTHING
+        first, stop = self.first + quarter, self.stop - quarter
+        return Near(first, stop, self._inside(first, stop))
+
+
+NOTHING = Near(0, 0, np.empty(0, np.uint32))  # knows no bin
+NONE_MET = Near(0, BINS, np.empty(0, np.uint32))  # knows that every bin is empty of such deltas
+
+
+def bracket(counts: NDArray[np.int64], k: float, margin: float) -> tuple[int, int] | None:
+    """Bins that likely hold the k-th percentile of more data like these; None where nothing was counted.
+
+    Args:
+        counts: of all finite bins.
+        k: the percentile, 0 to 100.
+        margin: the share of ranks, 0 to 1, by which it may lie to either side.
+    """
+    ranks = np.cumsum(counts)
+    if not ranks[-1]:
+        return None
+    # To the ends themselves the margin reaches further than any rank: 0 and 100 ask for the extremes of all the data.
+    low, high = k / 100 - margin, k / 100 + margin
+    first = 0 if low <= 0 else int(np.searchsorted(ranks, low * ranks[-1], side="right"))
+    stop = counts.size if high >= 1 else int(np.searchsorted(ranks, high * ranks[-1], side="right")) + 1
+    return first, min(stop, counts.size)
