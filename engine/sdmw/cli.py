@@ -1,7 +1,7 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
+import dataclasses
 import io
-import json
 import os
 import signal
 import sys
@@ -57,7 +57,7 @@ def merge(
     )  # fmt: skip
     terminal.print_warnings(report.warnings, report.notes)
     if as_json:
-        sys.stdout.write(report.to_json())
+        _print_json(dataclasses.asdict(report))
     else:
         terminal.print_report(report)
 
@@ -162,4 +162,6 @@ def _end(signum: int, _frame: FrameType | None) -> None:
 
 
 def _print_json(data: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    from sdmw.reporting.as_json import as_json
+
+    sys.stdout.buffer.write(as_json(data).encode())  # JSON is UTF-8 whatever the terminal is

@@ -1,16 +1,19 @@
 """The report of a merge: an object, and the same as JSON."""
 
 import dataclasses
-import json
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sdmw.methods.sdm_w import total_magnitude
 from sdmw.planning.plan import Plan
-from sdmw.running.driver import Outcome
-from sdmw.running.usage import Usage
+from sdmw.reporting.as_json import as_json
 from sdmw.statistics.histogram import UNIT_EXPONENT
 from sdmw.version import __version__
+
+if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
+    from sdmw.running.driver import Outcome
+    from sdmw.running.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +127,10 @@ class Report:
 
     def to_json(self) -> str:
         """As JSON, indented."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return as_json(dataclasses.asdict(self))
 
 
-def build_report(plan: Plan, outcome: Outcome, usage: Usage) -> Report:
+def build_report(plan: Plan, outcome: "Outcome", usage: "Usage") -> Report:
     """The report of a finished run."""
     usage.read_peak()
     shares = [(share.rank_error, share.nonzero) for layer in outcome.layers for share in layer]
@@ -171,7 +174,7 @@ def build_report(plan: Plan, outcome: Outcome, usage: Usage) -> Report:
     )
 
 
-def _model(plan: Plan, outcome: Outcome, number: int) -> ModelReport:
+def _model(plan: Plan, outcome: "Outcome", number: int) -> ModelReport:
     weights = {tensor.params.weights[number] for tensor in plan.tensors if tensor.params and tensor.params.weights}
     weight = None if len(weights) > 1 else outcome.model.weights[number]
     shares = [layer[number] for layer in outcome.layers if layer]
