@@ -1,0 +1,93 @@
+"""Signals while a merge runs, sent from its own progress."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import sdmw
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from sdmw.errors import StoppedError
+from sdmw.running.events import Planned, Published
+from sdmw.running.stop import SIGNALS, StopSignals
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    write_checkpoint(tmp_path / "base", base)
+    write_checkpoint(tmp_path / "corp", fine_tuned(rng, base))
+    models = [{"model": str(tmp_path / "corp")}]
+    return {"merge_method": "sdm_w", "base_model": str(tmp_path / "base"), "models": models}
+
+
+def sends(*signals, at):
+    """A receiver that sends signals to its own process when the first event of a kind, or that stage, comes."""
+    left = list(signals)
+
+    def receive(event):
+        if left and (isinstance(event, at) if isinstance(at, type) else getattr(event, "stage", "") == at):
+            for each in [left.pop(0) for _ in signals]:
+                os.kill(os.getpid(), each)
+
+    return receive
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("at", [Planned, "measure", "apply"])
+def test_a_signal_stops_a_run(tmp_path, recipe, signum, at):
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(StoppedError) as caught:
+        sdmw.merge(recipe, tmp_path / "out", progress=sends(signum, at=at))
+    assert (caught.value.signum, caught.value.exit_code) == (signum, 128 + signum)
+    assert str(caught.value) == f"{signum.name}: stopped by this signal. Nothing was left behind; run it again"
+    assert sorted(os.listdir(tmp_path)) == ["base", "corp"]
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+    sdmw.merge(recipe, tmp_path / "out", progress=False)
+
+
+def test_a_signal_once_the_output_is_there_comes_too_late(tmp_path, recipe):
+    report = sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGTERM, at=Published))
+    assert report.models[0].weight == 1
+    assert sorted(os.listdir(tmp_path)) == ["base", "corp", "out"]
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path, recipe):
+    with pytest.raises(KeyboardInterrupt):
+        sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGINT, signal.SIGINT, at="measure"))
+    assert sorted(os.listdir(tmp_path)) == ["base", "corp"]
+
+
+def test_the_first_signal_is_the_one_told(tmp_path, recipe):
+    with pytest.raises(StoppedError) as caught:
+        sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGTERM, signal.SIGINT, at="measure"))
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_what_is_ignored_stays_ignored(tmp_path, recipe):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGHUP, at="measure"))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "out").is_dir()
+
+
+def test_other_threads_leave_signals_alone():
+    before = [signal.getsignal(each) for each in SIGNALS]
+    inside = []
+
+    def enter():
+        with StopSignals() as signals:
+            signals.check()
+            inside.extend(signal.getsignal(each) for each in SIGNALS)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert inside == before
