@@ -172,7 +172,8 @@ MIXED = {"parameters": {"weight": 1, "k": [{"filter": "mlp", "value": 10}, {"val
 
 @pytest.mark.parametrize(("recipe", "stages"), [
     ({}, ["measure", "apply"]), ({"parameters": {"weight": 1, "k": 0}}, ["apply"]), (MIXED, ["measure", "apply"]),
-    ({"merge_method": "linear", "parameters": {}}, ["apply"]), ({"parameters": {"granularity": "model"}}, ["measure", "apply"]),
+    ({"merge_method": "linear", "parameters": {}}, ["apply"]),
+    ({"parameters": {"granularity": "model"}}, ["measure", "apply"]),
 ])  # fmt: skip
 def test_events(world, recipe, stages):
     events = []
