@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -155,3 +156,8 @@ def write_json(name: str, data: Any) -> None:
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def remove(path: str) -> None:
+    """Remove a directory tree that may not be there."""
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""Merges against the floor, interleaved in one run: median and minimum of paired ratios.
+
+Writes results/against_floor.json.
+
+python benchmarks/against_floor.py [--folder FOLDER] [--parameters N] [--rounds N]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import processes
+import synthetic
+
+MERGE = """
+import json, os, sys, time
+import numpy, sdmw.kernels.tiles, sdmw.running.driver, sdmw.reporting.files, sdmw.checkpoints.output, safetensors
+import processes, sdmw
+asked = json.loads(sys.argv[1])
+def between(event):
+    if asked["cold"] and getattr(event, "stage", "") == "measure" and event.done == event.total:
+        processes.drop_cache(*asked["inputs"])
+began = time.perf_counter()
+report = sdmw.merge(asked["recipe"], asked["out"], progress=between, threads=asked["threads"])
+print(json.dumps([time.perf_counter() - began, report.run.bytes_read_again]))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: a method, how often it reads, whether inputs are cached, the group's memory."""
+
+    name: str
+    method: str
+    passes: int
+    cold: bool
+    memory: int | None = None
+
+
+CASES = [
+    Case("sdm_w, cold in each pass", "sdm_w", 2, cold=True),
+    Case("sdm_w, inputs cached", "sdm_w", 2, cold=False),
+    Case("linear, cold", "linear", 1, cold=True),
+    Case("linear, inputs cached", "linear", 1, cold=False),
+    Case("task_arithmetic, cold", "task_arithmetic", 1, cold=True),
+    Case("task_arithmetic, inputs cached", "task_arithmetic", 1, cold=False),
+    Case("sdm_w, 512 MiB control group", "sdm_w", 2, cold=True, memory=512 << 20),
+    Case("sdm_w, 256 MiB control group", "sdm_w", 2, cold=True, memory=256 << 20),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
+    parser.add_argument("--parameters", type=float, default=1.1e9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or temporary
+        shapes = synthetic.decoder(int(arguments.parameters))
+        paths = synthetic.write_models(os.path.join(folder, "decoder"), shapes, 2)
+        print(processes.machine())
+        print(f"{'case':34} {'floor s':>15} {'sdmw s':>15} {'ratio':>13} {'again':>7} {'peak MB':>8}")
+        print(f"{'':34} {'min':>7} {'median':>7} {'min':>7} {'median':>7} {'min':>6} {'median':>6}")
+        rows = [measure(case, paths, folder, arguments.rounds) for case in CASES if arguments.only in case.name]
+    processes.write_json("against_floor", {"machine": processes.machine(), "rows": rows})
+
+
+def measure(case: Case, paths: list[str], folder: str, rounds: int) -> dict[str, Any]:
+    """Floor and merge in turn; each pair has its ratio."""
+    inputs = paths if case.method != "linear" else paths[1:]
+    out = os.path.join(folder, "against-floor")
+    floors, merges, again, peak = [], [], 0, 0
+    for number in range(rounds + 1):
+        floor = run_floor(case, inputs, out)
+        seconds, again, peak = run_merge(case, paths, inputs, out)
+        if number:  # the first pair warms kernels' caches and the disk's
+            floors.append(floor)
+            merges.append(seconds)
+    ratios = [merge / floor for merge, floor in zip(merges, floors, strict=True)]
+    print(
+        f"{case.name:34} {min(floors):7.2f} {statistics.median(floors):7.2f} {min(merges):7.2f} "
+        f"{statistics.median(merges):7.2f} {min(ratios):6.2f} {statistics.median(ratios):6.2f} {again / 1e9:6.2f}G "
+        f"{peak / 1e6:8.0f}",
+        flush=True,
+    )
+    return {"case": case.name, "floor_s": floors, "sdmw_s": merges, "ratios": ratios, "again": again, "peak_rss": peak}
+
+
+def run_floor(case: Case, inputs: list[str], out: str) -> float:
+    """Seconds of the floor."""
+    prepare(case, inputs)
+    size = sum(os.path.getsize(file.path) for file in os.scandir(inputs[0]) if file.name.endswith(".safetensors"))
+    asked = {
+        "inputs": inputs,
+        "passes": case.passes,
+        "bytes": size,
+        "out": f"{out}.floor",
+        "threads": 2,
+        "cold": case.cold,
+    }
+    program = os.path.join(os.path.dirname(__file__), "floor.py")
+    measured = processes.run([sys.executable, program, json.dumps(asked)], memory=case.memory)
+    os.remove(f"{out}.floor")
+    return float(measured.output.split()[-1])
+
+
+def run_merge(case: Case, paths: list[str], inputs: list[str], out: str) -> tuple[float, int, int]:
+    """Seconds of a merge, bytes read again, peak memory."""
+    prepare(case, inputs)
+    recipe = synthetic.recipe(paths, case.method)
+    if case.method == "linear":
+        recipe["base_model"] = paths[1]
+    asked = {"recipe": recipe, "out": out, "cold": case.cold, "inputs": inputs, "threads": 2}
+    environment = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])}
+    measured = processes.run(
+        [sys.executable, "-c", MERGE, json.dumps(asked)], memory=case.memory, environment=environment
+    )
+    processes.remove(out)
+    if measured.returncode:
+        raise RuntimeError(measured.output[-2000:])
+    seconds, again = json.loads(measured.output.splitlines()[-1])
+    return seconds, again, measured.peak_rss
+
+
+def prepare(case: Case, inputs: list[str]) -> None:
+    """Inputs cached or forgotten."""
+    if case.cold:
+        processes.drop_cache(*inputs)
+    else:
+        processes.fill_cache(*inputs)
+
+
+if __name__ == "__main__":
+    main()
