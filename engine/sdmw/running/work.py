@@ -1,5 +1,6 @@
 """What one worker does with one piece; top-level functions of plain data, so that any executor can run them."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from sdmw.kernels import tiles
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
 from sdmw.planning.plan import TensorPlan
 from sdmw.running.nonfinite import MEND, explain
-from sdmw.statistics.look import Look, Tile
+from sdmw.statistics.look import Counter, Look, Tile
 
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data
 Arrays = Sequence[NDArray[np.generic]]
@@ -61,10 +62,12 @@ def measure(span: Span, look: Look) -> tuple[Any, ...]:
     Raises:
         NonFiniteError: a delta is NaN or infinite and the span is strict.
     """
-    counter = look.counter(len(span.tensor.inputs) - 1)
+    models = len(span.tensor.inputs) - 1
+    counter = _kept.take(look, models)
     for _, arrays in span.tiles():
         counter.add(_tile(arrays, span.tensor.inputs))
     result = counter.result()
+    _kept.give_back(look, models, counter)
     if span.strict and any(statistic.nonfinite for statistic in result):
         for start, arrays in span.tiles():
             if problem := explain(span.tensor, arrays, start, deltas=True):
@@ -132,6 +135,23 @@ def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
         if not same:
             return False
     return True
+
+
+class _Kept(threading.local):
+    """The thread's last counter: most pieces take the same look, and small tensors are many."""
+
+    def __init__(self) -> None:
+        self._counters: dict[tuple[Look, int], Counter] = {}
+
+    def take(self, look: Look, models: int) -> Counter:
+        """It is given back only by who has read its result: a piece that failed leaves it half full."""
+        return self._counters.pop((look, models), None) or look.counter(models)
+
+    def give_back(self, look: Look, models: int, counter: Counter) -> None:
+        self._counters = {(look, models): counter}
+
+
+_kept = _Kept()
 
 
 def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:

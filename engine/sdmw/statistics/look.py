@@ -46,7 +46,7 @@ class Counter(Protocol):
         """Count a tile."""
 
     def result(self) -> tuple[Any, ...]:
-        """A `Statistic` for each model."""
+        """A `Statistic` for each model of what was added since the last one; counting begins anew."""
 
 
 class Look(Protocol):

@@ -99,8 +99,10 @@ class LowBitsCounter:
         self._count(tile.addresses, tile.codes, tile.count, self._bins, self._counts)
 
     def result(self) -> tuple[Any, ...]:
-        """The `LowBits` of each model."""
-        return tuple(
+        """The `LowBits` of each model; the arrays are zero again."""
+        found = tuple(
             LowBits.of_occurrences(dict(zip(asked, rows, strict=False)))
             for asked, rows in zip(self._asked, self._counts, strict=True)
         )
+        self._counts[:] = 0
+        return found

@@ -44,11 +44,12 @@ class Near:
 
     def low_bits(self, bins: Iterable[int]) -> LowBits:
         """How often each low half occurs in bins that are covered."""
-        rows = {}
-        for place in bins:
-            lows = self._inside(place, place + 1) & np.uint32(LOW - 1)
-            rows[place] = np.bincount(lows, minlength=LOW)
-        return LowBits.of_occurrences(rows)
+        lows = {place: (self._inside(place, place + 1) & np.uint32(LOW - 1)).astype(np.uint16) for place in bins}
+        found = {place: np.unique(each, return_counts=True) for place, each in lows.items()}
+        return LowBits(
+            {place: values for place, (values, _) in found.items()},
+            {place: counts for place, (_, counts) in found.items()},
+        )
 
     def _inside(self, first: int, stop: int) -> NDArray[np.uint32]:
         if first <= self.first and self.stop <= stop:
@@ -77,10 +78,12 @@ def bracket(counts: NDArray[np.int64], k: float, margin: float) -> tuple[int, in
         margin: the share of ranks, 0 to 1, by which it may lie to either side.
     """
     ranks = np.cumsum(counts)
-    if not ranks[-1]:
+    count = int(ranks[-1])
+    if not count:
         return None
-    # To the ends themselves the margin reaches further than any rank: 0 and 100 ask for the extremes of all the data.
-    low, high = k / 100 - margin, k / 100 + margin
-    first = 0 if low <= 0 else int(np.searchsorted(ranks, low * ranks[-1], side="right"))
-    stop = counts.size if high >= 1 else int(np.searchsorted(ranks, high * ranks[-1], side="right")) + 1
-    return first, min(stop, counts.size)
+    # Two ranks more, since the percentile lies between two. To the ends it reaches further than any rank: 0 and 100
+    # ask for the extremes of all the data.
+    low, high = (k / 100 - margin) * count - 2, (k / 100 + margin) * count + 2
+    first = 0 if low <= 0 else int(np.searchsorted(ranks, low, side="right"))
+    stop = counts.size if high >= count else int(np.searchsorted(ranks, high, side="right")) + 1
+    return first, stop
