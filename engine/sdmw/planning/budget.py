@@ -8,6 +8,7 @@ from sdmw.sizes import shown
 
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
+TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
 COUNTERS = 2 * MiB  # a model's counters in a worker: histogram 0.8 and list 1; or low bits 1
@@ -73,6 +74,8 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
     """The largest tile that keeps within the budget; fewer threads only where the smallest tile does not."""
     for count in range(threads, 0, -1):
         tile = LARGEST_TILE
+        while tile > SMALLEST_TILE and tile * demand.element > TILES:
+            tile //= 2
         while tile >= SMALLEST_TILE:
             peak = projected_peak(demand, tile, count)
             if peak <= budget:
