@@ -1,0 +1,48 @@
+"""The loops that every element goes through are compiled to vector instructions, where the processor has them."""
+
+import re
+
+import llvmlite.binding as llvm
+import numba
+import pytest
+
+from sdmw.kernels import tiles
+
+FEATURES = llvm.get_host_cpu_features()
+pytestmark = pytest.mark.skipif(not FEATURES.get("avx2"), reason="a processor without AVX2: nothing to look for")
+
+SHORT, FULL = numba.uint16[::1], numba.uint32[::1]
+FLOATS, BITS = numba.float32[::1], numba.uint32[::1]
+ONE = numba.float32
+
+LOOPS = {
+    "magnitudes of bfloat16": (tiles.magnitudes, (SHORT, FLOATS, numba.int64, BITS), "vsubps"),
+    "magnitudes of float32": (tiles.magnitudes, (FULL, FLOATS, numba.int64, BITS), "vsubps"),
+    "weighted deltas of bfloat16": (
+        tiles.add_delta, (SHORT, FLOATS, numba.int64, ONE, ONE, numba.boolean, FLOATS), "vmulps",
+    ),
+    "weighted deltas of float32": (
+        tiles.add_delta, (FULL, FLOATS, numba.int64, ONE, ONE, numba.boolean, FLOATS), "vmulps",
+    ),
+    "weighted models": (tiles.add_weighted, (SHORT, numba.int64, ONE, FLOATS), "vmulps"),
+    "decoding": (tiles.decode, (numba.int64,) * 4 + (FLOATS,), "vpslld"),
+    "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_is_vectorised(name):
+    kernel, arguments, instruction = LOOPS[name]
+    compiled = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
+    compiled.compile(arguments)
+    (assembly,) = compiled.inspect_asm().values()
+    assert re.search(rf"{instruction}\b.*%[yz]mm", assembly)
+
+
+def test_nothing_is_fused():
+    """A fused multiply-add rounds once where the method rounds twice."""
+    for kernel, arguments, _ in LOOPS.values():
+        compiled = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
+        compiled.compile(arguments)
+        (assembly,) = compiled.inspect_asm().values()
+        assert not re.search(r"vfn?m(add|sub)", assembly)
