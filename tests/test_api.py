@@ -75,7 +75,7 @@ def test_a_recipe_by_hand_a_mapping_and_a_file_are_one(world):
 def test_the_same_merge_gives_the_same_files(world):
     sdmw.merge(RECIPE, "out", progress=False)
     first = files_of("out")
-    sdmw.merge(RECIPE, world / "out", progress=False, overwrite=True, threads=3, budget="600MiB")
+    sdmw.merge(RECIPE, world / "out", progress=False, overwrite=True, threads=3, budget="8GiB")
     second = files_of("out")
     assert first.pop("sdmw_report.json") != second.pop("sdmw_report.json")
     assert first == second
