@@ -10,7 +10,7 @@ from sdmw.checkpoints.linux import free
 from sdmw.checkpoints.sidecars import choose
 from sdmw.checkpoints.target import check_target
 from sdmw.checkpoints.tensor import TensorInfo
-from sdmw.errors import PlanError, Problem, quoted
+from sdmw.errors import CheckpointError, PlanError, Problem, quoted
 from sdmw.methods.method import Method, Values
 from sdmw.planning import budget, memory
 from sdmw.planning.check import check_inputs, tied_heads
@@ -64,7 +64,11 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
         problems += error.problems
         shards = ()
     tensors = _placed(wanted, params, shards)
-    copied, skipped = choose(inputs.base.path)
+    try:
+        copied, skipped = choose(inputs.base.path)
+    except CheckpointError as error:
+        problems += error.problems
+        copied, skipped = [], []
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
