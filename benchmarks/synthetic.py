@@ -47,7 +47,7 @@ def write_models(folder: str, shapes: Shapes, models: int, dtype: str = "BF16", 
     layouts = lay_out(((name, STORED[dtype], shape) for name, shape in shapes.items()), 5 * 10**9)
     for path in paths:
         os.makedirs(path, exist_ok=True)
-        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"}
+        config = configuration(shapes)
         with open(os.path.join(path, "config.json"), "w") as file:
             json.dump(config, file)
         if len(layouts) > 1:
@@ -66,6 +66,21 @@ def write_models(folder: str, shapes: Shapes, models: int, dtype: str = "BF16", 
         with open(os.path.join(path, "done"), "w") as file:
             file.write("")
     return paths
+
+
+def configuration(shapes: Shapes) -> dict[str, Any]:
+    """What transformers and mergekit want to know of the shapes."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "vocab_size": 32000,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_attention_heads": 16,
+        "num_hidden_layers": sum(name.endswith("input_layernorm.weight") for name in shapes),
+        "tie_word_embeddings": False,
+    }
 
 
 def hash_of(name: str) -> int:
