@@ -184,7 +184,7 @@ def test_k_differs_by_model_and_by_filter(tmp_path):
             assert told.threshold == np.percentile(magnitudes, k)
 
 
-def test_the_same_bits_for_any_threads_tile_budget_and_executor(tmp_path, monkeypatch):
+def test_the_same_bits_for_any_threads_and_tile(tmp_path, monkeypatch):
     """Tensors larger than several tiles, with rows that do not divide them."""
     from sdmw.planning import budget
 

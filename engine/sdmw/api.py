@@ -25,6 +25,7 @@ RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
 
 HEADER_LIMIT = 16 * 2**20
+MOST_THREADS = 1024
 
 
 def merge(
@@ -48,7 +49,7 @@ def merge(
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
             free, at most 1 GiB.
         threads: that compute; by default one a core.
-        progress: show it on standard error, or not, or call this with each `sdmw.events` object.
+        progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
         overwrite: replace a directory that is there.
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
@@ -118,8 +119,8 @@ def plan(
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise UsageError([Problem("threads", "a whole number from 1", repr(threads))])
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
     options = Options(
         None if out is None else os.fspath(out),
         overwrite,

@@ -28,6 +28,10 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     return [
         *(Problem(target, "", found, mend) for found, mend in _occupied(path, overwrite)),
         *(Problem(target, "a directory apart from the inputs", found) for found in _overlaps(path, inputs)),
+        *(
+            Problem(work_path(parent, name), "a work directory without inputs", found)
+            for found in _inputs_in(work_path(parent, name), inputs)
+        ),
         *(Problem(target, "a place that can be written to", found) for found in _unwritable(parent, name)),
         *(Problem(target, f"{shown(size)} of free disk", found) for found in _too_full(parent, name, size)),
     ]
@@ -58,6 +62,14 @@ def _overlaps(path: str, inputs: Sequence[str]) -> Iterator[str]:
         elif found in above_target:
             yield f"it is inside the input {given}"
         elif target is not None and target in map(_identity, _ancestors(real)):
+            yield f"it contains the input {given}"
+
+
+def _inputs_in(work: str, inputs: Sequence[str]) -> Iterator[str]:
+    """Inputs that beginning would remove with what a killed run left."""
+    inside = _identity(work)
+    for given in inputs:
+        if inside is not None and inside in map(_identity, _ancestors(os.path.realpath(given))):
             yield f"it contains the input {given}"
 
 

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target, Values, float32s, sum_in_order
+from sdmw.methods.method import (
+    LayerDecision,
+    Method,
+    ModelDecision,
+    Target,
+    Values,
+    float32s,
+    objection_to_sum,
+    sum_in_order,
+)
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.look import Tile
 
@@ -39,10 +48,8 @@ class Linear(Method):
         return LinearParams(values.by_model["weight"], values.top["normalize"])
 
     def objection(self, params: LinearParams) -> str | None:
-        """Weights that add up to zero cannot be normalised."""
-        if params.normalize and sum_in_order(float32s(params.weights)) == 0:
-            return f"the weights {', '.join(f'{w:g}' for w in params.weights)} add up to zero and normalize is true"
-        return None
+        """Weights that add up to zero, or to infinity, cannot be normalised."""
+        return objection_to_sum(params.weights) if params.normalize else None
 
     def decide_model(self, params: LinearParams, layers: Sequence[LayerDecision]) -> ModelDecision:
         """The weights as given."""

@@ -115,6 +115,16 @@ def float32s(numbers: Sequence[float]) -> NDArray[np.float32]:
 def sum_in_order(weights: NDArray[np.float32]) -> np.float32:
     """The float32 sum, left to right, each addition rounded."""
     total = np.float32(0)
-    for weight in weights:
-        total = np.float32(total + weight)
+    with np.errstate(over="ignore"):
+        for weight in weights:
+            total = np.float32(total + weight)
     return total
+
+
+def objection_to_sum(weights: Sequence[float]) -> str | None:
+    """Why weights cannot be normalised by their float32 sum; None where they can."""
+    total = sum_in_order(float32s(weights))
+    if total and np.isfinite(total):
+        return None
+    said = "zero" if not total else "more than float32 holds"
+    return f"the weights {', '.join(f'{w:g}' for w in weights)} add up to {said} and normalize is true"

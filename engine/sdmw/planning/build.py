@@ -57,7 +57,7 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
     problems += objections
     try:
         shards = lay_out(
-            ((part.name, output_dtype(recipe, part.inputs[0].dtype), part.inputs[0].shape) for part in wanted),
+            ((part.name, output_dtype(recipe, part.like.dtype), part.like.shape) for part in wanted),
             options.max_shard_size,
         )
     except PlanError as error:
@@ -91,11 +91,15 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A tensor of the output before its place is known."""
+    """A tensor of the output before its place is known; it is `like` one of the base in name, shape and dtype."""
 
-    name: str
+    like: TensorInfo
     action: Any
     inputs: tuple[TensorInfo, ...]
+
+    @property
+    def name(self) -> str:
+        return self.like.name
 
 
 def _merged_and_copied(method: Method, inputs: Inputs) -> Iterable[_Part]:
@@ -103,11 +107,11 @@ def _merged_and_copied(method: Method, inputs: Inputs) -> Iterable[_Part]:
     for name, info in inputs.base.tensors.items():
         models = tuple(checkpoint.tensors.get(name, info) for checkpoint in inputs.models.values())
         if not info.dtype.merges:
-            yield _Part(name, "copy", (info, *(other for other in models if other is not info)))
+            yield _Part(info, "copy", (info, *(other for other in models if other is not info)))
         elif method.needs_base:
-            yield _Part(name, "merge", (info, *models))
+            yield _Part(info, "merge", (info, *models))
         else:
-            yield _Part(name, "merge", models)
+            yield _Part(info, "merge", models)
 
 
 def _taken(recipe: Recipe, inputs: Inputs, tied: set[str]) -> Iterable[_Part]:
@@ -119,7 +123,7 @@ def _taken(recipe: Recipe, inputs: Inputs, tied: set[str]) -> Iterable[_Part]:
         for name, info in checkpoint.tensors.items():
             if name not in taken:
                 taken.add(name)
-                yield _Part(name, "convert" if info.dtype.merges else "copy", (info,))
+                yield _Part(info, "convert" if info.dtype.merges else "copy", (info,))
 
 
 def _layers(recipe: Recipe, merged: Iterable[_Part]) -> dict[str, list[str]]:
@@ -177,10 +181,16 @@ def _with_disk(plan: Plan, options: Options) -> Plan:
     parent = os.path.dirname(os.path.abspath(options.target)) if options.target else os.getcwd()
     problems = list(plan.problems)
     if options.target is not None:
-        inputs = [checkpoint.path for checkpoint in plan.checkpoints]
-        problems += check_target(options.target, inputs, plan.bytes_written, options.overwrite)
+        problems += check_target(options.target, _folders(plan), plan.bytes_written, options.overwrite)
     room = free(parent) if os.path.isdir(parent) else 0
     return replace(plan, free_bytes=room, problems=tuple(problems))
+
+
+def _folders(plan: Plan) -> list[str]:
+    """Every folder that an input lies in: its own, and those that its shards are links into."""
+    folders = {checkpoint.path: None for checkpoint in plan.checkpoints}
+    shards = (shard.path for checkpoint in plan.checkpoints for shard in checkpoint.shards)
+    return list(folders | dict.fromkeys(os.path.dirname(os.path.realpath(path)) for path in shards))
 
 
 def _fitted(plan: Plan, options: Options) -> Plan:
@@ -188,7 +198,7 @@ def _fitted(plan: Plan, options: Options) -> Plan:
     resident = memory.resident()
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
     demand = budget.Demand(
-        reserved=resident + budget.kernels_to_load(),
+        reserved=resident + budget.kernels_to_load() + budget.DECISION * len(plan.layers) * len(plan.models),
         element=max((sum(i.dtype.itemsize for i in (*t.inputs, t.output)) for t in plan.tensors), default=0),
         models=len(plan.models) if plan.passes > 1 else 0,
         components=components,

@@ -160,6 +160,10 @@ class Plan:
         for start in range(0, elements, step):
             yield Piece(tensor, start, min(start + step, elements))
 
+    def piece_count(self, tensor: int) -> int:
+        """How many pieces the tensor has."""
+        return -(-self.tensors[tensor].elements // (TILES_IN_PIECE * self.tile_of(tensor)))
+
     def tile_of(self, tensor: int) -> int:
         """Elements in this tensor's tiles."""
         shape = self.tensors[tensor].output.shape

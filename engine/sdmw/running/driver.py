@@ -17,6 +17,8 @@ from sdmw.statistics.look import Look
 
 AHEAD = 2  # pieces handed over for each thread: one that runs, one that waits
 SIGNAL_CHECK = 0.1  # seconds
+EQUAL = "every fine-tune equals the base: so does the result"
+UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Run:
         decisions = layers.decisions()
         model = self._method.decide_model(self._first_params(), decisions)
         if not any(model.takes_part) or self._unchanged(decisions):
-            warnings.append("every fine-tune equals the base: so does the result")
+            warnings.append(EQUAL if self._strict else UNMOVED)
         tasks = self._applying(write, decisions, model)
         self._all(lambda: next(tasks, None))
         return Outcome(decisions, model, self._read + self._read_again, self._read_again, tuple(warnings))
@@ -174,12 +176,16 @@ class Measuring:
         self._plan, self._method, self._span, self._told = plan, method, span, told
         self._open: dict[int, _OpenLayer] = {}
         self._decided: dict[int, LayerDecision] = {}
-        self._again: deque[Task] = deque()
+        self._again: deque[Iterator[Task]] = deque()
         self._first = self._first_looks()
 
     def next_task(self) -> Task | None:
         """The next piece to look at; None where there is none now, though results to come may bring some."""
-        return self._again.popleft() if self._again else next(self._first, None)
+        while self._again:
+            if task := next(self._again[0], None):
+                return task
+            self._again.popleft()
+        return next(self._first, None)
 
     def decisions(self) -> tuple[LayerDecision, ...]:
         """Of every layer, in the plan's order; once all tasks are done."""
@@ -189,24 +195,25 @@ class Measuring:
         for number in range(len(self._plan.layers)):
             yield from self._advance(number, {})
 
-    def _advance(self, number: int, have: dict[str, dict[str, tuple[Any, ...]]]) -> Iterable[Task]:
+    def _advance(self, number: int, have: dict[str, dict[str, tuple[Any, ...]]]) -> Iterator[Task]:
         """Look once more, or decide."""
         params = self._plan.tensors[self._plan.layers[number].tensors[0]].params
         while look := self._method.needs(params, have):
             tensors = self._plan.layers[number].tensors
-            pieces = [piece for tensor in tensors for piece in self._plan.pieces_of(tensor)]
+            pieces = sum(map(self._plan.piece_count, tensors))
             nothing = look.nothing(len(self._plan.models))
             have[look.kind] = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
             if pieces:
-                self._open[number] = _OpenLayer(look, len(pieces), have)
-                return self._tasks(number, look, pieces)
+                self._open[number] = _OpenLayer(look, pieces, have)
+                return self._tasks(number, look)
         self._decided[number] = self._method.decide_layer(params, have)
-        return ()
+        return iter(())
 
-    def _tasks(self, number: int, look: Look, pieces: list[Piece]) -> Iterator[Task]:
-        for piece in pieces:
-            span = self._span(piece)
-            yield Task(work.measure, (span, look), partial(self._take, number, span))
+    def _tasks(self, number: int, look: Look) -> Iterator[Task]:
+        for tensor in self._plan.layers[number].tensors:
+            for piece in self._plan.pieces_of(tensor):
+                span = self._span(piece)
+                yield Task(work.measure, (span, look), partial(self._take, number, span))
 
     def _take(self, number: int, span: work.Span, result: tuple[Any, ...]) -> None:
         """Add a piece's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
@@ -221,7 +228,7 @@ class Measuring:
         layer.waiting -= 1
         if not layer.waiting:
             del self._open[number]
-            self._again.extend(self._advance(number, layer.have))
+            self._again.append(self._advance(number, layer.have))
 
 
 def _ignoring_result(told: Callable[[int], None], size: int, _: Any) -> None:

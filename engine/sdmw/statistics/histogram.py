@@ -41,6 +41,8 @@ class Histogram:
         return cls(bins.astype(np.uint16), counts[bins], low_sums[bins], near)
 
     def __add__(self, other: "Histogram") -> "Histogram":
+        if not self.bins.size:  # most layers are one piece, added to nothing
+            return Histogram(other.bins, other.counts, other.low_sums, self.near + other.near)
         bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
         counts, low_sums = np.zeros(bins.size, np.int64), np.zeros(bins.size, np.int64)
         np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
@@ -68,7 +70,7 @@ class Histogram:
     @property
     def finite_bins(self) -> int:
         """How many of `bins` hold finite magnitudes."""
-        return int(np.searchsorted(self.bins, FIRST_NONFINITE_BIN))
+        return int(np.searchsorted(self.bins, np.uint16(FIRST_NONFINITE_BIN)))
 
     def place_of_rank(self, rank: int) -> int:
         """The place in `bins` of the bin that holds the delta of a rank (0 is the smallest) in S sorted."""

@@ -1,0 +1,62 @@
+"""Plans that must not endanger an input, and dtypes that are the base's."""
+
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import sdmw
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+
+
+@pytest.fixture
+def models(tmp_path):
+    rng = np.random.default_rng(1)
+    base = llama_like(rng)
+    write_checkpoint(tmp_path / "base", base)
+    return tmp_path, base, fine_tuned(rng, base)
+
+
+def recipe(base, *tunes):
+    return {"merge_method": "sdm_w", "base_model": str(base), "models": [{"model": str(tune)} for tune in tunes]}
+
+
+def test_an_input_in_the_work_directory_is_not_removed(models):
+    folder, _, tune = models
+    inside = write_checkpoint(folder / ".out.sdmw" / "tune", tune)
+    with pytest.raises(sdmw.errors.PlanError, match="work directory without inputs"):
+        sdmw.merge(recipe(folder / "base", inside), folder / "out", progress=False)
+    assert (inside / "model.safetensors").exists()
+
+
+def test_what_the_links_of_a_snapshot_point_to_is_not_overwritten(models):
+    folder, _, tune = models
+    blobs = write_checkpoint(folder / "models--a--b" / "blobs", tune)
+    snapshot = folder / "models--a--b" / "snapshots" / "r1"
+    os.makedirs(snapshot)
+    for name in ("model.safetensors", "config.json"):
+        os.symlink(f"../../blobs/{name}", snapshot / name)
+    with pytest.raises(sdmw.errors.PlanError, match="it is the input"):
+        sdmw.merge(recipe(folder / "base", snapshot), blobs, progress=False, overwrite=True)
+    assert (blobs / "model.safetensors").exists()
+
+
+def test_an_average_keeps_the_dtype_of_the_base_that_names_its_tensors(models):
+    folder, base, tune = models
+    wide = {name: tensor.astype(np.float32) for name, tensor in base.items()}
+    write_checkpoint(folder / "wide", wide)
+    write_checkpoint(folder / "tune", tune)
+    sdmw.merge(recipe(folder / "wide", folder / "tune") | {"merge_method": "linear"}, folder / "out", progress=False)
+    assert {tensor.dtype for tensor in load_file(folder / "out" / "model.safetensors").values()} == {
+        np.dtype("float32")
+    }
+
+
+def test_weights_whose_sum_float32_does_not_hold_are_refused(models):
+    folder, _, tune = models
+    write_checkpoint(folder / "tune", tune)
+    asked = recipe(folder / "base", folder / "base", folder / "tune")
+    asked |= {"merge_method": "linear", "parameters": {"weight": 3e38}}
+    (problem,) = sdmw.plan(asked).problems
+    assert "more than float32 holds" in str(problem)
