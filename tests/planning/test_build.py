@@ -36,7 +36,7 @@ def test_what_the_links_of_a_snapshot_point_to_is_not_overwritten(models):
     snapshot = folder / "models--a--b" / "snapshots" / "r1"
     os.makedirs(snapshot)
     for name in ("model.safetensors", "config.json"):
-        os.symlink(f"../../blobs/{name}", snapshot / name)
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
     with pytest.raises(sdmw.errors.PlanError, match="it is the input"):
         sdmw.merge(recipe(folder / "base", snapshot), blobs, progress=False, overwrite=True)
     assert (blobs / "model.safetensors").exists()
