@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sdmw.checkpoints.formats import HEADER_LIMIT
 from sdmw.checkpoints.target import check_target
 from sdmw.errors import InputChangedError, PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
 
-HEADER_LIMIT = 16 * 2**20
 MOST_THREADS = 1024
 
 
@@ -47,7 +47,7 @@ def merge(
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
         out: the directory that will appear, complete or not at all.
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
-            free, at most 1 GiB.
+            free, at most 1 GiB (three quarters, up to 256 MiB, where little is free).
         threads: that compute; by default one a core.
         progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
         overwrite: replace a directory that is there.

@@ -19,12 +19,10 @@ class Values:
     """What the recipe's levels resolve to for one tensor.
 
     Attributes:
-        models: how many models are merged, the base not counted.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
     """
 
-    models: int
     top: Mapping[str, Any]
     by_model: Mapping[str, tuple[Any, ...]]
 

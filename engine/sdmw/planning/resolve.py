@@ -19,7 +19,7 @@ def resolve(recipe: Recipe, method: Method, tensor: str, depth: float) -> Values
             by_model[parameter.name] = tuple(general if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Values(len(recipe.models), top, by_model)
+    return Values(top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Any:
