@@ -16,6 +16,7 @@ from typing import Any
 
 import processes
 import synthetic
+from writing import fastest
 
 MERGE = """
 import json, os, sys, time
@@ -65,20 +66,22 @@ def main() -> None:
         folder = arguments.folder or temporary
         shapes = synthetic.decoder(int(arguments.parameters))
         paths = synthetic.write_models(os.path.join(folder, "decoder"), shapes, 2)
+        way = fastest(folder)
         print(processes.machine())
+        print(f"the floor writes {way}, the fastest way here")
         print(f"{'case':34} {'floor s':>15} {'sdmw s':>15} {'ratio':>13} {'again':>7} {'peak MB':>8}")
         print(f"{'':34} {'min':>7} {'median':>7} {'min':>7} {'median':>7} {'min':>6} {'median':>6}")
-        rows = [measure(case, paths, folder, arguments.rounds) for case in CASES if arguments.only in case.name]
-    processes.write_json("against_floor", {"machine": processes.machine(), "rows": rows})
+        rows = [measure(case, paths, folder, way, arguments.rounds) for case in CASES if arguments.only in case.name]
+    processes.write_json("against_floor", {"machine": processes.machine(), "way": way, "rows": rows})
 
 
-def measure(case: Case, paths: list[str], folder: str, rounds: int) -> dict[str, Any]:
+def measure(case: Case, paths: list[str], folder: str, way: str, rounds: int) -> dict[str, Any]:
     """Floor and merge in turn; each pair has its ratio."""
     inputs = paths if case.method != "linear" else paths[1:]
     out = os.path.join(folder, "against-floor")
     floors, merges, again, peak = [], [], 0, 0
     for number in range(rounds + 1):
-        floor = run_floor(case, inputs, out)
+        floor = run_floor(case, inputs, out, way)
         seconds, again, peak = run_merge(case, paths, inputs, out)
         if number:  # the first pair warms kernels' caches and the disk's
             floors.append(floor)
@@ -93,7 +96,7 @@ def measure(case: Case, paths: list[str], folder: str, rounds: int) -> dict[str,
     return {"case": case.name, "floor_s": floors, "sdmw_s": merges, "ratios": ratios, "again": again, "peak_rss": peak}
 
 
-def run_floor(case: Case, inputs: list[str], out: str) -> float:
+def run_floor(case: Case, inputs: list[str], out: str, way: str) -> float:
     """Seconds of the floor."""
     prepare(case, inputs)
     size = sum(os.path.getsize(file.path) for file in os.scandir(inputs[0]) if file.name.endswith(".safetensors"))
@@ -102,6 +105,7 @@ def run_floor(case: Case, inputs: list[str], out: str) -> float:
         "passes": case.passes,
         "bytes": size,
         "out": f"{out}.floor",
+        "way": way,
         "threads": 2,
         "cold": case.cold,
     }

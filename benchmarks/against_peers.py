@@ -2,9 +2,10 @@
 
 python benchmarks/against_peers.py [--folder FOLDER] [--parameters N] [--rounds N]
 
-Prints minima, medians and ratios of medians, writes results/against_peers.json. mergekit has no SDM-W: its ties at
-density 0.9 is nearest in cost (a magnitude threshold per tensor), not in effect. Whole processes are timed, start of
-the interpreter included, as a person would wait for them.
+Each peer's run is paired with one of ours just before it; prints minima, medians and the median of paired ratios, and
+writes results/against_peers.json with samples of each one's memory. mergekit has no SDM-W: its ties at density 0.9 is
+nearest in cost (a magnitude threshold per tensor), not in effect. Whole processes are timed, start of the interpreter
+included, as a person would wait for them; ours and the whole-tensor programs sync their output, mergekit does not.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import processes
 import synthetic
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+EVERY = 0.05  # seconds between samples of memory
 OURS = "import json, sys, sdmw; sdmw.merge(json.loads(sys.argv[1]), sys.argv[2], progress=False)"
 MERGEKIT = "import sys; from mergekit.scripts.run_yaml import main; main.main(sys.argv[1:], standalone_mode=False)"
 
@@ -28,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
     parser.add_argument("--parameters", type=float, default=1.1e9)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or temporary
@@ -38,46 +40,61 @@ def main() -> None:
 
 
 def compare(paths: list[str], out: str, rounds: int) -> None:
-    """Every contender in turn, round by round."""
-    contenders: dict[str, Callable[[], processes.Measured]] = {
-        "sdmw sdm_w": lambda: ours(paths, "sdm_w", out),
-        "mergekit ties, density 0.9": lambda: mergekit(paths, "ties", out),
-        "NumPy, whole tensors, sdm_w": lambda: whole("numpy", paths, "sdm_w", out),
-        "torch, whole tensors, sdm_w": lambda: whole("torch", paths, "sdm_w", out),
-        "sdmw linear": lambda: ours(paths, "linear", out),
-        "mergekit linear": lambda: mergekit(paths, "linear", out),
-        "sdmw task_arithmetic": lambda: ours(paths, "task_arithmetic", out),
-        "mergekit task_arithmetic": lambda: mergekit(paths, "task_arithmetic", out),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    peaks: dict[str, int] = {}
-    ours(paths, "sdm_w", out)  # compiles kernels where they are not cached
-    processes.remove(out)
-    for number in range(rounds):
-        for name, run in contenders.items():
-            processes.fill_cache(*paths)
-            measured = run()
-            if measured.returncode:
-                raise RuntimeError(f"{name}: {measured.output[-2000:]}")
-            processes.remove(out)
-            seconds[name].append(measured.wall_s)
-            peaks[name] = measured.peak_rss
-            print(f"round {number + 1}: {name} {measured.wall_s:.1f} s", file=sys.stderr, flush=True)
-    show(seconds, peaks)
+    """Every peer in turn, round by round, ours before each."""
+    pairs: list[tuple[str, str, Callable[[], processes.Measured]]] = [
+        ("sdm_w", "mergekit ties, density 0.9", lambda: mergekit(paths, "ties", out)),
+        ("sdm_w", "NumPy, whole tensors, sdm_w", lambda: whole("numpy", paths, "sdm_w", out)),
+        ("sdm_w", "torch, whole tensors, sdm_w", lambda: whole("torch", paths, "sdm_w", out)),
+        ("linear", "mergekit linear", lambda: mergekit(paths, "linear", out)),
+        ("task_arithmetic", "mergekit task_arithmetic", lambda: mergekit(paths, "task_arithmetic", out)),
+    ]
+    seconds: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
+    last: dict[str, processes.Measured] = {}
+
+    def timed(name: str, run: Callable[[], processes.Measured]) -> float:
+        processes.fill_cache(*paths)
+        last[name] = measured = run()
+        processes.remove(out)
+        if measured.returncode:
+            raise RuntimeError(f"{name}: {measured.output[-2000:]}")
+        seconds.setdefault(name, []).append(measured.wall_s)
+        print(f"{name} {measured.wall_s:.1f} s", file=sys.stderr, flush=True)
+        return measured.wall_s
+
+    for method in ("sdm_w", "linear", "task_arithmetic"):  # compiles kernels where they are not cached
+        ours(paths, method, out)
+        processes.remove(out)
+    for _ in range(rounds):
+        for method, name, run in pairs:
+            own = timed(f"sdmw {method}", lambda method=method: ours(paths, method, out))  # type: ignore[misc]
+            ratios.setdefault(name, []).append(timed(name, run) / own)
+    show(seconds, ratios, last)
 
 
-def show(seconds: dict[str, list[float]], peaks: dict[str, int]) -> None:
+def show(
+    seconds: dict[str, list[float]], ratios: dict[str, list[float]], last: dict[str, processes.Measured]
+) -> None:
     """The table; a peer's ratio is to our run of the method before it."""
     print(processes.machine())
     print(f"{'whole process':30} {'min s':>7} {'median s':>8} {'times ours':>10} {'peak MB':>8}")
     rows = []
-    own = 1.0
     for name, taken in seconds.items():
-        middle = statistics.median(taken)
-        if name.startswith("sdmw"):
-            own = middle
-        rows.append({"name": name, "seconds": taken, "times_ours": middle / own, "peak_rss": peaks[name]})
-        print(f"{name:30} {min(taken):7.1f} {middle:8.1f} {middle / own:10.1f} {peaks[name] / 1e6:8.0f}")
+        times = statistics.median(ratios[name]) if name in ratios else 1.0
+        samples = last[name].samples
+        rows.append(
+            {
+                "name": name,
+                "seconds": taken,
+                "ratios": ratios.get(name, []),
+                "peak_rss": last[name].peak_rss,
+                "memory": samples[:: max(1, len(samples) // 200)],
+            }
+        )
+        print(
+            f"{name:30} {min(taken):7.1f} {statistics.median(taken):8.1f} {times:10.1f} "
+            f"{last[name].peak_rss / 1e6:8.0f}"
+        )
     processes.write_json("against_peers", {"machine": processes.machine(), "rows": rows})
 
 
@@ -86,7 +103,7 @@ def ours(paths: list[str], method: str, out: str) -> processes.Measured:
     recipe: dict[str, Any] = synthetic.recipe(paths, method)
     if method == "linear":
         recipe["base_model"] = paths[1]
-    return processes.run([sys.executable, "-c", OURS, json.dumps(recipe), out])
+    return processes.run([sys.executable, "-c", OURS, json.dumps(recipe), out], every=EVERY)
 
 
 def mergekit(paths: list[str], method: str, out: str) -> processes.Measured:
@@ -107,6 +124,7 @@ def mergekit(paths: list[str], method: str, out: str) -> processes.Measured:
         return processes.run(
             [sys.executable, "-c", MERGEKIT, file.name, out, "--no-write-model-card", "--no-copy-tokenizer", "--quiet"],
             environment={"HF_HUB_OFFLINE": "1"},
+            every=EVERY,
         )
     finally:
         os.remove(file.name)
@@ -115,7 +133,7 @@ def mergekit(paths: list[str], method: str, out: str) -> processes.Measured:
 def whole(library: str, paths: list[str], method: str, out: str) -> processes.Measured:
     """The same with whole tensors."""
     program = os.path.join(HERE, "whole_tensors.py")
-    return processes.run([sys.executable, program, library, method, out, *paths])
+    return processes.run([sys.executable, program, library, method, out, *paths], every=EVERY)
 
 
 if __name__ == "__main__":

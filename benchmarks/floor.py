@@ -1,10 +1,11 @@
 """The floor: reads every word of the inputs as often as a method must, writes as many bytes as it does; no arithmetic.
 
-python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FILE, "threads": 2, "cold": false}'
+python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FILE, "way": "streamed",
+                             "threads": 2, "cold": false}'
 
 Same threads, same tiles; inputs are mapped, each word is read (a sum that the compiler cannot leave out), pages are let
-go of behind. The output is reserved, written past the page cache (O_DIRECT) in the last pass and synced: the cheapest
-way of writing that was found here. Prints the seconds of the work, without the start of the interpreter.
+go of behind. The output is reserved, written in the last pass and synced, in the way that `writing.py` finds fastest on
+the machine. Prints the seconds of the work, without the start of the interpreter.
 """
 
 import ctypes
@@ -21,6 +22,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from processes import drop_cache
+from writing import opened
 
 TILE = 4 << 20  # bytes
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -80,22 +82,20 @@ def main() -> None:
 
 def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[str, Any], threads: Any) -> None:
     """The last pass: each tile is read in every input, and its share of the output written."""
-    out = os.open(asked["out"], os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o600)
     size = -(-asked["bytes"] // 4096) * 4096
-    os.posix_fallocate(out, 0, size)
     content = mmap.mmap(-1, TILE)  # aligned to pages, as O_DIRECT wants
     content.write(os.urandom(TILE))
+    with opened(asked["way"], asked["out"], size) as write:
 
-    def read_and_write(number: int) -> None:
-        for each in mapped:
-            each.read(*tiles[number])
-        start, stop = size * number // len(tiles) // 4096 * 4096, size * (number + 1) // len(tiles) // 4096 * 4096
-        while start < stop:
-            start += os.pwrite(out, memoryview(content)[: min(TILE, stop - start)], start)
+        def read_and_write(number: int) -> None:
+            for each in mapped:
+                each.read(*tiles[number])
+            start, stop = size * number // len(tiles) // 4096 * 4096, size * (number + 1) // len(tiles) // 4096 * 4096
+            while start < stop:
+                write(start, memoryview(content)[: min(TILE, stop - start)])
+                start += TILE
 
-    list(threads.map(read_and_write, range(len(tiles) - 1, -1, -1)))
-    os.fsync(out)
-    os.close(out)
+        list(threads.map(read_and_write, range(len(tiles) - 1, -1, -1)))
 
 
 def shards(folder: str) -> list[str]:

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -28,6 +31,7 @@ class Measured:
         limit_hits: how often the group was at its limit; None without one.
         output: what it printed.
         returncode: how it ended.
+        samples: seconds since the start, resident and file-backed bytes (psutil), where they were asked for.
     """
 
     wall_s: float
@@ -37,10 +41,24 @@ class Measured:
     limit_hits: int | None
     output: str
     returncode: int
+    samples: list[tuple[float, int, int]]
 
 
-def run(command: list[str], *, memory: int | None = None, environment: dict[str, str] | None = None) -> Measured:
-    """Run a command to its end; with `memory`, in a fresh memory control group of so many bytes."""
+def run(
+    command: list[str],
+    *,
+    memory: int | None = None,
+    environment: dict[str, str] | None = None,
+    every: float | None = None,
+) -> Measured:
+    """Run a command to its end.
+
+    Args:
+        command: the program and its arguments.
+        memory: bytes of a fresh memory control group that it runs in.
+        environment: variables beside those of this process.
+        every: seconds between samples of its memory; None for no samples.
+    """
     with _group(memory) as group, tempfile.TemporaryFile("w+") as printed:
 
         def enter() -> None:
@@ -55,6 +73,9 @@ def run(command: list[str], *, memory: int | None = None, environment: dict[str,
             preexec_fn=enter,
             env={**os.environ, **(environment or {})},
         )
+        samples: list[tuple[float, int, int]] = []
+        if every:
+            threading.Thread(target=_sample, args=(process.pid, began, every, samples), daemon=True).start()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -69,22 +90,49 @@ def run(command: list[str], *, memory: int | None = None, environment: dict[str,
             hits,
             printed.read(),
             process.returncode,
+            samples,
         )
 
 
+def _sample(pid: int, began: float, every: float, samples: list[tuple[float, int, int]]) -> None:
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        while True:
+            memory = process.memory_info()
+            if not memory.rss:  # it has ended and nobody has waited for it yet
+                return
+            samples.append((time.perf_counter() - began, memory.rss, memory.shared))
+            time.sleep(every)
+
+
+MERGE = """
+import json, sys, time, sdmw
+from sdmw.checkpoints import linux
+recipe, out, options, mapped = json.loads(sys.argv[1])
+if not mapped:
+    linux.maps_safely = lambda path: False  # as on a network file system
+stages, began = {}, time.perf_counter()
+def progress(event):
+    if hasattr(event, "stage"):
+        stages[event.stage] = time.perf_counter() - began
+report = sdmw.merge(recipe, out, progress=progress, overwrite=True, **options)
+print(json.dumps(stages))
+print(report.to_json())
+"""
+
+
 def merge(
-    recipe: dict[str, Any], out: str, *, memory: int | None = None, **options: Any
+    recipe: dict[str, Any], out: str, *, memory: int | None = None, mapped: bool = True, **options: Any
 ) -> tuple[Measured, dict[str, Any]]:
-    """`sdmw.merge` in a process of its own, and the report it returns."""
-    program = (
-        "import json, sys, sdmw\n"
-        "recipe, out, options = json.loads(sys.argv[1])\n"
-        "print(sdmw.merge(recipe, out, progress=False, overwrite=True, **options).to_json())"
-    )
-    measured = run([sys.executable, "-c", program, json.dumps([recipe, out, options])], memory=memory)
+    """`sdmw.merge` in a process of its own, and the report it returns.
+
+    The report has one more field: `stages`, the seconds after which measuring and applying were done.
+    """
+    measured = run([sys.executable, "-c", MERGE, json.dumps([recipe, out, options, mapped])], memory=memory)
     if measured.returncode:
         raise RuntimeError(f"merge ended with {measured.returncode}: {measured.output[-2000:]}")
-    return measured, json.loads(measured.output)
+    stages, _, report = measured.output.partition("\n")
+    return measured, {**json.loads(report), "stages": json.loads(stages)}
 
 
 def can_group() -> bool:

@@ -1,9 +1,9 @@
-"""How time and memory grow: threads, fine-tunes, parameters, dtypes, granularities, no AVX-512, start-up.
+"""How time and memory grow: threads, fine-tunes, parameters, dtypes, granularities, ways of reading, start-up.
 
-python benchmarks/scaling.py [--folder FOLDER] [--largest N] [--rounds N] [--only WORD]
+python benchmarks/scaling.py [--folder FOLDER] [--largest N] [--rounds N] [--only PART]
 
-Inputs are cached where they fit; wall time is of `merge` alone, as its report says, the median of the rounds; peak is
-the kernel's own. Writes results/scaling.json.
+Rounds go through all cases of a part in turn. Inputs are cached where they fit and dropped from the cache where it says
+cold. Wall time is of `merge` alone, as its report says; peak is the kernel's own. Writes results/PART.json.
 """
 
 import argparse
@@ -12,138 +12,216 @@ import shutil
 import statistics
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from typing import Any
 
 import processes
 import synthetic
+from against_floor import Case, run_floor
+from writing import fastest
 
 Row = dict[str, Any]
+B = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What is merged, and how."""
+
+    name: str
+    recipe: dict[str, Any]
+    cold: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The directories that are read."""
+        return [self.recipe["base_model"], *(entry["model"] for entry in self.recipe["models"])]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie")
-    parser.add_argument("--largest", type=float, default=3e9, help="parameters of the largest model")
+    parser.add_argument("--largest", type=float, default=7e9, help="parameters of the largest model")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--only", default="", help="one part: threads, models, dtypes, granularities, parameters, start"
-    )
+    parser.add_argument("--only", default="", help="one of: " + ", ".join(PARTS))
     arguments = parser.parse_args()
-    parts = {
-        "threads": threads,
-        "models": models,
-        "dtypes": dtypes,
-        "granularities": granularities,
-        "parameters": lambda folder, rounds: parameters(folder, rounds, arguments.largest),
-        "start": lambda _folder, rounds: start(rounds),
-    }
     print(processes.machine())
-    print(f"{'case':44} {'s':>8} {'peak MB':>8} {'plan MB':>8} {'again':>8}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or temporary
-        rows = {name: part(folder, arguments.rounds) for name, part in parts.items() if arguments.only in name}
-    processes.write_json(
-        f"scaling{'-' * bool(arguments.only)}{arguments.only}", {"machine": processes.machine(), **rows}
-    )
+        for name, part in PARTS.items():
+            if arguments.only in name:
+                rows = part(folder, arguments)
+                processes.write_json(name, {"machine": processes.machine(), "rows": rows})
 
 
-def threads(folder: str, rounds: int) -> list[Row]:
-    """Two threads against one: with writes, and reading and computing alone (the measuring pass of a run)."""
-    paths = synthetic.write_models(os.path.join(folder, "decoder"), synthetic.decoder(1_100_000_000), 2)
-    return [
-        timed(f"sdm_w, {n} thread{'s' * (n > 1)}", synthetic.recipe(paths), folder, rounds, threads=n) for n in (1, 2)
-    ]
-
-
-def models(folder: str, rounds: int) -> list[Row]:
-    """Fine-tunes from one to eight, of 0.3 B parameters."""
-    paths = synthetic.write_models(os.path.join(folder, "eight"), synthetic.decoder(300_000_000), 8)
-    rows = [timed(f"N = {n}, 0.3 B", synthetic.recipe(paths[: n + 1]), folder, rounds) for n in (1, 2, 4, 8)]
-    shutil.rmtree(os.path.join(folder, "eight"))
+def threads(folder: str, arguments: Any) -> list[Row]:
+    """Two threads against one: reading and computing (the measuring pass), and the whole with its writes."""
+    recipe = synthetic.recipe(one_billion(folder))
+    names = {1: "one thread", 2: "two threads"}
+    rows = timed(
+        [Merge(name, recipe, options={"threads": n}) for n, name in names.items()], folder, arguments.rounds
+    )  # fmt: skip
+    for part in ("measure_s", "s"):
+        ratios = [one / two for one, two in zip(*(row[f"all_{part}"] for row in rows), strict=True)]
+        kind = "reading and computing" if part == "measure_s" else "the whole, with writes and fsync"
+        print(f"{kind}: {statistics.median(ratios):.2f} times as fast, at best {max(ratios):.2f}")
+        rows.append({"case": kind, "ratios": ratios})
     return rows
 
 
-def dtypes(folder: str, rounds: int) -> list[Row]:
-    """The three dtypes at 0.3 B, and the vectors of a machine without AVX-512, and without AVX2."""
+def models(folder: str, arguments: Any) -> list[Row]:
+    """One to eight fine-tunes of 1 B parameters; eight and their base do not fit the cache, so all are read cold."""
+    own = os.path.join(folder, "eight")
+    paths = synthetic.write_models(own, synthetic.decoder(B), 8)
+    cases = [Merge(f"N = {n}, 1 B, cold", synthetic.recipe(paths[: n + 1]), cold=True) for n in (1, 2, 4, 8)]
+    rows = timed(cases, folder, min(2, arguments.rounds))
+    shutil.rmtree(own)
+    return rows
+
+
+def dtypes(folder: str, arguments: Any) -> list[Row]:
+    """The three dtypes, and kernels compiled for processors without AVX-512 and without AVX2."""
     rows = []
     for dtype in ("BF16", "F16", "F32"):
-        paths = synthetic.write_models(os.path.join(folder, dtype), synthetic.decoder(300_000_000), 2, dtype)
-        rows.append(timed(f"{dtype}, 0.3 B, N = 2", synthetic.recipe(paths), folder, rounds))
+        own = os.path.join(folder, dtype)
+        recipe = synthetic.recipe(synthetic.write_models(own, synthetic.decoder(B // 2), 2, dtype))
+        cases = [Merge(f"{dtype}, 0.5 B, N = 2", recipe)]
         if dtype == "BF16":
             for cpu in ("haswell", "nehalem"):
-                os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = cpu, ""
-                rows.append(timed(f"BF16, kernels for {cpu}", synthetic.recipe(paths), folder, rounds))
-                del os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"]
-        shutil.rmtree(os.path.join(folder, dtype))
+                names = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+                cases.append(Merge(f"BF16, kernels for {cpu}", recipe, environment=names))
+            cases.append(Merge("BF16, read by pread", recipe, options={"mapped": False}))
+        rows += timed(cases, folder, arguments.rounds)
+        shutil.rmtree(own)
     return rows
 
 
-def granularities(folder: str, rounds: int) -> list[Row]:
-    """What a layer is, at 1.1 B."""
-    paths = synthetic.write_models(os.path.join(folder, "decoder"), synthetic.decoder(1_100_000_000), 2)
+def granularities(folder: str, arguments: Any) -> list[Row]:
+    """What a layer is."""
+    paths = one_billion(folder)
     kinds = ("tensor", "module", "block", "component", "model")
-    return [
-        timed(f"granularity {kind}", synthetic.recipe(paths, parameters={"granularity": kind}), folder, rounds)
-        for kind in kinds
-    ]
+    cases = [Merge(f"granularity {kind}", synthetic.recipe(paths, parameters={"granularity": kind})) for kind in kinds]
+    return timed(cases, folder, arguments.rounds)
 
 
-def parameters(folder: str, rounds: int, largest: float) -> list[Row]:
-    """Sizes up to the largest that fits the disk; those are read cold, since they do not fit the cache."""
+def parameters(folder: str, arguments: Any) -> list[Row]:
+    """Sizes up to the largest that fits the disk, cold, each beside its floor; what the plan had predicted."""
     rows = []
-    for size in (size for size in (3e8, 1.1e9, 3e9, 7e9) if size <= largest):
-        own = os.path.join(folder, "decoder" if size == 1.1e9 else f"decoder-{size:.0f}")
+    way = fastest(folder)
+    for size in (size for size in (0.3e9, 1e9, 3e9, 7e9) if size <= arguments.largest):
+        own = os.path.join(folder, f"decoder-{size:.0f}")
         paths = synthetic.write_models(own, synthetic.decoder(int(size)), 2)
-        few = 1 if size > 2e9 else rounds
-        rows.append(timed(f"{size / 1e9:g} B parameters, cold", synthetic.recipe(paths), folder, few, cold=True))
-        if size != 1.1e9:
-            shutil.rmtree(own)
+        name = f"{size / 1e9:g} B parameters, cold"
+        floor = run_floor(Case(name, "sdm_w", 2, cold=True), paths, os.path.join(folder, "scaled"), way)
+        (row,) = timed([Merge(name, synthetic.recipe(paths), cold=True)], folder, 1)
+        rows.append({**row, "parameters": size, "floor_s": floor})
+        print(
+            f"{'':30} floor {floor:.1f} s; peak {row['peak_rss'] / row['planned'] - 1:+.1%} of the plan's; "
+            f"the plan's time {row['planned_s']:.1f} s"
+        )
+        shutil.rmtree(own)
     return rows
 
 
-def start(rounds: int) -> list[Row]:
-    """`import sdmw`, the kernels from their cache, and a plan of 1,000 tensors; seconds of whole processes."""
+def start(_folder: str, arguments: Any) -> list[Row]:
+    """`import sdmw`, the kernels from their cache, a plan of 1,000 tensors; seconds of whole processes, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         shapes = {f"model.layers.{n}.w": (8, 8) for n in range(1000)}
-        paths = synthetic.write_models(folder, shapes, 2)
+        recipe = synthetic.recipe(synthetic.write_models(folder, shapes, 2))
         programs = {
             "python alone": "",
             "import sdmw": "import sdmw",
-            "import sdmw and its kernels": "import sdmw, sdmw.kernels.tiles",
-            "plan of 1,000 tensors": f"import sdmw; sdmw.plan({synthetic.recipe(paths)!r})",
+            "kernels, from their cache": KERNELS,
+            "plan of 1,000 tensors": f"import sdmw; sdmw.plan({recipe!r})",
+            "sdmw plan of 1,000 tensors": "import sdmw.cli; sdmw.cli.main()",
         }
-        rows = []
-        for name, program in programs.items():
-            taken = [processes.run([sys.executable, "-c", program]).wall_s for _ in range(rounds + 1)][1:]
-            rows.append({"case": name, "s": statistics.median(taken)})
-            print(f"{name:44} {rows[-1]['s']:8.2f}")
-    return rows
+        with open(os.path.join(folder, "recipe.yaml"), "w") as file:
+            file.write(str(recipe).replace("'", '"'))
+        taken: dict[str, list[float]] = {name: [] for name in programs}
+        for number in range(2 * arguments.rounds + 1):
+            for name, program in programs.items():
+                command = [sys.executable, "-c", program, "plan", os.path.join(folder, "recipe.yaml")]
+                measured = processes.run(command)
+                if measured.returncode:
+                    raise RuntimeError(measured.output)
+                if number:  # the first compiles
+                    taken[name].append(measured.wall_s)
+    print(f"{'whole process':30} {'min s':>7} {'median':>7}")
+    for name, seconds in taken.items():
+        print(f"{name:30} {min(seconds):7.3f} {statistics.median(seconds):7.3f}")
+    return [{"case": name, "seconds": seconds} for name, seconds in taken.items()]
 
 
-def timed(name: str, recipe: dict[str, Any], folder: str, rounds: int, *, cold: bool = False, **options: Any) -> Row:
-    """The median of a merge's own wall time."""
+KERNELS = """
+import numpy as np
+from sdmw.kernels import tiles
+base, out = np.zeros(8, np.uint16), np.zeros(8, np.uint16)
+addresses, codes = np.array([base.ctypes.data] * 3, np.int64), np.full(3, tiles.BF16, np.int64)
+packed, counts, sums = np.zeros((2, tiles.PACKED), np.uint64), *np.zeros((2, 2, tiles.BINS), np.int64)
+edges, listed, sizes = np.zeros((2, 2), np.int64), np.zeros((2, 8), np.uint32), np.zeros(2, np.int64)
+tiles.count_magnitudes(addresses, codes, 8, packed, counts, sums, edges, listed, sizes)
+one = np.float32(1)
+tiles.merge_deltas(addresses, codes, 8, np.ones(2, np.float32), np.ones(2, np.float32), one, one, True,
+                   out.ctypes.data, tiles.BF16)
+"""
+
+
+def one_billion(folder: str) -> list[str]:
+    """The base and two fine-tunes that most parts merge."""
+    return synthetic.write_models(os.path.join(folder, "decoder"), synthetic.decoder(1_100_000_000), 2)
+
+
+def timed(cases: list[Merge], folder: str, rounds: int) -> list[Row]:
+    """Merges in turn, round by round; one round more, which is not kept, where inputs are cached."""
     out = os.path.join(folder, "scaled")
-    inputs = [recipe["base_model"], *(entry["model"] for entry in recipe["models"])]
-    runs = []
-    for number in range(rounds + (not cold)):
-        (processes.drop_cache if cold else processes.fill_cache)(*inputs)
-        measured, report = processes.merge(recipe, out, **options)
-        processes.remove(out)
-        if number or cold:  # the first warms the kernels' cache
-            runs.append((measured, report["run"]))
-    run = runs[-1][1]
+    runs: dict[str, list[tuple[processes.Measured, dict[str, Any]]]] = {case.name: [] for case in cases}
+    warming = not any(case.cold for case in cases)
+    for number in range(rounds + warming):
+        for case in cases:
+            (processes.drop_cache if case.cold else processes.fill_cache)(*case.inputs)
+            os.environ.update(case.environment)
+            found = processes.merge(case.recipe, out, **case.options)
+            for name in case.environment:
+                del os.environ[name]
+            processes.remove(out)
+            if number or not warming:
+                runs[case.name].append(found)
+    print(f"{'case':30} {'min s':>7} {'median':>7} {'measure':>7} {'cpu s':>6} {'peak MB':>8} {'plan MB':>8} {'again':>7}")
+    return [_row(name, found) for name, found in runs.items()]
+
+
+def _row(name: str, found: list[tuple[processes.Measured, dict[str, Any]]]) -> Row:
+    seconds = [report["run"]["wall_s"] for _, report in found]
+    measuring = [report["stages"].get("measure", 0.0) for _, report in found]
+    run = found[-1][1]["run"]
     row = {
         "case": name,
-        "s": statistics.median(report["wall_s"] for _, report in runs),
-        "cpu_s": statistics.median(report["cpu_s"] for _, report in runs),
-        "peak_rss": max(measured.peak_rss for measured, _ in runs),
+        "all_s": seconds,
+        "all_measure_s": measuring,
+        "cpu_s": statistics.median(report["run"]["cpu_s"] for _, report in found),
+        "peak_rss": max(measured.peak_rss for measured, _ in found),
         "planned": run["planned_peak"],
+        "planned_s": (run["bytes_read"] - run["bytes_read_again"] + run["bytes_written"]) / 1e9,
         "again": run["bytes_read_again"],
     }
-    peak, planned = row["peak_rss"] / 1e6, row["planned"] / 1e6
-    print(f"{name:44} {row['s']:8.2f} {peak:8.0f} {planned:8.0f} {row['again'] / 1e9:7.2f}G", flush=True)
+    print(
+        f"{name:30} {min(seconds):7.2f} {statistics.median(seconds):7.2f} {statistics.median(measuring):7.2f} "
+        f"{row['cpu_s']:6.1f} {row['peak_rss'] / 1e6:8.0f} {row['planned'] / 1e6:8.0f} {row['again'] / 1e9:6.2f}G",
+        flush=True,
+    )
     return row
 
+
+PARTS = {
+    "threads": threads,
+    "models": models,
+    "dtypes": dtypes,
+    "granularities": granularities,
+    "parameters": parameters,
+    "start": start,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """What every source of every input format must do. A format brings its example in SAMPLES; one without fails here."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from sdmw.checkpoints import linux
 from sdmw.checkpoints.formats import formats, open_tensor
 from sdmw.checkpoints.tensor import TensorInfo
 
@@ -28,13 +29,17 @@ def safetensors_sample(directory: Path) -> None:
 SAMPLES: dict[str, Callable[[Path], None]] = {"safetensors": safetensors_sample}
 
 
-@pytest.fixture(scope="module", params=sorted(formats()))
-def info(request, tmp_path_factory) -> TensorInfo:
-    directory = tmp_path_factory.mktemp(request.param)
-    SAMPLES[request.param](directory)
-    form = formats()[request.param]
+@pytest.fixture(scope="module", params=[(form, mapped) for form in sorted(formats()) for mapped in (True, False)])
+def info(request, tmp_path_factory) -> Iterator[TensorInfo]:
+    """Of each format, where mappings can be trusted and where they cannot."""
+    name, mapped = request.param
+    directory = tmp_path_factory.mktemp(name)
+    SAMPLES[name](directory)
+    form = formats()[name]
     assert form.recognises(str(directory))
-    return form.read(str(directory), header_limit=2**20).tensors["weights"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(linux, "maps_safely", lambda path: mapped)
+        yield form.read(str(directory), header_limit=2**20).tensors["weights"]
 
 
 @pytest.fixture

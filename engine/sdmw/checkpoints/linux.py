@@ -6,6 +6,7 @@ import os
 import resource
 import threading
 from contextlib import suppress
+from functools import lru_cache
 
 from sdmw.errors import OutputError, Problem
 from sdmw.sizes import shown
@@ -21,6 +22,12 @@ _PAGE = 4096
 _STEP = 4 * 2**20  # bytes whose writing is started together: smaller steps would write a page several times
 _BEHIND = 64 * 2**20  # bytes on their way to the disk before a writer waits for the oldest of them
 _MOST_RANGES = 256  # kept in mind, where tensors are tiny
+
+# From linux/magic.h and the file systems' own sources: their pages come from elsewhere and may fail at any time.
+_REMOTE = {
+    0x6969: "NFS", 0x517B: "SMB", 0xFF534D42: "CIFS", 0xFE534D42: "SMB2", 0x65735546: "FUSE", 0x01021997: "9P",
+    0x00C36400: "Ceph", 0x5346414F: "AFS", 0x0BD00BD0: "Lustre", 0x47504653: "GPFS",
+}  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP)
@@ -77,6 +84,18 @@ def _call(name: str, *arguments: object, unsupported: tuple[int, ...] = _UNSUPPO
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number), name)
     return True
+
+
+@lru_cache(maxsize=4096)
+def maps_safely(path: str) -> bool:
+    """Whether a file lies where a mapping of it can be trusted: not behind a network or a program of somebody's.
+
+    There a page that cannot be had kills the process by SIGBUS, where a read returns an error.
+    """
+    buffer = ctypes.create_string_buffer(512)  # larger than any struct statfs; its first field is the type, a long
+    return bool(_libc.statfs(os.fsencode(path), buffer)) or (
+        ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF not in _REMOTE
+    )
 
 
 def fsync_path(path: str) -> None:

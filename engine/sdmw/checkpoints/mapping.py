@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.checkpoints.checkpoint import size_change
+from sdmw.checkpoints.read_errors import changed, not_opened, unreadable
 from sdmw.checkpoints.tensor import TensorInfo
-from sdmw.errors import InputChangedError, Problem, RunError, quoted
+from sdmw.errors import RunError
 
 _MOST_MAPPINGS = 64  # kept when nobody uses them: some inputs of a few shards each
 _MADV_POPULATE_READ = 22  # from linux/mman.h; since 5.14
@@ -159,9 +160,9 @@ class MappedTensor:
         try:
             mapped = _mappings.of(info.file)
         except OSError as error:
-            raise self._not_opened(error) from None
+            raise not_opened(self.info, error) from None
         if (end := info.offset + info.nbytes) > mapped.size:
-            raise self._changed(size_change(max(end, before.size if before else 0), mapped.size))
+            raise changed(self.info, size_change(max(end, before.size if before else 0), mapped.size))
         if number := mapped.populate(first, last):
             raise self._not_read(mapped, first, last, number)
         return np.frombuffer(mapped.view, info.dtype.storage, count=stop - start, offset=first)
@@ -177,21 +178,6 @@ class MappedTensor:
         itemsize = self.info.dtype.itemsize
         return self.info.offset + start * itemsize, self.info.offset + stop * itemsize
 
-    @property
-    def _where(self) -> str:
-        return f"{self.info.file}: tensor {quoted(self.info.name)}"
-
-    def _not_opened(self, error: OSError) -> RunError:
-        if isinstance(error, FileNotFoundError):
-            return self._changed("is gone")
-        if error.errno == errno.EINVAL:
-            return self._changed("is empty or no regular file now")
-        return RunError([Problem(self._where, "", f"cannot be mapped: {error.strerror}")])
-
-    def _changed(self, how: str) -> InputChangedError:
-        found = f"input changed while it was read: {self.info.file} {how}"
-        return InputChangedError([Problem(self._where, "", found, "Leave the inputs alone and run it again")])
-
     def _not_read(self, mapped: MappedFile, first: int, last: int, number: int) -> RunError:
         """The error for pages that could not be read: EFAULT may mean a truncated file as well as a bad disk."""
         try:
@@ -199,7 +185,7 @@ class MappedTensor:
                 now = os.fstat(file.fileno())
                 if _identity(now) != mapped.identity:
                     same_size = now.st_size == mapped.size
-                    return self._changed("was replaced" if same_size else size_change(mapped.size, now.st_size))
+                    return changed(self.info, "was replaced" if same_size else size_change(mapped.size, now.st_size))
                 offset = first
                 try:
                     while offset < last:
@@ -208,5 +194,5 @@ class MappedTensor:
                 except OSError as error:
                     first, number = offset, error.errno or number
         except OSError as error:
-            return self._not_opened(error)
-        return RunError([Problem(self._where, "", f"read error at byte {first:,} of the file: {os.strerror(number)}")])
+            return not_opened(self.info, error)
+        return unreadable(self.info, first, number)

@@ -110,6 +110,18 @@ def magnitudes(words: Any, base: Any, size: int, bits: Any) -> None:
 
 
 @kernel
+def scatter(bits: Any, size: int, row: Any) -> None:
+    """Count `size` patterns in a row of packed bins."""
+    # Two at a load, and as places without a sign, which Numba need not check for being negative: half the time.
+    for pair in bits[: size - size % 2].view(np.uint64):
+        row[(pair >> np.uint64(16)) & np.uint64(0xFFFF)] += _COUNT_ONE + (pair & np.uint64(0xFFFF))
+        row[pair >> np.uint64(48)] += _COUNT_ONE + ((pair >> np.uint64(32)) & np.uint64(0xFFFF))
+    if size % 2:
+        last = np.uint64(bits[size - 1])
+        row[last >> np.uint64(16)] += _COUNT_ONE + (last & np.uint64(0xFFFF))
+
+
+@kernel
 def list_near(bits: Any, size: int, first: int, stop: int, hits: Any, listed: Any, known: int) -> int:
     """Append the patterns in bins from first up to stop whose low bits are not zero to `listed`, from place `known`.
 
@@ -160,9 +172,7 @@ def count_magnitudes(
             else:
                 decode(address, code, start, size, model_values)
                 magnitudes(model_values.view(np.uint32), base, size, bits)
-            row = packed[model]
-            for i in range(size):
-                row[bits[i] >> np.uint32(16)] += _COUNT_ONE + np.uint64(bits[i] & np.uint32(0xFFFF))
+            scatter(bits, size, packed[model])
             if edges[model, 0] < edges[model, 1]:
                 sizes[model] = list_near(
                     bits, size, edges[model, 0], edges[model, 1], hits, listed[model], sizes[model]

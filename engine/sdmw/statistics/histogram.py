@@ -1,6 +1,7 @@
 """Histogram of |delta| over the high 16 bits of its float32 pattern, with exact sums. Source: METHOD.md, "bins"."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ HALF_MARGIN = 0.03  # of ranks: deltas between halves mostly have low bits of ze
 WIDE_MARGIN = 0.005  # of ranks: where a float32 takes part, every delta in the bracket is listed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Histogram:
     """How many deltas lie in each bin, and the sum of their low bits, which together give exact sums.
 
@@ -62,36 +63,41 @@ class Histogram:
         """How many deltas are NaN or infinite; they are in no other number here."""
         return int(self.counts[self.finite_bins :].sum())
 
-    @property
+    @cached_property
     def nonzero(self) -> int:
         """How many finite deltas are not zero: the size of S."""
-        return int(self.counts[: self.finite_bins].sum())
+        return int(self._ranks[-1]) if self._ranks.size else 0
 
-    @property
+    @cached_property
     def finite_bins(self) -> int:
         """How many of `bins` hold finite magnitudes."""
         return int(np.searchsorted(self.bins, np.uint16(FIRST_NONFINITE_BIN)))
 
     def place_of_rank(self, rank: int) -> int:
         """The place in `bins` of the bin that holds the delta of a rank (0 is the smallest) in S sorted."""
-        return int(np.searchsorted(np.cumsum(self.counts[: self.finite_bins]), rank, side="right"))
+        return int(np.searchsorted(self._ranks, rank, side="right"))
 
     def rank_before(self, place: int) -> int:
-        """How many deltas lie in bins before a place."""
-        return int(self.counts[:place].sum())
+        """How many deltas lie in finite bins before a place."""
+        return int(self._ranks[place - 1]) if place else 0
+
+    @cached_property
+    def _ranks(self) -> NDArray[np.int64]:
+        """How many deltas lie in each finite bin and those before it."""
+        return np.cumsum(self.counts[: self.finite_bins])
 
     def sum_from(self, place: int) -> int:
         """The exact sum of |delta| in the finite bins from a place on, as a multiple of 2**-149."""
         bins = self.bins[place : self.finite_bins].astype(np.int64)
         if not bins.size:
             return 0
-        exponents, starts = np.unique(bins >> 7, return_index=True)
+        starts = np.flatnonzero(np.diff(bins >> 7, prepend=-1))  # of each exponent; bins rise
         heads = self.counts[place : self.finite_bins] * ((bins & 127) + np.where(bins >> 7, 128, 0))
         # Per exponent both sums fit 64 bits up to 2**55 deltas; only Python's integers hold them all together.
         heads, lows = (
             np.add.reduceat(part, starts).tolist() for part in (heads, self.low_sums[place : self.finite_bins])
         )
-        per_exponent = zip(exponents.tolist(), heads, lows, strict=True)
+        per_exponent = zip((bins[starts] >> 7).tolist(), heads, lows, strict=True)
         return sum(((head << 16) + low) << (max(exponent, 1) - 1) for exponent, head, low in per_exponent)
 
 
