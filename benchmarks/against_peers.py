@@ -72,9 +72,7 @@ def compare(paths: list[str], out: str, rounds: int) -> None:
     show(seconds, ratios, last)
 
 
-def show(
-    seconds: dict[str, list[float]], ratios: dict[str, list[float]], last: dict[str, processes.Measured]
-) -> None:
+def show(seconds: dict[str, list[float]], ratios: dict[str, list[float]], last: dict[str, processes.Measured]) -> None:
     """The table; a peer's ratio is to our run of the method before it."""
     print(processes.machine())
     print(f"{'whole process':30} {'min s':>7} {'median s':>8} {'times ours':>10} {'peak MB':>8}")

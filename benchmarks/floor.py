@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from processes import drop_cache
 from writing import opened
 
+from sdmw.checkpoints.staging import Staging
+
 TILE = 4 << 20  # bytes
 LIBC = ctypes.CDLL(None, use_errno=True)
 DONTNEED = 4
@@ -83,8 +85,8 @@ def main() -> None:
 def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[str, Any], threads: Any) -> None:
     """The last pass: each tile is read in every input, and its share of the output written."""
     size = -(-asked["bytes"] // 4096) * 4096
-    content = mmap.mmap(-1, TILE)  # aligned to pages, as O_DIRECT wants
-    content.write(os.urandom(TILE))
+    content = Staging(TILE).at(0, TILE)
+    content[:] = np.frombuffer(os.urandom(TILE), np.uint8)
     with opened(asked["way"], asked["out"], size) as write:
 
         def read_and_write(number: int) -> None:

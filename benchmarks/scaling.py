@@ -188,7 +188,9 @@ def timed(cases: list[Merge], folder: str, rounds: int) -> list[Row]:
             processes.remove(out)
             if number or not warming:
                 runs[case.name].append(found)
-    print(f"{'case':30} {'min s':>7} {'median':>7} {'measure':>7} {'cpu s':>6} {'peak MB':>8} {'plan MB':>8} {'again':>7}")
+    print(
+        f"{'case':30} {'min s':>7} {'median':>7} {'measure':>7} {'cpu s':>6} {'peak MB':>8} {'plan MB':>8} {'again':>7}"
+    )
     return [_row(name, found) for name, found in runs.items()]
 
 

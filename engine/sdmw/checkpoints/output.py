@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from sdmw.checkpoints import linux
 from sdmw.checkpoints.layout import ShardLayout, index_bytes
+from sdmw.checkpoints.streamed import StreamedFile
 from sdmw.checkpoints.work import WorkDirectory
 from sdmw.errors import OutputError, Problem, quoted
 
@@ -39,7 +40,7 @@ class Output:
         self._work = WorkDirectory(target)
         self.target, self.path = self._work.target, self._work.out
         self._changed = threading.Condition()  # guards what follows; told when a writer leaves a shard
-        self._files: dict[int, linux.StreamedFile] = {}  # the last used one last
+        self._files: dict[int, StreamedFile] = {}  # the last used one last
         self._failure: OutputError | None = None
         self._finished = False
 
@@ -183,13 +184,13 @@ class Output:
             file.write(layout.header)
 
     @contextmanager
-    def _opened(self, shard: int) -> Iterator[linux.StreamedFile]:
+    def _opened(self, shard: int) -> Iterator[StreamedFile]:
         """The shard's file, kept open for its next writer as long as there are not too many."""
         with self._changed:
             if self._failure:
                 raise self._failure
             self._close_idle()
-            file = self._files.pop(shard, None) or linux.StreamedFile(self._path_of(shard))
+            file = self._files.pop(shard, None) or StreamedFile(self._path_of(shard))
             self._files[shard] = file
             file.writers += 1
         try:

@@ -35,7 +35,7 @@ class ReadTensor:
             raise IndexError(f"elements {start} to {stop} of {info.elements}")
         values = np.empty(stop - start, info.dtype.storage)
         if values.size:
-            self._fill(memoryview(values).cast("B"), info.offset + start * info.dtype.itemsize)
+            self._fill(memoryview(values.data).cast("B"), info.offset + start * info.dtype.itemsize)
         values.flags.writeable = False
         return values.view()  # the owner of the memory could be made writeable again
 

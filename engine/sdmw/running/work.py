@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.checkpoints.formats import open_tensor
+from sdmw.checkpoints.staging import Staging
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import NonFiniteError, Problem, RunError, quoted
 from sdmw.kernels import tiles
@@ -138,10 +139,17 @@ def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
 
 
 class _Kept(threading.local):
-    """The thread's last counter: most pieces take the same look, and small tensors are many."""
+    """The thread's last counter and staging: most pieces take the same look, and small tensors are many."""
 
     def __init__(self) -> None:
         self._counters: dict[tuple[Look, int], Counter] = {}
+        self._staging = Staging(0)
+
+    def staging(self, nbytes: int) -> Staging:
+        """Room for so many bytes, until the next call."""
+        if self._staging.nbytes < nbytes:
+            self._staging = Staging(nbytes)
+        return self._staging
 
     def take(self, look: Look, models: int) -> Counter:
         """It is given back only by who has read its result: a piece that failed leaves it half full."""
@@ -160,14 +168,16 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
 
 def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *, deltas: bool) -> None:
     tensor, output = span.tensor, span.tensor.output
-    merged = np.empty(min(span.tile, span.stop - span.start), output.dtype.storage)
-    target = Target(merged.ctypes.data, CODES[output.dtype])
+    itemsize = output.dtype.itemsize
+    staging = _kept.staging(min(span.tile, span.stop - span.start) * itemsize)
     for start, arrays in span.tiles():
         tile = _tile(arrays, tensor.inputs)
-        if kernel(tile, target) and span.strict:
+        offset = output.offset + start * itemsize
+        merged = staging.at(offset, tile.count * itemsize).view(output.dtype.storage)
+        if kernel(tile, Target(merged.ctypes.data, CODES[output.dtype])) and span.strict:
             known = explain(tensor, arrays, start, deltas=deltas)
-            raise NonFiniteError([known or _overflow(tensor, merged[: tile.count], start)])
-        write(tensor.shard, output.offset + start * output.dtype.itemsize, merged[: tile.count])
+            raise NonFiniteError([known or _overflow(tensor, merged, start)])
+        write(tensor.shard, offset, merged)
 
 
 def _tile(arrays: Arrays, infos: Sequence[TensorInfo]) -> Tile:
