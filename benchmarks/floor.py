@@ -22,7 +22,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from processes import drop_cache
-from writing import opened
+from writing import Opened
 
 from sdmw.checkpoints.staging import Staging
 
@@ -87,7 +87,7 @@ def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[s
     size = -(-asked["bytes"] // 4096) * 4096
     content = Staging(TILE).at(0, TILE)
     content[:] = np.frombuffer(os.urandom(TILE), np.uint8)
-    with opened(asked["way"], asked["out"], size) as write:
+    with Opened(asked["way"], asked["out"], size) as write:
 
         def read_and_write(number: int) -> None:
             for each in mapped:

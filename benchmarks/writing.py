@@ -1,9 +1,9 @@
-"""Ways of writing a checkpoint durably, in turn: O_DIRECT from huge and small pages, through the page cache with
-sync_file_range behind, and through the page cache alone.
+"""Ways of writing a checkpoint durably, in turn: O_DIRECT, the page cache with sync_file_range behind, the page cache.
 
 python benchmarks/writing.py [--folder FOLDER] [--megabytes N] [--rounds N]
 
 Each writes into reserved blocks, from the end to the beginning as a merge does, on two threads, and ends with fsync.
+O_DIRECT is tried from huge pages, of which a disk takes much in one request, and from small ones.
 Prints a table, writes results/writing.json. `floor.py` writes in the way that this finds fastest.
 """
 
@@ -71,11 +71,11 @@ def write_all(
 ) -> None:
     """One file of so many bytes, tile by tile, durable at the end."""
     size = -(-size // 4096) * 4096
-    with opened(way, path, size) as write:
+    with Opened(way, path, size) as write:
         list(run(lambda start: write(start, content[: size - start]), range(size // TILE * TILE, -1, -TILE)))  # type: ignore[call-overload]
 
 
-class opened:
+class Opened:
     """A reserved file of so many bytes, entered as a function that writes at an offset; synced when left."""
 
     def __init__(self, way: str, path: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading tensors by pread into buffers, where a mapping cannot be trusted: its pages may go under the reader's feet."""
+"""Reading tensors by pread into buffers, where a mapping cannot be trusted: its pages may go at any time."""
 
 import errno
 import os
