@@ -4,8 +4,8 @@ python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FI
                              "threads": 2, "cold": false}'
 
 Same threads, same tiles; inputs are mapped, each word is read (a sum that the compiler cannot leave out), pages are let
-go of behind. The output is reserved, written in the last pass and synced, in the way that `writing.py` finds fastest on
-the machine. Prints the seconds of the work, without the start of the interpreter.
+go of behind. The output is reserved, written in the last pass and synced, past the page cache or through it, in one of
+the ways of `writing.py`. Prints the seconds of the work, without the start of the interpreter.
 """
 
 import ctypes
@@ -22,9 +22,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from processes import drop_cache
-from writing import Opened
-
-from sdmw.checkpoints.staging import Staging
+from writing import Opened, pages
 
 TILE = 4 << 20  # bytes
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -85,8 +83,7 @@ def main() -> None:
 def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[str, Any], threads: Any) -> None:
     """The last pass: each tile is read in every input, and its share of the output written."""
     size = -(-asked["bytes"] // 4096) * 4096
-    content = Staging(TILE).at(0, TILE)
-    content[:] = np.frombuffer(os.urandom(TILE), np.uint8)
+    content = pages(TILE, huge=True)
     with Opened(asked["way"], asked["out"], size) as write:
 
         def read_and_write(number: int) -> None:

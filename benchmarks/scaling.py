@@ -17,8 +17,7 @@ from typing import Any
 
 import processes
 import synthetic
-from against_floor import Case, run_floor
-from writing import fastest
+from against_floor import Case, fastest, run_floor
 
 Row = dict[str, Any]
 B = 1_000_000_000
@@ -109,7 +108,7 @@ def granularities(folder: str, arguments: Any) -> list[Row]:
 def parameters(folder: str, arguments: Any) -> list[Row]:
     """Sizes up to the largest that fits the disk, cold, each beside its floor; what the plan had predicted."""
     rows = []
-    way = fastest(folder)
+    way = fastest(one_billion(folder), folder)
     for size in (size for size in (0.3e9, 1e9, 3e9, 7e9) if size <= arguments.largest):
         own = os.path.join(folder, f"decoder-{size:.0f}")
         paths = synthetic.write_models(own, synthetic.decoder(int(size)), 2)

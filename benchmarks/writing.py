@@ -4,7 +4,7 @@ python benchmarks/writing.py [--folder FOLDER] [--megabytes N] [--rounds N]
 
 Each writes into reserved blocks, from the end to the beginning as a merge does, on two threads, and ends with fsync.
 O_DIRECT is tried from huge pages, of which a disk takes much in one request, and from small ones.
-Prints a table, writes results/writing.json. `floor.py` writes in the way that this finds fastest.
+Prints a table, writes results/writing.json.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import processes
+from numpy.typing import NDArray
 
 from sdmw.checkpoints.linux import fallocate
-from sdmw.checkpoints.staging import Staging
 from sdmw.checkpoints.streamed import StreamedFile
 
-TILE = 4 << 20  # bytes
+TILE, HUGE = 4 << 20, 2 << 20  # bytes
 Write = Callable[[int, memoryview], None]
 
 
@@ -50,13 +50,11 @@ def compare(folder: str, size: int, rounds: int) -> list[dict[str, object]]:
     """Each way in turn, round by round; the first round warms the disk and is not kept."""
     cases = [("direct", 2), ("direct, small pages", 2), ("streamed", 2), ("plain", 2)]
     rows = [{"way": way, "threads": threads, "seconds": [], "cpu_s": []} for way, threads in cases]
-    small, huge = mmap.mmap(-1, TILE), Staging(TILE).at(0, TILE)  # both aligned to pages, as O_DIRECT wants
-    small.write(os.urandom(TILE))
-    huge[:] = np.frombuffer(small, np.uint8)
+    small, huge = pages(TILE), pages(TILE, huge=True)
     for number in range(rounds + 1):
         for (way, threads), row in zip(cases, rows, strict=True):
             began, cpu = time.perf_counter(), time.process_time()
-            content = memoryview(huge if way == "direct" else small)  # type: ignore[arg-type]
+            content = memoryview(huge if way == "direct" else small)
             with ThreadPoolExecutor(threads) as pool:
                 write_all(way, os.path.join(folder, "written"), size, content, pool.map)
             if number:
@@ -87,7 +85,7 @@ class Opened:
     def __enter__(self) -> Write:
         if self._way == "streamed":
             self._streamed = StreamedFile(self._path)
-            return self._streamed._write_cached
+            return self._streamed.write
         return self._write
 
     def _write(self, offset: int, data: memoryview) -> None:
@@ -102,10 +100,15 @@ class Opened:
         os.close(self._fd)
 
 
-def fastest(folder: str) -> str:
-    """The way that wrote a gigabyte fastest here, by the median of three."""
-    rows = compare(folder, 10**9, 3)
-    return str(min(rows, key=lambda row: statistics.median(row["seconds"]))["way"])  # type: ignore[call-overload]
+def pages(size: int, *, huge: bool = False) -> NDArray[np.uint8]:
+    """Random bytes aligned as O_DIRECT wants; in huge pages, of which a disk takes much in one request."""
+    mapped = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if huge:
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(mapped, np.uint8)
+    found = whole[-whole.ctypes.data % HUGE :][:size]
+    found[:] = np.frombuffer(os.urandom(size), np.uint8)
+    return found
 
 
 if __name__ == "__main__":

@@ -193,15 +193,19 @@ def test_events(world, recipe, stages):
     assert report.run.bytes_read - report.run.bytes_read_again == plan.bytes_read
 
 
-def test_a_receiver_that_fails_leaves_nothing(world):
+def test_a_receiver_that_fails_leaves_what_is_done(world):
     def broken(event):
         if isinstance(event, Progress):
             raise RuntimeError("mine")
 
     before = sorted(os.listdir(world))
-    with pytest.raises(RuntimeError, match="mine"):
+    with pytest.raises(RuntimeError, match="mine") as caught:
         sdmw.merge(RECIPE, "out", progress=broken)
-    assert sorted(os.listdir(world)) == before
+    kept = os.path.join(os.path.realpath(world), ".out.sdmw")
+    assert caught.value.__notes__ == [f"what is done is kept in {kept}: the same merge goes on after it"]
+    assert sorted(os.listdir(world)) == sorted([*before, ".out.sdmw"])
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert sorted(os.listdir(world)) == sorted([*before, "out"])
 
 
 def test_plans_and_reports_can_be_sent_elsewhere(world):

@@ -21,7 +21,7 @@ from reference.linear import linear
 from reference.rounding import bits, rounded, widen
 from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.errors import NonFiniteError, PlanError, RecipeError, RunError, UsageError
+from sdmw.errors import DisagreementError, NonFiniteError, PlanError, RecipeError, UsageError
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
@@ -508,7 +508,7 @@ def test_buffers_that_differ_are_named(tmp_path, capsys, monkeypatch, array, ele
         rf"HERE/base/model.safetensors, found {found}\. \w+ tensors are copied, not merged: make them equal"
     )
     spoil = both(also("buffer", array, *MODELS), put("func", "buffer", element, value))
-    refused(Case("", RunError, (said,), spoil), World(tmp_path), capsys, monkeypatch)
+    refused(Case("", DisagreementError, (said,), spoil), World(tmp_path), capsys, monkeypatch)
 
 
 def merged(world, **recipe):
@@ -624,7 +624,7 @@ def test_a_tied_head_that_differs_is_an_error_with_the_choice(tmp_path, capsys, 
         r"'model.embed_tokens.weight', since the base ties its head .*\. Either tie this model's head .*, or untie"
     )
     spoil = both(tied, put("func", "lm_head.weight", 3, 1.0))
-    refused(Case("", RunError, (said,), spoil), World(tmp_path), capsys, monkeypatch)
+    refused(Case("", DisagreementError, (said,), spoil), World(tmp_path), capsys, monkeypatch)
 
 
 def test_an_untied_head_is_an_extra_tensor(tmp_path, capsys, monkeypatch):

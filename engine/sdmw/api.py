@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdmw.checkpoints.formats import HEADER_LIMIT
 from sdmw.checkpoints.target import check_target
-from sdmw.errors import InputChangedError, PlanError, Problem, UsageError, quoted
+from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import open_inputs
@@ -40,8 +40,9 @@ def merge(
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
     ignore_unknown: bool = False,
+    resume: bool = True,
 ) -> "Report":
-    """Merge checkpoints into a new one, out of core.
+    """Merge checkpoints into a new one, out of core; what a killed run of the same merge has done is gone on with.
 
     Args:
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
@@ -55,6 +56,7 @@ def merge(
         header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
         download: fetch models that are not on this machine from the Hub.
         ignore_unknown: say unknown recipe fields and go on.
+        resume: False begins anew where a killed run has left something.
 
     Returns:
         What was found and what it took; `sdmw_report.json` in the output says the same.
@@ -63,7 +65,9 @@ def merge(
         RecipeError: the recipe is wrong.
         UsageError: another argument is.
         PlanError: all that inputs' headers, disk and memory tell against it; nothing was written.
-        RunError: the data or the machine; nothing is left behind.
+        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
+        RunError: the data or the machine. What is done is kept beside the target where neither recipe nor inputs are
+            at fault (`resumable`), else nothing is.
     """
     if not (callable(progress) or isinstance(progress, bool)):
         raise UsageError([Problem("progress", "True, False or a callable", quoted(progress))])
@@ -79,6 +83,7 @@ def merge(
     from sdmw.reporting.report import build_report
     from sdmw.running.driver import Run
     from sdmw.running.events import Planned, Published
+    from sdmw.running.journal import check_unchanged, head
     from sdmw.running.stop import StopSignals
     from sdmw.running.usage import Usage
 
@@ -88,15 +93,15 @@ def merge(
         _receiver(progress) as tell,
         StopSignals() as signals,
         Usage() as usage,
-        Output.begin(target, planned.shards, overwrite=overwrite) as output,
+        Output.begin(target, planned.shards, overwrite=overwrite, head=head(planned), resume=resume) as output,
         ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor,
     ):
         tell(Planned(planned))
-        outcome = Run(planned, method, executor, tell, signals).carry_out(output.write)
+        outcome = Run(planned, method, executor, tell, signals).carry_out(output)
         output.finish()
         report = build_report(planned, outcome, usage)
         add_files(output, planned, planned.base, report)
-        _check_unchanged(planned)
+        check_unchanged(planned.checkpoints)
         signals.check()
         output.publish()
         tell(Published(target))
@@ -169,15 +174,3 @@ def _receiver(progress: "bool | Callable[[Event], None]") -> "Iterator[Callable[
             yield display
     else:
         yield lambda _event: None
-
-
-def _check_unchanged(planned: Plan) -> None:
-    """No input may be another file than the one whose header was read."""
-    problems = [
-        Problem(shard.path, "", f"input changed while it was read: {change}", "Run again when nobody writes to it")
-        for checkpoint in planned.checkpoints
-        for shard in checkpoint.shards
-        if (change := shard.changed())
-    ]
-    if problems:
-        raise InputChangedError(problems)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output fil
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a directory that is there.")]
 IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Say unknown recipe fields and go on.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch models from the Hub that are not here.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew where a killed run has left something.")]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header that an input may have.")]
 
 
@@ -129,9 +131,11 @@ def main() -> None:
             finally:
                 sys.stdout.flush()  # here, where a reader that has left is caught
     except SdmwError as error:
-        from sdmw.reporting.terminal import print_error
+        from sdmw.reporting.terminal import print_error, print_note
 
         print_error(str(error))
+        for note in getattr(error, "__notes__", []):
+            print_note(f"{note}. Go on with: {_same_command()}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has left; Python would complain once more when it flushes.
@@ -140,6 +144,10 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def _same_command() -> str:
+    return shlex.join(["sdmw", *(each for each in sys.argv[1:] if each != "--restart")])
 
 
 @contextmanager

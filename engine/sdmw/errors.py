@@ -35,9 +35,11 @@ class SdmwError(Exception):
     Attributes:
         problems: all that is wrong, at least one.
         exit_code: what the command line ends with.
+        resumable: it is no fault of recipe or inputs: what a run has finished is kept.
     """
 
     exit_code = 1
+    resumable = False
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__(tuple(problems))
@@ -74,17 +76,33 @@ class MissingExtraError(SdmwError):
 class RunError(SdmwError):
     """Something that only the data or the machine could tell, while running."""
 
+    resumable = True
+
 
 class NonFiniteError(RunError):
     """NaN or infinity in an input, or a delta or result that overflows."""
+
+    resumable = False
+
+
+class DisagreementError(RunError):
+    """Inputs hold different values where they must agree."""
+
+    resumable = False
 
 
 class InputChangedError(RunError):
     """An input is not the file that was planned with."""
 
+    resumable = False
+
 
 class OutputError(RunError):
     """The output cannot be written, checked or published."""
+
+
+class ResumeError(OutputError):
+    """What an earlier run left belongs to another merge."""
 
 
 class StoppedError(RunError):
@@ -96,7 +114,7 @@ class StoppedError(RunError):
 
     def __init__(self, signum: int) -> None:
         name = signal.Signals(signum).name
-        super().__init__([Problem(name, "", "stopped by this signal", "Nothing was left behind; run it again")])
+        super().__init__([Problem(name, "", "stopped by this signal")])
         self.signum = signum
         self.exit_code = 128 + signum
 

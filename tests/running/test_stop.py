@@ -43,10 +43,12 @@ def test_a_signal_stops_a_run(tmp_path, recipe, signum, at):
     with pytest.raises(StoppedError) as caught:
         sdmw.merge(recipe, tmp_path / "out", progress=sends(signum, at=at))
     assert (caught.value.signum, caught.value.exit_code) == (signum, 128 + signum)
-    assert str(caught.value) == f"{signum.name}: stopped by this signal. Nothing was left behind; run it again"
-    assert sorted(os.listdir(tmp_path)) == ["base", "corp"]
+    assert str(caught.value) == f"{signum.name}: stopped by this signal"
+    kept = [] if at is Planned else [".out.sdmw"]
+    assert sorted(os.listdir(tmp_path)) == [*kept, "base", "corp"]
     assert [signal.getsignal(each) for each in SIGNALS] == before
     sdmw.merge(recipe, tmp_path / "out", progress=False)
+    assert sorted(os.listdir(tmp_path)) == ["base", "corp", "out"]
 
 
 def test_a_signal_once_the_output_is_there_comes_too_late(tmp_path, recipe):
@@ -58,7 +60,7 @@ def test_a_signal_once_the_output_is_there_comes_too_late(tmp_path, recipe):
 def test_a_second_interrupt_ends_at_once(tmp_path, recipe):
     with pytest.raises(KeyboardInterrupt):
         sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGINT, signal.SIGINT, at="measure"))
-    assert sorted(os.listdir(tmp_path)) == ["base", "corp"]
+    assert sorted(os.listdir(tmp_path)) == [".out.sdmw", "base", "corp"]
 
 
 def test_the_first_signal_is_the_one_told(tmp_path, recipe):

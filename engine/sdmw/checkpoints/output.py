@@ -3,17 +3,19 @@
 import errno
 import os
 import resource
+import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from sdmw.checkpoints import linux
+from sdmw.checkpoints.journal import Journal
 from sdmw.checkpoints.layout import ShardLayout, index_bytes
 from sdmw.checkpoints.streamed import StreamedFile
 from sdmw.checkpoints.work import WorkDirectory
-from sdmw.errors import OutputError, Problem, quoted
+from sdmw.errors import OutputError, Problem, ResumeError, quoted
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -23,15 +25,18 @@ _MOST_OPEN = 32  # shards open at once: an output of a thousand must not use up 
 
 
 class Output:
-    """A checkpoint being written beside its target; leaving the context unpublished removes it.
+    """A checkpoint being written beside its target.
 
-    Beside TARGET stands `.TARGET.sdmw/` with the lock and `out/`. A reader of TARGET sees nothing or the whole. A
-    failure to write is final: the kernel may report lost data once only, so every later call raises the same error.
+    Beside TARGET stands `.TARGET.sdmw/` with the lock, the journal and `out/`. A reader of TARGET sees nothing or the
+    whole. A failure to write is final: the kernel may report lost data once only, so every later call raises the same
+    error. Leaving the context unpublished removes all, unless by an error that says nothing against recipe or inputs:
+    then what is done is kept for the next run, which the error's note says.
 
     Attributes:
         target: real path of the directory that will appear.
         path: of `out/`, to which other files may be added until it is published.
         layouts: the shards.
+        records: what an earlier run had vouched for.
     """
 
     def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
@@ -39,36 +44,55 @@ class Output:
         self._overwrite = overwrite
         self._work = WorkDirectory(target)
         self.target, self.path = self._work.target, self._work.out
+        self.records: list[Any] = []
+        self._journal: Journal | None = None
+        self._vouched = False  # something in the journal is worth keeping
         self._changed = threading.Condition()  # guards what follows; told when a writer leaves a shard
         self._files: dict[int, StreamedFile] = {}  # the last used one last
         self._failure: OutputError | None = None
         self._finished = False
 
     @classmethod
-    def begin(cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> Self:
-        """Takes the lock, removes what a killed run left, reserves every shard and writes headers and index.
+    def begin(
+        cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool, head: Any = None, resume: bool = True
+    ) -> Self:
+        """Takes the lock, reserves every shard and writes headers and index, or finds them as an earlier run left them.
 
         Args:
             target: as checked by `check_target`.
             layouts: the shards.
             overwrite: whether publishing may replace a directory.
+            head: a JSON value; what an earlier run has done is gone on with where its head was equal.
+            resume: False removes what an earlier run left.
 
         Raises:
+            ResumeError: what is there was begun with another head; it stays.
             OutputError: another run writes there, or there is no room; nothing is left behind.
         """
         output = cls(target, layouts, overwrite=overwrite)
         try:
             with output._final(output._work.path):
                 output._work.take()
-                output._work.clear()
-                os.mkdir(output.path)
+                output._work.restore()
             with output._final(output.target):
                 if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            with output._final(output._work.path):
+                output._journal = output._reopened(head) if resume else None
+                if output._journal is None:
+                    output._work.clear()
+                    os.mkdir(output.path)
             for layout in layouts:
                 output._reserve(layout)
             if len(layouts) > 1:
                 output.add("model.safetensors.index.json", index_bytes(layouts))
+            with output._final(output._work.path):
+                output._journal = output._journal or Journal.begin(output._work.journal, head)
+                output.records = output._journal.records[1:]
+                output._vouched = bool(output.records)
+        except ResumeError:
+            output._work.release()
+            raise
         except BaseException:
             output.discard()
             raise
@@ -80,7 +104,10 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.discard()
+        if error is not None and self._work.held and self._vouched and getattr(error, "resumable", True):
+            self._keep(error)
+        else:
+            self.discard()
 
     def write(self, shard: int, offset: int, data: "NDArray[Any] | ReadableBuffer") -> None:
         """Writes bytes of a shard; from any thread, in any order.
@@ -102,6 +129,45 @@ class Output:
         with self._final(self._path_of(shard), view.nbytes), self._opened(shard) as file:
             if view.nbytes:  # an empty view cannot be cast
                 file.write(offset, view.cast("B"))
+
+    def sync(self) -> None:
+        """Makes durable what has been written so far; from any thread.
+
+        Raises:
+            OutputError: it cannot be.
+        """
+        with self._changed:
+            if self._failure:
+                raise self._failure
+            files = list(self._files.values())  # those that are closed were synced then
+            for file in files:
+                file.writers += 1
+        try:
+            with self._final(self.path):
+                for file in files:
+                    file.sync()
+        finally:
+            self._left(files)
+
+    def vouch(self, records: Iterable[Any]) -> None:
+        """Notes durably what a run need not do again; the data that records vouch for are synced before.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with self._final(self._work.journal):
+            if self._journal and (worth := list(records)):
+                self._journal.append(worth)
+                self._vouched = True
+
+    def read(self, shard: int, offset: int, nbytes: int) -> bytes:
+        """What stands in a shard, perhaps left there by an earlier run; shorter where the file ends.
+
+        Raises:
+            OSError: the disk cannot read.
+        """
+        with self._opened(shard) as file:
+            return file.read(offset, nbytes)
 
     def add(self, name: str, data: bytes) -> None:
         """Writes a file beside the shards, or writes it anew.
@@ -166,19 +232,51 @@ class Output:
         """
         with self._changed:
             self._failure = self._failure or OutputError([Problem(self.target, "", "this output was let go")])
-            self._wait_for_writers()
-            while self._files:
-                with suppress(OSError):
-                    self._files.popitem()[1].close(sync=False)
+            self._close_all()
         try:
             self._work.remove()
         except OSError as error:
             problem = Problem(self._work.path, "", f"cannot be removed: {error}", "Remove it by hand")
             raise OutputError([problem]) from error
 
+    def _keep(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or OutputError([Problem(self.target, "", "this output was let go")])
+            self._close_all()
+        self._work.release()
+        error.add_note(f"what is done is kept in {self._work.path}: the same merge goes on after it")
+
+    def _close_all(self) -> None:
+        self._wait_for_writers()
+        while self._files:
+            with suppress(OSError):
+                self._files.popitem()[1].close(sync=False)
+        if self._journal:
+            self._journal.close()
+            self._journal = None
+
+    def _reopened(self, head: Any) -> Journal | None:
+        """The journal of an earlier run, its shards made ready; None where there is none to go on with."""
+        journal = Journal.reopen(self._work.journal) if os.path.isdir(self.path) else None
+        if journal is None:
+            return None
+        if problems := list(_differences(journal.records[0], head)):
+            journal.close()
+            raise ResumeError(problems)
+        # Only shards are vouched for: what else is there is written anew, and may be of a target that was replaced.
+        sizes = {layout.name: layout.size for layout in self.layouts}
+        with os.scandir(self.path) as listing:
+            for entry in listing:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.is_symlink() or entry.stat().st_size != sizes.get(entry.name):
+                    os.unlink(entry.path)
+        return journal
+
     def _reserve(self, layout: ShardLayout) -> None:
         path = os.path.join(self.path, layout.name)
-        with self._final(path, layout.size), open(path, "xb") as file:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with self._final(path, layout.size), open(fd, "r+b") as file:
             if not linux.fallocate(file.fileno(), 0, layout.size):
                 file.truncate(layout.size)
             file.write(layout.header)
@@ -196,9 +294,13 @@ class Output:
         try:
             yield file
         finally:
-            with self._changed:
+            self._left([file])
+
+    def _left(self, files: Sequence[StreamedFile]) -> None:
+        with self._changed:
+            for file in files:
                 file.writers -= 1
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _close_idle(self) -> None:
         idle = [shard for shard, file in self._files.items() if not file.writers]
@@ -242,6 +344,22 @@ class Output:
         found = {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
         if strays := sorted(found - {layout.name for layout in self.layouts}):
             raise OutputError([Problem(self.path, "no shards but its own", ", ".join(map(quoted, strays)))])
+
+
+def _differences(before: Any, now: Any) -> Iterator[Problem]:
+    mend = "Restore it, or begin anew (--restart, resume=False)"
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            yield Problem("resume", "the merge that was begun", "another", mend)
+        return
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name in sorted(old.keys() | new.keys()):
+                if old.get(name) != new.get(name):
+                    yield Problem(f"resume: {key}: {name}", "as it was when the kept run was begun", "changed", mend)
+        elif old != new:
+            yield Problem(f"resume: {key}", f"{quoted(old)}, with which the kept run was begun", quoted(new), mend)
 
 
 def _check(path: str, layout: ShardLayout) -> None:

@@ -26,7 +26,7 @@ def work_path(parent: str, name: str) -> str:
 
 
 class WorkDirectory:
-    """`.NAME.sdmw/` with `lock`, `pid` of the run that holds it, and `out/`, which becomes the target.
+    """`.NAME.sdmw/` with `lock`, `pid` of the run that holds it, `journal`, and `out/`, which becomes the target.
 
     Methods raise OSError where the file system refuses.
 
@@ -35,6 +35,7 @@ class WorkDirectory:
         parent: real path of the directory that holds it.
         path: of the work directory.
         out: of `out/`.
+        journal: of the journal.
     """
 
     def __init__(self, target: str) -> None:
@@ -42,6 +43,7 @@ class WorkDirectory:
         self.target = os.path.join(self.parent, name)
         self.path = work_path(self.parent, name)
         self.out = os.path.join(self.path, "out")
+        self.journal = os.path.join(self.path, "journal")
         self._lock_path = os.path.join(self.path, "lock")
         self._pid_path = os.path.join(self.path, "pid")
         self._aside = os.path.join(self.path, "replaced")
@@ -95,10 +97,18 @@ class WorkDirectory:
             pid = ""
         return f"pid {pid}" if pid.isdecimal() else "pid unknown"
 
-    def clear(self) -> None:
-        """Removes what a killed run left, and puts back a target that it had moved aside."""
+    @property
+    def held(self) -> bool:
+        """Whether this run holds it."""
+        return self._lock is not None
+
+    def restore(self) -> None:
+        """Puts back a target that a killed run had moved aside."""
         if os.path.isdir(self._aside) and not os.path.lexists(self.target):
             os.rename(self._aside, self.target)
+
+    def clear(self) -> None:
+        """Removes what a killed run left."""
         with os.scandir(self.path) as listing:
             entries = list(listing)
         for entry in entries:
@@ -139,6 +149,7 @@ class WorkDirectory:
         if self._lock is None:
             return
         try:
+            self.restore()
             self.clear()
             for path in (self._pid_path, self._lock_path):
                 if os.path.lexists(path):

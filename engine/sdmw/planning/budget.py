@@ -11,7 +11,6 @@ LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
-HUGE_PAGES = 4 * MiB  # of a worker's staging: two begun huge pages beyond the tile
 COUNTERS = 2 * MiB  # a model's counters in a worker: histogram 0.8 and list 1; or low bits 1
 STATISTIC = 4 * MiB  # at most, of one model and component: 32,640 bins of 18 bytes, list 2, low halves 1.3
 RESULT = 2 * MiB  # at most, of one model in a piece's result: histogram 0.6 and list 1; or low halves 1.3
@@ -54,7 +53,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     Each thread maps a tile of every input, holds one of output, and counts into its own arrays. The driver holds the
     statistics of one layer and of the pieces under way, twice as many as threads.
     """
-    worker = tile * demand.element + HUGE_PAGES + demand.models * COUNTERS
+    worker = tile * demand.element + demand.models * COUNTERS
     statistics = demand.models * (STATISTIC * demand.components + RESULT * 2 * threads)
     return demand.reserved + threads * worker + statistics + STAGING
 

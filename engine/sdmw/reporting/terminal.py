@@ -123,7 +123,12 @@ def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:
     for warning in warnings:
         _say(f"warning: {warning}")
     for note in notes:
-        _say(f"note: {note}")
+        print_note(note)
+
+
+def print_note(note: str) -> None:
+    """A note, on standard error."""
+    _say(f"note: {note}")
 
 
 def print_error(text: str) -> None:

@@ -3,16 +3,19 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sdmw.errors import Problem, RunError, quoted
+from sdmw.checkpoints.output import Output
+from sdmw.errors import DisagreementError, OutputError, Problem, quoted
 from sdmw.methods.method import LayerDecision, Method, ModelDecision
 from sdmw.planning.plan import Piece, Plan, TiedHead
 from sdmw.running import work
 from sdmw.running.events import Progress, Receiver, Stage
-from sdmw.running.stop import StopSignals
+from sdmw.running.journal import RunJournal
+from sdmw.running.stop import GivenUp, StopSignals
 from sdmw.statistics.look import Look
 
 AHEAD = 2  # pieces handed over for each thread: one that runs, one that waits
@@ -56,42 +59,78 @@ class Run:
         self._plan, self._method = plan, method
         self._executor, self._tell, self._signals = executor, tell, signals
         self._strict = plan.recipe.nonfinite == "error"
+        self._given_up = GivenUp()
         self._read = self._read_again = 0
 
-    def carry_out(self, write: work.Write) -> Outcome:
-        """Measure, decide, apply.
-
-        Args:
-            write: takes shard, offset and data; called from workers.
+    def carry_out(self, output: Output) -> Outcome:
+        """Measure, decide, apply; what an earlier run has done is not done again.
 
         Raises:
             RunError: inputs changed, are not finite, disagree, or a signal came; nothing is running any more.
         """
+        self._journal = RunJournal(output, self._plan)
+        try:
+            return self._carry_out(output)
+        except BaseException as error:
+            if getattr(error, "resumable", True):
+                with suppress(OutputError):
+                    self._journal.keep()
+            raise
+
+    def _carry_out(self, output: Output) -> Outcome:
         warnings = [self._check_head(tied) for tied in self._plan.heads]
-        layers = Measuring(self._plan, self._method, self._span, self._told("measure", self._plan.measured_bytes))
+        told = self._told("measure", self._plan.measured_bytes)
+        layers = Measuring(self._plan, self._method, self._span, told, self._journal)
         self._all(layers.next_task)
         self._read_again = layers.read_again
         decisions = layers.decisions()
         model = self._method.decide_model(self._first_params(), decisions)
         if not any(model.takes_part) or self._unchanged(decisions):
             warnings.append(EQUAL if self._strict else UNMOVED)
-        tasks = self._applying(write, decisions, model)
+        kept = self._checked(output)
+        tasks = self._applying(output.write, decisions, model, kept)
         self._all(lambda: next(tasks, None))
         return Outcome(decisions, model, self._read + self._read_again, self._read_again, tuple(warnings))
 
-    def _applying(self, write: work.Write, layers: tuple[LayerDecision, ...], model: ModelDecision) -> Iterator[Task]:
+    def _checked(self, output: Output) -> set[Piece]:
+        """The pieces of an earlier run that the output still holds."""
+        kept: set[Piece] = set()
+
+        def take(piece: Piece, same: bool) -> None:
+            if same:
+                kept.add(piece)
+
+        planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
+        tasks = (
+            Task(work.holds, (self._span(piece), checksum, output.read), partial(take, piece))
+            for piece, checksum in self._journal.pieces.items()
+            if piece in planned  # another budget may have cut the tensors otherwise
+        )
+        self._all(lambda: next(tasks, None))
+        return kept
+
+    def _applying(
+        self, write: work.Write, layers: tuple[LayerDecision, ...], model: ModelDecision, kept: set[Piece]
+    ) -> Iterator[Task]:
         """Last measured first: what was read last may still be in the page cache."""
         told = self._told("apply", self._plan.applied_bytes)
+
+        def take(piece: Piece, size: int, checksum: str) -> None:
+            self._journal.note_piece(piece, checksum)
+            told(size)
+
         for number in range(len(layers) - 1, -1, -1):
             for piece in _backwards(self._plan, self._plan.layers[number].tensors):
-                span = self._span(piece)
-                arguments = (span, self._method, layers[number], model, write)
-                yield Task(work.apply, arguments, partial(_ignoring_result, told, span.nbytes))
+                if piece not in kept:
+                    span = self._span(piece)
+                    arguments = (span, self._method, layers[number], model, write)
+                    yield Task(work.apply, arguments, partial(take, piece, span.nbytes))
         others = [number for number, tensor in enumerate(self._plan.tensors) if tensor.action != "merge"]
         for piece in _backwards(self._plan, others):
-            span = self._span(piece)
-            function = work.copy if span.tensor.action == "copy" else work.convert
-            yield Task(function, (span, write), partial(_ignoring_result, told, span.nbytes))
+            if piece not in kept:
+                span = self._span(piece)
+                function = work.copy if span.tensor.action == "copy" else work.convert
+                yield Task(function, (span, write), partial(take, piece, span.nbytes))
 
     def _check_head(self, tied: TiedHead) -> str:
         """A tied head is dropped where it equals the embedding, else it would be lost."""
@@ -107,7 +146,7 @@ class Run:
                 "Either tie this model's head (drop the tensor), or untie the base: store its embedding again as "
                 f"{quoted(tied.head.name)} and set tie_word_embeddings to false"
             )
-            raise RunError([Problem(where, expected, "others", mend)])
+            raise DisagreementError([Problem(where, expected, "others", mend)])
         head, embedding = quoted(tied.head.name), quoted(tied.embedding.name)
         return f"model {quoted(tied.model)}: {head} equals {embedding} and is tied in the base: dropped"
 
@@ -121,7 +160,7 @@ class Run:
         running: dict[Future[Any], Task] = {}
         try:
             while True:
-                while len(running) < AHEAD * self._plan.threads and (task := next_task()):
+                while len(running) < AHEAD * self._plan.threads and (task := self._commit() or next_task()):
                     running[self._executor.submit(task.function, *task.arguments)] = task
                 if not running:
                     return
@@ -129,14 +168,29 @@ class Run:
                 self._signals.check()
                 for future in done:
                     running.pop(future).then(future.result())
+        except BaseException:
+            self._given_up.set()
+            raise
         finally:
             for future in running:
                 future.cancel()
             wait(running)
 
+    def _commit(self) -> Task | None:
+        """The journal's turn, if it is."""
+        commit = self._journal.due()
+        return commit and Task(commit, (), lambda _: self._journal.committed())
+
     def _span(self, piece: Piece) -> work.Span:
         plan = self._plan
-        return work.Span(plan.tensors[piece.tensor], piece.start, piece.stop, plan.tile_of(piece.tensor), self._strict)
+        return work.Span(
+            plan.tensors[piece.tensor],
+            piece.start,
+            piece.stop,
+            plan.tile_of(piece.tensor),
+            self._strict,
+            self._given_up,
+        )
 
     def _told(self, stage: Stage, total: int) -> Callable[[int], None]:
         done = 0
@@ -170,12 +224,17 @@ class Measuring:
     """
 
     def __init__(
-        self, plan: Plan, method: Method, span: Callable[[Piece], work.Span], told: Callable[[int], None]
+        self,
+        plan: Plan,
+        method: Method,
+        span: Callable[[Piece], work.Span],
+        told: Callable[[int], None],
+        journal: RunJournal,
     ) -> None:
         self.read_again = 0
-        self._plan, self._method, self._span, self._told = plan, method, span, told
+        self._plan, self._method, self._span, self._told, self._journal = plan, method, span, told, journal
         self._open: dict[int, _OpenLayer] = {}
-        self._decided: dict[int, LayerDecision] = {}
+        self._decided: dict[int, LayerDecision] = dict(journal.layers)
         self._again: deque[Iterator[Task]] = deque()
         self._first = self._first_looks()
 
@@ -193,7 +252,8 @@ class Measuring:
 
     def _first_looks(self) -> Iterator[Task]:
         for number in range(len(self._plan.layers)):
-            yield from self._advance(number, {})
+            if number not in self._decided:
+                yield from self._advance(number, {})
 
     def _advance(self, number: int, have: dict[str, dict[str, tuple[Any, ...]]]) -> Iterator[Task]:
         """Look once more, or decide."""
@@ -206,7 +266,9 @@ class Measuring:
             if pieces:
                 self._open[number] = _OpenLayer(look, pieces, have)
                 return self._tasks(number, look)
-        self._decided[number] = self._method.decide_layer(params, have)
+        self._decided[number] = decision = self._method.decide_layer(params, have)
+        if have:
+            self._journal.note_layer(number, decision)
         return iter(())
 
     def _tasks(self, number: int, look: Look) -> Iterator[Task]:
@@ -221,18 +283,15 @@ class Measuring:
         sums = layer.have[layer.look.kind]
         component = span.tensor.component
         sums[component] = tuple(mine + more for mine, more in zip(sums[component], result, strict=True))
-        if len(layer.have) == 1:
-            self._told(span.nbytes)
-        else:
-            self.read_again += span.nbytes
+        first = len(layer.have) == 1
         layer.waiting -= 1
         if not layer.waiting:
             del self._open[number]
             self._again.append(self._advance(number, layer.have))
-
-
-def _ignoring_result(told: Callable[[int], None], size: int, _: Any) -> None:
-    told(size)
+        if first:
+            self._told(span.nbytes)
+        else:
+            self.read_again += span.nbytes
 
 
 def _backwards(plan: Plan, tensors: Iterable[int]) -> Iterator[Piece]:

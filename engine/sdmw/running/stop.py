@@ -1,4 +1,4 @@
-"""Signals that end a run: the first asks it to stop at the next piece, a second Ctrl-C ends at once."""
+"""Signals that end a run: the first asks it to stop at the next tile, a second Ctrl-C ends at once."""
 
 import signal
 import threading
@@ -8,6 +8,29 @@ from typing import Any, Self
 from sdmw.errors import StoppedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class GivenUpError(Exception):
+    """A worker left its piece, because the run it belongs to is ending; nobody but the driver sees it."""
+
+
+class GivenUp:
+    """Tells the workers of one run to leave their pieces; in another process it is a copy that is never set."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+    def set(self) -> None:
+        """Leave at the next tile."""
+        self._set.set()
+
+    def check(self) -> None:
+        """Raise GivenUpError once it is set."""
+        if self._set.is_set():
+            raise GivenUpError
 
 
 class StopSignals:

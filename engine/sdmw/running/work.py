@@ -2,23 +2,25 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from sdmw.checkpoints.formats import open_tensor
-from sdmw.checkpoints.staging import Staging
 from sdmw.checkpoints.tensor import DType, TensorInfo
-from sdmw.errors import NonFiniteError, Problem, RunError, quoted
+from sdmw.errors import DisagreementError, NonFiniteError, Problem, quoted
 from sdmw.kernels import tiles
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
 from sdmw.planning.plan import TensorPlan
 from sdmw.running.nonfinite import MEND, explain
+from sdmw.running.stop import GivenUp
 from sdmw.statistics.look import Counter, Look, Tile
 
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data
+Read = Callable[[int, int, int], bytes]  # shard, offset in bytes, how many
 Arrays = Sequence[NDArray[np.generic]]
 
 CODES = {DType.F32: tiles.F32, DType.F16: tiles.F16, DType.BF16: tiles.BF16}
@@ -33,6 +35,7 @@ class Span:
         start, stop: elements.
         tile: elements in a tile.
         strict: NaN, infinity and overflow are errors.
+        given_up: when it is set, the piece is left at the next tile.
     """
 
     tensor: TensorPlan
@@ -40,6 +43,7 @@ class Span:
     stop: int
     tile: int
     strict: bool
+    given_up: GivenUp = field(default_factory=GivenUp)
 
     @property
     def nbytes(self) -> int:
@@ -50,6 +54,7 @@ class Span:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
         sources = [open_tensor(info) for info in self.tensor.inputs]
         for start in range(self.start, self.stop, self.tile):
+            self.given_up.check()
             stop = min(start + self.tile, self.stop)
             yield start, [source.tile(start, stop) for source in sources]
             # A mapped page counts as resident until it is let go of, however little is kept.
@@ -76,13 +81,16 @@ def measure(span: Span, look: Look) -> tuple[Any, ...]:
     return result
 
 
-def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision, write: Write) -> None:
+def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision, write: Write) -> str:
     """Merge a piece and write it.
+
+    Returns:
+        The checksum of its bytes: XXH3-128 in hex, as `convert` and `copy` do.
 
     Raises:
         NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
     """
-    _produce(
+    return _produce(
         span,
         write,
         lambda tile, target: method.apply(tile, span.tensor.params, layer, model, target),
@@ -90,7 +98,7 @@ def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision
     )
 
 
-def convert(span: Span, write: Write) -> None:
+def convert(span: Span, write: Write) -> str:
     """Round a piece of one input to the output dtype and write it; NonFiniteError as for `apply`."""
     nothing = np.empty(0, np.float32)
     one = np.float32(1)
@@ -102,27 +110,42 @@ def convert(span: Span, write: Write) -> None:
             )
         )
 
-    _produce(span, write, rounded, deltas=False)
+    return _produce(span, write, rounded, deltas=False)
 
 
-def copy(span: Span, write: Write) -> None:
+def copy(span: Span, write: Write) -> str:
     """Write a piece of a tensor that is not merged, which all inputs must agree on.
 
     Raises:
-        RunError: two inputs differ.
+        DisagreementError: two inputs differ.
         NonFiniteError: a float64 is NaN or infinite and the span is strict.
     """
     tensor = span.tensor
     itemsize = tensor.output.dtype.itemsize
+    checksum = xxhash.xxh3_128()
     for start, (first, *others) in span.tiles():
         for info, other in zip(tensor.inputs[1:], others, strict=True):
             if not _same_bits(first, other):
-                raise RunError([_disagreement(tensor, info, start, first, other)])
+                raise DisagreementError([_disagreement(tensor, info, start, first, other)])
         if span.strict and tensor.output.dtype is DType.F64 and not np.isfinite(first).all():
             element = start + int(np.flatnonzero(~np.isfinite(first))[0])
             where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
             raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
         write(tensor.shard, tensor.output.offset + start * itemsize, first)
+        checksum.update(first.data)
+    return checksum.hexdigest()
+
+
+def holds(span: Span, checksum: str, read: Read) -> bool:
+    """Whether the output already has a piece: its bytes are read again and compared by their checksum."""
+    output = span.tensor.output
+    found = xxhash.xxh3_128()
+    for start in range(span.start, span.stop, span.tile):
+        span.given_up.check()
+        elements = min(span.tile, span.stop - start)
+        itemsize = output.dtype.itemsize
+        found.update(read(span.tensor.shard, output.offset + start * itemsize, elements * itemsize))
+    return found.hexdigest() == checksum
 
 
 def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
@@ -139,17 +162,10 @@ def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
 
 
 class _Kept(threading.local):
-    """The thread's last counter and staging: most pieces take the same look, and small tensors are many."""
+    """The thread's last counter: most pieces take the same look, and small tensors are many."""
 
     def __init__(self) -> None:
         self._counters: dict[tuple[Look, int], Counter] = {}
-        self._staging = Staging(0)
-
-    def staging(self, nbytes: int) -> Staging:
-        """Room for so many bytes, until the next call."""
-        if self._staging.nbytes < nbytes:
-            self._staging = Staging(nbytes)
-        return self._staging
 
     def take(self, look: Look, models: int) -> Counter:
         """It is given back only by who has read its result: a piece that failed leaves it half full."""
@@ -166,18 +182,21 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
     return np.array_equal(first.view(np.uint8), second.view(np.uint8))
 
 
-def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *, deltas: bool) -> None:
+def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *, deltas: bool) -> str:
     tensor, output = span.tensor, span.tensor.output
     itemsize = output.dtype.itemsize
-    staging = _kept.staging(min(span.tile, span.stop - span.start) * itemsize)
+    checksum = xxhash.xxh3_128()
+    buffer = np.empty(min(span.tile, span.stop - span.start), output.dtype.storage)
     for start, arrays in span.tiles():
         tile = _tile(arrays, tensor.inputs)
         offset = output.offset + start * itemsize
-        merged = staging.at(offset, tile.count * itemsize).view(output.dtype.storage)
+        merged = buffer[: tile.count]
         if kernel(tile, Target(merged.ctypes.data, CODES[output.dtype])) and span.strict:
             known = explain(tensor, arrays, start, deltas=deltas)
             raise NonFiniteError([known or _overflow(tensor, merged, start)])
         write(tensor.shard, offset, merged)
+        checksum.update(merged.data)
+    return checksum.hexdigest()
 
 
 def _tile(arrays: Arrays, infos: Sequence[TensorInfo]) -> Tile:

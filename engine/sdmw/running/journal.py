@@ -1,0 +1,140 @@
+"""What a run has decided and written, kept so that the same run goes on where it was killed."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import xxhash
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.output import Output
+from sdmw.errors import InputChangedError, Problem
+from sdmw.methods.method import LayerDecision, LayerShare
+from sdmw.planning.plan import Piece, Plan
+from sdmw.version import __version__
+
+EVERY = 5.0  # seconds between commits: the most work that is lost
+
+
+def head(plan: Plan) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with: version, recipe, plan, and the fingerprint of each input.
+
+    Threads, budget and tile may differ: the bits do not depend on them.
+    """
+    layout = (shard.header for shard in plan.shards)
+    steps = (
+        repr((t.name, t.action, t.params, [(i.file, i.offset, i.dtype) for i in t.inputs])).encode()
+        for t in plan.tensors
+    )
+    layers = (repr((layer.name, layer.tensors)).encode() for layer in plan.layers)
+    return {
+        "version": __version__,
+        "recipe": _hash([plan.recipe.text.encode()]),
+        "plan": _hash([*layout, *steps, *layers]),
+        "inputs": {
+            shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.inode, shard.header_hash]
+            for checkpoint in plan.checkpoints
+            for shard in checkpoint.shards
+        },
+    }
+
+
+class RunJournal:
+    """Notes what the driver is told, and vouches for it every few seconds, once the data are durable.
+
+    Attributes:
+        layers: decisions of an earlier run, by the layer's number.
+        pieces: checksums of what an earlier run wrote.
+    """
+
+    def __init__(self, output: Output, plan: Plan) -> None:
+        self._output, self._plan = output, plan
+        self.layers, self.pieces = _read(output.records)
+        self._fresh: list[Any] = []
+        self._committed = time.monotonic()
+        self._committing = False
+
+    def note_layer(self, number: int, decision: LayerDecision) -> None:
+        """A layer was decided."""
+        self._fresh.append({"layer": number, "shares": [_encoded(share) for share in decision]})
+
+    def note_piece(self, piece: Piece, checksum: str) -> None:
+        """A piece was handed to the output; `checksum` is the XXH3-128 of its bytes, in hex."""
+        self._fresh.append({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": checksum})
+
+    def due(self) -> Callable[[], None] | None:
+        """The commit to be run by a worker, if it is time for one; `committed` is to be called when it is done."""
+        if not self._fresh or self._committing or time.monotonic() - self._committed < EVERY:
+            return None
+        records, self._fresh = self._fresh, []
+        self._committing = True
+        return lambda: self._commit(records)
+
+    def committed(self) -> None:
+        """A commit is done."""
+        self._committing, self._committed = False, time.monotonic()
+
+    def keep(self) -> None:
+        """Note what is not committed yet, without waiting for the disk: a run that ends early has no time for that.
+
+        Nothing is believed without its checksum, so a piece that a power cut took after all is written again.
+        """
+        records, self._fresh = self._fresh, []
+        if not changes(self._plan.checkpoints):
+            self._output.vouch(records)
+
+    def _commit(self, records: list[Any]) -> None:
+        # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
+        check_unchanged(self._plan.checkpoints)
+        self._output.sync()
+        self._output.vouch(records)
+
+
+def changes(checkpoints: Iterable[Checkpoint]) -> list[Problem]:
+    """The input files that are not those whose headers were read."""
+    return [
+        Problem(shard.path, "", f"input changed while it was read: {change}", "Run again when nobody writes to it")
+        for checkpoint in checkpoints
+        for shard in checkpoint.shards
+        if (change := shard.changed())
+    ]
+
+
+def check_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
+    """InputChangedError where an input is not the file whose header was read."""
+    if problems := changes(checkpoints):
+        raise InputChangedError(problems)
+
+
+def _read(records: Iterable[Any]) -> tuple[dict[int, LayerDecision], dict[Piece, str]]:
+    layers: dict[int, LayerDecision] = {}
+    pieces: dict[Piece, str] = {}
+    for record in records:
+        if "layer" in record:
+            layers[record["layer"]] = tuple(map(_decoded, record["shares"]))
+        elif "piece" in record:
+            pieces[Piece(*record["piece"])] = record["xxh3"]
+    return layers, pieces
+
+
+def _encoded(share: LayerShare) -> list[Any]:
+    threshold = None if share.threshold is None else share.threshold.hex()
+    magnitude = None if share.magnitude is None else dict(share.magnitude)
+    return [threshold, share.pattern, share.nonzero, share.kept, magnitude, share.rank_error]
+
+
+def _decoded(parts: list[Any]) -> LayerShare:
+    threshold, pattern, nonzero, kept, magnitude, rank_error = parts
+    exact = None if threshold is None else float.fromhex(threshold)
+    return LayerShare(exact, pattern, nonzero, kept, _whole(magnitude), rank_error)
+
+
+def _whole(magnitude: Mapping[str, int] | None) -> Mapping[str, int] | None:
+    return None if magnitude is None else dict(magnitude)
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()

@@ -1,0 +1,244 @@
+"""A run that was ended goes on where it was, and gives the bits of one that was not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdmw
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from command_line import everything_in
+from sdmw.checkpoints.journal import read
+from sdmw.errors import InputChangedError, NonFiniteError, ResumeError
+from sdmw.planning import budget
+from sdmw.running import journal, work
+from sdmw.running.events import Progress
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    write_checkpoint(tmp_path / "base", base)
+    for name in ("corp", "func"):
+        write_checkpoint(tmp_path / name, fine_tuned(rng, base))
+    return tmp_path
+
+
+RECIPE = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "corp"}, {"model": "func"}]}
+
+
+class EndedError(Exception):
+    """Ends a run from its progress."""
+
+
+def end(recipe, stage, after, **options):
+    """A run that is ended when so many events of a stage have come."""
+    count = 0
+
+    def receive(event):
+        nonlocal count
+        if isinstance(event, Progress) and event.stage == stage:
+            count += 1
+            if count == after:
+                raise EndedError
+
+    with pytest.raises(EndedError):
+        sdmw.merge(recipe, "out", progress=receive, threads=1, **options)
+
+
+def bits(out="out"):
+    """What the output holds, but for the report, which tells times."""
+    return {path: content for path, (_, _, content) in everything_in(out).items() if "report" not in path}
+
+
+@pytest.fixture
+def undisturbed(world):
+    sdmw.merge(RECIPE, "other", progress=False)
+    return bits("other")
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often each thing was done."""
+    done = []
+    for name in ("measure", "apply", "holds"):
+        real = getattr(work, name)
+        monkeypatch.setattr(work, name, lambda *a, name=name, real=real: done.append(name) or real(*a))
+    return done
+
+
+@pytest.mark.parametrize(("stage", "after"), [("measure", 1), ("measure", 5), ("apply", 1), ("apply", 9)])
+def test_it_goes_on(world, undisturbed, looks, stage, after):
+    end(RECIPE, stage, after)
+    first = {name: looks.count(name) for name in ("measure", "apply")}
+    looks.clear()
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+    assert sorted(os.listdir(world)) == ["base", "corp", "func", "other", "out"]
+    layers = len(sdmw.plan(RECIPE).layers)
+    if stage == "measure":
+        assert looks.count("measure") <= layers - first["measure"] + 3  # those under way, and not waited for
+    else:
+        assert looks.count("measure") == 0
+        assert looks.count("holds") >= after - 1
+        assert looks.count("apply") == layers - looks.count("holds")
+
+
+def test_ended_again_and_again(world, undisturbed):
+    for stage, after in [("measure", 2), ("measure", 2), ("apply", 2), ("apply", 2), ("apply", 2)]:
+        end(RECIPE, stage, after)
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+def test_other_threads_and_another_budget_go_on_as_well(world, undisturbed, monkeypatch):
+    end(RECIPE, "apply", 5)
+    monkeypatch.setattr(budget, "LARGEST_TILE", budget.SMALLEST_TILE)
+    sdmw.merge(RECIPE, "out", progress=False, threads=3)
+    assert bits() == undisturbed
+
+
+def test_without_resuming_it_begins_anew(world, undisturbed, looks):
+    end(RECIPE, "apply", 5)
+    looks.clear()
+    sdmw.merge(RECIPE, "out", progress=False, resume=False)
+    assert looks.count("holds") == 0
+    assert looks.count("measure") == len(sdmw.plan(RECIPE).layers)
+    assert bits() == undisturbed
+
+
+def test_a_damaged_piece_is_found_and_written_again(world, undisturbed):
+    end(RECIPE, "apply", 8)
+    shard = world / ".out.sdmw" / "out" / "model.safetensors"
+    records, _ = read(str(world / ".out.sdmw" / "journal"))
+    assert sum("piece" in record for record in records) >= 7
+    size = shard.stat().st_size
+    with open(shard, "r+b") as file:
+        for offset in range(4096, size, 997):
+            file.seek(offset)
+            byte = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte[0] ^ 1]))
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+@pytest.mark.parametrize("fate", ["gone", "shorter", "a link", "a directory"])
+def test_a_shard_that_is_not_what_it_was_is_made_anew(world, undisturbed, fate):
+    end(RECIPE, "apply", 8)
+    shard = world / ".out.sdmw" / "out" / "model.safetensors"
+    if fate == "shorter":
+        os.truncate(shard, 5000)
+    else:
+        shard.unlink()
+    if fate == "a link":
+        shard.symlink_to(world / "base" / "model.safetensors")
+    elif fate == "a directory":
+        shard.mkdir()
+    before = everything_in(world / "base")
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+    assert everything_in(world / "base") == before
+
+
+def test_strange_files_in_the_work_directory_are_not_published(world, undisturbed):
+    end(RECIPE, "apply", 5)
+    (world / ".out.sdmw" / "out" / "model-00002-of-00002.safetensors").write_bytes(b"old")
+    (world / ".out.sdmw" / "out" / "old.json").write_text("{}")
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.7, 0.99])
+def test_a_damaged_journal_costs_work_and_no_bits(world, undisturbed, cut):
+    end(RECIPE, "apply", 9)
+    path = world / ".out.sdmw" / "journal"
+    os.truncate(path, int(path.stat().st_size * cut))
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+def test_another_recipe_is_refused_and_named_and_what_is_done_stays(world, undisturbed):
+    end(RECIPE, "apply", 5)
+    before = everything_in(world / ".out.sdmw")
+    with pytest.raises(ResumeError, match=r"resume: recipe: expected .* found .*--restart") as caught:
+        sdmw.merge({**RECIPE, "parameters": {"k": 20}}, "out", progress=False)
+    assert any(problem.where == "resume: plan" for problem in caught.value.problems)
+    after = everything_in(world / ".out.sdmw")
+    assert {name: what[2] for name, what in after.items() if name != "pid"} == {
+        name: what[2] for name, what in before.items() if name != "pid"
+    }
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+def test_another_layout_is_refused(world):
+    end(RECIPE, "apply", 5)
+    with pytest.raises(ResumeError, match="resume: plan"):
+        sdmw.merge(RECIPE, "out", progress=False, max_shard_size=2_000)
+
+
+def test_a_changed_input_is_refused_and_named(world):
+    end(RECIPE, "measure", 5)
+    os.utime(world / "corp" / "model.safetensors")
+    with pytest.raises(ResumeError, match=r"resume: inputs: .*corp/model.safetensors: expected as it was") as caught:
+        sdmw.merge(RECIPE, "out", progress=False)
+    assert len(caught.value.problems) == 1
+    sdmw.merge(RECIPE, "out", progress=False, resume=False)
+
+
+def test_another_version_is_refused(world, monkeypatch):
+    end(RECIPE, "measure", 5)
+    monkeypatch.setattr(journal, "__version__", "99.0")
+    with pytest.raises(ResumeError, match=r"resume: version: .*found '99\.0'"):
+        sdmw.merge(RECIPE, "out", progress=False)
+
+
+def test_a_fault_of_the_inputs_removes_the_work_directory(world):
+    end(RECIPE, "measure", 5)
+
+    def touch(event):
+        if isinstance(event, Progress) and event.stage == "apply":
+            os.utime(world / "corp" / "model.safetensors")
+
+    with pytest.raises(InputChangedError):
+        sdmw.merge(RECIPE, "out", progress=touch)
+    assert ".out.sdmw" not in os.listdir(world)
+    write_checkpoint(world / "bad", {"model.norm.weight": np.full(4, np.nan, np.float32)})
+    write_checkpoint(world / "good", {"model.norm.weight": np.ones(4, np.float32)})
+    with pytest.raises(NonFiniteError):
+        sdmw.merge({**RECIPE, "base_model": "good", "models": [{"model": "bad"}]}, "out", progress=False)
+    assert ".out.sdmw" not in os.listdir(world)
+
+
+def test_what_is_done_is_vouched_for_every_few_seconds(world, undisturbed, monkeypatch):
+    """Here at once: a copy of the work directory as it is while the run goes on is what a power cut would leave."""
+    monkeypatch.setattr(journal, "EVERY", 0.0)
+    count = 0
+
+    def copy(event):
+        nonlocal count
+        if isinstance(event, Progress) and event.stage == "apply":
+            count += 1
+            if count == 8:
+                shutil.copytree(world / ".out.sdmw", world / "copy")
+
+    sdmw.merge(RECIPE, "out", progress=copy, threads=1)
+    shutil.rmtree("out")
+    records, _ = read(str(world / "copy" / "journal"))
+    assert sum("layer" in record for record in records) == len(sdmw.plan(RECIPE).layers)
+    assert sum("piece" in record for record in records) >= 4
+    (world / "copy").rename(world / ".out.sdmw")
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert bits() == undisturbed
+
+
+def test_a_run_of_another_target_is_left_alone(world, undisturbed):
+    end(RECIPE, "apply", 5)
+    sdmw.merge(RECIPE, "another", progress=False)
+    assert Path(".out.sdmw").is_dir()
+    assert bits("another") == undisturbed
