@@ -130,7 +130,7 @@ class HistogramLook:
 
 
 class HistogramCounter:
-    """Counts tiles into arrays over all bins, 0.8 MB a model, and lists up to 1 MB of patterns near a percentile."""
+    """Counts tiles into arrays over all bins, 0.8 MB a model, and lists up to 0.5 MB of patterns near a percentile."""
 
     def __init__(self, models: int, near: tuple[float, ...] | None) -> None:
         from sdmw.kernels import tiles

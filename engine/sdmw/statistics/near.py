@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sdmw.statistics.low_bits import LOW, LowBits
 
 BINS = 1 << 15
-MOST_OF_PIECE = 1 << 18  # patterns listed of one model in one piece, 1 MB
-MOST = 1 << 19  # patterns kept of one model in one component of a layer, 2 MB
+MOST_OF_PIECE = 1 << 17  # patterns listed of one model in one piece, 0.5 MB
+MOST = 1 << 18  # patterns kept of one model in one component of a layer, 1 MB
 
 
 @dataclass(frozen=True, slots=True)
