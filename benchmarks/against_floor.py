@@ -131,6 +131,7 @@ def run_merge(case: Case, paths: list[str], inputs: list[str], out: str) -> tupl
     recipe = synthetic.recipe(paths, case.method)
     if case.method == "linear":
         recipe["base_model"] = paths[1]
+    processes.remove(out)  # of a run that was interrupted
     asked = {"recipe": recipe, "out": out, "cold": case.cold, "inputs": inputs, "threads": 2}
     environment = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])}
     measured = processes.run(

@@ -10,12 +10,13 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import inspect, merge, plan
+    from sdmw.api import inspect, merge, plan, verify
     from sdmw.errors import SdmwError
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.report import Report
+    from sdmw.reporting.verification import Verification
 
 __all__ = [
     "Inspection",
@@ -23,11 +24,13 @@ __all__ = [
     "Recipe",
     "Report",
     "SdmwError",
+    "Verification",
     "__version__",
     "errors",
     "inspect",
     "merge",
     "plan",
+    "verify",
 ]
 
 _HOMES = {
@@ -36,9 +39,11 @@ _HOMES = {
     "Recipe": "sdmw.recipes.recipe",
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
+    "Verification": "sdmw.reporting.verification",
     "inspect": "sdmw.api",
     "merge": "sdmw.api",
     "plan": "sdmw.api",
+    "verify": "sdmw.api",
 }
 
 

@@ -20,6 +20,7 @@ from sdmw.sizes import parse_size
 if TYPE_CHECKING:
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.report import Report
+    from sdmw.reporting.verification import Verification
     from sdmw.running.events import Event
 
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
@@ -78,6 +79,7 @@ def merge(
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
+    from sdmw.checkpoints.lost_pages import guarded
     from sdmw.checkpoints.output import Output
     from sdmw.reporting.files import add_files
     from sdmw.reporting.report import build_report
@@ -93,6 +95,7 @@ def merge(
         _receiver(progress) as tell,
         StopSignals() as signals,
         Usage() as usage,
+        guarded(),
         Output.begin(target, planned.shards, overwrite=overwrite, head=head(planned), resume=resume) as output,
         ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor,
     ):
@@ -161,6 +164,42 @@ def inspect(
 
     path = locate(os.fspath(checkpoint), download=download)
     return inspection(formats.read(path, header_limit=parse_size(header_limit, "header_limit")))
+
+
+def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | None = None) -> "Verification":
+    """Hold a merged checkpoint against its report: every byte by checksum, a sample computed anew from the inputs.
+
+    The inputs must lie where the recipe in `out` says, seen from the current directory.
+
+    Args:
+        out: a directory that `merge` made.
+        sample: the share of tiles that is computed anew, above 0; 1 for all of them.
+        threads: that compute; by default one a core.
+
+    Returns:
+        What was looked at, and all that is wrong.
+
+    Raises:
+        UsageError: the sample is no share.
+        CheckpointError: `out` is no checkpoint, or has no report.
+        PlanError, RecipeError: its recipe cannot be planned any more: a model is missing, say.
+        InputChangedError: an input is not the one that was merged.
+    """
+    if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
+        raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
+    from sdmw.checkpoints import formats
+    from sdmw.checkpoints.lost_pages import guarded
+    from sdmw.reporting import verification
+
+    path = os.fspath(out)
+    report = verification.read_report(path)
+    planned = plan(verification.recipe_of(path), threads=threads, ignore_unknown=True)
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    merged = formats.read(path)
+    method = all_methods()[planned.recipe.merge_method]
+    with guarded(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
+        return verification.verify(merged, report, planned, method, executor, sample)
 
 
 @contextmanager

@@ -117,6 +117,29 @@ def inspect(
         terminal.print_inspection(found)
 
 
+@app.command()
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
+    sample: Annotated[str, typer.Option(help="Share of tiles that is computed anew, as 1%.")] = "1%",
+    everything: Annotated[bool, typer.Option("--all", help="Compute every tile anew.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a merge against its report: every byte by checksum, a sample computed anew from the inputs."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+    from sdmw.sizes import parse_share
+
+    found = api.verify(out, sample=1 if everything else parse_share(sample, "sample"), threads=threads)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_verification(found)
+        for problem in found.problems:
+            terminal.print_error(str(problem))
+    raise typer.Exit(1 if found.problems else 0)
+
+
 def main() -> None:
     """The entry point: any failure is one message and an exit code, never a traceback."""
     from sdmw.errors import SdmwError

@@ -41,6 +41,19 @@ def parse_size(text: int | str, argument: str = "size") -> int:
     return _in_range(int(number * _UNITS.get(unit, 1)), text, argument)
 
 
+def parse_share(text: str, argument: str) -> float:
+    """A share as people write it, `1%` or `0.01`, as a number above 0 and at most 1.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(%?)", text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= 1:
+        raise UsageError([Problem(argument, "a share above 0 and at most 100%, such as 1%", quoted(text))])
+    return share
+
+
 def shown(size: int) -> str:
     """A number of bytes for a message, three digits long: `4.98 GB`, powers of 1000."""
     if size < 1000:

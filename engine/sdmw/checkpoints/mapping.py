@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.checkpoints import lost_pages
 from sdmw.checkpoints.checkpoint import size_change
 from sdmw.checkpoints.read_errors import changed, not_opened, unreadable
 from sdmw.checkpoints.tensor import TensorInfo
@@ -61,7 +62,8 @@ class MappedFile:
         # Every array made from the view keeps the buffer alive, and the buffer the mapping.
         buffer = (ctypes.c_ubyte * self.size).from_address(address)
         # Not when the interpreter ends: a thread may still be reading then, and the kernel unmaps anyway.
-        weakref.finalize(buffer, _libc.munmap, address, self.size).atexit = False
+        weakref.finalize(buffer, _unmap, address, self.size).atexit = False
+        lost_pages.protect(address, self.size)
         self.view = memoryview(buffer).toreadonly()
 
     def populate(self, start: int, stop: int) -> int:
@@ -83,6 +85,11 @@ class MappedFile:
         if _libc.madvise(self._address + first, stop - first, advice) == 0:
             return 0
         return ctypes.get_errno()
+
+
+def _unmap(address: int, size: int) -> None:
+    lost_pages.forget(address)
+    _libc.munmap(address, size)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
@@ -121,6 +128,11 @@ class Mappings:
         """The mapping of a file if there is one."""
         with self._lock:
             return self._kept.get(path)
+
+    def drop(self, path: str) -> None:
+        """Forgets the mapping of a file: pages that were lost stay zeros in it."""
+        with self._lock:
+            self._kept.pop(path, None)
 
     def after_fork(self) -> None:
         """Makes the mappings usable in a forked child, where the thread that held the lock may be gone."""
@@ -173,6 +185,18 @@ class MappedTensor:
         first, last = self._bytes(start, stop)
         if mapped is not None and first < last <= mapped.size:
             mapped.release(first, last)
+
+    def lost(self) -> RunError:
+        """What to say when pages of some mapping were lost, perhaps of this; the mapping is not used again."""
+        info = self.info
+        _mappings.drop(info.file)
+        try:
+            size = os.stat(info.file).st_size
+        except OSError as error:
+            return not_opened(info, error)
+        if size < info.offset + info.nbytes:
+            return changed(info, size_change(info.offset + info.nbytes, size))
+        return unreadable(info, info.offset, errno.EIO)
 
     def _bytes(self, start: int, stop: int) -> tuple[int, int]:
         itemsize = self.info.dtype.itemsize

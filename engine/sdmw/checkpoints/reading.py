@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sdmw.checkpoints.checkpoint import size_change
 from sdmw.checkpoints.read_errors import changed, not_opened, unreadable
 from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import RunError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class ReadTensor:
 
     def release(self, start: int, stop: int) -> None:
         """Nothing to let go of: a tile is a copy."""
+
+    def lost(self) -> RunError | None:
+        """Nothing can be lost of a copy."""
+        return None
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         try:

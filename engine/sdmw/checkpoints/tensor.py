@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.errors import RunError
+
 
 class DType(Enum):
     """An element type by its safetensors name; the value is the size in bits.
@@ -115,3 +117,6 @@ class TensorSource(Protocol):
 
     def release(self, start: int, stop: int) -> None:
         """Let go of the memory behind a tile that is done with."""
+
+    def lost(self) -> RunError | None:
+        """What to say when memory behind tiles was lost (`lost_pages`) and may have been this one's; None if not."""

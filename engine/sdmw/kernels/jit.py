@@ -20,13 +20,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def kernel(function: F) -> F:
     """Compile on first call: no object mode, no GIL, cached on disk, no fast-math, so each operation rounds once."""
+    return compiled_in_cache(lambda c: numba.njit(nogil=True, cache=c, error_model="numpy")(function))  # type: ignore[no-any-return]
+
+
+def compiled_in_cache(compile_it: Callable[[bool], Any]) -> Any:
+    """What `compile_it` returns, told whether there is a folder for machine code, which is set meanwhile."""
     folder = config.CACHE_DIR or _cache_folder()
     if folder is None:
-        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return compile_it(False)
     # Set for this decoration only: other Numba code in the process keeps its own place.
     before, config.CACHE_DIR = config.CACHE_DIR, folder
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return compile_it(True)
     finally:
         config.CACHE_DIR = before
 
@@ -99,6 +104,11 @@ def words32(address: int, count: int) -> NDArray[np.uint32]:
     return np.frombuffer(_bytes_at(address, 4 * count), np.uint32)
 
 
+def words64(address: int, count: int) -> NDArray[np.int64]:
+    """`count` int64 at an address, which need not be aligned."""
+    return np.frombuffer(_bytes_at(address, 8 * count), np.int64)
+
+
 def _bytes_at(address: int, size: int) -> Any:
     return (ctypes.c_uint8 * size).from_address(int(address))
 
@@ -128,3 +138,8 @@ def _compiled_words16(address: Any, count: Any) -> Any:
 @overload(words32, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_words32(address: Any, count: Any) -> Any:
     return lambda address, count: numba.carray(_pointer(address), (count,), np.uint32)
+
+
+@overload(words64, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_words64(address: Any, count: Any) -> Any:
+    return lambda address, count: numba.carray(_pointer(address), (count,), np.int64)

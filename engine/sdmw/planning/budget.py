@@ -16,6 +16,7 @@ STATISTIC = 3 * MiB  # at most, of one model and component: 32,640 bins of 18 by
 RESULT = 5 * MiB // 4  # at most, of one model in a piece's result: histogram 0.6 and list 0.5; or low halves 1.3
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
+PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
 DEFAULT_CAP = 1 << 30
 TIGHT = 256 * MiB  # where half of what is free is less, more than half may be taken

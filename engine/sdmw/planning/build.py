@@ -198,7 +198,10 @@ def _fitted(plan: Plan, options: Options) -> Plan:
     resident = memory.resident()
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
     demand = budget.Demand(
-        reserved=resident + budget.kernels_to_load() + budget.DECISION * len(plan.layers) * len(plan.models),
+        reserved=resident
+        + budget.kernels_to_load()
+        + budget.DECISION * len(plan.layers) * len(plan.models)
+        + budget.PIECE * len(plan.tensors),
         element=max((sum(i.dtype.itemsize for i in (*t.inputs, t.output)) for t in plan.tensors), default=0),
         models=len(plan.models) if plan.passes > 1 else 0,
         components=components,

@@ -61,6 +61,16 @@ class LayerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PieceReport:
+    """Elements start to stop of a tensor as they were written, and the XXH3-128 of their bytes (no signature)."""
+
+    tensor: str
+    start: int
+    stop: int
+    xxh3: str
+
+
+@dataclass(frozen=True, slots=True)
 class PercentileReport:
     """How thresholds were found.
 
@@ -122,6 +132,7 @@ class Report:
     run: RunReport
     files: FilesReport
     inputs: list[InputReport]
+    pieces: list[PieceReport]
     warnings: list[str]
     notes: list[str]
 
@@ -168,6 +179,10 @@ def build_report(plan: Plan, outcome: "Outcome", usage: "Usage") -> Report:
             InputReport(shard.path, shard.size, shard.header_hash)
             for checkpoint in plan.checkpoints
             for shard in checkpoint.shards
+        ],
+        pieces=[
+            PieceReport(plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
+            for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
         ],
         warnings=[*plan.warnings, *outcome.warnings],
         notes=list(plan.notes),

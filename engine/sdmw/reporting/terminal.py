@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -17,6 +17,9 @@ from sdmw.reporting.report import Report
 from sdmw.reporting.summary import PlanSummary
 from sdmw.running import events
 from sdmw.sizes import shown
+
+if TYPE_CHECKING:  # it loads the kernels
+    from sdmw.reporting.verification import Verification
 
 EVERY = 30.0  # seconds between lines where there is no terminal
 
@@ -93,6 +96,21 @@ def print_plan(plan: PlanSummary) -> None:
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(plan.rate)}/s"),
+        )
+    )
+
+
+def print_verification(found: "Verification") -> None:
+    """What was compared, and the odds of what was not."""
+    odds = f"{found.recomputed:,} of {found.tiles:,} tiles computed anew"
+    if found.unseen:
+        odds += f"; one wrong tile with a right checksum would stay unseen with a chance of {found.unseen:.1%}"
+    _print(
+        _pairs(
+            ("checkpoint", found.path),
+            ("result", "different" if found.problems else "equal"),
+            ("checksums", f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"),
+            ("sample", odds),
         )
     )
 

@@ -1,7 +1,7 @@
 """Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, last measured first."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,6 +40,7 @@ class Outcome:
     Attributes:
         layers: the decision of each layer, in the plan's order.
         model: the model's decision.
+        pieces: the checksum of each piece of the output, XXH3-128 in hex.
         bytes_read: bytes of tensors read in all.
         bytes_read_again: those among them that a further look at a layer took.
         warnings: what is odd in the data.
@@ -47,6 +48,7 @@ class Outcome:
 
     layers: tuple[LayerDecision, ...]
     model: ModelDecision
+    pieces: Mapping[Piece, str]
     bytes_read: int
     bytes_read_again: int
     warnings: tuple[str, ...]
@@ -90,7 +92,8 @@ class Run:
         kept = self._checked(output)
         tasks = self._applying(output.write, decisions, model, kept)
         self._all(lambda: next(tasks, None))
-        return Outcome(decisions, model, self._read + self._read_again, self._read_again, tuple(warnings))
+        pieces = self._journal.written
+        return Outcome(decisions, model, pieces, self._read + self._read_again, self._read_again, tuple(warnings))
 
     def _checked(self, output: Output) -> set[Piece]:
         """The pieces of an earlier run that the output still holds."""
@@ -99,6 +102,7 @@ class Run:
         def take(piece: Piece, same: bool) -> None:
             if same:
                 kept.add(piece)
+                self._journal.found_piece(piece)
 
         planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
         tasks = (

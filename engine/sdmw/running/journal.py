@@ -44,12 +44,14 @@ class RunJournal:
 
     Attributes:
         layers: decisions of an earlier run, by the layer's number.
-        pieces: checksums of what an earlier run wrote.
+        pieces: checksums of what an earlier run wrote, as it said.
+        written: checksums of all that the output holds.
     """
 
     def __init__(self, output: Output, plan: Plan) -> None:
         self._output, self._plan = output, plan
         self.layers, self.pieces = _read(output.records)
+        self.written: dict[Piece, str] = {}
         self._fresh: list[Any] = []
         self._committed = time.monotonic()
         self._committing = False
@@ -60,7 +62,12 @@ class RunJournal:
 
     def note_piece(self, piece: Piece, checksum: str) -> None:
         """A piece was handed to the output; `checksum` is the XXH3-128 of its bytes, in hex."""
+        self.written[piece] = checksum
         self._fresh.append({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": checksum})
+
+    def found_piece(self, piece: Piece) -> None:
+        """The output still holds a piece of an earlier run."""
+        self.written[piece] = self.pieces[piece]
 
     def due(self) -> Callable[[], None] | None:
         """The commit to be run by a worker, if it is time for one; `committed` is to be called when it is done."""

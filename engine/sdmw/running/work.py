@@ -9,9 +9,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from sdmw.checkpoints import lost_pages
 from sdmw.checkpoints.formats import open_tensor
 from sdmw.checkpoints.tensor import DType, TensorInfo
-from sdmw.errors import DisagreementError, NonFiniteError, Problem, quoted
+from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Problem, quoted
 from sdmw.kernels import tiles
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
 from sdmw.planning.plan import TensorPlan
@@ -56,7 +57,11 @@ class Span:
         for start in range(self.start, self.stop, self.tile):
             self.given_up.check()
             stop = min(start + self.tile, self.stop)
+            lost = lost_pages.lost()
             yield start, [source.tile(start, stop) for source in sources]
+            if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
+                # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
+                raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
             # A mapped page counts as resident until it is let go of, however little is kept.
             for source in sources:
                 source.release(start, stop)

@@ -1,0 +1,104 @@
+"""Mapped pages that are lost while they are read become zeros and are counted, instead of ending the process.
+
+A file that is truncated, or a disk that fails, takes pages away from under a reader; looking first (`populate`) does
+not help against what happens in between. Whoever reads asks `lost` before he believes what he computed.
+"""
+
+import ctypes
+import mmap
+import platform
+import signal
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAP_FIXED_NOREPLACE = 0x100000  # from linux/mman.h; since 4.17, before it is a mere wish
+_SA_SIGINFO, _SA_ONSTACK = 4, 0x08000000
+_SIGACTION = struct.Struct("=q128siiq")  # glibc's struct sigaction: handler, mask, flags, filling, restorer
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+
+_lock = threading.RLock()  # finalizers of mappings may come while it is held
+_table: NDArray[np.int64] | None = None
+_guards: list[bytes] = []  # the handler that each run found
+
+
+@cache
+def can_guard() -> bool:
+    """Whether the handler knows this system's structures; where not, files are read and not mapped."""
+    return platform.machine() in ("x86_64", "aarch64") and platform.libc_ver()[0] == "glibc"
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """While it is entered, the handler is in place; another one, such as faulthandler's, is put back afterwards."""
+    from sdmw.kernels import bus_error
+
+    if _made_table() is None:
+        yield
+        return
+    action = _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
+    with _lock:
+        _guards.append(_set_action(action))
+    try:
+        yield
+    finally:
+        with _lock:
+            # Of runs that overlap the first to begin found the other handler, and the last to end puts it back.
+            _set_action(_guards[0] if len(_guards) == 1 else action)
+            _guards.pop()
+
+
+def protect(address: int, size: int) -> None:
+    """Lost pages in this range shall be zeros while `guarded` is entered; a full table forgets to."""
+    with _lock:
+        table = _made_table()
+        if table is None:
+            return
+        places = table[2:].reshape(-1, 2)
+        for number in range(min(int(table[0]) + 1, len(places))):
+            if not places[number].any():
+                places[number] = address, address + size
+                table[0] = max(int(table[0]), number + 1)
+                return
+
+
+def forget(address: int) -> None:
+    """The range that begins here is no longer mapped; harmless where it was never protected."""
+    with _lock:
+        if _table is not None:
+            places = _table[2:].reshape(-1, 2)
+            places[np.flatnonzero(places[: int(_table[0]), 0] == address)] = 0
+
+
+def lost() -> int:
+    """How many times pages were lost in this process."""
+    return 0 if _table is None else int(_table[1])
+
+
+def _made_table() -> NDArray[np.int64] | None:
+    """The handler's table; None where there can be none."""
+    global _table
+    with _lock:
+        if _table is None and can_guard():
+            from sdmw.kernels.bus_error import TABLE, TABLE_BYTES
+
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+            found = _libc.mmap(TABLE, TABLE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            if found == TABLE:
+                _table = np.frombuffer(memoryview((ctypes.c_ubyte * TABLE_BYTES).from_address(TABLE)), np.int64)
+        return _table
+
+
+def _set_action(action: bytes) -> bytes:
+    before = ctypes.create_string_buffer(_SIGACTION.size)
+    if _libc.sigaction(int(signal.SIGBUS), action, before):
+        raise OSError(ctypes.get_errno(), "sigaction")
+    return before.raw

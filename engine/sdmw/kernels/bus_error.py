@@ -1,0 +1,57 @@
+"""A handler of SIGBUS, as machine code: zeros for the lost pages of ranges in a table, death as ever elsewhere.
+
+The kernel raises SIGBUS where a mapped page cannot be read: its file was truncated, or the disk failed. A handler
+written in Python would need the GIL, which the interrupted thread may hold or not.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import types
+
+from sdmw.kernels.jit import compiled_in_cache, words64
+
+# Where the table lies is part of the machine code, which is cached for all processes: a place that Linux gives to
+# nobody by itself, half way between programs and libraries.
+TABLE = 0x3F5D_4D00_0000
+RANGES = 4095  # that the table has room for
+COUNT, LOST, FIRST = 0, 1, 2  # int64 at the table: ranges in use or once used, pages lost, then start and stop of each
+TABLE_BYTES = 1 << 16
+
+_ADDRESS = 16  # of the fault, in siginfo_t; x86-64 and aarch64, sigaction(2)
+_PAGE = 4096
+_SIGBUS = 7
+_READ, _FIXED_PRIVATE_ANONYMOUS = 1, 0x10 | 0x02 | 0x20
+
+_mmap: Any = types.ExternalFunction(
+    "mmap", types.int64(types.int64, types.int64, types.int32, types.int32, types.int32, types.int64)
+)
+_signal: Any = types.ExternalFunction("signal", types.int64(types.int32, types.int64))
+
+
+def handler() -> Any:
+    """The handler compiled, or loaded from the cache of kernels; its `address` goes to sigaction with SA_SIGINFO."""
+    signature = types.void(types.int32, types.int64, types.int64)
+    return compiled_in_cache(lambda cache: numba.cfunc(signature, cache=cache)(_on_bus_error))
+
+
+def _on_bus_error(signum: Any, info: Any, context: Any) -> None:
+    table = words64(TABLE, FIRST + 2 * RANGES)
+    address = words64(info + _ADDRESS, 1)[0]
+    for number in range(table[COUNT]):
+        start, stop = table[FIRST + 2 * number], table[FIRST + 2 * number + 1]
+        if start <= address and address < stop:
+            page = address - address % _PAGE
+            zeros = _mmap(
+                page,
+                stop - page,
+                np.int32(_READ),
+                np.int32(_FIXED_PRIVATE_ANONYMOUS),
+                np.int32(-1),
+                np.int64(0),
+            )
+            if zeros == page:
+                table[LOST] += 1
+                return
+    _signal(np.int32(_SIGBUS), np.int64(0))  # not ours: the default, as soon as the instruction is tried again

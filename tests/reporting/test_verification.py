@@ -1,0 +1,174 @@
+"""A merge is held against its report: what is equal passes, any wrong byte is found."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import xxhash
+from safetensors.numpy import save_file
+
+import sdmw
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from command_line import told
+from sdmw.checkpoints.formats import read
+from sdmw.errors import CheckpointError, InputChangedError, PlanError, UsageError
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    buffer = {"model.position_ids": np.arange(7)}
+    write_checkpoint(tmp_path / "base", base | buffer)
+    for name in ("corp", "func"):
+        write_checkpoint(tmp_path / name, fine_tuned(rng, base) | buffer)
+    write_checkpoint(tmp_path / "same", base | buffer)
+    return tmp_path
+
+
+def merged(**fields):
+    models = [{"model": "corp"}, {"model": "func"}]
+    recipe = {"merge_method": "sdm_w", "base_model": "base", "models": models, **fields}
+    sdmw.merge(recipe, "out", progress=False)
+
+
+RECIPES = {
+    "plain": {},
+    "everything kept": {"parameters": {"k": 0}},
+    "nothing but the largest kept": {"parameters": {"k": 100}},
+    "approximate": {"parameters": {"percentile": "approximate"}},
+    "whole model": {"parameters": {"granularity": "model", "lambda": 0.7}},
+    "weights given": {"parameters": {"weight": 0.3}},
+    "weights given, all kept": {"parameters": {"weight": 0.3, "k": 0}},
+    "a model without changes": {"models": [{"model": "same"}, {"model": "corp"}]},
+    "no changes at all": {"models": [{"model": "same"}]},
+    "float32": {"out_dtype": "float32"},
+    "linear": {"merge_method": "linear"},
+    "task_arithmetic": {"merge_method": "task_arithmetic", "parameters": {"weight": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_was_merged_is_equal(world, name):
+    merged(**RECIPES[name])
+    found = sdmw.verify("out", sample=1)
+    assert found.problems == []
+    assert found.tiles == found.recomputed == len(sdmw.plan("out/sdmw_recipe.yaml").tensors)
+    assert found.unseen == 0
+    assert found.nbytes == sum(info.nbytes for info in read("out").tensors.values())
+
+
+def shard_and(name):
+    info = read("out").tensors[name]
+    return info.file, info.offset
+
+
+def spoil(path, offset):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight", "model.position_ids"])
+def test_any_changed_byte_is_found_by_its_checksum(world, name):
+    merged()
+    path, offset = shard_and(name)
+    spoil(path, offset + 3)
+    (problem, *_) = sdmw.verify("out").problems
+    assert problem.where.startswith(f"{path}: tensor {name!r}, elements 0 to ")
+    assert problem.expected.startswith("checksum ")
+
+
+def test_a_wrong_value_with_a_right_checksum_is_found_by_computing_it(world):
+    """As a broken run would leave it: what it wrote is what it vouched for."""
+    merged()
+    path, offset = shard_and("lm_head.weight")
+    info = read("out").tensors["lm_head.weight"]
+    spoil(path, offset + 3 * info.dtype.itemsize)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        checksum = xxhash.xxh3_128_hexdigest(file.read(info.nbytes))
+    with open("out/sdmw_report.json") as file:
+        report = json.load(file)
+    (piece,) = (each for each in report["pieces"] if each["tensor"] == "lm_head.weight")
+    piece["xxh3"] = checksum
+    with open("out/sdmw_report.json", "w") as file:
+        json.dump(report, file)
+    (problem,) = sdmw.verify("out", sample=1).problems
+    assert problem.where == f"{path}: tensor 'lm_head.weight', element 3"
+
+
+def test_a_report_that_vouches_for_less_is_told(world):
+    merged()
+    with open("out/sdmw_report.json") as file:
+        report = json.load(file)
+    del report["pieces"][2]
+    with open("out/sdmw_report.json", "w") as file:
+        json.dump(report, file)
+    (problem,) = sdmw.verify("out").problems
+    assert problem.found == "a gap"
+
+
+def test_a_sample_says_its_odds(world):
+    merged()
+    found = sdmw.verify("out", sample=0.3)
+    assert found.recomputed == 3
+    assert found.unseen == 1 - 3 / found.tiles
+
+
+def test_inputs_that_are_others_are_named(world):
+    merged()
+    rng = np.random.default_rng(1)
+    shutil.rmtree("corp")
+    write_checkpoint(world / "corp", {"model.norm.weight": rng.standard_normal(3, np.float32)})
+    with pytest.raises((InputChangedError, PlanError), match="corp"):
+        sdmw.verify("out")
+
+
+def test_inputs_whose_values_changed_are_told_by_the_sample(world):
+    merged()
+    path = "corp/model.safetensors"
+    spoil(path, os.path.getsize(path) - 2)
+    assert sdmw.verify("out", sample=1).problems
+
+
+def test_other_tensors_are_told(world):
+    merged()
+    save_file({"model.norm.weight": np.zeros(3, np.float32)}, "out/model.safetensors", {"format": "pt"})
+    problems = sdmw.verify("out").problems
+    assert {problem.found for problem in problems} == {"none", "F32 [3]"}
+
+
+@pytest.mark.parametrize("sample", [0, 1.1, -1, "1%", True, float("nan")])
+def test_no_share(world, sample):
+    with pytest.raises(UsageError, match="a share above 0"):
+        sdmw.verify("out", sample=sample)
+
+
+def test_what_sdmw_has_not_made(world):
+    with pytest.raises(CheckpointError, match="the report of a merge"):
+        sdmw.verify("base")
+    (world / "base" / "sdmw_report.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="something else"):
+        sdmw.verify("base")
+
+
+def test_the_command(world, capsys, monkeypatch):
+    merged()
+    done = told(capsys, monkeypatch, "verify", "out")
+    assert done.code == 0
+    assert "result      equal" in done.out
+    assert "1 of 10 tiles computed anew; one wrong tile" in done.out
+    done = told(capsys, monkeypatch, "verify", "out", "--all", "--json")
+    assert json.loads(done.out)["unseen"] == 0
+    spoil(*shard_and("model.norm.weight"))
+    done = told(capsys, monkeypatch, "verify", "out", "--sample", "50%")
+    assert done.code == 1
+    assert "result      different" in done.out
+    assert "checksum" in done.errors[0]
+    assert told(capsys, monkeypatch, "verify", "out", "--sample", "nought").code == 2
