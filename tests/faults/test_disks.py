@@ -37,7 +37,7 @@ def test_a_disk_that_fills_up_while_it_is_reserved_has_nothing_taken(world, tmp_
     _, recipe, _ = world
     with mounted("tmpfs", 4 << 20, tmp_path / "small") as disk:
         monkeypatch.setattr(build, "check_target", lambda *_: [])
-        with pytest.raises(OutputError, match="the disk is full, .* are missing"):
+        with pytest.raises(OutputError, match=r"the disk is full, .* are missing"):
             sdmw.merge(recipe, disk / "out", progress=False)
         assert os.listdir(disk) == []
 
@@ -77,7 +77,7 @@ def test_ten_runs_at_once_into_one_output(world):
     codes = sorted(run.returncode for run in runs)
     assert codes == [0] + [1] * 9, said
     # Who came when the first was done finds its output.
-    refused = [each for each in said if "another run (pid " in each or "it exists" in each]
+    refused = [each for each in said if "another run (pid" in each or "it exists" in each]
     assert len(refused) == 9
     assert bits(folder / "out") == expected
     shutil.rmtree(folder / "out")

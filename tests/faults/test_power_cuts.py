@@ -54,6 +54,14 @@ def cut(world, moment, *, at_publishing=False, synced=True):
     return whole
 
 
+def is_whole(world):
+    """Whether a run of the mutant left a whole output; a broken one that looks whole is an AssertionError."""
+    try:
+        return cut(world, 2.5, at_publishing=True, synced=False)
+    except AssertionError:
+        return False
+
+
 def test_cut_anywhere_it_goes_on(world):
     for moment in moments(CUTS, 1.5):
         cut(world, moment)
@@ -67,6 +75,4 @@ def test_cut_after_publishing_it_is_whole(world):
 
 def test_an_engine_that_does_not_sync_is_caught(world):
     """The tests above must be able to fail: with fsync taken out, names are on the disk and data are not."""
-    with pytest.raises(AssertionError):
-        for _ in range(3):
-            assert cut(world, 2.5, at_publishing=True, synced=False)
+    assert not all(is_whole(world) for _ in range(3))

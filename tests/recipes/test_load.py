@@ -165,8 +165,8 @@ class TestByHandAndAgain:
         assert loaded("again.yaml") == replace(once, file="again.yaml")
 
     def test_what_would_be_too_large_to_read_again(self):
-        assert refused(sdm_w(models=[{"model": "x" * (1 << 20)}])) == [
-            "recipe: larger than 1048576 bytes when written. Is this a recipe?"
+        assert refused(sdm_w(models=[{"model": f"{i}" + "x" * 4_000} for i in range(70)])) == [
+            "recipe: larger than 262144 bytes when written. Is this a recipe?"
         ]
 
     def test_no_recipe_at_all(self):

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from ruamel.yaml.events import ScalarEvent
 
 from recipes.asking import loaded, refused
 from sdmw.errors import RecipeError
@@ -66,12 +67,12 @@ class TestFiles:
         assert refused("r.yaml") == ["r.yaml: Permission denied"]
 
     def test_too_large(self):
-        assert faults(b"#" * ((1 << 20) + 1)) == ["r.yaml: larger than 1048576 bytes"]
-        with pytest.raises(RecipeError, match="at most 1048576"):
-            parsed("#" * ((1 << 20) + 1))
+        assert faults(b"#" * ((1 << 18) + 1)) == ["r.yaml: larger than 262144 bytes"]
+        with pytest.raises(RecipeError, match="at most 262144"):
+            parsed("#" * ((1 << 18) + 1))
 
     def test_as_large_as_may_be(self):
-        assert read(GOOD + "#" * ((1 << 20) - len(GOOD))).models == (ModelEntry("a"),)
+        assert read(GOOD + "#" * ((1 << 18) - len(GOOD))).models == (ModelEntry("a"),)
 
     def test_empty(self):
         assert faults("") == ["r.yaml: expected a recipe, found an empty file"]
@@ -98,7 +99,7 @@ class TestYaml:
             ("a: b\n---\nc: d", "r.yaml:2:1: expected one recipe in a file, found a second document"),
             ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
             ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
-            ("- a\n" * 30_000, "r.yaml:20000:3: more than 20000 values. Is this a recipe?"),
+            ("- a\n" * 30_000, "r.yaml:10000:3: more than 10000 values. Is this a recipe?"),
         ],
     )
     def test_what_stops_the_reading(self, text, problem):
@@ -194,6 +195,55 @@ class TestYaml:
         assert time.monotonic() - start < 30
 
 
+class TestWork:
+    """Counted, not timed."""
+
+    def test_a_text_is_scanned_once(self, monkeypatch):
+        read_ = []
+        monkeypatch.setattr(yaml, "_reader", counted(yaml._reader, read_))
+        parsed("a: [1, 2, 3]")
+        assert len([event for event in read_ if isinstance(event, ScalarEvent)]) == 4
+
+    def test_what_is_too_large_is_not_read_to_its_end(self, monkeypatch):
+        read_ = []
+        monkeypatch.setattr(yaml, "_reader", counted(yaml._reader, read_))
+        with pytest.raises(RecipeError, match="more than 10000 values"):
+            parsed("- a\n" * 30_000)
+        assert len(read_) < 10_010
+
+    def test_each_look_at_a_merged_key_counts(self):
+        wide = ", ".join(f"k{i}: 1" for i in range(1_000))
+        problem = "r.yaml:1:1: more than 10000 values. Is this a recipe?"
+        assert problem in faults(f"a: &a {{{wide}}}\nb: {{<<: [{', '.join(['*a'] * 11)}]}}\n")
+
+    @pytest.mark.parametrize("key", ["base_model", "models"])
+    def test_a_model_name_longer_than_any_path_is_not_looked_for(self, monkeypatch, key):
+        monkeypatch.setattr(os.path, "realpath", pytest.fail)
+        monkeypatch.setattr(os.path, "isdir", pytest.fail)
+        name = "a/" * 3_000
+        given = {"base_model": name} if key == "base_model" else {"models": [{"model": name}]}
+        (problem,) = refused({"merge_method": "linear", "models": [{"model": "a"}], **given})
+        assert problem.endswith("expected at most 4096 characters, found 6000")
+
+    def test_long_paths_are_not_resolved_by_the_thousand(self, monkeypatch):
+        monkeypatch.setattr(os.path, "realpath", pytest.fail)
+        models = [{"model": "a/" * 500 + str(i)} for i in range(100)]
+        (problem,) = refused({"merge_method": "linear", "models": models})
+        assert problem.startswith("models: expected names of models with at most 10000 slashes in all")
+
+
+def counted(reader, read_):
+    """A maker of readers whose events are kept as they are asked for."""
+
+    def made():
+        it = reader()
+        parse = it.parse
+        it.parse = lambda text: (read_.append(event) or event for event in parse(text))
+        return it
+
+    return made
+
+
 class TestPythonBombs:
     def test_a_mapping_in_itself(self):
         loop: dict = {}
@@ -201,4 +251,4 @@ class TestPythonBombs:
         assert refused(loop)[-1].endswith("more than 20 levels. Is this a recipe?")
 
     def test_too_many_values(self):
-        assert refused({"models": [1] * 30_000}) == ["recipe: more than 20000 values. Is this a recipe?"]
+        assert refused({"models": [1] * 30_000}) == ["recipe: more than 10000 values. Is this a recipe?"]

@@ -172,3 +172,10 @@ def test_the_command(world, capsys, monkeypatch):
     assert "result      different" in done.out
     assert "checksum" in done.errors[0]
     assert told(capsys, monkeypatch, "verify", "out", "--sample", "nought").code == 2
+
+
+def test_nothing_stays_mapped(world):
+    merged()
+    assert sdmw.verify("out", sample=1).problems == []
+    with open("/proc/self/maps") as maps:
+        assert [line for line in maps if str(world) in line] == []

@@ -8,6 +8,8 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,6 +136,11 @@ class Mappings:
         with self._lock:
             self._kept.pop(path, None)
 
+    def clear(self) -> None:
+        """Forgets all of them: a file that is mapped keeps its place on the disk after it was deleted."""
+        with self._lock:
+            self._kept.clear()
+
     def after_fork(self) -> None:
         """Makes the mappings usable in a forked child, where the thread that held the lock may be gone."""
         self._lock = threading.Lock()
@@ -141,6 +148,19 @@ class Mappings:
 
 _mappings = Mappings(_MOST_MAPPINGS)
 os.register_at_fork(after_in_child=_mappings.after_fork)
+
+
+@contextmanager
+def mapped_files() -> Iterator[None]:
+    """Around a run that reads mapped files: lost pages do not end the process, and nothing stays mapped afterwards.
+
+    Another run of this process maps again what it still reads.
+    """
+    with lost_pages.guarded():
+        try:
+            yield
+        finally:
+            _mappings.clear()
 
 
 @dataclass(frozen=True, slots=True)

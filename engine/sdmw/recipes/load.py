@@ -7,8 +7,16 @@ from typing import Any
 
 from sdmw.errors import Problem, RecipeError, quoted
 from sdmw.recipes import yaml
-from sdmw.recipes.findings import Findings, described, guess
-from sdmw.recipes.models import check_models, check_name, check_weights, entries_of, shorten_references, without_base
+from sdmw.recipes.findings import Findings, Path, described, guess
+from sdmw.recipes.models import (
+    Entry,
+    check_models,
+    check_name,
+    check_weights,
+    entries_of,
+    shorten_references,
+    without_base,
+)
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Recipe
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
 from sdmw.recipes.settings import Settings
@@ -20,6 +28,9 @@ MERGEKIT_METHODS = (
     "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
     "task_arithmetic", "ties",
 )  # fmt: skip
+
+LONGEST_MODEL = 4096  # characters of a model's name: no path is longer, and to resolve one takes their square
+MOST_SLASHES = 10_000  # in the names of all models; each is some 10 microseconds
 
 
 def load(
@@ -91,6 +102,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     shape = shaped(RecipeShape, data, (), findings, ignore_unknown=ignore_unknown, parameters=names)
 
     base, entries = data.get("base_model"), entries_of(data)
+    _check_lengths(base, entries, findings)
     check_name(("base_model",), base, findings)
     check_models(entries, findings)
     top: dict[str, Any] = {}
@@ -117,6 +129,20 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         extra=shape.extra,
         notes=tuple(findings.notes),
     )
+
+
+def _check_lengths(base: Any, entries: list[Entry], findings: Findings) -> None:
+    """Raises where the models have names that no file has: each part of a path costs a look at the file system."""
+    named: list[tuple[Path, str]] = [(("models", index, "model"), model) for index, model, _ in entries]
+    named += [(("base_model",), base)] if isinstance(base, str) else []
+    too_long = [(path, model) for path, model in named if len(model) > LONGEST_MODEL]
+    for path, model in too_long:
+        findings.add(path, str(len(model)), expected=f"at most {LONGEST_MODEL} characters")
+    slashes = sum(model.count("/") for _, model in named)
+    if slashes > MOST_SLASHES and not too_long:
+        findings.add(("models",), str(slashes), expected=f"names of models with at most {MOST_SLASHES} slashes in all")
+    if too_long or slashes > MOST_SLASHES:
+        findings.check()
 
 
 def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings) -> MethodGrammar | None:

@@ -3,12 +3,13 @@
 import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, NodeEvent
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentStartEvent, Event, NodeEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -17,7 +18,7 @@ from sdmw.errors import Problem, RecipeError, quoted
 from sdmw.recipes.findings import Findings, Mark, Path
 from sdmw.recipes.tree import DEEPEST, MOST_NODES, Bounds
 
-LARGEST = 1 << 20  # bytes of a recipe file
+LARGEST = 1 << 18  # bytes of a recipe file; one of real size has a few thousand
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -28,7 +29,7 @@ def read(path: str) -> str:
     """The text of a recipe file.
 
     Raises:
-        RecipeError: it is not there, no regular file, larger than 1 MiB, empty, or not UTF-8.
+        RecipeError: it is not there, no regular file, larger than 256 KiB, empty, or not UTF-8.
     """
     try:
         data = _bytes_of(path)
@@ -54,9 +55,7 @@ def tree(text: str, findings: Findings) -> Any:
     if len(text) > LARGEST:
         _refuse(where, f"{len(text)} characters", expected=f"at most {LARGEST}")
     try:
-        _check_events(text, where)
-        reader = _reader()
-        node = reader.compose(text)
+        node, constructor = _composed(text, where)
     except RecipeError:
         raise
     except MarkedYAMLError as error:
@@ -68,7 +67,7 @@ def tree(text: str, findings: Findings) -> Any:
     except Exception as error:
         # On hostile text ruamel.yaml raises what it did not mean to: AssertionError, IndexError, ValueError.
         _refuse(where, f"not YAML: {type(error).__name__} {error}")
-    return _Walk(findings, reader.constructor).value(node, ())
+    return _Walk(findings, constructor).value(node, ())
 
 
 def written(data: dict[str, Any]) -> str:
@@ -125,10 +124,38 @@ def _reader() -> YAML:
     return reader
 
 
-def _check_events(text: str, where: str) -> None:
-    """Refuse what must not reach the composer, which recurses and keeps all it reads."""
+def _composed(text: str, where: str) -> tuple[Node, Any]:
+    """The text's node, and what constructs its scalars. Read once: that takes microseconds for each character."""
+    reader = _reader()
+    events = _Events(_checked(reader.parse(text), where))
+    reader.composer.loader = events
+    return reader.composer.get_single_node(), reader.constructor
+
+
+class _Events:
+    """What ruamel.yaml's composer asks of its loader and of the parser in it, over events that were checked."""
+
+    max_depth = None
+
+    def __init__(self, events: Iterator[Event]) -> None:
+        self._events = list(events)[::-1]
+        self._parser = self
+        self._resolver = _reader().resolver
+
+    def check_event(self, *kinds: type[Event]) -> bool:
+        return isinstance(self._events[-1], kinds)
+
+    def peek_event(self) -> Event:
+        return self._events[-1]
+
+    def get_event(self) -> Event:
+        return self._events.pop()
+
+
+def _checked(events: Iterable[Event], where: str) -> Iterator[Event]:
+    """The events, as long as there is nothing that must not reach the composer, which recurses and keeps all."""
     depth = nodes = documents = 0
-    for event in _reader().parse(text):
+    for event in events:
         if isinstance(event, DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -143,6 +170,7 @@ def _check_events(text: str, where: str) -> None:
             _refuse(_spot(where, event.start_mark), f"more than {MOST_NODES} values", mend="Is this a recipe?")
         if depth > DEEPEST:
             _refuse(_spot(where, event.start_mark), f"more than {DEEPEST} levels", mend="Is this a recipe?")
+        yield event
     if not documents:
         _refuse(where, "nothing but comments and blanks", expected="a recipe")
 
@@ -222,6 +250,7 @@ class _Walk:
                 self._findings.add(at, quoted(_name(source)), expected="a mapping, or a list of mappings, to merge")
                 continue
             for key, value in self._pairs(source, at):
+                self._bounds.enter(at)  # a wide mapping can be merged thousands of times without a key being taken
                 if _name(key) not in names:
                     names.add(_name(key))
                     own.append((key, value))

@@ -7,8 +7,9 @@ from safetensors import safe_open
 
 from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard
 from sdmw.checkpoints.checkpoint import unmergeable
-from sdmw.checkpoints.formats import open_tensor, read
-from sdmw.errors import CheckpointError
+from sdmw.checkpoints.formats import _json, open_tensor, read
+from sdmw.checkpoints.formats.safetensors.header import MOST_TENSORS
+from sdmw.errors import CheckpointError, quoted
 
 OK = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
@@ -207,9 +208,91 @@ def test_the_formats_own_limit_cannot_be_raised(tmp_path):
     ids=["entries", "metadata", "nested", "objects"],
 )
 def test_a_header_bomb_is_refused_before_it_is_parsed(tmp_path, monkeypatch, header):
-    monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.parse", pytest.fail)
+    monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.members", pytest.fail)
     with pytest.raises(CheckpointError, match="JSON values"):
         read(checkpoint(tmp_path, {SINGLE: shard(header)}))
+
+
+def test_more_tensors_than_a_file_may_have_are_refused_before_parsing_whatever_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.members", pytest.fail)
+    names = b",".join(b'"%x":' % i + OK for i in range(MOST_TENSORS + 1))
+    with pytest.raises(CheckpointError, match=r"at most 131,072 tensors.*Save it in more shards"):
+        read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}")}), header_limit=10**8)
+
+
+@pytest.mark.parametrize("odd", ["\U0001f600".encode(), b"\\ud83d\\ude00"], ids=["raw", "escaped"])
+def test_characters_that_would_quadruple_the_text_are_refused_before_parsing(tmp_path, monkeypatch, odd):
+    monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.members", pytest.fail)
+    with pytest.raises(CheckpointError, match="at most 8,388,608 bytes of header where characters take 4"):
+        read(checkpoint(tmp_path, {SINGLE: shard(b'{"' + odd + b"a" * 2**23 + b'":' + OK + b"}", b"1234")}))
+
+
+def counting(monkeypatch) -> list[str]:
+    """The names of the entries that get parsed from now on."""
+    parsed = []
+
+    def members(raw):
+        for name, value in _json.members(raw):
+            parsed.append(name)
+            yield name, value
+
+    monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.members", members)
+    return parsed
+
+
+def test_a_file_full_of_faults_is_left_early(tmp_path, monkeypatch):
+    parsed = counting(monkeypatch)
+    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; what follows was not looked at"):
+        read(checkpoint(tmp_path, {SINGLE: shard({f"t{i}": entry("Q8") for i in range(5_000)})}))
+    assert len(parsed) == 1_010
+
+
+def test_a_file_full_of_holes_is_left_early(tmp_path):
+    header = {f"t{i}": entry("U8", (1,), 2 * i, 2 * i + 1) for i in range(5_000)}
+    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; what follows was not looked at"):
+        read(checkpoint(tmp_path, {SINGLE: shard(header, bytes(10_000))}))
+
+
+def test_a_name_that_stands_twice_ends_the_parsing(tmp_path, monkeypatch):
+    parsed = counting(monkeypatch)
+    names = b",".join(b'"%d":' % (i // 2) + OK for i in range(1_000))
+    with pytest.raises(CheckpointError, match="'0' stands twice"):
+        read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}", b"1234")}))
+    assert parsed == ["0", "0"]
+
+
+def test_a_bad_tensor_that_stands_twice_is_told_as_that(tmp_path):
+    with pytest.raises(CheckpointError, match="'t' stands twice"):
+        read(checkpoint(tmp_path, {SINGLE: shard(b'{"t":0,"t":' + OK + b"}", b"1234")}))
+
+
+def test_integers_of_thousands_of_digits_are_not_made(tmp_path):
+    with pytest.raises(CheckpointError, match="an integer of 4,000 digits"):
+        read(checkpoint(tmp_path, {SINGLE: one(b'{"x":' + b"9" * 4_000 + b"}")}))
+
+
+class Unread(list):
+    """A list that is not to be looked through."""
+
+    def __iter__(self):
+        for number, item in enumerate(super().__iter__()):
+            assert number < 200
+            yield item
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("it's", '"it\'s"'),
+        ([1, "a", {"b": [None, -0.0]}, {}, []], "[1, 'a', {'b': [None, -0.0]}, {}, []]"),
+        ("x" * 199, "'" + "x" * 199 + "…'"),
+        ({"x" * 500: 1}, "{'" + "x" * 198 + "…}"),
+        (Unread([0] * 10_000), "[" + "0, " * 66 + "0…]"),
+    ],
+)
+def test_a_value_is_shown_as_repr_shows_it_and_no_more_of_it_looked_at_than_is_shown(value, shown):
+    assert _json.told(value) == shown
+    assert isinstance(value, Unread) or _json.told(value) == quoted(value)
 
 
 def test_small_floats_are_read_and_listed_as_unmergeable(tmp_path):

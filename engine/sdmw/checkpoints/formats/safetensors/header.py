@@ -7,18 +7,19 @@ is accepted here the library accepts too; several things that it accepts (a key 
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from sdmw.checkpoints.checkpoint import Shard
-from sdmw.checkpoints.formats._files import open_file, read_exactly
-from sdmw.checkpoints.formats._json import most_values, parse, told
+from sdmw.checkpoints.formats._files import HEADER_LIMIT, open_file, read_exactly
+from sdmw.checkpoints.formats._json import members, most_values, told, width
 from sdmw.checkpoints.tensor import DType, TensorInfo
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _LARGEST_NUMBER = 2**63 - 1  # of a dimension, an offset, a count of elements: what file offsets can hold
 _HIGHEST_RANK = 64
+MOST_TENSORS = 131_072  # in one file, whatever the header limit; each costs some 10 microseconds and 500 bytes
 _SHOWN = 10  # problems of one file; a hostile header can have 100,000
+_COUNTED = 1_000  # problems beyond those shown
 _FIELDS = frozenset(("dtype", "shape", "data_offsets"))
 _DTYPES = {dtype.name: (dtype, dtype.bits) for dtype in DType}
 _AGAIN = "The file is damaged: copy or download it again"
@@ -50,7 +51,7 @@ def read_header(directory: str, name: str, header_limit: int) -> Header:
         header_limit: bytes that the header may have.
 
     Raises:
-        CheckpointError: with all that is wrong with this file, at most ten tensors of it.
+        CheckpointError: with all that is wrong with this file, at most ten tensors of it; or too much to look at.
     """
     path = os.path.join(directory, name)
     fd, status = open_file(directory, name)
@@ -60,11 +61,13 @@ def read_header(directory: str, name: str, header_limit: int) -> Header:
         raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(fd)
-    entries, warnings = _entries(path, _parsed(path, raw, header_limit))
-    data = 8 + len(raw)
+    _check_work(path, raw, header_limit)
+    shard, data = Shard.of(path, status, raw), 8 + len(raw)
+    entries, warnings = _entries(path, raw)
+    del raw
     _check_layout(path, entries, status.st_size - data)
     tensors = tuple(TensorInfo(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
-    return Header(Shard.of(path, status, raw), tensors, tuple(warnings))
+    return Header(shard, tensors, tuple(warnings))
 
 
 def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
@@ -87,51 +90,66 @@ def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
     return raw
 
 
-def _parsed(path: str, raw: bytes, header_limit: int) -> dict[str, Any]:
-    # Counted before parsing: what is parsed takes up to twenty times the memory of its text. Real entries take over 100
-    # bytes and, with their shape, some 8 values.
-    tensors = raw.count(b'"data_offsets"')
+def _check_work(path: str, raw: bytes, header_limit: int) -> None:
+    """Refuses what would take long or much memory to parse, by counting in its bytes; nothing is parsed for that."""
+    # Real entries take over 100 bytes and, with their shape, some 8 values; what is parsed may take twenty times the
+    # memory of its text.
+    tensors, values, objects = raw.count(b'"data_offsets"'), most_values(raw), raw.count(b"{")
     most = min(12 * tensors + 100_000, header_limit // 16)
-    if tensors > header_limit // 100 or most_values(raw) > most:
-        found = f"up to {most_values(raw):,} JSON values in {len(raw):,} bytes, {tensors:,} tensors"
-        expected = f"a header of at most {header_limit // 100:,} tensors and {most:,} JSON values"
+    if tensors > MOST_TENSORS or values > most or objects > tensors + 100_000:
+        found = f"up to {values:,} JSON values in {len(raw):,} bytes, {tensors:,} tensors"
+        expected = f"a header of at most {MOST_TENSORS:,} tensors and {most:,} JSON values"
+        mend = "If you trust the file, raise the header limit" if tensors <= MOST_TENSORS else "Save it in more shards"
+        raise CheckpointError([Problem(path, expected, found, mend)])
+    if len(raw) * width(raw) > (most_text := max(2 * HEADER_LIMIT, header_limit)):
+        found = f"{len(raw):,} bytes, with such characters"
+        expected = f"at most {most_text // width(raw):,} bytes of header where characters take {width(raw)} bytes"
         raise CheckpointError([Problem(path, expected, found, "If you trust the file, raise the header limit")])
+
+
+def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str]]:
+    """The tensors by offset, and warnings. Parsed one by one, so that a file full of faults is left early."""
+    problems = _Problems(path)
+    entries: dict[str, Entry] = {}
+    named: set[str] = set()  # those that are no entries
+    odd = 0  # tensors with fields that the format does not know
+    example = ("", "")
     try:
-        header = parse(raw)
+        for name, fields in members(raw):
+            if name in entries or name in named:
+                raise ValueError(f"the key {told(name)} stands twice in one object")
+            if name == "__metadata__":
+                named.add(name)
+                _check_metadata(fields, problems)
+                continue
+            try:
+                entries[name] = _entry(fields)
+            except ValueError as error:
+                named.add(name)
+                problems.add(f"{path}: tensor {told(name)}", "", str(error), _AGAIN)
+                continue
+            if len(fields) > len(_FIELDS):
+                odd += 1
+                example = example if odd > 1 else (name, min(set(fields) - _FIELDS))
+    except TypeError as error:
+        raise CheckpointError([Problem(path, "a header that is a JSON object", str(error))]) from None
     except ValueError as error:
         raise CheckpointError([Problem(path, "", f"the header cannot be used: {error}", _AGAIN)]) from None
-    if not isinstance(header, dict):
-        raise CheckpointError([Problem(path, "a header that is a JSON object", type(header).__name__)])
-    return header
+    problems.check()
+    warnings = []
+    if odd:
+        warnings.append(
+            f"{path}: {odd} tensors have fields that the format does not know, such as "
+            f"{told(example[1])} of {told(example[0])}; they are ignored"
+        )
+    return sorted(entries.items(), key=lambda item: (item[1][0], item[1][1], item[0])), warnings
 
 
-def _entries(path: str, header: dict[str, Any]) -> tuple[list[tuple[str, Entry]], list[str]]:
-    """The tensors by offset, and warnings."""
-    problems = []
-    metadata = header.pop("__metadata__", None)
+def _check_metadata(metadata: object, problems: "_Problems") -> None:
     if metadata is not None and not (
         isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     ):
-        problems.append(Problem(f"{path}: __metadata__", "an object of texts", told(metadata)))
-    entries, extra = [], []
-    for name, fields in header.items():
-        try:
-            entries.append((name, _entry(fields)))
-        except ValueError as error:
-            problems.append(Problem(f"{path}: tensor {quoted(name)}", "", str(error), _AGAIN))
-        else:
-            if len(fields) > len(_FIELDS):
-                extra.append(name)
-    _raise_first(path, problems)
-    warnings = []
-    if extra:
-        unknown = sorted(set(header[extra[0]]) - _FIELDS)
-        warnings.append(
-            f"{path}: {len(extra)} tensors have fields that the format does not know, such as "
-            f"{quoted(unknown[0])} of {quoted(extra[0])}; they are ignored"
-        )
-    entries.sort(key=lambda item: (item[1][0], item[1][1], item[0]))
-    return entries, warnings
+        problems.add(f"{problems.path}: __metadata__", "an object of texts", told(metadata))
 
 
 def _entry(fields: object) -> Entry:
@@ -179,24 +197,46 @@ def _are_counts(numbers: object) -> bool:
 
 def _check_layout(path: str, entries: list[tuple[str, Entry]], size: int) -> None:
     """Raises unless the tensors, in the order of their offsets, fill `size` bytes without overlap or hole."""
-    problems = []
+    problems = _Problems(path)
     end, before = 0, ""
     for name, (start, stop, _, _) in entries:
         if start != end:
             what = "overlaps" if start < end else f"a hole of {start - end:,} bytes after"
-            found = f"byte {start:,}: {what} {f'tensor {quoted(before)}' if end else 'the header'}"
-            where = f"{path}: tensor {quoted(name)}"
-            problems.append(Problem(where, f"data from byte {end:,}", found, _AGAIN))
+            found = f"byte {start:,}: {what} {f'tensor {told(before)}' if end else 'the header'}"
+            problems.add(f"{path}: tensor {told(name)}", f"data from byte {end:,}", found, _AGAIN)
         end, before = max(end, stop), name
     if end > size:
-        problems.append(Problem(path, f"{end:,} bytes of data", f"{size:,}: the file is cut off", _AGAIN))
+        problems.add(path, f"{end:,} bytes of data", f"{size:,}: the file is cut off", _AGAIN)
     elif end < size:
-        problems.append(Problem(path, f"{end:,} bytes of data", f"{size - end:,} more after the last tensor", _AGAIN))
-    _raise_first(path, problems)
+        problems.add(path, f"{end:,} bytes of data", f"{size - end:,} more after the last tensor", _AGAIN)
+    problems.check()
 
 
-def _raise_first(path: str, problems: list[Problem]) -> None:
-    if more := problems[_SHOWN:]:
-        problems = [*problems[:_SHOWN], Problem(path, "", f"{len(more):,} more tensors have problems")]
-    if problems:
-        raise CheckpointError(problems)
+class _Problems:
+    """Gathers what is wrong with one file: the first few are told, some more are counted, then it is left."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._told: list[Problem] = []
+        self._more = 0
+
+    def add(self, where: str, expected: str, found: str, mend: str = "") -> None:
+        """Keeps or counts a problem.
+
+        Raises:
+            CheckpointError: there are so many that the rest does not matter.
+        """
+        if len(self._told) < _SHOWN:
+            self._told.append(Problem(where, expected, found, mend))
+            return
+        self._more += 1
+        if self._more == _COUNTED:
+            found = f"{_COUNTED:,} more tensors have problems; what follows was not looked at"
+            raise CheckpointError([*self._told, Problem(self.path, "", found)])
+
+    def check(self) -> None:
+        """Raises all of them, if there are any."""
+        if self._more:
+            self._told.append(Problem(self.path, "", f"{self._more:,} more tensors have problems"))
+        if self._told:
+            raise CheckpointError(self._told)

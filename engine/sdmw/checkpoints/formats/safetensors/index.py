@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdmw.checkpoints.formats._files import read_bounded
-from sdmw.checkpoints.formats._json import most_values, parse, told
+from sdmw.checkpoints.formats._json import most_values, parse, told, width
 from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
 from sdmw.errors import CheckpointError, Problem, quoted
 
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 16 * 2**20  # bytes
-_MOST_VALUES = LARGEST_INDEX // 32  # an entry is one value and takes some 80 bytes
+_MOST_VALUES = LARGEST_INDEX // 64  # an entry is one value and takes some 80 bytes, parsed 300
 _MEND = "Index and shards come from different saves: copy or download the whole checkpoint again"
 
 
@@ -44,6 +44,9 @@ def read_index(directory: str) -> Index:
     raw = read_bounded(directory, INDEX, LARGEST_INDEX)
     if (values := most_values(raw)) > _MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {_MOST_VALUES:,} tensors", f"up to {values:,}")])
+    if len(raw) * width(raw) > 2 * LARGEST_INDEX:
+        most = f"at most {2 * LARGEST_INDEX // width(raw):,} bytes where characters take {width(raw)} bytes"
+        raise CheckpointError([Problem(where, most, f"{len(raw):,} bytes, with such characters")])
     try:
         index = parse(raw)
     except ValueError as error:
