@@ -5,7 +5,8 @@ python benchmarks/against_peers.py [--folder FOLDER] [--parameters N] [--rounds 
 Each peer's run is paired with one of ours just before it; prints minima, medians and the median of paired ratios, and
 writes results/against_peers.json with samples of each one's memory. mergekit has no SDM-W: its ties at density 0.9 is
 nearest in cost (a magnitude threshold per tensor), not in effect. Whole processes are timed, start of the interpreter
-included, as a person would wait for them; ours and the whole-tensor programs sync their output, mergekit does not.
+included, as a person would wait for them; ours and the whole-tensor programs sync their output, mergekit does not. So
+mergekit is compared a second time with both outputs on a memory file system, where there is nothing to wait for.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import synthetic
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EVERY = 0.05  # seconds between samples of memory
+MEMORY = "/dev/shm"
 OURS = "import json, sys, sdmw; sdmw.merge(json.loads(sys.argv[1]), sys.argv[2], progress=False)"
 MERGEKIT = "import sys; from mergekit.scripts.run_yaml import main; main.main(sys.argv[1:], standalone_mode=False)"
 
@@ -30,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
     parser.add_argument("--parameters", type=float, default=1.1e9)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or temporary
@@ -39,22 +41,28 @@ def main() -> None:
         compare(paths, os.path.join(folder, "against-peers"), arguments.rounds)
 
 
-def compare(paths: list[str], out: str, rounds: int) -> None:
+def compare(paths: list[str], on_disk: str, rounds: int) -> None:
     """Every peer in turn, round by round, ours before each."""
-    pairs: list[tuple[str, str, Callable[[], processes.Measured]]] = [
-        ("sdm_w", "mergekit ties, density 0.9", lambda: mergekit(paths, "ties", out)),
-        ("sdm_w", "NumPy, whole tensors, sdm_w", lambda: whole("numpy", paths, "sdm_w", out)),
-        ("sdm_w", "torch, whole tensors, sdm_w", lambda: whole("torch", paths, "sdm_w", out)),
-        ("linear", "mergekit linear", lambda: mergekit(paths, "linear", out)),
-        ("task_arithmetic", "mergekit task_arithmetic", lambda: mergekit(paths, "task_arithmetic", out)),
+    Run = Callable[[str], processes.Measured]
+    peers: list[tuple[str, str, Run]] = [
+        ("sdm_w", "mergekit ties, density 0.9", lambda out: mergekit(paths, "ties", out)),
+        ("linear", "mergekit linear", lambda out: mergekit(paths, "linear", out)),
+        ("task_arithmetic", "mergekit task_arithmetic", lambda out: mergekit(paths, "task_arithmetic", out)),
     ]
+    same: list[tuple[str, str, Run]] = [
+        ("sdm_w", "NumPy, whole tensors, sdm_w", lambda out: whole("numpy", paths, "sdm_w", out)),
+        ("sdm_w", "torch, whole tensors, sdm_w", lambda out: whole("torch", paths, "sdm_w", out)),
+    ]
+    in_memory = os.path.join(MEMORY, "sdmw-against-peers")
+    pairs = [(*pair, on_disk, "") for pair in peers + same]
+    pairs += [(*pair, in_memory, " (to memory)") for pair in peers]
     seconds: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
     last: dict[str, processes.Measured] = {}
 
-    def timed(name: str, run: Callable[[], processes.Measured]) -> float:
+    def timed(name: str, run: Run, out: str) -> float:
         processes.fill_cache(*paths)
-        last[name] = measured = run()
+        last[name] = measured = run(out)
         processes.remove(out)
         if measured.returncode:
             raise RuntimeError(f"{name}: {measured.output[-2000:]}")
@@ -63,19 +71,19 @@ def compare(paths: list[str], out: str, rounds: int) -> None:
         return measured.wall_s
 
     for method in ("sdm_w", "linear", "task_arithmetic"):  # compiles kernels where they are not cached
-        ours(paths, method, out)
-        processes.remove(out)
+        ours(paths, method, on_disk)
+        processes.remove(on_disk)
     for _ in range(rounds):
-        for method, name, run in pairs:
-            own = timed(f"sdmw {method}", lambda method=method: ours(paths, method, out))  # type: ignore[misc]
-            ratios.setdefault(name, []).append(timed(name, run) / own)
+        for method, name, run, out, place in pairs:
+            own = timed(f"sdmw {method}{place}", lambda out, method=method: ours(paths, method, out), out)  # type: ignore[misc]
+            ratios.setdefault(name + place, []).append(timed(name + place, run, out) / own)
     show(seconds, ratios, last)
 
 
 def show(seconds: dict[str, list[float]], ratios: dict[str, list[float]], last: dict[str, processes.Measured]) -> None:
     """The table; a peer's ratio is to our run of the method before it."""
     print(processes.machine())
-    print(f"{'whole process':30} {'min s':>7} {'median s':>8} {'times ours':>10} {'peak MB':>8}")
+    print(f"{'whole process':40} {'min s':>7} {'median s':>8} {'times ours':>10} {'peak MB':>8}")
     rows = []
     for name, taken in seconds.items():
         times = statistics.median(ratios[name]) if name in ratios else 1.0
@@ -90,7 +98,7 @@ def show(seconds: dict[str, list[float]], ratios: dict[str, list[float]], last: 
             }
         )
         print(
-            f"{name:30} {min(taken):7.1f} {statistics.median(taken):8.1f} {times:10.1f} "
+            f"{name:40} {min(taken):7.1f} {statistics.median(taken):8.1f} {times:10.1f} "
             f"{last[name].peak_rss / 1e6:8.0f}"
         )
     processes.write_json("against_peers", {"machine": processes.machine(), "rows": rows})
