@@ -24,6 +24,7 @@ import synthetic
 HERE = os.path.dirname(os.path.abspath(__file__))
 EVERY = 0.05  # seconds between samples of memory
 MEMORY = "/dev/shm"
+Run = Callable[[str], processes.Measured]  # writes to a path
 OURS = "import json, sys, sdmw; sdmw.merge(json.loads(sys.argv[1]), sys.argv[2], progress=False)"
 MERGEKIT = "import sys; from mergekit.scripts.run_yaml import main; main.main(sys.argv[1:], standalone_mode=False)"
 
@@ -43,7 +44,6 @@ def main() -> None:
 
 def compare(paths: list[str], on_disk: str, rounds: int) -> None:
     """Every peer in turn, round by round, ours before each."""
-    Run = Callable[[str], processes.Measured]
     peers: list[tuple[str, str, Run]] = [
         ("sdm_w", "mergekit ties, density 0.9", lambda out: mergekit(paths, "ties", out)),
         ("linear", "mergekit linear", lambda out: mergekit(paths, "linear", out)),
