@@ -79,8 +79,8 @@ def merge(
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
-    from sdmw.checkpoints.mapping import mapped_files
     from sdmw.checkpoints.output import Output
+    from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.reporting.files import add_files
     from sdmw.reporting.report import build_report
     from sdmw.running.driver import Run
@@ -95,7 +95,7 @@ def merge(
         _receiver(progress) as tell,
         StopSignals() as signals,
         Usage() as usage,
-        mapped_files(),
+        tile_memory(),
         Output.begin(target, planned.shards, overwrite=overwrite, head=head(planned), resume=resume) as output,
         ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor,
     ):
@@ -188,7 +188,7 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
     if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     from sdmw.checkpoints import formats
-    from sdmw.checkpoints.mapping import mapped_files
+    from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.reporting import verification
 
     path = os.fspath(out)
@@ -198,7 +198,7 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
         raise PlanError(planned.problems)
     merged = formats.read(path)
     method = all_methods()[planned.recipe.merge_method]
-    with mapped_files(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
+    with tile_memory(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
         return verification.verify(merged, report, planned, method, executor, sample)
 
 

@@ -60,7 +60,6 @@ def goes_on(world, whole):
         ("pwrite64", "ENOSPC"),
         ("pwrite64", "EDQUOT"),
         ("pwrite64", "EIO"),
-        ("sync_file_range", "EIO"),
         ("fdatasync", "EIO"),
         ("fsync", "EIO"),
         ("renameat2", "EIO"),

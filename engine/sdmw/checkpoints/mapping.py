@@ -8,8 +8,6 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -150,17 +148,9 @@ _mappings = Mappings(_MOST_MAPPINGS)
 os.register_at_fork(after_in_child=_mappings.after_fork)
 
 
-@contextmanager
-def mapped_files() -> Iterator[None]:
-    """Around a run that reads mapped files: lost pages do not end the process, and nothing stays mapped afterwards.
-
-    Another run of this process maps again what it still reads.
-    """
-    with lost_pages.guarded():
-        try:
-            yield
-        finally:
-            _mappings.clear()
+def unmap() -> None:
+    """Lets go of every mapping: whoever still reads maps its files again."""
+    _mappings.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import resource
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -21,16 +22,19 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
 
-_MOST_OPEN = 32  # shards open at once: an output of a thousand must not use up the descriptors
+IN_FLIGHT = 3  # writes handed over and not done, before the next one waits
+_MOST_OPEN = 16  # shards open at once, two descriptors each: an output of a thousand must not use them up
+_WRITERS = 2  # threads that wait for the disk, so that those that compute need not; measured: a third gains nothing
 
 
 class Output:
     """A checkpoint being written beside its target.
 
     Beside TARGET stands `.TARGET.sdmw/` with the lock, the journal and `out/`. A reader of TARGET sees nothing or the
-    whole. A failure to write is final: the kernel may report lost data once only, so every later call raises the same
-    error. Leaving the context unpublished removes all, unless by an error that says nothing against recipe or inputs:
-    then what is done is kept for the next run, which the error's note says.
+    whole. Threads of its own write what it is given, while who gave it computes on. A failure to write is final: the
+    kernel may report lost data once only, so every later call raises the same error. Leaving the context unpublished
+    removes all, unless by an error that says nothing against recipe or inputs: then what is done is kept for the next
+    run, which the error's note says.
 
     Attributes:
         target: real path of the directory that will appear.
@@ -47,7 +51,9 @@ class Output:
         self.records: list[Any] = []
         self._journal: Journal | None = None
         self._vouched = False  # something in the journal is worth keeping
+        self._writing = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sdmw-write")
         self._changed = threading.Condition()  # guards what follows; told when a writer leaves a shard
+        self._in_flight: set[object] = set()
         self._files: dict[int, StreamedFile] = {}  # the last used one last
         self._failure: OutputError | None = None
         self._finished = False
@@ -110,15 +116,15 @@ class Output:
             self.discard()
 
     def write(self, shard: int, offset: int, data: "NDArray[Any] | ReadableBuffer") -> None:
-        """Writes bytes of a shard; from any thread, in any order.
+        """Takes bytes of a shard to be written; from any thread, in any order. Waits only where the disk is far behind.
 
         Args:
             shard: index into `layouts`.
             offset: bytes from the beginning of the file, behind its header.
-            data: a contiguous buffer.
+            data: a contiguous buffer, not to be changed any more.
 
         Raises:
-            OutputError: this write or an earlier one failed, or the output was discarded.
+            OutputError: an earlier write failed, or the output was discarded.
         """
         if self._finished:
             raise ValueError("no write may follow finish")
@@ -126,17 +132,35 @@ class Output:
         view = memoryview(cast("ReadableBuffer", data))  # NumPy says so to type checkers from Python 3.12 on only
         if not len(layout.header) <= offset <= layout.size - view.nbytes:
             raise ValueError(f"{view.nbytes} bytes at {offset} are outside the data of {layout.name}")
-        with self._final(self._path_of(shard), view.nbytes), self._opened(shard) as file:
-            if view.nbytes:  # an empty view cannot be cast
-                file.write(offset, view.cast("B"))
+        if not view.nbytes:  # an empty view cannot be cast
+            return
+        ticket = object()
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or len(self._in_flight) < IN_FLIGHT)
+            if self._failure:
+                raise self._failure
+            self._in_flight.add(ticket)
+            self._writing.submit(self._write, ticket, shard, offset, view.cast("B"))
+
+    def _write(self, ticket: object, shard: int, offset: int, data: memoryview) -> None:
+        try:
+            # Whoever comes next is told of a failure.
+            with suppress(OutputError), self._final(self._path_of(shard), data.nbytes), self._opened(shard) as file:
+                file.write(offset, data)
+        finally:
+            with self._changed:
+                self._in_flight.discard(ticket)
+                self._changed.notify_all()
 
     def sync(self) -> None:
-        """Makes durable what has been written so far; from any thread.
+        """Makes durable what has been given to `write` so far; from any thread.
 
         Raises:
             OutputError: it cannot be.
         """
         with self._changed:
+            given = set(self._in_flight)
+            self._changed.wait_for(lambda: not given & self._in_flight)
             if self._failure:
                 raise self._failure
             files = list(self._files.values())  # those that are closed were synced then
@@ -190,8 +214,11 @@ class Output:
         with self._final(self.path):
             with self._changed:
                 self._wait_for_writers()
+                if self._failure:
+                    raise self._failure
                 while self._files:
                     self._files.popitem()[1].close(sync=True)
+            self._writing.shutdown()
             for layout in self.layouts:
                 linux.fsync_path(os.path.join(self.path, layout.name))
         for layout in self.layouts:
@@ -251,6 +278,7 @@ class Output:
         while self._files:
             with suppress(OSError):
                 self._files.popitem()[1].close(sync=False)
+        self._writing.shutdown()
         if self._journal:
             self._journal.close()
             self._journal = None
@@ -310,7 +338,7 @@ class Output:
                 self._files.pop(shard).close(sync=True)
 
     def _wait_for_writers(self) -> None:
-        self._changed.wait_for(lambda: not any(file.writers for file in self._files.values()))
+        self._changed.wait_for(lambda: not (self._in_flight or any(file.writers for file in self._files.values())))
 
     def _path_of(self, shard: int) -> str:
         return os.path.join(self.path, self.layouts[shard].name)

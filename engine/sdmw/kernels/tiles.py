@@ -16,7 +16,10 @@ from sdmw.kernels.jit import bits_of, float_of, kernel, widened, words16, words3
 
 F32, F16, BF16 = 0, 1, 2  # codes of the dtypes that float32 holds exactly
 
-BLOCK = 4096  # elements; larger spills the first-level cache, smaller pays for the loops
+# Elements of a block. Measured on tiles in memory, in ns per element of two fine-tunes: merging 0.43 by 4,096, 0.30 by
+# 2,048, 0.20 by 1,024 and 512, where its arrays stay in the first-level cache; counting 0.90 by 4,096, 0.93 by 1,024.
+BLOCK = 1024
+COUNT_BLOCK = 4096
 LARGEST_TILE = 1 << 23  # elements: a packed bin has 24 bits for the count
 BINS = 1 << 15  # of the high 16 bits of a magnitude, whose sign bit is zero
 FIRST_NONFINITE_BIN = 0x7F80
@@ -156,11 +159,11 @@ def count_magnitudes(
     are the bins to list, from one up to another, none where both are equal; `listed` takes the uint32 patterns, and
     `sizes` tells how many there were, which may be more than there was room for.
     """
-    base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
+    base, model_values = np.empty(COUNT_BLOCK, np.float32), np.empty(COUNT_BLOCK, np.float32)
+    bits, hits = np.empty(COUNT_BLOCK, np.uint32), np.empty(COUNT_BLOCK, np.uint8)
     models = addresses.size - 1
-    for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
+    for start in range(0, count, COUNT_BLOCK):
+        size = min(COUNT_BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
         for model in range(models):
             address, code = addresses[model + 1], codes[model + 1]
@@ -192,11 +195,15 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     `bins` is int64, -1 where nothing is asked; `counts` int64. Zero low bits are what the histogram's count leaves
     over, and with bfloat16 inputs nearly all, so they are passed by.
     """
-    base, model_values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bits, hits, listed = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint32)
+    base, model_values = np.empty(COUNT_BLOCK, np.float32), np.empty(COUNT_BLOCK, np.float32)
+    bits, hits, listed = (
+        np.empty(COUNT_BLOCK, np.uint32),
+        np.empty(COUNT_BLOCK, np.uint8),
+        np.empty(COUNT_BLOCK, np.uint32),
+    )
     models = addresses.size - 1
-    for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
+    for start in range(0, count, COUNT_BLOCK):
+        size = min(COUNT_BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
         for model in range(models):
             if bins[model, 0] < 0:

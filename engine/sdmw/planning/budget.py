@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 
+from sdmw.checkpoints.output import IN_FLIGHT
 from sdmw.errors import Problem
 from sdmw.sizes import shown
 
@@ -29,12 +30,14 @@ class Demand:
     Attributes:
         reserved: bytes resident before the run, and what is loaded in any case.
         element: bytes that one element takes in all inputs and the output, of the widest tensor.
+        output: bytes that one element takes in the output, at most.
         models: how many models are measured; 0 where nothing is.
         components: the most components in a layer.
     """
 
     reserved: int
     element: int
+    output: int
     models: int
     components: int
 
@@ -51,12 +54,14 @@ class Fit:
 def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
-    Each thread maps a tile of every input, holds one of output, and counts into its own arrays. The driver holds the
-    statistics of one layer and of the pieces under way, twice as many as threads.
+    Each thread maps a tile of every input, holds one of output, and counts into its own arrays. Some tiles of output
+    are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
+    many as threads.
     """
     worker = tile * demand.element + demand.models * COUNTERS
     statistics = demand.models * (STATISTIC * demand.components + RESULT * 2 * threads)
-    return demand.reserved + threads * worker + statistics + STAGING
+    written = IN_FLIGHT * tile * demand.output
+    return demand.reserved + threads * worker + written + statistics + STAGING
 
 
 def default_budget(resident: int, available: int) -> int:

@@ -203,6 +203,7 @@ def _fitted(plan: Plan, options: Options) -> Plan:
         + budget.DECISION * len(plan.layers) * len(plan.models)
         + budget.PIECE * len(plan.tensors),
         element=max((sum(i.dtype.itemsize for i in (*t.inputs, t.output)) for t in plan.tensors), default=0),
+        output=max((t.output.dtype.itemsize for t in plan.tensors), default=0),
         models=len(plan.models) if plan.passes > 1 else 0,
         components=components,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sdmw.checkpoints import lost_pages
 from sdmw.checkpoints.formats import open_tensor
+from sdmw.checkpoints.staging import staging
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Problem, quoted
 from sdmw.kernels import tiles
@@ -20,7 +21,7 @@ from sdmw.running.nonfinite import MEND, explain
 from sdmw.running.stop import GivenUp
 from sdmw.statistics.look import Counter, Look, Tile
 
-Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data
+Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data that nobody changes any more
 Read = Callable[[int, int, int], bytes]  # shard, offset in bytes, how many
 Arrays = Sequence[NDArray[np.generic]]
 
@@ -136,8 +137,13 @@ def copy(span: Span, write: Write) -> str:
             element = start + int(np.flatnonzero(~np.isfinite(first))[0])
             where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
             raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
-        write(tensor.shard, tensor.output.offset + start * itemsize, first)
-        checksum.update(first.data)
+        offset = tensor.output.offset + start * itemsize
+        copied = staging.array(offset, first.nbytes).view(
+            first.dtype
+        )  # the mapped pages are let go of, and may be lost
+        copied[:] = first
+        write(tensor.shard, offset, copied)
+        checksum.update(copied.data)
     return checksum.hexdigest()
 
 
@@ -191,11 +197,10 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *
     tensor, output = span.tensor, span.tensor.output
     itemsize = output.dtype.itemsize
     checksum = xxhash.xxh3_128()
-    buffer = np.empty(min(span.tile, span.stop - span.start), output.dtype.storage)
     for start, arrays in span.tiles():
         tile = _tile(arrays, tensor.inputs)
         offset = output.offset + start * itemsize
-        merged = buffer[: tile.count]
+        merged = staging.array(offset, tile.count * itemsize).view(output.dtype.storage)
         if kernel(tile, Target(merged.ctypes.data, CODES[output.dtype])) and span.strict:
             known = explain(tensor, arrays, start, deltas=deltas)
             raise NonFiniteError([known or _overflow(tensor, merged, start)])

@@ -2,15 +2,16 @@
 
 import random
 import re
+import time
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from checkpoints.formats.handmade import entry, shard
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.errors import CheckpointError
 
-ROUNDS = 10_000
+SECONDS = 10
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9.eE+-]+|[a-zA-Z]+|.', re.DOTALL)
 NASTY = rb"""-0 -1 0 1 1.0 1e0 1e999 true null NaN Infinity 18446744073709551616 9223372036854775807 4294967296
     "" "\ud800" "\ud83d\ude00" "F32" "F4" "F8_E4M3" "BF16" "I64" "C64" "__metadata__" "dtype" "shape" "data_offsets" "a"
@@ -44,11 +45,21 @@ def mutated(chance: random.Random) -> bytes:
     return shard(raw, bytes(size + more), max(0, len(raw) + longer))
 
 
+def loads(file):
+    try:
+        with safe_open(file, "numpy"):
+            return True
+    except SafetensorError:
+        return False
+
+
 def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path):
-    chance = random.Random(20261101)
+    chance = random.Random()  # other inputs each time; what fails is in the message
     file = tmp_path / "m.safetensors"
-    accepted = 0
-    for _ in range(ROUNDS):
+    rounds = accepted = 0
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        rounds += 1
         content = mutated(chance)
         file.unlink(missing_ok=True)  # ext4 waits for the disk when a file is written anew in place
         file.write_bytes(content)
@@ -57,9 +68,10 @@ def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path):
         except CheckpointError:
             continue
         accepted += 1
-        with safe_open(file, "numpy") as theirs:  # raises where it refuses: the test fails
+        assert loads(file), content
+        with safe_open(file, "numpy") as theirs:
             assert {t.name: (t.dtype.name, list(t.shape)) for t in ours.tensors} == {
                 name: (theirs.get_slice(name).get_dtype(), theirs.get_slice(name).get_shape())
                 for name in theirs.keys()  # noqa: SIM118
             }, content
-    assert accepted > ROUNDS // 50  # else the mutations are too wild to tell anything
+    assert accepted > rounds // 50  # else the mutations are too wild to tell anything
