@@ -138,11 +138,12 @@ def plan(
     )
     most_header = parse_size(header_limit, "header_limit")
     loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
-    inputs = open_inputs(loaded, download=download, header_limit=most_header)
+    method = all_methods()[loaded.merge_method]
+    inputs = open_inputs(loaded, deltas=method.needs_base, download=download, header_limit=most_header)
     if isinstance(inputs, list):
         problems = (*inputs, *(check_target(options.target, (), 0, overwrite) if options.target is not None else ()))
         return Plan(loaded, tuple(entry.model for entry in loaded.models), problems=problems, notes=loaded.notes)
-    return build(loaded, all_methods()[loaded.merge_method], inputs, options)
+    return build(loaded, method, inputs, options)
 
 
 def inspect(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from adapters_on_disk import factors, write_adapter
 from sdmw.checkpoints import linux
 from sdmw.checkpoints.formats import formats, open_tensor
 from sdmw.checkpoints.tensor import TensorInfo
@@ -25,8 +26,16 @@ def safetensors_sample(directory: Path) -> None:
     (directory / "config.json").write_text("{}")
 
 
-# By format: writes a checkpoint whose tensor "weights" has SHAPE.
-SAMPLES: dict[str, Callable[[Path], None]] = {"safetensors": safetensors_sample}
+def adapter_sample(directory: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_adapter(directory / "adapter", factors(rng, "m", SHAPE, rank=5, dtype="BF16"), r=5)
+    for path in (directory / "adapter").iterdir():
+        path.rename(directory / path.name)
+    (directory / "adapter").rmdir()
+
+
+# By format: writes a checkpoint of which a tensor, the last by name, has SHAPE.
+SAMPLES: dict[str, Callable[[Path], None]] = {"safetensors": safetensors_sample, "adapter": adapter_sample}
 
 
 @pytest.fixture(scope="module", params=[(form, mapped) for form in sorted(formats()) for mapped in (True, False)])
@@ -39,7 +48,8 @@ def info(request, tmp_path_factory) -> Iterator[TensorInfo]:
     assert form.recognises(str(directory))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(linux, "maps_safely", lambda path: mapped)
-        yield form.read(str(directory), header_limit=2**20).tensors["weights"]
+        tensors = form.read(str(directory), header_limit=2**20).tensors
+        yield tensors[max(tensors)]
 
 
 @pytest.fixture

@@ -7,19 +7,19 @@ from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
 
 MIB = 2**20
-SDM_W = Demand(reserved=100 * MIB, element=8, output=2, models=2, components=1)
+SDM_W = Demand(reserved=100 * MIB, element=8, output=2, working=0, models=2, components=1)
 
 
 def test_each_term_of_the_bound(monkeypatch):
     for name, prime in (("COUNTERS", 11), ("STATISTIC", 13), ("RESULT", 17), ("STAGING", 19)):
         monkeypatch.setattr(budget, name, prime)
-    demand = Demand(reserved=23, element=5, output=37, models=3, components=7)
+    demand = Demand(reserved=23, element=5, output=37, working=43, models=3, components=7)
     monkeypatch.setattr(budget, "IN_FLIGHT", 41)
     written = 41 * 29 * 37
     looks = 3 * (13 * 7 + 17 * 2 * 31)
-    assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 3 * 11) + written + looks + 19
-    unmeasured = Demand(reserved=23, element=5, output=37, models=0, components=7)
-    assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * 29 * 5 + written + 19
+    assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43 + 3 * 11) + written + looks + 19
+    unmeasured = Demand(reserved=23, element=5, output=37, working=43, models=0, components=7)
+    assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19
 
 
 def test_the_largest_tile_where_there_is_room():

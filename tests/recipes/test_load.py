@@ -344,24 +344,32 @@ class TestModels:
             (here / name).mkdir()
         assert len(loaded(sdm_w(models=[{"model": "m@1"}, {"model": "m@2"}])).models) == 2
 
-    def test_adapters_are_not_supported_yet(self, here):
-        assert refused(sdm_w(base_model="b+x", models=[{"model": "a+adapter"}])) == [
-            "base_model: 'b+x': adapters are not supported yet. Merge the adapter into its model",
-            "models.0.model: 'a+adapter': adapters are not supported yet. Merge the adapter into its model",
-        ]
+    def test_adapters(self, here):
+        names = ["a+x", "a@r+y/z@s", "a+z"]
+        assert [entry.model for entry in loaded(sdm_w(models=[{"model": name} for name in names])).models] == names
         (here / "c++").mkdir()
         assert loaded(sdm_w(models=[{"model": "c++"}, {"model": "c++@main"}])).models[0].model == "c++"
+        assert refused(sdm_w(base_model="+x", models=[{"model": "a+"}, {"model": "a+b"}, {"model": "./a+b/"}])) == [
+            "base_model: expected model+adapter, found '+x'",
+            "models.0.model: expected model+adapter, found 'a+'",
+            "models.2.model: expected each model once, found './a+b/'. It is models.1 too",
+        ]
 
     def test_mergekit_s_long_form(self):
-        models = [{"model": {"model": {"path": "a", "revision": "r"}, "lora": None}}, {"model": {"model": "b"}}]
+        models = [
+            {"model": {"model": {"path": "a", "revision": "r"}, "lora": None}},
+            {"model": {"model": "b", "lora": "c"}},
+        ]
         recipe = loaded(sdm_w(base_model={"model": {"path": "base"}}, models=models))
-        assert (recipe.base_model, [entry.model for entry in recipe.models]) == ("base", ["a@r", "b"])
+        assert (recipe.base_model, [entry.model for entry in recipe.models]) == ("base", ["a@r", "b+c"])
+        long = {"model": {"path": "a"}, "lora": {"path": "x", "revision": "v2"}}
+        assert loaded(sdm_w(models=[{"model": long}])).models[0].model == "a+x@v2"
 
     def test_mergekit_s_long_form_at_fault(self):
-        long = {"model": {"path": "a"}, "lora": {"path": "x"}, "override_architecture": "X"}
+        long = {"model": {"path": "a"}, "lora": {"path": 3}, "override_architecture": "X"}
         assert refused(sdm_w(models=[{"model": long}])) == [
-            "models.0.model.lora: not supported yet",
             "models.0.model.override_architecture: not supported yet",
+            "models.0.model.lora.path: expected text, found 3. Put it in quotes",
         ]
         assert refused(sdm_w(models=[{"model": {"model": {"path": 3}, "lara": 1}}, {"model": {"path": "a"}}])) == [
             "models.0.model.model.path: expected text, found 3. Put it in quotes",

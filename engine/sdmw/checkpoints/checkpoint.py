@@ -80,6 +80,7 @@ class Checkpoint:
         tensors: by name, in the order of shard name, then offset. Not to be changed.
         config: config.json, parsed; None only where a format has none.
         warnings: what is odd but harmless, one sentence each.
+        adapts: what an adapter was trained on, as it says, perhaps empty; None for a model that stands alone.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     config: Mapping[str, Any] | None
     warnings: tuple[str, ...] = field(default=())
+    adapts: str | None = None
 
 
 def unmergeable(checkpoint: Checkpoint) -> list[Problem]:

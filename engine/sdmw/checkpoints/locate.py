@@ -27,15 +27,12 @@ def locate(name: str, *, download: bool = False) -> str:
         The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache.
 
     Raises:
-        CheckpointError: no such directory, not in the cache, not to be fetched, or an adapter (`model+adapter`).
+        CheckpointError: no such directory, not in the cache, or not to be fetched.
         MissingExtraError: it may be a Hub id, and huggingface_hub is not installed.
     """
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         return path
-    if "+" in name and (hub_id(name.partition("+")[0]) or os.path.isdir(os.path.expanduser(name.partition("+")[0]))):
-        mend = "Merge the adapter into its base first: peft's merge_and_unload, then save_pretrained"
-        raise CheckpointError([Problem(quoted(name), "", "model+adapter is not supported yet", mend)])
     before, at, revision = name.rpartition("@")
     if at and os.path.isdir(os.path.expanduser(before)):
         raise CheckpointError([Problem(quoted(name), "", "a directory has no revisions", f"Write {quoted(before)}")])
@@ -44,6 +41,19 @@ def locate(name: str, *, download: bool = False) -> str:
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
         raise CheckpointError([Problem(quoted(name), "", f"{found} (looked for {quoted(os.path.abspath(path))})")])
     return _snapshot(name, repository, revision if at else None, download)
+
+
+def split_adapter(name: str) -> tuple[str, str | None]:
+    """The model and the adapter of `model+adapter`, mergekit's spelling; None where there is no adapter.
+
+    Args:
+        name: as in a recipe; a directory may have a + in its own name.
+    """
+    places = [place for place, character in enumerate(name) if character == "+"]
+    if not places or os.path.isdir(os.path.expanduser(name)):
+        return name, None
+    place = next((p for p in places if os.path.isdir(os.path.expanduser(name[:p]))), places[0])
+    return name[:place], name[place + 1 :]
 
 
 def hub_id(name: str) -> str | None:

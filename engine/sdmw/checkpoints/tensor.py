@@ -104,9 +104,32 @@ class TensorInfo:
         """How many bytes its data take."""
         return self.elements * self.dtype.bits // 8
 
+    @property
+    def is_delta(self) -> bool:
+        """Whether tiles are what is added to a base (float32), and not values."""
+        return False
+
+    @property
+    def read_itemsize(self) -> int:
+        """Bytes read from the disk for an element."""
+        return self.dtype.itemsize
+
+    @property
+    def held_itemsize(self) -> int:
+        """Bytes of memory that an element of a tile takes."""
+        return self.dtype.itemsize
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes that a tile takes while it is made, whatever its size."""
+        return 0
+
 
 class TensorSource(Protocol):
-    """Hands out tiles of one tensor. Every input format gives one; tests/contracts holds all of them to this."""
+    """Hands out tiles of one tensor. Every input format gives one; tests/contracts holds all of them to this.
+
+    An info of a class of its own, with all that its source needs, makes it more than bytes at an offset.
+    """
 
     @property
     def info(self) -> TensorInfo:

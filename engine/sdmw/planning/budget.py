@@ -31,6 +31,7 @@ class Demand:
         reserved: bytes resident before the run, and what is loaded in any case.
         element: bytes that one element takes in all inputs and the output, of the widest tensor.
         output: bytes that one element takes in the output, at most.
+        working: bytes that a thread takes beside its tiles and counters.
         models: how many models are measured; 0 where nothing is.
         components: the most components in a layer.
     """
@@ -38,6 +39,7 @@ class Demand:
     reserved: int
     element: int
     output: int
+    working: int
     models: int
     components: int
 
@@ -58,7 +60,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
     many as threads.
     """
-    worker = tile * demand.element + demand.models * COUNTERS
+    worker = tile * demand.element + demand.working + demand.models * COUNTERS
     statistics = demand.models * (STATISTIC * demand.components + RESULT * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
     return demand.reserved + threads * worker + written + statistics + STAGING

@@ -137,12 +137,12 @@ class Plan:
     def measured_bytes(self) -> int:
         """Bytes that measuring reads, further looks not counted."""
         looked_at = (self.tensors[index] for layer in self.layers if layer.measured for index in layer.tensors)
-        return sum(info.nbytes for tensor in looked_at for info in tensor.inputs)
+        return sum(info.elements * info.read_itemsize for tensor in looked_at for info in tensor.inputs)
 
     @property
     def applied_bytes(self) -> int:
         """Bytes that applying reads."""
-        return sum(info.nbytes for tensor in self.tensors for info in tensor.inputs)
+        return sum(info.elements * info.read_itemsize for tensor in self.tensors for info in tensor.inputs)
 
     @property
     def bytes_read(self) -> int:

@@ -12,7 +12,7 @@ Entry = tuple[int, str, Any]  # its index in the recipe, its model, its paramete
 
 
 def shorten_references(data: dict[str, Any], findings: Findings, *, ignore_unknown: bool) -> None:
-    """Put `{model: {path, revision}}`, mergekit's long form, as `path@revision`, in place."""
+    """Put mergekit's long form, `{model: {path, revision}, lora: {path}}`, as `path@revision+path`, in place."""
     holders: list[tuple[Path, Any, str]] = [((), data, "base_model")]
     if isinstance(data.get("models"), list):
         holders += [(("models", index), entry, "model") for index, entry in enumerate(data["models"])]
@@ -24,14 +24,15 @@ def shorten_references(data: dict[str, Any], findings: Findings, *, ignore_unkno
 def _shortened(given: dict[str, Any], at: Path, findings: Findings, ignore_unknown: bool) -> str:
     if isinstance(given.get("model"), str):
         given["model"] = {"path": given["model"]}
-    for part in ("lora", "override_architecture"):
-        if given.get(part) is not None:
-            findings.add((*at, part), "not supported yet", key=True)
+    if isinstance(given.get("lora"), str):
+        given["lora"] = {"path": given["lora"]}
+    if given.get("override_architecture") is not None:
+        findings.add((*at, "override_architecture"), "not supported yet", key=True)
     reference = shaped(ReferenceShape, given, at, findings, ignore_unknown=ignore_unknown)
     if reference is None:
         return dotted(at)  # some text, unlike any other model's: what is wrong has been told
-    path, revision = reference.model.path, reference.model.revision
-    return f"{path}@{revision}" if revision else path
+    parts = [reference.model, *([reference.lora] if reference.lora else [])]
+    return "+".join(f"{part.path}@{part.revision}" if part.revision else part.path for part in parts)
 
 
 def entries_of(data: dict[str, Any]) -> list[Entry]:
@@ -50,13 +51,13 @@ def check_name(path: Path, model: Any, findings: Findings) -> None:
         return
     if "\0" in model:
         findings.add(path, quoted(model), expected="a path or a Hub name")
-    elif "+" in model and not any(map(_is_directory, (model, _parts(model)[0]))):
-        findings.add(path, f"{quoted(model)}: adapters are not supported yet", mend="Merge the adapter into its model")
+    elif "+" in model and not _is_directory(model) and not all(model.split("+", 1)):
+        findings.add(path, quoted(model), expected="model+adapter")
 
 
 def check_models(entries: list[Entry], findings: Findings) -> None:
     """Each has a name that a model can have, and none is listed twice, which would merge it with itself."""
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, ...], int] = {}
     for index, model, _ in entries:
         check_name(("models", index, "model"), model, findings)
         other = first.setdefault(_identity(model), index)
@@ -108,8 +109,13 @@ def _is_directory(path: str) -> bool:
     return os.path.isdir(os.path.expanduser(path))
 
 
-def _identity(model: str) -> tuple[str, str]:
-    path, revision = _parts(model)
+def _identity(model: str) -> tuple[str, ...]:
+    """What is equal where two names mean one model."""
+    parts = [model] if _is_directory(model) else model.split("+", 1)
+    return tuple(piece for part in parts for piece in _resolved(*_parts(part)))
+
+
+def _resolved(path: str, revision: str) -> tuple[str, str]:
     try:
         return os.path.realpath(os.path.expanduser(path)), revision
     except (OSError, ValueError):  # a NUL in the name, no working directory: the name itself must do

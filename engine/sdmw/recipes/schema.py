@@ -41,7 +41,7 @@ class ReferenceShape(_Shape):
     """mergekit's long form of `path@revision+adapter`."""
 
     model: PathShape
-    lora: Any = None
+    lora: PathShape | None = None
     override_architecture: Any = None
 
 

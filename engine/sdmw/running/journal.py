@@ -22,10 +22,7 @@ def head(plan: Plan) -> dict[str, Any]:
     Threads, budget and tile may differ: the bits do not depend on them.
     """
     layout = (shard.header for shard in plan.shards)
-    steps = (
-        repr((t.name, t.action, t.params, [(i.file, i.offset, i.dtype) for i in t.inputs])).encode()
-        for t in plan.tensors
-    )
+    steps = (repr((t.name, t.action, t.params, t.inputs)).encode() for t in plan.tensors)
     layers = (repr((layer.name, layer.tensors)).encode() for layer in plan.layers)
     return {
         "version": __version__,

@@ -35,6 +35,8 @@ def _not_finite(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: 
 
 def _overflowing(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs[1:], wide[1:], strict=True):
+        if info.is_delta:
+            continue
         with np.errstate(over="ignore", invalid="ignore"):
             delta = values - wide[0]
         for element in np.flatnonzero(~np.isfinite(delta))[:1]:

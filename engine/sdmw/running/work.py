@@ -50,7 +50,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Bytes read of all inputs."""
-        return (self.stop - self.start) * sum(info.dtype.itemsize for info in self.tensor.inputs)
+        return (self.stop - self.start) * sum(info.read_itemsize for info in self.tensor.inputs)
 
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
@@ -211,7 +211,8 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *
 
 def _tile(arrays: Arrays, infos: Sequence[TensorInfo]) -> Tile:
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
-    return Tile(addresses, np.array([CODES[info.dtype] for info in infos], np.int64), arrays[0].size)
+    codes = [tiles.DELTA if info.is_delta else CODES[info.dtype] for info in infos]
+    return Tile(addresses, np.array(codes, np.int64), arrays[0].size)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:

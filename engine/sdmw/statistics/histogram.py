@@ -135,7 +135,7 @@ class HistogramCounter:
     def __init__(self, models: int, near: tuple[float, ...] | None) -> None:
         from sdmw.kernels import tiles
 
-        self._count, self._float32 = tiles.count_magnitudes, tiles.F32
+        self._count, self._float32 = tiles.count_magnitudes, (tiles.F32, tiles.DELTA)
         self._packed = np.zeros((models, tiles.PACKED), np.uint64)
         self._counts = np.zeros((models, BINS), np.int64)
         self._low_sums = np.zeros((models, BINS), np.int64)
@@ -174,7 +174,7 @@ class HistogramCounter:
 
     def _new_edges(self, near: tuple[float, ...], sample: Tile) -> NDArray[np.int64]:
         """Brackets of the models that had none and can have one now."""
-        margin = WIDE_MARGIN if (sample.codes == self._float32).any() else HALF_MARGIN
+        margin = WIDE_MARGIN if np.isin(sample.codes, self._float32).any() else HALF_MARGIN
         found = np.zeros_like(self._edges)
         for model, k in enumerate(near):
             if not self._edges[model].any():

@@ -26,7 +26,7 @@ class Tile:
         return Tile(self.addresses + start * _ITEMSIZES[self.codes], self.codes, stop - start)
 
 
-_ITEMSIZES = np.array([4, 2, 2])  # bytes, by code
+_ITEMSIZES = np.array([4, 2, 2, 4])  # bytes, by code
 
 
 class Statistic(Protocol):

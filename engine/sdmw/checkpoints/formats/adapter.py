@@ -1,0 +1,175 @@
+"""A PEFT adapter directory: adapter_config.json and adapter_model.safetensors. Its tensors are deltas, or values.
+
+Source: peft 0.21's `get_peft_model_state_dict` for the names, LoRA (arXiv:2106.09685) for what they mean.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
+from sdmw.checkpoints.formats.safetensors.directory import SINGLE
+from sdmw.checkpoints.formats.safetensors.header import read_header
+from sdmw.checkpoints.formats.safetensors.index import INDEX
+from sdmw.checkpoints.low_rank import Adapted, LowRankDelta, open_adapted
+from sdmw.checkpoints.matrices import Product, Stored
+from sdmw.checkpoints.tensor import DType, TensorInfo
+from sdmw.errors import CheckpointError, Problem, quoted
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+LONGEST_MODULE = 1000  # characters; patterns are matched against it
+
+__all__ = ["open_tensor", "read", "recognises"]
+
+open_tensor = open_adapted
+
+
+def recognises(path: str) -> bool:
+    """Whether a path is an adapter's file by its name, or a directory with an adapter's files and no model's."""
+    if os.path.basename(path) == WEIGHTS and not os.path.isdir(path):
+        return True
+    try:
+        names = set(os.listdir(path))
+    except OSError:
+        return False
+    return bool(names & {ADAPTER_CONFIG, WEIGHTS}) and not names & {SINGLE, INDEX}
+
+
+def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+    """Reads and checks config and header of an adapter; no tensor data.
+
+    Its tensors bear the names of those that they change: deltas of the shape that they have there, float32; and values
+    in their place (modules_to_save, biases, saved embeddings).
+
+    Args:
+        path: the directory.
+        header_limit: bytes that the header may have.
+
+    Raises:
+        CheckpointError: with all that is wrong with it, and all of it that sdmw cannot do exactly.
+    """
+    directory = os.path.abspath(path)
+    names = listing(path)
+    problems: list[Problem] = []
+    if ADAPTER_CONFIG not in names:
+        problems.append(Problem(directory, ADAPTER_CONFIG, f"{WEIGHTS} without it"))
+    if WEIGHTS not in names:
+        pickled = sorted(name for name in names if name.startswith("adapter_model"))
+        found = f"only {quoted(pickled[0])}, which is never opened" if pickled else f"{ADAPTER_CONFIG} without it"
+        mend = "Convert it: load it with peft, then save_pretrained" if pickled else "Copy the whole adapter"
+        problems.append(Problem(directory, WEIGHTS, found, mend))
+    if problems:
+        raise CheckpointError(problems)
+    config = read_adapter_config(directory)
+    header = read_header(directory, WEIGHTS, header_limit)
+    modules, values, problems = _sorted(header.tensors)
+    tensors: dict[str, TensorInfo] = dict(values)
+    for module, factors in modules.items():
+        found_or_not = _delta(module, factors, config)
+        if isinstance(found_or_not, Problem):
+            problems.append(found_or_not)
+        else:
+            name = found_or_not.name
+            base = factors.base_layer
+            tensors[name] = _on(base, found_or_not) if base else found_or_not
+    if not problems and not tensors:
+        problems.append(Problem(os.path.join(directory, WEIGHTS), "an adapter's tensors", "none"))
+    if problems:
+        raise CheckpointError(problems)
+    return Checkpoint(directory, (header.shard,), tensors, None, header.warnings, adapts=config.base)
+
+
+@dataclass(slots=True)
+class _Factors:
+    """What an adapter has of one module."""
+
+    parts: dict[str, TensorInfo] = field(default_factory=dict)  # A, B, embedding_A, embedding_B
+    base_layer: TensorInfo | None = None
+
+
+_FACTORS = {
+    ".lora_A.weight": "A",
+    ".lora_B.weight": "B",
+    ".lora_embedding_A": "embedding_A",
+    ".lora_embedding_B": "embedding_B",
+}
+_UNSUPPORTED = {
+    "lora_magnitude_vector": "DoRA",
+    "lora_B.bias": "lora_bias",
+    "lora_A.bias": "lora_bias",
+    "token_adapter": "trainable tokens",
+}
+
+
+def _sorted(
+    tensors: tuple[TensorInfo, ...],
+) -> tuple[Mapping[str, _Factors], dict[str, TensorInfo], list[Problem]]:
+    """Every module's matrices, the values by the name of what they replace, and what is neither."""
+    modules: defaultdict[str, _Factors] = defaultdict(_Factors)
+    values: dict[str, TensorInfo] = {}
+    base_layers: dict[str, TensorInfo] = {}
+    problems = []
+    for info in tensors:
+        name = info.name.removeprefix(PREFIX)
+        suffix = next((suffix for suffix in _FACTORS if name.endswith(suffix)), None)
+        odd = next((what for part, what in _UNSUPPORTED.items() if part in name), None)
+        if name == info.name or odd or len(name) > LONGEST_MODULE or (suffix is None and ".lora_" in name):
+            found = f"{odd}: sdmw cannot do this exactly" if odd else "a tensor that no LoRA adapter has"
+            problems.append(Problem(f"{info.file}: tensor {quoted(info.name)}", "LoRA matrices", found))
+        elif suffix:
+            modules[name.removesuffix(suffix)].parts[_FACTORS[suffix]] = info
+        elif name.endswith(".base_layer.weight"):
+            base_layers[name.removesuffix(".base_layer.weight")] = info
+        else:
+            values[name.replace(".modules_to_save.", ".")] = replace(info, name=name.replace(".modules_to_save.", "."))
+    for module, info in base_layers.items():
+        if module in modules:
+            modules[module].base_layer = info
+        else:
+            values[f"{module}.weight"] = replace(info, name=f"{module}.weight")
+    return modules, values, problems
+
+
+def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelta | Problem:
+    """The delta of a module's weight, or what is wrong with it."""
+    parts = factors.parts
+    embedding = "embedding_A" in parts or "embedding_B" in parts
+    wanted = ("embedding_A", "embedding_B") if embedding else ("A", "B")
+    where = f"{next(iter(parts.values())).file}: module {quoted(module)}"
+    if set(parts) != set(wanted):
+        return Problem(where, f"lora_{wanted[0]} and lora_{wanted[1]}", ", ".join(f"lora_{part}" for part in parts))
+    a, b = (parts[part] for part in wanted)
+    rank = config.rank_of(module)
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        return Problem(where, "matrices", f"shapes {list(a.shape)} and {list(b.shape)}: sdmw merges no convolutions")
+    if not (a.shape[0] == b.shape[1] == rank):
+        found = f"{list(a.shape)} and {list(b.shape)}"
+        return Problem(where, f"shapes [{rank}, in] and [out, {rank}], as {ADAPTER_CONFIG} says", found)
+    if not (a.dtype.merges and b.dtype.merges) or not (a.elements and b.elements):
+        return Problem(where, "matrices of F32, F16 or BF16", f"{a.dtype.name} and {b.dtype.name}")
+    # The product is (out, in); embeddings and Conv1D keep its transpose.
+    transposed = embedding or config.fan_in_fan_out
+    left, right = (Stored(a, True), Stored(b, True)) if transposed else (Stored(b), Stored(a))
+    product = Product(left, right, config.scaling_of(module, rank))
+    return LowRankDelta(f"{module}.weight", DType.F32, product.shape, a.file, 0, product)
+
+
+def _on(values: TensorInfo, delta: LowRankDelta) -> TensorInfo:
+    return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, values, delta)
+
+
+def flipped(delta: LowRankDelta) -> LowRankDelta:
+    """The transpose of a delta, where its base keeps its weight the other way round."""
+    left, right = _transposes(delta.product)
+    product = Product(left, right, delta.product.scaling)
+    return replace(delta, product=product, shape=product.shape)
+
+
+def _transposes(product: Product) -> Iterator[Stored]:
+    for matrix in (product.right, product.left):
+        assert isinstance(matrix, Stored)
+        yield Stored(matrix.info, not matrix.transposed)

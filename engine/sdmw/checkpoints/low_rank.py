@@ -1,0 +1,172 @@
+"""Tensors that are made while they are read: a low-rank delta, and values with such a delta added.
+
+Source: LoRA, arXiv:2106.09685, section 4.1; rsLoRA, arXiv:2312.03732.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.checkpoints.formats import safetensors
+from sdmw.checkpoints.matrices import Product
+from sdmw.checkpoints.tensor import DType, TensorInfo
+from sdmw.errors import RunError
+
+WORKING = 24 << 20  # bytes that computing one tile takes beside it: blocks of both matrices, and a block of the product
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankDelta(TensorInfo):
+    """A delta in float32 that is the product of two small matrices; `offset` means nothing.
+
+    Attributes:
+        product: the matrices, and what scales them.
+    """
+
+    product: Product
+
+    @property
+    def is_delta(self) -> bool:
+        """Tiles are added to a base."""
+        return True
+
+    @property
+    def read_itemsize(self) -> int:
+        """The matrices are small beside the tensor."""
+        return 0
+
+    @property
+    def working_bytes(self) -> int:
+        """Blocks of the matrices."""
+        return WORKING
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted(TensorInfo):
+    """Values in float32: those of a tensor, with a delta added by one float32 addition.
+
+    Attributes:
+        values: what the delta belongs to, of a dtype that merges.
+        delta: of the same shape.
+    """
+
+    values: TensorInfo
+    delta: LowRankDelta
+
+    @property
+    def read_itemsize(self) -> int:
+        """Of the values."""
+        return self.values.read_itemsize
+
+    @property
+    def held_itemsize(self) -> int:
+        """Of the values' tile, of the delta's, and of the sum."""
+        return self.values.held_itemsize + 2 * self.dtype.itemsize
+
+    @property
+    def working_bytes(self) -> int:
+        """Blocks of the matrices."""
+        return WORKING
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankTensor:
+    """The source of a `LowRankDelta`. Opens nothing before the first tile; pickles.
+
+    Attributes:
+        info: the delta.
+    """
+
+    info: LowRankDelta
+
+    def tile(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Elements start to stop in row-major order: 1-D, read-only, patterns of float32 (uint32).
+
+        Raises:
+            InputChangedError: a file is gone, or shorter than when its header was read.
+            RunError: it cannot be read.
+        """
+        _check_range(self.info, start, stop)
+        width = self.info.shape[1]
+        rows = (start // width, -(-stop // width)) if start < stop else (0, 0)
+        first = rows[0] * width
+        if rows[1] - rows[0] == 1:  # part of a long row
+            found = self.info.product.float32(rows, (start - first, stop - first)).reshape(-1)
+        else:
+            found = self.info.product.float32(rows, (0, width)).reshape(-1)[start - first : stop - first]
+        return _read_only(found)
+
+    def release(self, start: int, stop: int) -> None:
+        """Nothing to let go of: a tile is computed, and the matrices are let go of at once."""
+
+    def lost(self) -> RunError | None:
+        """What to say when pages were lost."""
+        return next(_lost_of(self.info), None)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedTensor:
+    """The source of an `Adapted` tensor. Opens nothing before the first tile; pickles.
+
+    Attributes:
+        info: the tensor.
+    """
+
+    info: Adapted
+
+    def tile(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Elements start to stop in row-major order: 1-D, read-only, patterns of float32 (uint32).
+
+        Raises:
+            InputChangedError: a file is gone, or shorter than when its header was read.
+            RunError: it cannot be read.
+        """
+        _check_range(self.info, start, stop)
+        values = open_adapted(self.info.values).tile(start, stop)
+        total = np.empty(stop - start, np.float32)
+        if self.info.values.dtype is DType.BF16:
+            np.left_shift(values, 16, out=total.view(np.uint32), dtype=np.uint32)
+        elif self.info.values.dtype is DType.F16:
+            total[:] = values.copy().view(np.float16)
+        else:
+            total.view(np.uint32)[:] = values
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += LowRankTensor(self.info.delta).tile(start, stop).view(np.float32)
+        return _read_only(total)
+
+    def release(self, start: int, stop: int) -> None:
+        """Lets go of the values behind a tile."""
+        open_adapted(self.info.values).release(start, stop)
+
+    def lost(self) -> RunError | None:
+        """What to say when pages were lost."""
+        return open_adapted(self.info.values).lost() or next(_lost_of(self.info.delta), None)
+
+
+def open_adapted(info: TensorInfo) -> Any:
+    """The source of a tensor of an adapter, or of one that it was put on."""
+    if isinstance(info, LowRankDelta):
+        return LowRankTensor(info)
+    return AdaptedTensor(info) if isinstance(info, Adapted) else safetensors.open_tensor(info)
+
+
+def _lost_of(info: LowRankDelta) -> Iterator[RunError]:
+    for factor in info.product.files():
+        if error := safetensors.open_tensor(factor).lost():
+            yield error
+
+
+def _check_range(info: TensorInfo, start: int, stop: int) -> None:
+    if not 0 <= start <= stop <= info.elements:
+        raise IndexError(f"elements {start} to {stop} of {info.elements}")
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[np.generic]:
+    owner = values if values.base is None else values.base  # a view of it could be made writeable again
+    owner.flags.writeable = False
+    patterns = values.view(np.uint32)
+    patterns.flags.writeable = False
+    return patterns

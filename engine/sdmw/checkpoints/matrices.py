@@ -1,0 +1,121 @@
+"""Small matrices that deltas are made of, read or computed block by block in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.checkpoints import lost_pages
+from sdmw.checkpoints.formats import safetensors
+from sdmw.checkpoints.tensor import DType, TensorInfo
+
+Span = tuple[int, int]  # from, up to
+Block = NDArray[np.float64]
+LARGEST_BLOCK = 1 << 19  # elements of one block while a product is computed: 4 MiB
+
+
+class Matrix(Protocol):
+    """A matrix of which any block can be had; frozen and picklable, nothing is open."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns, in memory of their own."""
+
+    def files(self) -> Iterator[TensorInfo]:
+        """The tensors that it is read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of two axes, float32, float16 or bfloat16, widened exactly; its transpose where that is said."""
+
+    info: TensorInfo
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        rows, columns = self.info.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns; InputChangedError or RunError where the file does not give them."""
+        if self.transposed:
+            return np.ascontiguousarray(self._read(columns, rows).T)
+        return self._read(rows, columns)
+
+    def files(self) -> Iterator[TensorInfo]:
+        """The tensor itself."""
+        yield self.info
+
+    def _read(self, rows: Span, columns: Span) -> Block:
+        width = self.info.shape[1]
+        found = np.empty((rows[1] - rows[0], columns[1] - columns[0]))
+        if columns == (0, width):
+            self._fill(found.reshape(-1), rows[0] * width, rows[1] * width)
+        else:
+            for place, row in enumerate(range(*rows)):
+                self._fill(found[place], row * width + columns[0], row * width + columns[1])
+        return found
+
+    def _fill(self, out: Block, start: int, stop: int) -> None:
+        source, lost = safetensors.open_tensor(self.info), lost_pages.lost()
+        tile = source.tile(start, stop)
+        if self.info.dtype is DType.BF16:
+            out[:] = (tile.astype(np.uint32) << 16).view(np.float32)
+        elif self.info.dtype is DType.F16:
+            out[:] = tile.copy().view(np.float16)
+        else:
+            out[:] = tile.copy().view(np.float32)
+        if lost_pages.lost() != lost and (error := source.lost()):
+            raise error
+        source.release(start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """scaling * left @ right; every element is summed in float64 in the order of the rank and rounded to float32."""
+
+    left: Matrix
+    right: Matrix
+    scaling: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of the left one."""
+        return self.left.shape[1]
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns, all of them float32 numbers."""
+        return self.float32(rows, columns).astype(np.float64)
+
+    def float32(self, rows: Span, columns: Span) -> NDArray[np.float32]:
+        """The same in float32, computed so that no more than 4 MiB of either matrix are in memory at once."""
+        from sdmw.kernels.low_rank import product
+
+        out = np.empty((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        step = max(1, LARGEST_BLOCK // self.rank)
+        for first in range(*columns, step):
+            last = min(first + step, columns[1])
+            right = self.right.block((0, self.rank), (first, last))
+            for top in range(*rows, step):
+                bottom = min(top + step, rows[1])
+                part = np.empty((bottom - top, last - first), np.float32)
+                product(self.left.block((top, bottom), (0, self.rank)), right, self.scaling, part)
+                out[top - rows[0] : bottom - rows[0], first - columns[0] : last - columns[0]] = part
+        return out
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of both."""
+        yield from self.left.files()
+        yield from self.right.files()

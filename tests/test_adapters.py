@@ -1,0 +1,314 @@
+"""Merges of adapters against whole NumPy arrays: every way of naming them, every kind of adapter that is taken."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import sdmw
+from adapters_on_disk import PREFIX, adapter_of, factors, write_adapter
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from reference import low_rank
+from reference.linear import linear
+from reference.rounding import STORED, rounded
+from reference.sdm_w import kept, magnitude, merged, threshold, weights
+from reference.task_arithmetic import task_arithmetic
+from sdmw.planning import budget
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    write_checkpoint(tmp_path / "base", base)
+    tune = fine_tuned(rng, base)
+    write_checkpoint(tmp_path / "corp", tune)
+    one, two = adapter_of(rng, base), adapter_of(rng, base, modules=("q_proj",), rank=3, dtype="BF16")
+    write_adapter(tmp_path / "one", one)
+    write_adapter(tmp_path / "two", two, r=3, lora_alpha=5, use_rslora=True)
+    return {"base": base, "corp": tune, "one": (one, 8, False), "two": (two, 5, True)}
+
+
+def deltas_of(base, adapter):
+    """A delta of every tensor, zero where the adapter says nothing."""
+    tensors, alpha, rslora = adapter
+    found = {}
+    for name, weight in base.items():
+        a = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_A.weight")
+        b = tensors.get(f"{PREFIX}{name.removesuffix('.weight')}.lora_B.weight")
+        found[name] = np.zeros(weight.shape, np.float32) if a is None else low_rank.delta(a, b, alpha, rslora=rslora)
+    return found
+
+
+def wide(tensors):
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def run(method="sdm_w", models=("one", "two"), out="out", **fields):
+    recipe = {"merge_method": method, "base_model": "base", "models": [{"model": model} for model in models], **fields}
+    report = sdmw.merge(recipe, out, progress=False)
+    return load_file(os.path.join(out, "model.safetensors")), report
+
+
+def assert_same(found, expected, like):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        bits = rounded(values, next(n for n, dtype in STORED.items() if dtype == like[name].dtype))
+        assert found[name].dtype == like[name].dtype
+        np.testing.assert_array_equal(found[name].view(np.uint8), bits.view(np.uint8), err_msg=name)
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("base+one", "./base+./two"), ("one", "base+two")])
+def test_sdm_w_takes_the_deltas_as_they_are(world, names):
+    """Every way of saying it gives the same bits, by deltas that are never rounded with the base."""
+    base = world["base"]
+    deltas = [deltas_of(base, world[name]) for name in ("one", "two")]
+    all_kept = [{n: kept(d, threshold([d], 10)) for n, d in each.items()} for each in deltas]
+    magnitudes = [magnitude(each.values()) for each in all_kept]
+    chosen = weights(magnitudes, 1.0)
+    expected = {n: merged(w, [each[n] for each in all_kept], chosen, 1) for n, w in wide(base).items()}
+    found, report = run(models=names)
+    assert_same(found, expected, base)
+    assert [model.weight for model in report.models] == chosen
+    assert [model.magnitude for model in report.models] == magnitudes
+    assert sdmw.verify("out", sample=1).problems == []
+
+
+def test_task_arithmetic(world):
+    base = world["base"]
+    deltas = [deltas_of(base, world[name]) for name in ("one", "two")]
+    found, _ = run("task_arithmetic", parameters={"weight": 0.3})
+    expected = {}
+    for name, values in wide(base).items():
+        total = np.float32(0.3) * deltas[0][name] + np.float32(0.3) * deltas[1][name]
+        expected[name] = values + total
+    assert_same(found, expected, base)
+
+
+def test_linear_adds_the_base_in_float32(world):
+    base = wide(world["base"])
+    sums = [{n: base[n] + d for n, d in deltas_of(base, world[name]).items()} for name in ("one", "two")]
+    found, _ = run("linear")
+    assert_same(found, {n: linear([each[n] for each in sums], [1, 1], True) for n in base}, world["base"])
+
+
+def test_an_adapter_beside_a_full_fine_tune_and_on_one(world):
+    """On another model than the recipe's base it is that model's values plus the delta, in float32."""
+    base, corp = world["base"], wide(world["corp"])
+    with_one = {n: corp[n] + d for n, d in deltas_of(base, world["one"]).items()}
+    found, report = run("task_arithmetic", models=("corp", "corp+one"), parameters={"weight": 0.5})
+    expected = {n: task_arithmetic(wide(base)[n], [corp[n], with_one[n]], [0.5, 0.5], False, 1) for n in corp}
+    assert_same(found, expected, base)
+    assert report.warnings
+    assert "an adapter of 'base', put on 'corp'" in report.warnings[0]
+
+
+def test_a_base_with_an_adapter_on_it(world):
+    base, corp = wide(world["base"]), wide(world["corp"])
+    below = {n: base[n] + d for n, d in deltas_of(base, world["one"]).items()}
+    found, _ = run("task_arithmetic", models=("corp",), base_model="base+one", parameters={"weight": 0.5})
+    expected = {n: task_arithmetic(below[n], [corp[n]], [0.5], False, 1) for n in corp}
+    like = {n: world["base"][n] if (below[n] == base[n]).all() else below[n] for n in base}
+    assert_same(found, expected, like)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    threads=st.integers(1, 3),
+    tile=st.sampled_from([64, 200, 1 << 11, 1 << 21]),
+    method=st.sampled_from(["sdm_w", "linear", "task_arithmetic"]),
+)
+def test_any_threads_and_tiles_give_the_same_bits(world, threads, tile, method):
+    recipe = {"merge_method": method, "base_model": "base", "models": [{"model": "one"}, {"model": "corp+two"}]}
+    for out, options in (("whole", {}), ("tiled", {"threads": threads})):
+        with pytest.MonkeyPatch.context() as patched:
+            if options:
+                patched.setattr(budget, "LARGEST_TILE", tile)
+                patched.setattr(budget, "SMALLEST_TILE", tile)
+            sdmw.merge(recipe, out, progress=False, overwrite=True, **options)
+    assert Path("whole/model.safetensors").read_bytes() == Path("tiled/model.safetensors").read_bytes()
+
+
+class TestKinds:
+    """Each kind of tensor that peft saves, by one merge of one adapter whose deltas all count."""
+
+    def alone(self, name):
+        return run("task_arithmetic", models=(name,), dtype="float32")[0]
+
+    def test_patterns(self, world, tmp_path):
+        base, rng = world["base"], np.random.default_rng(1)
+        tensors = {
+            **factors(rng, "model.layers.0.self_attn.q_proj", (16, 16), rank=6),
+            **factors(rng, "model.layers.1.self_attn.q_proj", (16, 16), rank=4),
+            **factors(rng, "model.layers.1.mlp.up_proj", (48, 16), rank=4),
+        }
+        write_adapter(
+            tmp_path / "a", tensors, rank_pattern={"layers.0.self_attn.q_proj": 6}, alpha_pattern={r".*\.mlp\..*": 3}
+        )
+        found = self.alone("a")
+        for module, alpha in (("0.self_attn.q_proj", 8), ("1.self_attn.q_proj", 8), ("1.mlp.up_proj", 3)):
+            name = f"model.layers.{module}"
+            a, b = tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"]
+            expected = base[f"{name}.weight"].astype(np.float32) + low_rank.delta(a, b, alpha)
+            np.testing.assert_array_equal(found[f"{name}.weight"], expected)
+
+    def test_values_in_their_place(self, world, tmp_path):
+        base, rng = world["base"], np.random.default_rng(1)
+        head, norm = rng.normal(0, 1, (40, 16)).astype(np.float32), rng.normal(0, 1, 16).astype(STORED["BF16"])
+        tensors = {
+            f"{PREFIX}lm_head.weight": head,
+            f"{PREFIX}model.norm.modules_to_save.weight": norm,
+            **factors(rng, "model.layers.0.self_attn.q_proj", (16, 16)),
+        }
+        write_adapter(tmp_path / "a", tensors, modules_to_save=["lm_head", "norm"])
+        found = self.alone("a")
+        below = base["lm_head.weight"].astype(np.float32)
+        np.testing.assert_array_equal(found["lm_head.weight"], below + (head - below))
+        below = base["model.norm.weight"].astype(np.float32)
+        np.testing.assert_array_equal(found["model.norm.weight"], below + (norm.astype(np.float32) - below))
+
+    @pytest.mark.parametrize("saved", [False, True])
+    def test_embeddings(self, world, tmp_path, saved):
+        base, rng = world["base"], np.random.default_rng(1)
+        a, b = rng.normal(0, 1, (4, 40)).astype(np.float32), rng.normal(0, 1, (16, 4)).astype(np.float32)
+        embedding = f"{PREFIX}model.embed_tokens"
+        tensors = {f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b}
+        below = base["model.embed_tokens.weight"].astype(np.float32)
+        delta = low_rank.delta(a, b, 8, transposed=True)
+        if saved:
+            tensors[f"{embedding}.base_layer.weight"] = below + 1
+            delta = (below + 1 + delta) - below
+        write_adapter(tmp_path / "a", tensors, target_modules=["embed_tokens"])
+        np.testing.assert_array_equal(self.alone("a")["model.embed_tokens.weight"], below + delta)
+
+    @pytest.mark.parametrize("said", [False, True])
+    def test_conv1d_keeps_its_weight_the_other_way_round(self, tmp_path, monkeypatch, said):
+        """GPT-2's; and its checkpoint has no prefix that the model has in memory."""
+        monkeypatch.chdir(tmp_path)
+        rng = np.random.default_rng(1)
+        base = {"h.0.attn.c_attn.weight": rng.normal(0, 1, (12, 36)).astype(np.float32), "ln_f.bias": np.ones(12, "f4")}
+        write_checkpoint(tmp_path / "base", base)
+        tensors = factors(rng, "transformer.h.0.attn.c_attn", (36, 12))
+        write_adapter(tmp_path / "a", tensors, fan_in_fan_out=said)
+        a, b = (tensors[f"{PREFIX}transformer.h.0.attn.c_attn.lora_{x}.weight"] for x in "AB")
+        expected = base["h.0.attn.c_attn.weight"] + low_rank.delta(a, b, 8, transposed=True)
+        np.testing.assert_array_equal(self.alone("a")["h.0.attn.c_attn.weight"], expected)
+
+
+class TestRefused:
+    def problems(self, *models, **fields):
+        recipe = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": m} for m in models], **fields}
+        return [str(problem) for problem in sdmw.plan(recipe).problems]
+
+    CONFIGS: ClassVar = {
+        "rank 0": ({"r": 0}, "r: expected a rank of at least 1, found 0"),
+        "no rank": ({"r": None}, "r: expected a rank of at least 1, found None"),
+        "a true rank": ({"r": True}, "r: expected a rank of at least 1, found True"),
+        "NaN": ({"lora_alpha": float("nan")}, "'NaN' is no JSON"),
+        "text": ({"lora_alpha": "8"}, "lora_alpha: expected a finite number, found '8'"),
+        "DoRA": ({"use_dora": True}, "'use_dora': True: sdmw cannot do this exactly"),
+        "bias": ({"lora_bias": True}, "'lora_bias': True: sdmw cannot do this exactly"),
+        "parameters": ({"target_parameters": ["x"]}, "sdmw cannot do this exactly"),
+        "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "which changed the base as well"),
+        "another kind": ({"peft_type": "IA3"}, "expected a LoRA adapter, peft_type LORA, found peft_type 'IA3'"),
+        "another rank": ({"r": 5}, "expected shapes [5, in] and [out, 5], as adapter_config.json says"),
+        "a bomb": ({"rank_pattern": {"(a+)+$": 3}}, "which may take for ever to match"),
+        "tomorrow's": ({"use_magic": {"x": 1}}, "'use_magic'"),
+    }
+
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_configs(self, world, tmp_path, name):
+        config, said = self.CONFIGS[name]
+        write_adapter(tmp_path / "a", world["one"][0], **config)
+        assert any(said in problem for problem in self.problems("a")), self.problems("a")
+
+    TENSORS: ClassVar = {
+        "another base's target": ("model.layers.7.self_attn.q_proj", (16, 16), "expected a tensor that"),
+        "the tied head": ("x.lm_head", (16, 16), "The model ties its head"),
+        "another shape": ("model.layers.0.self_attn.q_proj", (16, 24), "expected shape [16, 16]"),
+    }
+
+    @pytest.mark.parametrize("name", TENSORS)
+    def test_targets(self, world, tmp_path, name):
+        module, shape, said = self.TENSORS[name]
+        if name == "the tied head":
+            (tmp_path / "base" / "model.safetensors").unlink()
+            base = {n: t for n, t in world["base"].items() if n != "lm_head.weight"}
+            save_file(base, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+        write_adapter(tmp_path / "a", factors(np.random.default_rng(0), module, shape))
+        (problem,) = self.problems("a")
+        assert said in problem
+
+    def test_half_of_a_pair(self, world, tmp_path):
+        tensors = factors(np.random.default_rng(0), "model.layers.0.self_attn.q_proj", (16, 16))
+        del tensors[f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.weight"]
+        write_adapter(tmp_path / "a", tensors)
+        assert "expected lora_A and lora_B, found lora_A" in self.problems("a")[0]
+
+    @pytest.mark.parametrize("name", ["lora_magnitude_vector", "lora_C.weight"])
+    def test_other_tensors(self, world, tmp_path, name):
+        tensors = {**world["one"][0], f"{PREFIX}model.layers.0.self_attn.q_proj.{name}": np.ones(3, np.float32)}
+        write_adapter(tmp_path / "a", tensors)
+        assert "expected LoRA matrices" in self.problems("a")[0]
+
+    def test_pickles(self, world, tmp_path):
+        write_adapter(tmp_path / "a", {"x": np.ones(1)})
+        (tmp_path / "a" / "adapter_model.safetensors").rename(tmp_path / "a" / "adapter_model.bin")
+        assert "'adapter_model.bin', which is never opened" in self.problems("a")[0]
+
+    def test_files_without_each_other(self, world, tmp_path):
+        write_adapter(tmp_path / "a", world["one"][0])
+        (tmp_path / "a" / "adapter_config.json").unlink()
+        assert "expected adapter_config.json" in self.problems("a")[0]
+
+    def test_an_adapter_of_another_base(self, world, tmp_path):
+        write_checkpoint(tmp_path / "other", llama_like(np.random.default_rng(1), blocks=1))
+        write_adapter(tmp_path / "a", world["one"][0], base_model_name_or_path=str(tmp_path / "other"))
+        (problem,) = self.problems("a")
+        assert f"expected an adapter of 'base', found base_model_name_or_path '{tmp_path / 'other'}'" in problem
+        assert self.problems("base+a") == []  # it was meant
+        assert any("an adapter of" in warning for warning in self.plan("base+a").warnings)
+
+    def plan(self, *models):
+        return sdmw.plan({"merge_method": "sdm_w", "base_model": "base", "models": [{"model": m} for m in models]})
+
+    def test_hub_names(self, world, tmp_path):
+        write_adapter(tmp_path / "a", world["one"][0], base_model_name_or_path="org/elsewhere")
+        assert "put on 'base'" in self.plan("a").warnings[0]  # nobody can tell whether it is the same
+        write_adapter(tmp_path / "b", world["one"][0], base_model_name_or_path="org/base")
+        assert self.plan("b").warnings == ()
+
+    def test_in_the_wrong_place(self, world):
+        assert "expected an adapter in model+adapter, found a model" in self.problems("base+corp")[0]
+        assert "expected a model in model+adapter, found an adapter" in self.problems("one+two")[0]
+        assert "expected a model for the base, found an adapter" in self.problems("corp", base_model="one")[0]
+
+    def test_values_that_are_not_finite_name_the_adapter(self, world, tmp_path):
+        tensors = dict(world["one"][0])
+        name = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.weight"
+        tensors[name] = np.full_like(tensors[name], np.nan)
+        write_adapter(tmp_path / "a", tensors)
+        with pytest.raises(sdmw.SdmwError, match=re.escape(str(tmp_path / "a"))):
+            run(models=("a",))
+
+
+def test_an_adapter_that_changed_is_not_gone_on_with(world, tmp_path):
+    def end(event):
+        if getattr(event, "stage", "") == "apply":
+            raise KeyboardInterrupt
+
+    recipe = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "one"}]}
+    with pytest.raises(KeyboardInterrupt):
+        sdmw.merge(recipe, "out", progress=end)
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
+    with pytest.raises(sdmw.errors.ResumeError, match="resume: plan"):
+        sdmw.merge(recipe, "out", progress=False)
