@@ -189,6 +189,7 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
     if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     from sdmw.checkpoints import formats
+    from sdmw.checkpoints.formats import adapter
     from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.reporting import verification
 
@@ -197,7 +198,7 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
     planned = plan(verification.recipe_of(path), threads=threads, ignore_unknown=True)
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
-    merged = formats.read(path)
+    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path)
     method = all_methods()[planned.recipe.merge_method]
     with tile_memory(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
         return verification.verify(merged, report, planned, method, executor, sample)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import sdmw
 from command_line import everything_in
@@ -81,3 +81,41 @@ def test_what_is_no_plain_lora_is_refused_by_name(tmp_path, config):
         merged(tmp_path, tmp_path / "a")
     saved = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert {name: saved[name] for name in config} == config
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("weights", [(0.7, 0.4), (1.0, -0.3)])
+@pytest.mark.parametrize("kind", ["linear", "cat", "svd"])
+def test_combined_adapters_are_what_peft_combines(tmp_path, kind, weights):
+    """`add_weighted_adapter`, merged into the base; the plain adapter first, since an rsLoRA one would scale the result
+    by the root of its rank there (peft 0.21.2)."""
+    adapter(tmp_path / "a", r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"])
+    adapter(tmp_path / "b", r=4, lora_alpha=3, target_modules=["q_proj", "v_proj"], use_rslora=True)
+    strip_base_layers(tmp_path / "a")
+    model = peft.PeftModel.from_pretrained(base_model(), tmp_path / "a", adapter_name="a")
+    model.load_adapter(tmp_path / "b", "b")
+    model.add_weighted_adapter(["a", "b"], list(weights), "both", combination_type=kind, svd_rank=6)
+    model.set_adapter("both")
+    expected = {
+        name: tensor.numpy() for name, tensor in model.merge_and_unload(adapter_names=["both"]).state_dict().items()
+    }
+    models = [{"model": str(tmp_path / n), "parameters": {"weight": w}} for n, w in zip("ab", weights, strict=True)]
+    recipe = {"merge_method": "lora", "base_model": BASE, "models": models, "out_dtype": "float32"}
+    parameters = {"combination_type": kind, **({"svd_rank": 6} if kind == "svd" else {})}
+    sdmw.merge({**recipe, "parameters": parameters}, tmp_path / "out", progress=False)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], rtol=2e-6, atol=3e-6, err_msg=name)
+    # The adapter itself loads in peft and merges to the same.
+    sdmw.merge({**recipe, "parameters": {**parameters, "output": "adapter"}}, tmp_path / "adapter", progress=False)
+    loaded = peft.PeftModel.from_pretrained(base_model(), tmp_path / "adapter")
+    again = loaded.merge_and_unload().state_dict()
+    for name, values in found.items():
+        np.testing.assert_allclose(again[name].numpy(), values, rtol=2e-6, atol=3e-6, err_msg=name)
+
+
+def strip_base_layers(folder):
+    """peft saves a copy of a targeted embedding beside its matrices; `lora` combines matrices only."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if "base_layer" not in name}
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -10,6 +10,7 @@ from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import PlanError, Problem, quoted
 
 LONGEST_HEADER = 100_000_000  # bytes of JSON, blanks included: the format's own limit
+MODEL, ADAPTER = "model", "adapter_model"  # stems of files: transformers' and peft's
 DATA_ALIGNMENT = 4096  # the format asks for 8; O_DIRECT writes at multiples of the block size
 
 _Wanted = tuple[str, DType, tuple[int, ...]]
@@ -32,7 +33,7 @@ class ShardLayout:
     size: int
 
 
-def lay_out(tensors: Iterable[_Wanted], max_shard_size: int) -> tuple[ShardLayout, ...]:
+def lay_out(tensors: Iterable[_Wanted], max_shard_size: int, stem: str = MODEL) -> tuple[ShardLayout, ...]:
     """Divides tensors among shards.
 
     They fill shards in the order given; a new shard starts where the next tensor would exceed the size, and a tensor
@@ -42,6 +43,7 @@ def lay_out(tensors: Iterable[_Wanted], max_shard_size: int) -> tuple[ShardLayou
     Args:
         tensors: name, dtype and shape of each; dtypes of whole bytes.
         max_shard_size: bytes of tensors in a shard, headers not counted (as transformers counts), at least 1.
+        stem: of the files' names.
 
     Raises:
         PlanError: no tensors, a name that cannot stand in a header or stands twice, or a header beyond the format's
@@ -52,9 +54,9 @@ def lay_out(tensors: Iterable[_Wanted], max_shard_size: int) -> tuple[ShardLayou
         raise PlanError(problems)
     groups = list(_filled(wanted, max_shard_size))
     if len(groups) == 1:
-        return (_shard("model.safetensors", groups[0]),)
+        return (_shard(f"{stem}.safetensors", groups[0]),)
     return tuple(
-        _shard(f"model-{number:05d}-of-{len(groups):05d}.safetensors", group) for number, group in enumerate(groups, 1)
+        _shard(f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors", group) for number, group in enumerate(groups, 1)
     )
 
 

@@ -4,14 +4,14 @@ Source: LoRA, arXiv:2106.09685, section 4.1; rsLoRA, arXiv:2312.03732.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.checkpoints.formats import safetensors
-from sdmw.checkpoints.matrices import Product
+from sdmw.checkpoints.matrices import Matrix, Product, Transposed
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import RunError
 
@@ -23,10 +23,40 @@ class LowRankDelta(TensorInfo):
     """A delta in float32 that is the product of two small matrices; `offset` means nothing.
 
     Attributes:
-        product: the matrices, and what scales them.
+        module: whose weight it changes, as the adapter calls it.
+        a: (rank, in).
+        b: (out, rank).
+        scaling: of the product b @ a.
+        transposed: the weight lies as (in, out): embeddings, GPT-2's Conv1D.
+        embedding: the module looks rows up, and peft calls its matrices otherwise.
     """
 
-    product: Product
+    module: str
+    a: Matrix
+    b: Matrix
+    scaling: float
+    transposed: bool
+    embedding: bool
+
+    @classmethod
+    def of(
+        cls, module: str, file: str, a: Matrix, b: Matrix, scaling: float, *, transposed: bool, embedding: bool
+    ) -> "LowRankDelta":
+        """The delta of a module's weight."""
+        shape = (a.shape[1], b.shape[0]) if transposed else (b.shape[0], a.shape[1])
+        own = (module, a, b, scaling, transposed, embedding)
+        return cls(f"{module}.weight", DType.F32, shape, file, 0, *own)
+
+    @property
+    def product(self) -> Product:
+        """What its elements are."""
+        if self.transposed:
+            return Product(Transposed(self.a), Transposed(self.b), self.scaling)
+        return Product(self.b, self.a, self.scaling)
+
+    def flipped(self) -> "LowRankDelta":
+        """The transpose, where a base keeps the weight the other way round."""
+        return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
 
     @property
     def is_delta(self) -> bool:
@@ -73,14 +103,59 @@ class Adapted(TensorInfo):
 
 
 @dataclass(frozen=True, slots=True)
-class LowRankTensor:
-    """The source of a `LowRankDelta`. Opens nothing before the first tile; pickles.
+class Computed(TensorInfo):
+    """A matrix of a delta whose matrices are computed, in float32.
 
     Attributes:
-        info: the delta.
+        delta: whose it is.
+        side: which of them.
     """
 
-    info: LowRankDelta
+    delta: LowRankDelta
+    side: Literal["A", "B"]
+
+    @property
+    def matrix(self) -> Product:
+        """What its elements are."""
+        found = self.delta.a if self.side == "A" else self.delta.b
+        assert isinstance(found, Product)
+        return found
+
+    @property
+    def read_itemsize(self) -> int:
+        """What it is computed from is not counted."""
+        return 0
+
+    @property
+    def working_bytes(self) -> int:
+        """Blocks of the matrices."""
+        return WORKING
+
+
+PREFIX = "base_model.model."  # of every name in a PEFT adapter
+
+
+def matrices(delta: LowRankDelta) -> Iterator[Computed]:
+    """A and B of a delta whose matrices are computed and whose scaling is 1, under the names that peft gives them."""
+    kind = "lora_embedding_{}" if delta.embedding else "lora_{}.weight"
+    sides: tuple[Literal["A", "B"], ...] = ("A", "B")
+    for side in sides:
+        name = f"{PREFIX}{delta.module}.{kind.format(side)}"
+        shape = (delta.a if side == "A" else delta.b).shape
+        yield Computed(name, DType.F32, shape, delta.file, 0, delta, side)
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankTensor:
+    """The source of a product of matrices. Opens nothing before the first tile; pickles.
+
+    Attributes:
+        info: a delta, or a computed matrix.
+        product: what its elements are.
+    """
+
+    info: TensorInfo
+    product: Product
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
         """Elements start to stop in row-major order: 1-D, read-only, patterns of float32 (uint32).
@@ -94,9 +169,9 @@ class LowRankTensor:
         rows = (start // width, -(-stop // width)) if start < stop else (0, 0)
         first = rows[0] * width
         if rows[1] - rows[0] == 1:  # part of a long row
-            found = self.info.product.float32(rows, (start - first, stop - first)).reshape(-1)
+            found = self.product.float32(rows, (start - first, stop - first)).reshape(-1)
         else:
-            found = self.info.product.float32(rows, (0, width)).reshape(-1)[start - first : stop - first]
+            found = self.product.float32(rows, (0, width)).reshape(-1)[start - first : stop - first]
         return _read_only(found)
 
     def release(self, start: int, stop: int) -> None:
@@ -104,7 +179,7 @@ class LowRankTensor:
 
     def lost(self) -> RunError | None:
         """What to say when pages were lost."""
-        return next(_lost_of(self.info), None)
+        return next(_lost_of(self.product), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +209,7 @@ class AdaptedTensor:
         else:
             total.view(np.uint32)[:] = values
         with np.errstate(over="ignore", invalid="ignore"):
-            total += LowRankTensor(self.info.delta).tile(start, stop).view(np.float32)
+            total += open_adapted(self.info.delta).tile(start, stop).view(np.float32)
         return _read_only(total)
 
     def release(self, start: int, stop: int) -> None:
@@ -143,18 +218,20 @@ class AdaptedTensor:
 
     def lost(self) -> RunError | None:
         """What to say when pages were lost."""
-        return open_adapted(self.info.values).lost() or next(_lost_of(self.info.delta), None)
+        return open_adapted(self.info.values).lost() or next(_lost_of(self.info.delta.product), None)
 
 
 def open_adapted(info: TensorInfo) -> Any:
     """The source of a tensor of an adapter, or of one that it was put on."""
     if isinstance(info, LowRankDelta):
-        return LowRankTensor(info)
+        return LowRankTensor(info, info.product)
+    if isinstance(info, Computed):
+        return LowRankTensor(info, info.matrix)
     return AdaptedTensor(info) if isinstance(info, Adapted) else safetensors.open_tensor(info)
 
 
-def _lost_of(info: LowRankDelta) -> Iterator[RunError]:
-    for factor in info.product.files():
+def _lost_of(product: Product) -> Iterator[RunError]:
+    for factor in product.files():
         if error := safetensors.open_tensor(factor).lost():
             yield error
 

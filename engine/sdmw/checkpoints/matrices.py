@@ -32,28 +32,18 @@ class Matrix(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor of two axes, float32, float16 or bfloat16, widened exactly; its transpose where that is said."""
+    """A tensor of two axes, float32, float16 or bfloat16, widened exactly."""
 
     info: TensorInfo
-    transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, columns."""
         rows, columns = self.info.shape
-        return (columns, rows) if self.transposed else (rows, columns)
+        return rows, columns
 
     def block(self, rows: Span, columns: Span) -> Block:
         """Some rows of some columns; InputChangedError or RunError where the file does not give them."""
-        if self.transposed:
-            return np.ascontiguousarray(self._read(columns, rows).T)
-        return self._read(rows, columns)
-
-    def files(self) -> Iterator[TensorInfo]:
-        """The tensor itself."""
-        yield self.info
-
-    def _read(self, rows: Span, columns: Span) -> Block:
         width = self.info.shape[1]
         found = np.empty((rows[1] - rows[0], columns[1] - columns[0]))
         if columns == (0, width):
@@ -62,6 +52,10 @@ class Stored:
             for place, row in enumerate(range(*rows)):
                 self._fill(found[place], row * width + columns[0], row * width + columns[1])
         return found
+
+    def files(self) -> Iterator[TensorInfo]:
+        """The tensor itself."""
+        yield self.info
 
     def _fill(self, out: Block, start: int, stop: int) -> None:
         source, lost = safetensors.open_tensor(self.info), lost_pages.lost()
@@ -75,6 +69,55 @@ class Stored:
         if lost_pages.lost() != lost and (error := source.lost()):
             raise error
         source.release(start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """The transpose of a matrix."""
+
+    matrix: Matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        rows, columns = self.matrix.shape
+        return columns, rows
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns."""
+        return np.ascontiguousarray(self.matrix.block(columns, rows).T)
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of the matrix."""
+        return self.matrix.files()
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Matrices of as many columns, one below the other."""
+
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        return sum(matrix.shape[0] for matrix in self.matrices), self.matrices[0].shape[1]
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns."""
+        parts, top = [np.empty((0, columns[1] - columns[0]))], 0
+        for matrix in self.matrices:
+            height = matrix.shape[0]
+            first, last = max(rows[0] - top, 0), min(rows[1] - top, height)
+            if first < last:
+                parts.append(matrix.block((first, last), columns))
+            top += height
+        return np.concatenate(parts)
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of all of them."""
+        for matrix in self.matrices:
+            yield from matrix.files()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.look import Look, Tile
 
@@ -83,6 +84,18 @@ class Method(ABC):
     @abstractmethod
     def params(self, values: Values) -> Any:
         """The parameters of one tensor, as a frozen dataclass of the method's own."""
+
+    def arrange(self, params: Sequence[Any], tensors: Sequence[Sequence[TensorInfo]]) -> list[Sequence[TensorInfo]]:
+        """What each merged tensor is read from, in the order in which a tile has it.
+
+        Args:
+            params: of each.
+            tensors: for each the base's, and what each model has in its place: values, a delta, or the base's itself.
+
+        Raises:
+            PlanError: all that cannot be read so.
+        """
+        return [tensor if self.needs_base else tensor[1:] for tensor in tensors]
 
     def objection(self, params: Any) -> str | None:
         """What makes these parameters unusable, which no single one of them shows; None where nothing does."""

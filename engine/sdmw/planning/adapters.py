@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.formats.adapter import flipped
 from sdmw.checkpoints.locate import hub_id
 from sdmw.checkpoints.low_rank import Adapted, LowRankDelta
 from sdmw.checkpoints.tensor import DType, TensorInfo
@@ -94,7 +93,7 @@ def _fitted(info: TensorInfo, adapter: Checkpoint, on: Checkpoint) -> TensorInfo
     if not below.dtype.merges:
         return Problem(where, "weights of F32, F16 or BF16 below the adapter", below.dtype.name, "Dequantise the model")
     if isinstance(info, LowRankDelta) and info.shape != below.shape and info.shape[::-1] == below.shape:
-        info = flipped(info)
+        info = info.flipped()
     if info.shape != below.shape:
         return Problem(where, f"shape {list(below.shape)} as in {on.path}", f"{list(info.shape)}", trained_on)
     return replace(info, name=name)

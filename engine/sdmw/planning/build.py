@@ -1,12 +1,14 @@
 """Builds the plan: what each tensor comes from, how layers group them, where they go, what memory it takes."""
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdmw.checkpoints.layout import ShardLayout, lay_out
+from sdmw.checkpoints.layout import ADAPTER, MODEL, ShardLayout, lay_out
 from sdmw.checkpoints.linux import free
+from sdmw.checkpoints.low_rank import LowRankDelta, matrices
 from sdmw.checkpoints.sidecars import choose
 from sdmw.checkpoints.target import check_target
 from sdmw.checkpoints.tensor import TensorInfo
@@ -44,7 +46,7 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
     """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched."""
     problems = check_inputs(recipe, inputs.base, inputs.models)
     heads = tied_heads(inputs.base, inputs.models)
-    wanted = [*_merged_and_copied(method, inputs), *_taken(recipe, inputs, {tied.head.name for tied in heads})]
+    wanted = [*_merged_and_copied(inputs), *_taken(recipe, inputs, {tied.head.name for tied in heads})]
     # Only float tensors are merged; what the method says of the others does not matter.
     merged = [part for part in wanted if part.action == "merge"]
     if not merged:
@@ -55,17 +57,25 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
     problems += check_values(recipe, method, layers, values)
     params, objections = _params(method, values)
     problems += objections
+    adapter = recipe.parameters.get("output") == "adapter"
     try:
+        arranged = method.arrange([params[part.name] for part in merged], [part.inputs for part in merged])
+        read = dict(zip((part.name for part in merged), arranged, strict=True))
+        wanted = [replace(part, inputs=tuple(read.get(part.name, part.inputs))) for part in wanted]
+        if adapter:
+            wanted, heads, layers = list(_matrices(wanted)), [], {}
+            params = {part.name: next(iter(params.values())) for part in wanted}
         shards = lay_out(
             ((part.name, output_dtype(recipe, part.like.dtype), part.like.shape) for part in wanted),
-            options.max_shard_size,
+            sys.maxsize if adapter else options.max_shard_size,
+            ADAPTER if adapter else MODEL,
         )
     except PlanError as error:
         problems += error.problems
         shards = ()
     tensors = _placed(wanted, params, shards)
     try:
-        copied, skipped = choose(inputs.base.path)
+        copied, skipped = ([], []) if adapter else choose(inputs.base.path)
     except CheckpointError as error:
         problems += error.problems
         copied, skipped = [], []
@@ -102,16 +112,23 @@ class _Part:
         return self.like.name
 
 
-def _merged_and_copied(method: Method, inputs: Inputs) -> Iterable[_Part]:
+def _merged_and_copied(inputs: Inputs) -> Iterable[_Part]:
     """Every tensor of the base. Where a model lacks it, the base's stands in: no delta."""
     for name, info in inputs.base.tensors.items():
         models = tuple(checkpoint.tensors.get(name, info) for checkpoint in inputs.models.values())
         if not info.dtype.merges:
             yield _Part(info, "copy", (info, *(other for other in models if other is not info)))
-        elif method.needs_base:
-            yield _Part(info, "merge", (info, *models))
         else:
-            yield _Part(info, "merge", models)
+            yield _Part(info, "merge", (info, *models))
+
+
+def _matrices(parts: Iterable[_Part]) -> Iterable[_Part]:
+    """The tensors of an adapter that holds the deltas of the parts."""
+    for part in parts:
+        for info in part.inputs[1:]:
+            if isinstance(info, LowRankDelta):
+                for matrix in matrices(info):
+                    yield _Part(matrix, "convert", (matrix,))
 
 
 def _taken(recipe: Recipe, inputs: Inputs, tied: set[str]) -> Iterable[_Part]:

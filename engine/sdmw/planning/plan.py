@@ -134,6 +134,11 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def makes_adapter(self) -> bool:
+        """The output is a PEFT adapter, and no model."""
+        return self.recipe.parameters.get("output") == "adapter"
+
+    @property
     def measured_bytes(self) -> int:
         """Bytes that measuring reads, further looks not counted."""
         looked_at = (self.tensors[index] for layer in self.layers if layer.measured for index in layer.tensors)

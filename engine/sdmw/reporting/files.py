@@ -5,10 +5,13 @@ import os
 import xxhash
 
 from sdmw.checkpoints import sidecars
+from sdmw.checkpoints.adapter_config import adapter_config
 from sdmw.checkpoints.card import common_license, model_card
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config import merged_config
-from sdmw.checkpoints.locate import hub_id
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
+from sdmw.checkpoints.locate import hub_id, split_adapter
+from sdmw.checkpoints.low_rank import Computed
 from sdmw.checkpoints.output import Output
 from sdmw.errors import CheckpointError, Problem
 from sdmw.planning.plan import Plan
@@ -22,6 +25,17 @@ def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> N
         CheckpointError: a file of the base can no longer be read.
         OutputError: one cannot be written.
     """
+    if plan.makes_adapter:
+        output.add(ADAPTER_CONFIG, _adapter_config(plan))
+    else:
+        _add_model_files(output, plan, base)
+    output.add("README.md", _card(plan, report).encode())
+    recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
+    output.add(recipe, plan.recipe.text.encode())
+    output.add("sdmw_report.json", report.to_json().encode())
+
+
+def _add_model_files(output: Output, plan: Plan, base: Checkpoint) -> None:
     sidecars.copy(base.path, plan.copied, output.path)
     config = os.path.join(base.path, "config.json")
     try:
@@ -30,10 +44,18 @@ def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> N
     except OSError as error:
         raise CheckpointError([Problem(config, "to be read", str(error))]) from error
     output.add("config.json", merged_config(text, plan.recipe.output_dtype))
-    output.add("README.md", _card(plan, report).encode())
-    recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
-    output.add(recipe, plan.recipe.text.encode())
-    output.add("sdmw_report.json", report.to_json().encode())
+
+
+def _adapter_config(plan: Plan) -> bytes:
+    made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Computed)]
+    trained = [c.path for c in plan.checkpoints if c.adapts is not None]
+    return adapter_config(
+        base=plan.recipe.base_model or "",
+        rank=next(info.shape[0] for info in made if info.side == "A"),
+        modules={info.delta.module for info in made},
+        fan_in_fan_out=any(info.delta.transposed and not info.delta.embedding for info in made),
+        task_type=next((task for path in trained if (task := read_adapter_config(path).task_type)), None),
+    )
 
 
 def _card(plan: Plan, report: Report) -> str:
@@ -41,7 +63,7 @@ def _card(plan: Plan, report: Report) -> str:
     return model_card(
         method=plan.recipe.merge_method,
         base_model=plan.recipe.base_model,
-        hub_ids=[found for found in map(hub_id, names) if found],
+        hub_ids=[found for name in names for part in split_adapter(name) if part and (found := hub_id(part))],
         license=common_license([checkpoint.path for checkpoint in plan.checkpoints]),
         models=[(model.name, model.weight, model.kept_share) for model in report.models],
         recipe_text=plan.recipe.text,

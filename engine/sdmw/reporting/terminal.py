@@ -1,5 +1,6 @@
 """Progress and tables on a terminal; plain lines where there is none. Tables fold, nothing is cut."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -75,13 +76,18 @@ def print_report(report: Report) -> None:
         )
     _print(table)
     run = report.run
+    loader = "PeftModel.from_pretrained(base, " if _is_adapter(report.path) else "AutoModelForCausalLM.from_pretrained("
     lines = [
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
-        f"load it      AutoModelForCausalLM.from_pretrained({report.path!r})",
+        f"load it      {loader}{report.path!r})",
     ]
     _print(Text("\n").join(map(_plain, lines)))
+
+
+def _is_adapter(path: str) -> bool:
+    return os.path.exists(os.path.join(path, "adapter_config.json"))
 
 
 def print_plan(plan: PlanSummary) -> None:

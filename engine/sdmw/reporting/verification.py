@@ -213,7 +213,7 @@ def _model_decision(
     report: Mapping[str, Any], plan: Plan, method: Method, layers: list[LayerDecision]
 ) -> ModelDecision:
     if plan.passes == 1:
-        params = next(tensor.params for tensor in plan.tensors if tensor.action == "merge")
+        params = next(tensor.params for tensor in plan.tensors if tensor.params is not None)
         return method.decide_model(params, layers)
     models = report["models"]
     taking = tuple(model["magnitude"] is None or model["magnitude"] > 0 for model in models)

@@ -208,7 +208,7 @@ class Run:
         return told
 
     def _first_params(self) -> Any:
-        return next(tensor.params for tensor in self._plan.tensors if tensor.action == "merge")
+        return next(tensor.params for tensor in self._plan.tensors if tensor.params is not None)
 
 
 @dataclass(slots=True)

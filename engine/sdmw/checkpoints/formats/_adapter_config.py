@@ -44,6 +44,7 @@ class AdapterConfig:
         rank_pattern, alpha_pattern: regular expressions of module names, the first that matches counts.
         rslora: alpha is divided by the root of the rank.
         fan_in_fan_out: weights lie as (in, out), as in GPT-2's Conv1D.
+        task_type: what the model is for, in peft's words; None where it does not say.
     """
 
     base: str
@@ -53,6 +54,7 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float]
     rslora: bool
     fan_in_fan_out: bool
+    task_type: str | None
 
     def rank_of(self, module: str) -> int:
         """The rank that a module's matrices must have."""
@@ -94,6 +96,7 @@ def read_adapter_config(directory: str) -> AdapterConfig:
         alpha_pattern={key: float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()},
         rslora=config.get("use_rslora") or False,
         fan_in_fan_out=config.get("fan_in_fan_out") or False,
+        task_type=task if isinstance(task := config.get("task_type"), str) else None,
     )
 
 

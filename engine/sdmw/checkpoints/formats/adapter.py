@@ -5,7 +5,7 @@ Source: peft 0.21's `get_peft_model_state_dict` for the names, LoRA (arXiv:2106.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -14,16 +14,15 @@ from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
 from sdmw.checkpoints.formats.safetensors.directory import SINGLE
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
-from sdmw.checkpoints.low_rank import Adapted, LowRankDelta, open_adapted
-from sdmw.checkpoints.matrices import Product, Stored
+from sdmw.checkpoints.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
+from sdmw.checkpoints.matrices import Stored
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import CheckpointError, Problem, quoted
 
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 LONGEST_MODULE = 1000  # characters; patterns are matched against it
 
-__all__ = ["open_tensor", "read", "recognises"]
+__all__ = ["open_tensor", "read", "read_matrices", "recognises"]
 
 open_tensor = open_adapted
 
@@ -81,6 +80,18 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     if problems:
         raise CheckpointError(problems)
     return Checkpoint(directory, (header.shard,), tensors, None, header.warnings, adapts=config.base)
+
+
+def read_matrices(path: str) -> Checkpoint:
+    """The matrices themselves, under their names in the file, without what they mean.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
+    directory = os.path.abspath(path)
+    header = read_header(directory, WEIGHTS, HEADER_LIMIT)
+    tensors = {info.name: info for info in header.tensors}
+    return Checkpoint(directory, (header.shard,), tensors, None, header.warnings)
 
 
 @dataclass(slots=True)
@@ -153,23 +164,9 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
         return Problem(where, "matrices of F32, F16 or BF16", f"{a.dtype.name} and {b.dtype.name}")
     # The product is (out, in); embeddings and Conv1D keep its transpose.
     transposed = embedding or config.fan_in_fan_out
-    left, right = (Stored(a, True), Stored(b, True)) if transposed else (Stored(b), Stored(a))
-    product = Product(left, right, config.scaling_of(module, rank))
-    return LowRankDelta(f"{module}.weight", DType.F32, product.shape, a.file, 0, product)
+    scaling = config.scaling_of(module, rank)
+    return LowRankDelta.of(module, a.file, Stored(a), Stored(b), scaling, transposed=transposed, embedding=embedding)
 
 
 def _on(values: TensorInfo, delta: LowRankDelta) -> TensorInfo:
     return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, values, delta)
-
-
-def flipped(delta: LowRankDelta) -> LowRankDelta:
-    """The transpose of a delta, where its base keeps its weight the other way round."""
-    left, right = _transposes(delta.product)
-    product = Product(left, right, delta.product.scaling)
-    return replace(delta, product=product, shape=product.shape)
-
-
-def _transposes(product: Product) -> Iterator[Stored]:
-    for matrix in (product.right, product.left):
-        assert isinstance(matrix, Stored)
-        yield Stored(matrix.info, not matrix.transposed)

@@ -1,0 +1,117 @@
+"""LoRA merging: adapters combined by their low-rank matrices, then applied to the base.
+
+Source: Smirnov, Rachkov 2025 (the baseline); peft 0.21, `add_weighted_adapter`, whose terms these are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from sdmw.checkpoints.combined import Combination, Kind, combined
+from sdmw.checkpoints.low_rank import Adapted, LowRankDelta
+from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import PlanError, Problem, quoted
+from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target, Values, float32s
+from sdmw.recipes.recipe import Parameter
+from sdmw.statistics.look import Tile
+
+HIGHEST_RANK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LoraParams:
+    """What the adapters of one tensor are combined with.
+
+    Attributes:
+        weights: of each.
+        kind: of the combination.
+        svd_rank: of what `svd` gives; 0 for the largest rank of the adapters.
+    """
+
+    weights: tuple[float, ...]
+    kind: Kind
+    svd_rank: float
+
+
+class Lora(Method):
+    """One adapter of several, and the base with it. `linear` adds A and B apart: their product then has cross terms."""
+
+    name = "lora"
+    paper = "Smirnov, Rachkov 2025; peft's add_weighted_adapter"
+    needs_base = True
+    parameters = (
+        Parameter("weight", "number", 1.0, by_model=True),
+        Parameter("combination_type", "choice", "svd", choices=("linear", "cat", "svd")),
+        Parameter("svd_rank", "number", 0.0, minimum=0, maximum=HIGHEST_RANK),
+        Parameter("output", "choice", "model", choices=("model", "adapter")),
+    )
+
+    def params(self, values: Values) -> LoraParams:
+        """The parameters of one tensor."""
+        top = values.top
+        return LoraParams(values.by_model["weight"], cast(Kind, top["combination_type"]), top["svd_rank"])
+
+    def objection(self, params: LoraParams) -> str | None:
+        """A rank is a whole number."""
+        return None if params.svd_rank == int(params.svd_rank) else f"svd_rank {params.svd_rank:g} is no whole number"
+
+    def arrange(
+        self, params: Sequence[LoraParams], tensors: Sequence[Sequence[TensorInfo]]
+    ) -> list[Sequence[TensorInfo]]:
+        """The base's and the combined delta; the base's alone where no adapter says anything."""
+        if problems := [p for own, each in zip(params, tensors, strict=True) for p in _unfit(own, each)]:
+            raise PlanError(problems)
+        deltas = [[info for info in models if isinstance(info, LowRankDelta)] for _, *models in tensors]
+        # One rank for all: what loads adapters often takes no other.
+        rank = max((_rank(own, each) for own, each in zip(params, deltas, strict=True) if each), default=0)
+        found: list[Sequence[TensorInfo]] = []
+        for own, (base, *models), each in zip(params, tensors, deltas, strict=True):
+            weights = tuple(w for info, w in zip(models, own.weights, strict=True) if isinstance(info, LowRankDelta))
+            found.append((base, combined(Combination(own.kind, tuple(each), weights, rank))) if each else (base,))
+        return found
+
+    def decide_model(self, params: LoraParams, layers: Sequence[LayerDecision]) -> ModelDecision:
+        """The weights as given."""
+        return ModelDecision(params.weights, (True,) * len(params.weights))
+
+    def apply(self, tile: Tile, params: LoraParams, layer: LayerDecision, model: ModelDecision, target: Target) -> bool:
+        """Base plus the combined delta, where there is one."""
+        from sdmw.kernels.tiles import merge_deltas
+
+        one = np.float32(1)
+        deltas = tile.addresses.size - 1
+        return bool(
+            merge_deltas(
+                tile.addresses, tile.codes, tile.count, np.zeros(deltas, np.float32), float32s([1.0] * deltas),
+                one, one, True, target.address, target.code,
+            )
+        )  # fmt: skip
+
+
+def _unfit(params: LoraParams, tensors: Sequence[TensorInfo]) -> Iterator[Problem]:
+    """What of one tensor is no low-rank matrix, or of another rank than the rest."""
+    base, *models = tensors
+    for info in models:
+        if info is not base and not isinstance(info, LowRankDelta):
+            where = f"{info.file}: tensor {quoted(info.name)}"
+            saved = isinstance(info, Adapted)  # peft saves a copy of a targeted embedding
+            again = "Save the adapter again with save_embedding_layers=False"
+            mend = again if saved else "Merge with task_arithmetic or linear, which take values"
+            yield Problem(where, "low-rank matrices, which are what lora combines", "values", mend)
+    deltas = [info for info in models if isinstance(info, LowRankDelta)]
+    if params.kind == "linear" and len(ranks := {delta.a.shape[0] for delta in deltas}) > 1:
+        found = " and ".join(map(str, sorted(ranks)))
+        mend = "Choose combination_type cat or svd"
+        yield Problem(f"recipe: tensor {quoted(base.name)}", "adapters of one rank for linear", found, mend)
+
+
+def _rank(params: LoraParams, deltas: Sequence[LowRankDelta]) -> int:
+    ranks = [delta.a.shape[0] for delta in deltas]
+    if params.kind == "svd":
+        return int(params.svd_rank) or max(ranks)
+    return sum(ranks) if params.kind == "cat" else max(ranks)
+
+
+METHODS = (Lora(),)
