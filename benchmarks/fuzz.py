@@ -5,11 +5,12 @@ python benchmarks/fuzz.py TARGET [--seconds N]
     header   a safetensors header: accepted only where the safetensors library accepts it too, with the same tensors
     index    model.safetensors.index.json: an accepted weight_map is what Python's json makes of it
     recipe   YAML: an accepted recipe, loaded again, is the same
+    adapter  adapter_config.json: an accepted one has a rank and a scaling that are numbers, as Python's json reads it
     journal  never an exception; what is believed is a prefix that reads the same alone
 
 Half of the mutations are libFuzzer's, half put, drop and swap whole tokens. Starts from corpus/TARGET/ and leaves the
 smallest of the inputs that reached new code there. Prints counts and findings, adds them up in results/fuzz.json.
-Needs `pip install atheris`. An adapter's config has no target: adapters are not built yet.
+Needs `pip install atheris`.
 """
 
 import argparse
@@ -39,7 +40,8 @@ COUNTERS = struct.Struct("QQQ")  # inputs, accepted, findings
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[0-9.eE+-]+|[a-zA-Z_]+|\s+|.', re.DOTALL)
 JSON_TOKENS = rb"""-0 -1 0 1 1.0 1e999 true null NaN 18446744073709551616 9223372036854775807 "" "\ud800" "\ud83d\ude00"
     "F32" "F4" "F8_E4M3" "BF16" "I64" "C64" "__metadata__" "dtype" "shape" "data_offsets" "a" {"a":"b"} [] {} , : { }
-    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" """.split()
+    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r" "lora_alpha" "rank_pattern" "(a+)+"
+    "alpha_pattern" "use_dora" "use_rslora" "peft_type" "LORA" "init_lora_weights" ".*a" """.split()
 YAML_TOKENS = rb"""merge_method models model base_model parameters weight k lambda normalization power granularity
     filter value dtype out_dtype nonfinite missing extra linear sdm_w task_arithmetic float32 tensor square - : ? [ ] {
     } &a *a << ! !!int !!str | > ' " # % --- ... ~ .nan .inf 1e-5 0x10 1_0 true path revision lora @ + int8_mask
@@ -76,6 +78,23 @@ SEEDS: dict[str, list[bytes]] = {
         b"  normalization: {power: 5.5}\ndtype: float16\n",
         b"merge_method: linear\nmodels:\n- {model: a, parameters: &p {weight: 1}}\n"
         b"- {model: b, parameters: {<<: *p}}\n",
+    ],
+    "adapter": [
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 8,
+                "lora_alpha": 16,
+                "use_rslora": False,
+                "use_dora": False,
+                "bias": "none",
+                "base_model_name_or_path": "base",
+                "rank_pattern": {"layers.0.q_proj": 4},
+                "alpha_pattern": {".*v_proj": 3.5},
+                "init_lora_weights": True,
+                "modules_to_save": None,
+            }
+        ).encode()  # fmt: skip
     ],
     "journal": [b"\0" + line({"format": 1, "plan": "ab"}) + line([0, 1, 2**40]) + line({"done": [1.5, None, "é"]})],
 }
@@ -168,6 +187,24 @@ def recipe_target(folder: Path) -> Callable[[bytes], bool]:
     return target
 
 
+def adapter_target(folder: Path) -> Callable[[bytes], bool]:
+    from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
+
+    file = InFile(folder, ADAPTER_CONFIG)
+    module = "model.layers.0.self_attn.q_proj"
+
+    def target(data: bytes) -> bool:
+        file.write(data)
+        config = read_adapter_config(str(folder))
+        plain = json.loads(data)
+        assert (config.rank, config.alpha) == (plain["r"], plain.get("lora_alpha", 8)), "other numbers than json's"
+        assert config.rank_of(module) >= 1
+        assert abs(config.scaling_of(module, config.rank)) < 1e31
+        return True
+
+    return target
+
+
 def journal_target(folder: Path) -> Callable[[bytes], bool]:
     from sdmw.checkpoints.journal import read
 
@@ -191,7 +228,13 @@ def journal_target(folder: Path) -> Callable[[bytes], bool]:
     return target
 
 
-TARGETS = {"header": header_target, "index": index_target, "recipe": recipe_target, "journal": journal_target}
+TARGETS = {
+    "header": header_target,
+    "index": index_target,
+    "recipe": recipe_target,
+    "adapter": adapter_target,
+    "journal": journal_target,
+}
 
 
 def work(name: str, seconds: int, folder: Path) -> None:

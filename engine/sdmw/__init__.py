@@ -10,15 +10,17 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import inspect, merge, plan, verify
+    from sdmw.api import extract, inspect, merge, plan, verify
     from sdmw.errors import SdmwError
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
+    from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.report import Report
     from sdmw.reporting.verification import Verification
 
 __all__ = [
+    "ExtractionReport",
     "Inspection",
     "Plan",
     "Recipe",
@@ -27,6 +29,7 @@ __all__ = [
     "Verification",
     "__version__",
     "errors",
+    "extract",
     "inspect",
     "merge",
     "plan",
@@ -34,12 +37,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
     "Plan": "sdmw.planning.plan",
     "Recipe": "sdmw.recipes.recipe",
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
     "Verification": "sdmw.reporting.verification",
+    "extract": "sdmw.api",
     "inspect": "sdmw.api",
     "merge": "sdmw.api",
     "plan": "sdmw.api",

@@ -18,6 +18,7 @@ from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
 
 if TYPE_CHECKING:
+    from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.report import Report
     from sdmw.reporting.verification import Verification
@@ -27,6 +28,7 @@ RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
 
 MOST_THREADS = 1024
+HIGHEST_RANK = 4096
 
 
 def merge(
@@ -202,6 +204,74 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
     method = all_methods()[planned.recipe.merge_method]
     with tile_memory(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
         return verification.verify(merged, report, planned, method, executor, sample)
+
+
+def extract(
+    base: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    rank: int = 32,
+    progress: "bool | Callable[[Event], None]" = True,
+    overwrite: bool = False,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+) -> "ExtractionReport":
+    """Approximate what a fine-tune changed by a PEFT adapter: every weight's delta by matrices of a rank.
+
+    The decomposition is randomised, from numbers that depend on names alone; its last bits depend on the BLAS that
+    NumPy has. A weight takes up to nine looks at its data, and in memory some rank + 8 rows and columns of float64.
+
+    Args:
+        base: what the fine-tune was made from.
+        model: the fine-tune, with the same names and shapes.
+        out: the adapter's directory, which will appear complete or not at all.
+        rank: of the matrices, from 1.
+        progress: as for `merge`.
+        overwrite: replace a directory that is there.
+        header_limit: bytes that an input's header may have.
+        download: fetch models that are not on this machine from the Hub.
+
+    Returns:
+        The error of each weight, and what was left out because an adapter cannot say it.
+
+    Raises:
+        UsageError: the rank is none.
+        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
+        RunError: the data or the machine; nothing is left behind.
+    """
+    if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
+        raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
+    from sdmw.checkpoints import formats
+    from sdmw.checkpoints.locate import locate
+    from sdmw.checkpoints.output import Output
+    from sdmw.checkpoints.tile_memory import tile_memory
+    from sdmw.planning.extraction import plan_extraction
+    from sdmw.reporting.extraction import add_files, extraction_report
+    from sdmw.running.events import Published
+    from sdmw.running.extraction import carry_out
+    from sdmw.running.journal import check_unchanged
+    from sdmw.running.stop import StopSignals
+
+    limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
+    below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
+    planned = plan_extraction(below, above, rank, target, overwrite=overwrite)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    with (
+        _receiver(progress) as tell,
+        StopSignals() as signals,
+        tile_memory(),
+        Output.begin(target, planned.shards, overwrite=overwrite, resume=False) as output,
+    ):
+        weights, left_out = carry_out(planned, output, tell, signals)
+        output.finish()
+        report = extraction_report(planned, target, weights, left_out)
+        add_files(output, planned, report, *names)
+        check_unchanged([below, above])
+        output.publish()
+        tell(Published(target))
+    return report
 
 
 @contextmanager

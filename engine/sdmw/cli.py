@@ -118,6 +118,30 @@ def inspect(
 
 
 @app.command()
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the adapter that will appear.")],
+    rank: Annotated[int, typer.Option(metavar="N", help="Of the adapter's matrices.")] = 32,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Approximate what a fine-tune changed by a PEFT adapter, and say how well."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    report = api.extract(
+        base, model, out, rank=rank, overwrite=overwrite, download=download, header_limit=header_limit
+    )  # fmt: skip
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        terminal.print_extraction(report)
+
+
+@app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
     sample: Annotated[str, typer.Option(help="Share of tiles that is computed anew, as 1%.")] = "1%",

@@ -119,3 +119,15 @@ def strip_base_layers(folder):
     path = folder / "adapter_model.safetensors"
     tensors = {name: tensor for name, tensor in load_file(path).items() if "base_layer" not in name}
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_extracted_adapter_loads_and_is_as_near_as_reported(tmp_path):
+    report = sdmw.extract(BASE, "tests/data/corp", tmp_path / "a", rank=24, progress=False)
+    model = peft.PeftModel.from_pretrained(base_model(), tmp_path / "a").merge_and_unload().state_dict()
+    base, tune = load_wide(), load_file("tests/data/corp/model.safetensors")
+    for weight in report.weights:
+        delta = tune[weight.tensor].astype(np.float64) - base[weight.tensor]
+        left = delta - (model[weight.tensor].numpy().astype(np.float64) - base[weight.tensor])
+        assert np.linalg.norm(left) / np.linalg.norm(delta) == pytest.approx(weight.error, abs=1e-4)
+    assert 0 < report.error < 0.9

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.checkpoints.formats import safetensors
-from sdmw.checkpoints.matrices import Matrix, Product, Transposed
+from sdmw.checkpoints.matrices import Matrix, Product, Transposed, widened
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import RunError
 
@@ -200,14 +200,7 @@ class AdaptedTensor:
             RunError: it cannot be read.
         """
         _check_range(self.info, start, stop)
-        values = open_adapted(self.info.values).tile(start, stop)
-        total = np.empty(stop - start, np.float32)
-        if self.info.values.dtype is DType.BF16:
-            np.left_shift(values, 16, out=total.view(np.uint32), dtype=np.uint32)
-        elif self.info.values.dtype is DType.F16:
-            total[:] = values.copy().view(np.float16)
-        else:
-            total.view(np.uint32)[:] = values
+        total = widened(open_adapted(self.info.values).tile(start, stop), self.info.values.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             total += open_adapted(self.info.delta).tile(start, stop).view(np.float32)
         return _read_only(total)

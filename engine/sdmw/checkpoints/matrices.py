@@ -30,6 +30,15 @@ class Matrix(Protocol):
         """The tensors that it is read from."""
 
 
+def widened(tile: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
+    """A tile of float32, float16 or bfloat16 as a source hands it out, in float32 and in memory of its own."""
+    if dtype is DType.BF16:
+        return (tile.astype(np.uint32) << 16).view(np.float32)
+    if dtype is DType.F16:
+        return tile.copy().view(np.float16).astype(np.float32)
+    return tile.copy().view(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor of two axes, float32, float16 or bfloat16, widened exactly."""
@@ -60,12 +69,7 @@ class Stored:
     def _fill(self, out: Block, start: int, stop: int) -> None:
         source, lost = safetensors.open_tensor(self.info), lost_pages.lost()
         tile = source.tile(start, stop)
-        if self.info.dtype is DType.BF16:
-            out[:] = (tile.astype(np.uint32) << 16).view(np.float32)
-        elif self.info.dtype is DType.F16:
-            out[:] = tile.copy().view(np.float16)
-        else:
-            out[:] = tile.copy().view(np.float32)
+        out[:] = widened(tile, self.info.dtype)
         if lost_pages.lost() != lost and (error := source.lost()):
             raise error
         source.release(start, stop)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdmw.errors import printable
+from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.report import Report
 from sdmw.reporting.summary import PlanSummary
@@ -82,6 +83,21 @@ def print_report(report: Report) -> None:
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
         f"load it      {loader}{report.path!r})",
+    ]
+    _print(Text("\n").join(map(_plain, lines)))
+
+
+def print_extraction(report: ExtractionReport) -> None:
+    """The error of each weight; what was left out, where the adapter lies, how to load it."""
+    table = _table("weight", "norm of delta", "error")
+    for weight in report.weights:
+        table.add_row(_plain(weight.tensor), f"{weight.norm:.4g}", f"{weight.error:.2%}")
+    _print(table)
+    lines = [
+        f"result       {report.path}, rank {report.rank}",
+        f"error        {report.error:.2%} of all deltas, in the Frobenius norm",
+        f"left out     {len(report.left_out)} changed tensors that are no matrices",
+        f"load it      PeftModel.from_pretrained(base, {report.path!r})",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 

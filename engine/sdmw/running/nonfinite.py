@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.tensor import DType
+from sdmw.checkpoints.matrices import widened
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TensorPlan
 
@@ -21,7 +21,7 @@ def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: in
         start: its first element.
         deltas: the first input is the base, from which the others' deltas are taken.
     """
-    wide = [_widened(array, info.dtype) for array, info in zip(arrays, tensor.inputs, strict=True)]
+    wide = [widened(array, info.dtype) for array, info in zip(arrays, tensor.inputs, strict=True)]
     found = next(_not_finite(tensor, wide, start), None)
     return found if found or not deltas else next(_overflowing(tensor, wide, start), None)
 
@@ -43,11 +43,3 @@ def _overflowing(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start:
             where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
             found = f"{values[element]!s} against {wide[0][element]!s} in {tensor.inputs[0].file}"
             yield Problem(where, "a delta within the range of float32", found, MEND)
-
-
-def _widened(array: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
-    if dtype is DType.BF16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    if dtype is DType.F16:
-        return array.copy().view(np.float16).astype(np.float32)
-    return array.copy().view(np.float32)
