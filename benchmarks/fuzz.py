@@ -40,8 +40,8 @@ COUNTERS = struct.Struct("QQQ")  # inputs, accepted, findings
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[0-9.eE+-]+|[a-zA-Z_]+|\s+|.', re.DOTALL)
 JSON_TOKENS = rb"""-0 -1 0 1 1.0 1e999 true null NaN 18446744073709551616 9223372036854775807 "" "\ud800" "\ud83d\ude00"
     "F32" "F4" "F8_E4M3" "BF16" "I64" "C64" "__metadata__" "dtype" "shape" "data_offsets" "a" {"a":"b"} [] {} , : { }
-    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r" "lora_alpha" "rank_pattern" "(a+)+"
-    "alpha_pattern" "use_dora" "use_rslora" "peft_type" "LORA" "init_lora_weights" ".*a" """.split()
+    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r" "lora_alpha"
+    "rank_pattern" "(a+)+" "alpha_pattern" "use_dora" "use_rslora" "peft_type" "LORA" "init_lora_weights" ".*a" """.split()
 YAML_TOKENS = rb"""merge_method models model base_model parameters weight k lambda normalization power granularity
     filter value dtype out_dtype nonfinite missing extra linear sdm_w task_arithmetic float32 tensor square - : ? [ ] {
     } &a *a << ! !!int !!str | > ' " # % --- ... ~ .nan .inf 1e-5 0x10 1_0 true path revision lora @ + int8_mask
@@ -94,7 +94,7 @@ SEEDS: dict[str, list[bytes]] = {
                 "init_lora_weights": True,
                 "modules_to_save": None,
             }
-        ).encode()  # fmt: skip
+        ).encode()
     ],
     "journal": [b"\0" + line({"format": 1, "plan": "ab"}) + line([0, 1, 2**40]) + line({"done": [1.5, None, "é"]})],
 }
@@ -341,7 +341,7 @@ def main() -> None:
         inputs, accepted, count = COUNTERS.unpack((folder / "counters").read_bytes())
         findings = [json.loads(text) for text in (folder / "findings").read_text().splitlines()]
         if ended:
-            findings.append({"input": "", "said": f"ended with {ended}: {log.read_text()[-2000:]}"})
+            findings.append({"input": "", "said": f"ended with {ended}: {log.read_text().splitlines()[-1:]}"})
         keep(name, folder / "found")
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     sums = results.setdefault(name, {"inputs": 0, "accepted": 0, "findings": 0, "seconds": 0, "examples": []})
