@@ -40,8 +40,8 @@ COUNTERS = struct.Struct("QQQ")  # inputs, accepted, findings
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[0-9.eE+-]+|[a-zA-Z_]+|\s+|.', re.DOTALL)
 JSON_TOKENS = rb"""-0 -1 0 1 1.0 1e999 true null NaN 18446744073709551616 9223372036854775807 "" "\ud800" "\ud83d\ude00"
     "F32" "F4" "F8_E4M3" "BF16" "I64" "C64" "__metadata__" "dtype" "shape" "data_offsets" "a" {"a":"b"} [] {} , : { }
-    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r" "lora_alpha"
-    "rank_pattern" "(a+)+" "alpha_pattern" "use_dora" "use_rslora" "peft_type" "LORA" "init_lora_weights" ".*a" """.split()
+    [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r"
+    "lora_alpha" "rank_pattern" "(a+)+" "alpha_pattern" "use_dora" "use_rslora" "peft_type" "LORA" ".*a" """.split()
 YAML_TOKENS = rb"""merge_method models model base_model parameters weight k lambda normalization power granularity
     filter value dtype out_dtype nonfinite missing extra linear sdm_w task_arithmetic float32 tensor square - : ? [ ] {
     } &a *a << ! !!int !!str | > ' " # % --- ... ~ .nan .inf 1e-5 0x10 1_0 true path revision lora @ + int8_mask
@@ -197,7 +197,9 @@ def adapter_target(folder: Path) -> Callable[[bytes], bool]:
         file.write(data)
         config = read_adapter_config(str(folder))
         plain = json.loads(data)
-        assert (config.rank, config.alpha) == (plain["r"], plain.get("lora_alpha", 8)), "other numbers than json's"
+        assert (config.rank, config.alpha) == (plain["r"], float(plain.get("lora_alpha", 8))), (
+            "other numbers than json's"
+        )
         assert config.rank_of(module) >= 1
         assert abs(config.scaling_of(module, config.rank)) < 1e31
         return True
@@ -270,7 +272,11 @@ def work(name: str, seconds: int, folder: Path) -> None:
                 finding(data, f"the message cannot be written: {failed!r}", repr(type(failed)))
         except BaseException as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            finding(data, f"{error!r:.500} at {place.filename}:{place.lineno}", f"{type(error)} {place.lineno}")
+            finding(
+                data,
+                f"{error!r:.500} at {os.path.basename(place.filename)}:{place.lineno}",
+                f"{type(error)} {place.lineno}",
+            )
         if time.process_time() - began > SLOW:
             finding(data, f"takes {time.process_time() - began:.1f} s", "slow")
         counters[:] = COUNTERS.pack(*counts)
