@@ -108,13 +108,14 @@ def _sample(pid: int, began: float, every: float, samples: list[tuple[float, int
 MERGE = """
 import json, sys, time, sdmw
 from sdmw.checkpoints import linux
-recipe, out, options, mapped = json.loads(sys.argv[1])
+recipe, out, options, mapped, small = json.loads(sys.argv[1])
 if not mapped:
     linux.maps_safely = lambda path: False  # as on a network file system
+if small:  # loads the kernels
+    sdmw.merge(small, out, progress=False, overwrite=True)
 stages, began = {}, time.perf_counter()
 def progress(event):
-    if hasattr(event, "stage"):
-        stages[event.stage] = time.perf_counter() - began
+    stages[getattr(event, "stage", type(event).__name__)] = time.perf_counter() - began
 report = sdmw.merge(recipe, out, progress=progress, overwrite=True, **options)
 print(json.dumps(stages))
 print(report.to_json())
@@ -122,13 +123,20 @@ print(report.to_json())
 
 
 def merge(
-    recipe: dict[str, Any], out: str, *, memory: int | None = None, mapped: bool = True, **options: Any
+    recipe: dict[str, Any],
+    out: str,
+    *,
+    memory: int | None = None,
+    mapped: bool = True,
+    small: dict[str, Any] | None = None,
+    **options: Any,
 ) -> tuple[Measured, dict[str, Any]]:
-    """`sdmw.merge` in a process of its own, and the report it returns.
+    """`sdmw.merge` in a process of its own, and the report it returns; after a small merge, where one is given.
 
-    The report has one more field: `stages`, the seconds after which measuring and applying were done.
+    The report has one more field: `stages`, the seconds after which the plan stood, and measuring and applying were
+    done.
     """
-    measured = run([sys.executable, "-c", MERGE, json.dumps([recipe, out, options, mapped])], memory=memory)
+    measured = run([sys.executable, "-c", MERGE, json.dumps([recipe, out, options, mapped, small])], memory=memory)
     if measured.returncode:
         raise RuntimeError(f"merge ended with {measured.returncode}: {measured.output[-2000:]}")
     stages, _, report = measured.output.partition("\n")

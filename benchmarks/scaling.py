@@ -59,11 +59,12 @@ def threads(folder: str, arguments: Any) -> list[Row]:
     """Two threads against one: reading and computing (the measuring pass), and the whole with its writes."""
     recipe = synthetic.recipe(one_billion(folder))
     names = {1: "one thread", 2: "two threads"}
-    rows = timed(
-        [Merge(name, recipe, options={"threads": n}) for n, name in names.items()], folder, arguments.rounds
-    )  # fmt: skip
+    small = synthetic.recipe(synthetic.write_models(os.path.join(folder, "small"), {"model.layers.0.w": (64, 64)}, 2))
+    cases = [Merge(name, recipe, options={"threads": n, "small": small}) for n, name in names.items()]
+    rows = timed(cases, folder, arguments.rounds)
+    alone, together = rows
     for part in ("measure_s", "s"):
-        ratios = [one / two for one, two in zip(*(row[f"all_{part}"] for row in rows), strict=True)]
+        ratios = [one / two for one, two in zip(alone[f"all_{part}"], together[f"all_{part}"], strict=True)]
         kind = "reading and computing" if part == "measure_s" else "the whole, with writes and fsync"
         print(f"{kind}: {statistics.median(ratios):.2f} times as fast, at best {max(ratios):.2f}")
         rows.append({"case": kind, "ratios": ratios})
@@ -113,7 +114,7 @@ def parameters(folder: str, arguments: Any) -> list[Row]:
         own = os.path.join(folder, f"decoder-{size:.0f}")
         paths = synthetic.write_models(own, synthetic.decoder(int(size)), 2)
         name = f"{size / 1e9:g} B parameters, cold"
-        floor = run_floor(Case(name, "sdm_w", 2, cold=True), paths, os.path.join(folder, "scaled"), way)
+        floor = run_floor(Case(name, "sdm_w", 2, cold=True, again=False), paths, os.path.join(folder, "scaled"), way)
         (row,) = timed([Merge(name, synthetic.recipe(paths), cold=True)], folder, 1)
         rows.append({**row, "parameters": size, "floor_s": floor})
         print(
@@ -195,7 +196,7 @@ def timed(cases: list[Merge], folder: str, rounds: int) -> list[Row]:
 
 def _row(name: str, found: list[tuple[processes.Measured, dict[str, Any]]]) -> Row:
     seconds = [report["run"]["wall_s"] for _, report in found]
-    measuring = [report["stages"].get("measure", 0.0) for _, report in found]
+    measuring = [report["stages"].get("measure", 0.0) - report["stages"]["Planned"] for _, report in found]
     run = found[-1][1]["run"]
     row = {
         "case": name,

@@ -93,7 +93,8 @@ def _pieces(elements: int, models: int, seed: int) -> Iterator[list[NDArray[np.f
     for start in range(0, elements, PIECE):
         count = min(PIECE, elements - start)
         base = rng.standard_normal(count, np.float32) * np.float32(0.02)
-        moves = [rng.standard_normal(count, np.float32) * np.float32(4e-4 * 3**n) for n in range(models)]
+        # At most a fifth of the weights: a fine-tune that moves further is another model.
+        moves = [rng.standard_normal(count, np.float32) * np.float32(min(4e-4 * 3**n, 4e-3)) for n in range(models)]
         yield [base, *(base + move for move in moves)]
 
 

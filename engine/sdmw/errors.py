@@ -65,6 +65,10 @@ class CheckpointError(SdmwError):
     """An input is not a checkpoint that can be read: files, headers, index, config."""
 
 
+class ArchiveError(SdmwError):
+    """A delta archive cannot be read: it is damaged, or none of this format."""
+
+
 class PlanError(SdmwError):
     """Recipe, headers, output or budget do not fit together; nothing was read or written."""
 
@@ -93,6 +97,12 @@ class DisagreementError(RunError):
 
 class InputChangedError(RunError):
     """An input is not the file that was planned with."""
+
+    resumable = False
+
+
+class OtherModelError(RunError):
+    """A delta archive was given a model that it does not belong to."""
 
     resumable = False
 

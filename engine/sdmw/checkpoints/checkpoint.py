@@ -1,7 +1,7 @@
 """A model directory whose headers were read and checked, and the fingerprints of its files."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,15 @@ class Checkpoint:
     config: Mapping[str, Any] | None
     warnings: tuple[str, ...] = field(default=())
     adapts: str | None = None
+
+
+def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """Every folder that an input lies in: its own, and those that its shards are links into."""
+    folders: dict[str, None] = {}
+    for checkpoint in checkpoints:
+        folders[checkpoint.path] = None
+        folders |= dict.fromkeys(os.path.dirname(os.path.realpath(shard.path)) for shard in checkpoint.shards)
+    return list(folders)
 
 
 def unmergeable(checkpoint: Checkpoint) -> list[Problem]:

@@ -360,7 +360,7 @@ class Output:
         """Bytes for which there was no room."""
         largest_file = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if error.errno == errno.EFBIG:
-            largest = max(layout.size for layout in self.layouts)
+            largest = max((layout.size for layout in self.layouts), default=0)
             missing = 0 if largest_file == resource.RLIM_INFINITY else largest - largest_file
         else:
             room = linux.free(self._work.parent) if error.errno == errno.ENOSPC else 0  # what a quota leaves is unknown

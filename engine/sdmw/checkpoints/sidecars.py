@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import BinaryIO
 
+import xxhash
+
 from sdmw.checkpoints.linux import write_failed
 from sdmw.errors import CheckpointError, Problem, quoted
 
@@ -67,6 +69,29 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
                     copied.writelines(_chunks(source, name))
             except OSError as error:
                 raise write_failed(target, error, os.fstat(source.fileno()).st_size) from error
+
+
+def own_files(folder: str) -> list[str]:
+    """All files that come along, config.json among them where there is one; sorted.
+
+    Raises:
+        CheckpointError: a folder cannot be listed.
+    """
+    config = ["config.json"] if os.path.lexists(os.path.join(folder, "config.json")) else []
+    return sorted([*choose(folder)[0], *config])
+
+
+def fingerprint(folder: str, name: str) -> str:
+    """XXH3-128 of a file that comes along, in hex; no signature.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none that comes along.
+    """
+    checksum = xxhash.xxh3_128()
+    with _opened(folder, name) as source:
+        for chunk in _chunks(source, name):
+            checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def _judged(base_dir: str) -> Iterator[tuple[str, str]]:

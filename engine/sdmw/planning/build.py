@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.checkpoints.layout import ADAPTER, MODEL, ShardLayout, lay_out
 from sdmw.checkpoints.linux import free
 from sdmw.checkpoints.low_rank import LowRankDelta, matrices
@@ -198,16 +199,9 @@ def _with_disk(plan: Plan, options: Options) -> Plan:
     parent = os.path.dirname(os.path.abspath(options.target)) if options.target else os.getcwd()
     problems = list(plan.problems)
     if options.target is not None:
-        problems += check_target(options.target, _folders(plan), plan.bytes_written, options.overwrite)
+        problems += check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
     room = free(parent) if os.path.isdir(parent) else 0
     return replace(plan, free_bytes=room, problems=tuple(problems))
-
-
-def _folders(plan: Plan) -> list[str]:
-    """Every folder that an input lies in: its own, and those that its shards are links into."""
-    folders = {checkpoint.path: None for checkpoint in plan.checkpoints}
-    shards = (shard.path for checkpoint in plan.checkpoints for shard in checkpoint.shards)
-    return list(folders | dict.fromkeys(os.path.dirname(os.path.realpath(path)) for path in shards))
 
 
 def _fitted(plan: Plan, options: Options) -> Plan:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
-from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TiedHead
 from sdmw.recipes.recipe import Recipe
+
+Shaped = tuple[DType, tuple[int, ...]]
 
 MOST_SAID = 50  # problems of one kind in one model; the rest are counted
 EMBEDDINGS = ("embed", "wte")  # in the names of input embeddings: embed_tokens, word_embeddings, embed_in, wte
@@ -26,6 +28,37 @@ def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoi
         if checkpoint.path != base.path:
             problems += _check_model(recipe, base, model, checkpoint)
     return problems
+
+
+def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint) -> list[Problem]:
+    """What keeps a checkpoint from being held against others bit by bit: names, dtypes and shapes must be the same.
+
+    Args:
+        like: dtype and shape of each tensor, by name.
+        origin: whose they are, as "the base".
+        checkpoint: what must have the same.
+    """
+    names, path = checkpoint.tensors.keys(), checkpoint.path
+    mend = "Give two models of one architecture, with the same vocabulary and dtype"
+    differing = [
+        Problem(f"{checkpoint.tensors[name].file}: tensor {quoted(name)}",
+                f"{_shaped(wanted)} as in {origin}", _shaped(found), mend)
+        for name, wanted in like.items()
+        if name in names and (found := (checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape)) != wanted
+    ]  # fmt: skip
+    missing = [
+        Problem(path, f"tensor {quoted(name)} as in {origin}", "none of this name", mend)
+        for name in like
+        if name not in names
+    ]
+    extra = [
+        Problem(path, "", f"tensor {quoted(name)} is not in {origin}", mend) for name in names if name not in like
+    ]
+    return [problem for kind in (differing, missing, extra) for problem in _first(kind, path)]
+
+
+def _shaped(what: Shaped) -> str:
+    return f"{what[0].name} {list(what[1])}"
 
 
 def tied_heads(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[TiedHead]:

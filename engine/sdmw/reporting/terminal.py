@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -42,7 +42,7 @@ class Display:
             disable=not self._live,
             expand=True,
         )
-        self._tasks = {stage: self._bar.add_task(stage, total=None, visible=False) for stage in ("measure", "apply")}
+        self._tasks = {stage: self._bar.add_task(stage, total=None, visible=False) for stage in get_args(events.Stage)}
         self._said = self._began = time.monotonic()
 
     def __enter__(self) -> Self:

@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Run:
-    """One run of a plan with an executor; `carry_out` is all there is to call."""
+    """One run of a plan with an executor: `carry_out` does all of it, `decide` the first half."""
 
     def __init__(self, plan: Plan, method: Method, executor: Executor, tell: Receiver, signals: StopSignals) -> None:
         self._plan, self._method = plan, method
@@ -79,13 +79,25 @@ class Run:
                     self._journal.keep()
             raise
 
-    def _carry_out(self, output: Output) -> Outcome:
-        warnings = [self._check_head(tied) for tied in self._plan.heads]
+    def decide(self) -> tuple[LayerDecision, ...]:
+        """Measure and decide each layer, in the plan's order, for who applies it in a way of his own; keeps no journal.
+
+        Raises:
+            RunError: as for `carry_out`.
+        """
+        self._journal = RunJournal(None, self._plan)
+        return self._measure()
+
+    def _measure(self) -> tuple[LayerDecision, ...]:
         told = self._told("measure", self._plan.measured_bytes)
         layers = Measuring(self._plan, self._method, self._span, told, self._journal)
         self._all(layers.next_task)
         self._read_again = layers.read_again
-        decisions = layers.decisions()
+        return layers.decisions()
+
+    def _carry_out(self, output: Output) -> Outcome:
+        warnings = [self._check_head(tied) for tied in self._plan.heads]
+        decisions = self._measure()
         model = self._method.decide_model(self._first_params(), decisions)
         if not any(model.takes_part) or self._unchanged(decisions):
             warnings.append(EQUAL if self._strict else UNMOVED)

@@ -45,9 +45,10 @@ class RunJournal:
         written: checksums of all that the output holds.
     """
 
-    def __init__(self, output: Output, plan: Plan) -> None:
+    def __init__(self, output: Output | None, plan: Plan) -> None:
+        """Without an output nothing is vouched for."""
         self._output, self._plan = output, plan
-        self.layers, self.pieces = _read(output.records)
+        self.layers, self.pieces = _read(output.records if output else ())
         self.written: dict[Piece, str] = {}
         self._fresh: list[Any] = []
         self._committed = time.monotonic()
@@ -68,11 +69,12 @@ class RunJournal:
 
     def due(self) -> Callable[[], None] | None:
         """The commit to be run by a worker, if it is time for one; `committed` is to be called when it is done."""
-        if not self._fresh or self._committing or time.monotonic() - self._committed < EVERY:
+        output = self._output
+        if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < EVERY:
             return None
         records, self._fresh = self._fresh, []
         self._committing = True
-        return lambda: self._commit(records)
+        return lambda: self._commit(output, records)
 
     def committed(self) -> None:
         """A commit is done."""
@@ -84,14 +86,14 @@ class RunJournal:
         Nothing is believed without its checksum, so a piece that a power cut took after all is written again.
         """
         records, self._fresh = self._fresh, []
-        if not changes(self._plan.checkpoints):
+        if self._output and not changes(self._plan.checkpoints):
             self._output.vouch(records)
 
-    def _commit(self, records: list[Any]) -> None:
+    def _commit(self, output: Output, records: list[Any]) -> None:
         # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
         check_unchanged(self._plan.checkpoints)
-        self._output.sync()
-        self._output.vouch(records)
+        output.sync()
+        output.vouch(records)
 
 
 def changes(checkpoints: Iterable[Checkpoint]) -> list[Problem]:

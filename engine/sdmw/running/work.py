@@ -54,18 +54,35 @@ class Span:
 
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
-        sources = [open_tensor(info) for info in self.tensor.inputs]
-        for start in range(self.start, self.stop, self.tile):
-            self.given_up.check()
-            stop = min(start + self.tile, self.stop)
-            lost = lost_pages.lost()
-            yield start, [source.tile(start, stop) for source in sources]
-            if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
-                # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
-                raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
-            # A mapped page counts as resident until it is let go of, however little is kept.
-            for source in sources:
-                source.release(start, stop)
+        return read_tiles(self.tensor.inputs, self.start, self.stop, self.tile, self.given_up.check)
+
+
+def read_tiles(
+    inputs: Sequence[TensorInfo], start: int, stop: int, tile: int, check: Callable[[], None]
+) -> Iterator[tuple[int, Arrays]]:
+    """Each tile's first element, and its elements in every input; they are let go of when the next is asked for.
+
+    Args:
+        inputs: tensors of one shape.
+        start, stop: elements.
+        tile: elements in a tile.
+        check: called before each tile; raises to stop.
+
+    Raises:
+        RunError: a file changed or cannot be read.
+    """
+    sources = [open_tensor(info) for info in inputs]
+    for first in range(start, stop, tile):
+        check()
+        last = min(first + tile, stop)
+        lost = lost_pages.lost()
+        yield first, [source.tile(first, last) for source in sources]
+        if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
+            # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
+            raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
+        # A mapped page counts as resident until it is let go of, however little is kept.
+        for source in sources:
+            source.release(first, last)
 
 
 def measure(span: Span, look: Look) -> tuple[Any, ...]:
@@ -180,7 +197,8 @@ class _Kept(threading.local):
 
     def take(self, look: Look, models: int) -> Counter:
         """It is given back only by who has read its result: a piece that failed leaves it half full."""
-        return self._counters.pop((look, models), None) or look.counter(models)
+        kept, self._counters = self._counters.get((look, models)), {}  # one of another look goes before a new one comes
+        return kept or look.counter(models)
 
     def give_back(self, look: Look, models: int, counter: Counter) -> None:
         self._counters = {(look, models): counter}
