@@ -64,7 +64,8 @@ def read_tiles(
 
     Args:
         inputs: tensors of one shape.
-        start, stop: elements.
+        start: first element.
+        stop: the one behind the last.
         tile: elements in a tile.
         check: called before each tile; raises to stop.
 
