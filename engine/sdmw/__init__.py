@@ -10,44 +10,53 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import extract, inspect, merge, plan, verify
+    from sdmw.api import apply, extract, inspect, merge, pack, plan, revert, verify
     from sdmw.errors import SdmwError
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
+    from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
     from sdmw.reporting.verification import Verification
 
 __all__ = [
     "ExtractionReport",
     "Inspection",
+    "PackReport",
     "Plan",
     "Recipe",
     "Report",
     "SdmwError",
     "Verification",
     "__version__",
+    "apply",
     "errors",
     "extract",
     "inspect",
     "merge",
+    "pack",
     "plan",
+    "revert",
     "verify",
 ]
 
 _HOMES = {
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
+    "PackReport": "sdmw.reporting.packing",
     "Plan": "sdmw.planning.plan",
     "Recipe": "sdmw.recipes.recipe",
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
     "Verification": "sdmw.reporting.verification",
+    "apply": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
     "merge": "sdmw.api",
+    "pack": "sdmw.api",
     "plan": "sdmw.api",
+    "revert": "sdmw.api",
     "verify": "sdmw.api",
 }
 

@@ -18,8 +18,10 @@ from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
 
 if TYPE_CHECKING:
+    from sdmw.checkpoints.archive import Side
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
+    from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
     from sdmw.reporting.verification import Verification
     from sdmw.running.events import Event
@@ -272,6 +274,174 @@ def extract(
         output.publish()
         tell(Published(target))
     return report
+
+
+def pack(
+    base: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    k: float = 0.0,
+    progress: "bool | Callable[[Event], None]" = True,
+    overwrite: bool = False,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+) -> "PackReport":
+    """Keep what a fine-tune, or a merge, changed: a sparse archive (zarr v3) of where its bits differ from the base's.
+
+    `apply` and `revert` go from either side to the other, exactly. How small the archive is depends on how many
+    elements differ: a fine-tune of all weights changes most of them, and its archive at a low k is no sparse one; it
+    may save a third of the checkpoint, or nothing.
+
+    Args:
+        base: what the fine-tune was made from.
+        model: the fine-tune, with the same names, dtypes and shapes.
+        out: the archive's directory, which will appear complete or not at all.
+        k: percent of each tensor's nonzero deltas that are left out, the smallest, exactly as SDM-W drops them; `apply`
+            then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept whole.
+        progress: as for `merge`.
+        overwrite: replace a directory that is there.
+        header_limit: bytes that an input's header may have.
+        download: fetch models that are not on this machine from the Hub.
+
+    Returns:
+        How many elements are kept, and the size of the archive against the checkpoint's.
+
+    Raises:
+        UsageError: k is no percentage.
+        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
+        RunError: the data or the machine; nothing is left behind.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
+        raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
+    from sdmw.checkpoints import formats
+    from sdmw.checkpoints.locate import locate
+    from sdmw.checkpoints.output import Output
+    from sdmw.checkpoints.tile_memory import tile_memory
+    from sdmw.planning.packing import check_packing
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running import packing
+    from sdmw.running.events import Published
+    from sdmw.running.journal import check_unchanged
+    from sdmw.running.stop import StopSignals
+
+    limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
+    below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
+    if problems := check_packing(below, above, target, overwrite=overwrite):
+        raise PlanError(problems)
+    with (
+        _receiver(progress) as tell,
+        StopSignals() as signals,
+        tile_memory(),
+        Output.begin(target, (), overwrite=overwrite, resume=False) as output,
+    ):
+        archive = packing.pack(below, above, float(k), output, tell, signals)
+        output.finish()
+        report = pack_report(archive, above, target)
+        check_unchanged([below, above])
+        signals.check()
+        output.publish()
+        tell(Published(target))
+    return report
+
+
+def apply(
+    base: str | os.PathLike[str],
+    archive: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: "bool | Callable[[Event], None]" = True,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+) -> "PackReport":
+    """Make the fine-tune again from its base and what `pack` kept of it; bit for bit where k was 0.
+
+    Args:
+        base: what the archive was packed with; how it is cut into shards does not matter.
+        archive: its directory.
+        out: the directory that will appear, complete or not at all.
+        progress: as for `merge`.
+        overwrite: replace a directory that is there.
+        max_shard_size: bytes of tensors in one output file.
+        header_limit: bytes that an input's header may have.
+        download: fetch the model from the Hub where it is not on this machine.
+
+    Returns:
+        The archive in numbers.
+
+    Raises:
+        ArchiveError: the archive is damaged, or is none.
+        CheckpointError, PlanError: all that headers and disk tell against it.
+        OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
+            signature) of a tensor.
+        RunError: the data or the machine; nothing is left behind.
+    """
+    return _restored("base", base, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+
+
+def revert(
+    model: str | os.PathLike[str],
+    archive: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: "bool | Callable[[Event], None]" = True,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+) -> "PackReport":
+    """Make the base again, bit for bit, from what `apply` makes: at k = 0 that is the fine-tune.
+
+    Args, result and errors as for `apply`, with the model in the place of the base.
+    """
+    return _restored("model", model, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+
+
+def _restored(
+    side: "Side",
+    name: str | os.PathLike[str],
+    archive: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    progress: "bool | Callable[[Event], None]",
+    overwrite: bool,
+    max_shard_size: Size,
+    header_limit: Size,
+    download: bool,
+) -> "PackReport":
+    from sdmw.checkpoints import formats
+    from sdmw.checkpoints.archive import read_archive
+    from sdmw.checkpoints.layout import lay_out
+    from sdmw.checkpoints.locate import locate
+    from sdmw.checkpoints.output import Output
+    from sdmw.checkpoints.tile_memory import tile_memory
+    from sdmw.planning.packing import check_applying
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running import packing
+    from sdmw.running.events import Published
+    from sdmw.running.journal import check_unchanged
+    from sdmw.running.stop import StopSignals
+
+    most, limit, target = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit), os.fspath(out)
+    model = formats.read(locate(os.fspath(name), download=download), header_limit=limit)
+    packed = read_archive(os.fspath(archive))
+    shards = lay_out(((info.name, info.dtype, info.shape) for info in model.tensors.values()), most)
+    if problems := check_applying(model, packed, shards, target, overwrite=overwrite):
+        raise PlanError(problems)
+    with (
+        _receiver(progress) as tell,
+        StopSignals() as signals,
+        tile_memory(),
+        Output.begin(target, shards, overwrite=overwrite, resume=False) as output,
+    ):
+        packing.restore(model, packed, side, output, tell, signals)
+        output.finish()
+        check_unchanged([model])
+        signals.check()
+        output.publish()
+        tell(Published(target))
+    return pack_report(packed, model, target)
 
 
 @contextmanager

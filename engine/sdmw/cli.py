@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdmw.running.stop import SIGNALS
+
+if TYPE_CHECKING:
+    from sdmw.reporting.packing import PackReport
 
 app = typer.Typer(
     name="sdmw",
@@ -142,6 +145,66 @@ def extract(
 
 
 @app.command()
+def pack(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the archive that will appear.")],
+    k: Annotated[float, typer.Option("--k", help="Percent of each tensor's nonzero deltas left out.")] = 0.0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Keep what a model changed of its base as a sparse archive, exact to the bit."""
+    from sdmw import api
+
+    report = api.pack(base, model, out, k=k, overwrite=overwrite, download=download, header_limit=header_limit)
+    _print_packed(report, as_json)
+
+
+@app.command()
+def apply(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base that the archive was packed with.")],
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    max_shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Make the packed model again from its base."""
+    from sdmw import api
+
+    report = api.apply(
+        base, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
+        header_limit=header_limit,
+    )  # fmt: skip
+    _print_packed(report, as_json)
+
+
+@app.command()
+def revert(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What sdmw apply makes with the archive.")],
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    max_shard_size: ShardSize = "5GB",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Make the base again from the packed model."""
+    from sdmw import api
+
+    report = api.revert(
+        model, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
+        header_limit=header_limit,
+    )  # fmt: skip
+    _print_packed(report, as_json)
+
+
+@app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
     sample: Annotated[str, typer.Option(help="Share of tiles that is computed anew, as 1%.")] = "1%",
@@ -214,6 +277,15 @@ def _ending_at_signals() -> Iterator[None]:
 def _end(signum: int, _frame: FrameType | None) -> None:
     sys.stderr.write(f"error: {signal.Signals(signum).name}: stopped by this signal\n")
     sys.exit(128 + signum)
+
+
+def _print_packed(report: "PackReport", as_json: bool) -> None:
+    from sdmw.reporting import terminal
+
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        terminal.print_packed(report)
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -51,9 +51,7 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
         for name in like
         if name not in names
     ]
-    extra = [
-        Problem(path, "", f"tensor {quoted(name)} is not in {origin}", mend) for name in names if name not in like
-    ]
+    extra = [Problem(path, "", f"tensor {quoted(name)} is not in {origin}", mend) for name in names if name not in like]
     return [problem for kind in (differing, missing, extra) for problem in _first(kind, path)]
 
 

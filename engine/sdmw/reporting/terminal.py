@@ -15,6 +15,7 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
+from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
 from sdmw.reporting.summary import PlanSummary
 from sdmw.running import events
@@ -100,6 +101,20 @@ def print_extraction(report: ExtractionReport) -> None:
         f"load it      PeftModel.from_pretrained(base, {report.path!r})",
     ]
     _print(Text("\n").join(map(_plain, lines)))
+
+
+def print_packed(report: PackReport) -> None:
+    """What an archive holds, and its size against the checkpoint's."""
+    left_out = f", k = {report.k:g}" if report.k else ""
+    _print(
+        _pairs(
+            ("result", report.path),
+            ("kept", f"{report.kept:,} of {report.elements:,} elements, {report.share:.2%}{left_out}"),
+            ("archive", f"{shown(report.archive_bytes)}, {report.ratio:.1%} of the checkpoint's "
+                        f"{shown(report.checkpoint_bytes)}"),
+            ("other files", f"{report.files} differ and are in the archive"),
+        )
+    )  # fmt: skip
 
 
 def _is_adapter(path: str) -> bool:
