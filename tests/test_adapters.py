@@ -312,3 +312,10 @@ def test_an_adapter_that_changed_is_not_gone_on_with(world, tmp_path):
     (tmp_path / "one" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
     with pytest.raises(sdmw.errors.ResumeError, match="resume: plan"):
         sdmw.merge(recipe, "out", progress=False)
+
+
+def test_an_inspection_tells_what_is_stored(world):
+    found = sdmw.inspect("one")
+    assert found.architecture == "LoRA adapter of 'base'"
+    assert found.total.tensors == len(world["one"][0])
+    assert found.total.parameters == sum(tensor.size for tensor in world["one"][0].values())

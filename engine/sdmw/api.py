@@ -1,5 +1,6 @@
 """The public functions; each composes the folders below and does nothing itself."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -164,11 +165,15 @@ def inspect(
         CheckpointError: all that is wrong with it.
     """
     from sdmw.checkpoints import formats
+    from sdmw.checkpoints.formats import adapter
     from sdmw.checkpoints.locate import locate
     from sdmw.reporting.inspection import inspection
 
     path = locate(os.fspath(checkpoint), download=download)
-    return inspection(formats.read(path, header_limit=parse_size(header_limit, "header_limit")))
+    found = formats.read(path, header_limit=parse_size(header_limit, "header_limit"))
+    if found.adapts is not None:  # what is in it, and not what it means
+        found = dataclasses.replace(adapter.read_matrices(path), adapts=found.adapts)
+    return inspection(found)
 
 
 def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | None = None) -> "Verification":

@@ -20,9 +20,10 @@ def model_card(
     hub_ids: Sequence[str],
     license: str | None,  # noqa: A002  the Hub's word
     models: Sequence[tuple[str, float | None, float | None]],
-    recipe_text: str,
+    recipe_text: str | None,
     version: str,
     fingerprints: Sequence[tuple[str, str]],
+    adapter: bool = False,
 ) -> str:
     """The card of a merge. No time, path of the machine or other accident enters it beyond what is passed.
 
@@ -32,22 +33,22 @@ def model_card(
         hub_ids: the inputs that are on the Hub; without any the front matter names none.
         license: what all inputs agree on.
         models: name, weight and kept share of the nonzero deltas (0 to 1) of each; None where there is none.
-        recipe_text: shown as it is.
+        recipe_text: shown as it is; None where there is none.
         version: of sdmw.
         fingerprints: name and hash of each input.
+        adapter: it is a PEFT adapter, and no model.
     """
     merged = [f"Method: {_code(method)}"]
     if base_model is not None:
         merged.append(f"Base: {_code(base_model)}")
     sections = [
-        f"---\n{_front_matter(hub_ids, license)}---",
-        "# Merged model",
-        f"Merged with sdmw {_code(version)}.",
+        f"---\n{_front_matter(hub_ids, license, adapter)}---",
+        "# Adapter" if adapter else "# Merged model",
+        f"Made with sdmw {_code(version)}." if adapter else f"Merged with sdmw {_code(version)}.",
         _listed(merged),
         "## Models",
         _listed(_model(*model) for model in models),
-        "## Recipe",
-        _fenced(recipe_text),
+        *(("## Recipe", _fenced(recipe_text)) if recipe_text is not None else ()),
         "## Fingerprints of the inputs",
         _listed(f"{_code(name)}: {_code(fingerprint)}" for name, fingerprint in fingerprints),
     ]
@@ -102,7 +103,7 @@ def _license_in(front_matter: str) -> str | None:
     return None
 
 
-def _front_matter(hub_ids: Sequence[str], licence: str | None) -> str:
+def _front_matter(hub_ids: Sequence[str], licence: str | None, adapter: bool) -> str:
     from ruamel.yaml import YAML
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
@@ -111,9 +112,9 @@ def _front_matter(hub_ids: Sequence[str], licence: str | None) -> str:
     # characters than YAML does.
     if hub_ids:
         front["base_model"] = [Quoted(hub_id) for hub_id in hub_ids]
-    front["base_model_relation"] = "merge"
-    front["library_name"] = "transformers"
-    front["tags"] = ["merge", "sdmw"]
+    front["base_model_relation"] = "adapter" if adapter else "merge"
+    front["library_name"] = "peft" if adapter else "transformers"
+    front["tags"] = ["lora", "sdmw"] if adapter else ["merge", "sdmw"]
     if licence is not None:
         front["license"] = Quoted(licence)
     yaml = YAML()

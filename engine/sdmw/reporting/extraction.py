@@ -12,6 +12,7 @@ from sdmw.checkpoints.locate import hub_id
 from sdmw.checkpoints.output import Output
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.reporting.as_json import as_json
+from sdmw.reporting.files import fingerprint
 from sdmw.version import __version__
 
 
@@ -90,9 +91,10 @@ def add_files(output: Output, plan: ExtractionPlan, report: ExtractionReport, ba
         hub_ids=[found for found in map(hub_id, (base, model)) if found],
         license=common_license([plan.base.path, plan.model.path]),
         models=[(model, None, None)],
-        recipe_text="",
+        recipe_text=None,
         version=__version__,
-        fingerprints=[],
+        fingerprints=[("base", fingerprint(plan.base)), ("model", fingerprint(plan.model))],
+        adapter=True,
     )
     output.add("README.md", card.encode())
     output.add("sdmw_report.json", report.to_json().encode())

@@ -69,10 +69,11 @@ def _card(plan: Plan, report: Report) -> str:
         recipe_text=plan.recipe.text,
         version=report.version,
         # By number: a model's path is this machine's.
-        fingerprints=[(f"input {n}", _fingerprint(c)) for n, c in enumerate(plan.checkpoints, 1)],
+        fingerprints=[(f"input {n}", fingerprint(c)) for n, c in enumerate(plan.checkpoints, 1)],
+        adapter=plan.makes_adapter,
     )
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str:
+def fingerprint(checkpoint: Checkpoint) -> str:
     """XXH3-128 over the header hashes of all shards."""
     return xxhash.xxh3_128_hexdigest("".join(shard.header_hash for shard in checkpoint.shards).encode())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import quoted
 from sdmw.planning.layers import component_of, layer_index
 
 
@@ -35,7 +36,7 @@ class Inspection:
 
     Attributes:
         path: of its directory.
-        architecture: the first of the config's `architectures`, else its `model_type`.
+        architecture: the first of the config's `architectures`, else its `model_type`; or that it is an adapter.
         total: of everything.
         blocks: how many layer indices the names have.
         dtypes: by dtype.
@@ -73,11 +74,9 @@ def inspection(checkpoint: Checkpoint) -> Inspection:
     dtypes, shards, components, total = (
         {key: Amount(*amount) for key, amount in tables[table].items()} for table in ("d", "s", "c", "t")
     )
-    config = checkpoint.config or {}
-    named = config.get("architectures")
     return Inspection(
         path=checkpoint.path,
-        architecture=str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown")),
+        architecture=_architecture(checkpoint),
         total=total.get("total", Amount(0, 0, 0)),
         blocks=len({layer_index(name) for name in checkpoint.tensors} - {None}),
         dtypes=dtypes,
@@ -89,3 +88,11 @@ def inspection(checkpoint: Checkpoint) -> Inspection:
         ],
         warnings=list(checkpoint.warnings),
     )
+
+
+def _architecture(checkpoint: Checkpoint) -> str:
+    if checkpoint.adapts is not None:
+        return f"LoRA adapter{f' of {quoted(checkpoint.adapts)}' if checkpoint.adapts else ''}"
+    config = checkpoint.config or {}
+    named = config.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown"))
