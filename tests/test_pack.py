@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from command_line import everything_in, told
 from reference import sdm_w
 from reference.rounding import STORED, bits, widen
 from sdmw.checkpoints import archive_arrays
-from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, UsageError
+from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, StoppedError, UsageError
 from sdmw.running import packing
 from sdmw.running.events import Progress, Published
 
@@ -358,6 +359,15 @@ def test_an_input_that_changes_meanwhile(world):
     with pytest.raises(InputChangedError, match="was modified"):
         sdmw.pack("base", "tune", "out", progress=touch)
     assert not list(world.glob("*out*"))
+
+
+@pytest.mark.parametrize(("function", "arguments"), [("pack", ("base", "tune")), ("apply", ("base", "archive"))])
+def test_a_signal_leaves_nothing(world, function, arguments):
+    pack("base", "tune", "archive")
+    before = sorted(os.listdir("."))
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        getattr(sdmw, function)(*arguments, "out", progress=lambda event: os.kill(os.getpid(), signal.SIGTERM))
+    assert sorted(os.listdir(".")) == before
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

@@ -295,8 +295,8 @@ def pack(
     """Keep what a fine-tune, or a merge, changed: a sparse archive (zarr v3) of where its bits differ from the base's.
 
     `apply` and `revert` go from either side to the other, exactly. How small the archive is depends on how many
-    elements differ: a fine-tune of all weights changes most of them, and its archive at a low k is no sparse one; it
-    may save a third of the checkpoint, or nothing.
+    elements differ. A fine-tune of all weights changes most of them, and its archive at a low k is no sparse one: that
+    of the example's BF16 models, of which 99 % differ, takes 64 % of the checkpoint; of 5 % that differ, 5 %.
 
     Args:
         base: what the fine-tune was made from.
@@ -428,7 +428,8 @@ def _restored(
     from sdmw.running.journal import check_unchanged
     from sdmw.running.stop import StopSignals
 
-    most, limit, target = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit), os.fspath(out)
+    most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
+    target = os.fspath(out)
     model = formats.read(locate(os.fspath(name), download=download), header_limit=limit)
     packed = read_archive(os.fspath(archive))
     shards = lay_out(((info.name, info.dtype, info.shape) for info in model.tensors.values()), most)

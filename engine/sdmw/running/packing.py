@@ -21,7 +21,7 @@ from sdmw.errors import ArchiveError, OtherModelError, PlanError, Problem, quote
 from sdmw.methods import all_methods
 from sdmw.planning.packing import plan_thresholds
 from sdmw.running.driver import Run
-from sdmw.running.events import Progress, Receiver
+from sdmw.running.events import Progress, Receiver, Stage
 from sdmw.running.stop import StopSignals
 from sdmw.running.work import read_tiles
 
@@ -193,7 +193,7 @@ def _other(side: Side) -> Side:
     return "model" if side == "base" else "base"
 
 
-def _told(stage: Any, tell: Receiver, total: int) -> Callable[[int], None]:
+def _told(stage: Stage, tell: Receiver, total: int) -> Callable[[int], None]:
     done = 0
 
     def told(size: int) -> None:
