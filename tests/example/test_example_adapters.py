@@ -26,7 +26,7 @@ def test_they_fit_the_base(name):
     plan = sdmw.plan(recipe)
     assert plan.problems == ()
     assert plan.warnings == ()
-    assert len(sdmw.inspect(DATA / name).tensors) == 28  # seven of each block
+    assert len(sdmw.inspect(DATA / name).tensors) == 56  # A and B of seven weights of each block
 
 
 def test_the_recipe_of_the_readme(tmp_path):
