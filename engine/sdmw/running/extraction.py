@@ -10,7 +10,6 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.formats import open_tensor
 from sdmw.checkpoints.matrices import widened
 from sdmw.checkpoints.output import Output
 from sdmw.checkpoints.tensor import TensorInfo
@@ -18,6 +17,7 @@ from sdmw.errors import NonFiniteError, Problem, quoted
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.running.events import Progress, Receiver
 from sdmw.running.stop import StopSignals
+from sdmw.running.work import read_tiles
 
 Block = NDArray[np.float64]
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
@@ -43,10 +43,13 @@ class Extracted:
 
 
 class Delta:
-    """The delta of one weight, read by blocks of rows; its transpose where the module keeps it so."""
+    """The delta of one weight, read by blocks of rows; its transpose where the module keeps it so.
 
-    def __init__(self, base: TensorInfo, model: TensorInfo, *, transposed: bool) -> None:
-        self.base, self.model, self.transposed = base, model, transposed
+    `check` is called before each block; what it raises ends the work.
+    """
+
+    def __init__(self, base: TensorInfo, model: TensorInfo, check: Callable[[], None], *, transposed: bool) -> None:
+        self.base, self.model, self.check, self.transposed = base, model, check, transposed
         rows, columns = base.shape
         self.shape = (columns, rows) if transposed else (rows, columns)
 
@@ -58,14 +61,12 @@ class Delta:
         """
         rows, columns = self.base.shape
         step = max(1, ROWS // columns)
-        sources = open_tensor(self.base), open_tensor(self.model)
-        for first in range(0, rows, step):
-            last = min(first + step, rows)
-            span = (first * columns, last * columns)
-            below, above = (widened(source.tile(*span), source.info.dtype) for source in sources)
+        infos = (self.base, self.model)
+        for start, tiles in read_tiles(infos, 0, rows * columns, step * columns, self.check):
+            below, above = (widened(tile, info.dtype) for tile, info in zip(tiles, infos, strict=True))
             found = (above - below).reshape(-1, columns).astype(np.float64)
-            for source in sources:
-                source.release(*span)
+            first = start // columns
+            last = first + len(found)
             if not np.isfinite(found).all():
                 where = f"{self.model.file}: tensor {quoted(self.model.name)}"
                 raise NonFiniteError([Problem(where, "finite deltas", "NaN or infinity", "Repair the checkpoint")])
@@ -101,7 +102,7 @@ class Delta:
         return float(np.sqrt(whole)), float(np.sqrt(rest))
 
 
-def extract(delta: Delta, rank: int, check: Callable[[], None] = lambda: None) -> Extracted:
+def extract(delta: Delta, rank: int) -> Extracted:
     """The best matrices of a rank that a randomised decomposition finds; singular values are shared out evenly.
 
     The random numbers depend on the tensor's name alone, so that the same call gives the same matrices.
@@ -109,16 +110,13 @@ def extract(delta: Delta, rank: int, check: Callable[[], None] = lambda: None) -
     Args:
         delta: of a weight.
         rank: of the matrices; what lies beyond the delta's own is zero.
-        check: called between looks at the data; what it raises ends the work.
     """
     rows, columns = delta.shape
     width = min(rank + OVERSAMPLED, rows, columns)
     rng = np.random.default_rng(xxhash.xxh3_64_intdigest(delta.base.name.encode()))
     found = delta.times(rng.standard_normal((columns, width)))
     for _ in range(POWERS):
-        check()
         found = delta.times(_basis(delta.transposed_times(_basis(found))))
-    check()
     basis = _basis(found)
     left, values, right = np.linalg.svd(delta.transposed_times(basis).T, full_matrices=False)
     kept = min(rank, values.size)
@@ -126,7 +124,6 @@ def extract(delta: Delta, rank: int, check: Callable[[], None] = lambda: None) -
     a, b = np.zeros((rank, columns), np.float32), np.zeros((rows, rank), np.float32)
     a[:kept] = root[:, None] * right[:kept]
     b[:, :kept] = (basis @ left[:, :kept]) * root
-    check()
     norm, rest = delta.norms(a.astype(np.float64), b.astype(np.float64))
     return Extracted(a, b, norm, rest / norm if norm else 0.0)
 
@@ -149,24 +146,21 @@ def carry_out(
     places = {info.name: info.offset for info in plan.shards[0].tensors}
     total, done, found = sum(weight.base.nbytes for weight in plan.weights), 0, []
     for weight in plan.weights:
-        delta = Delta(weight.base, weight.model, transposed=weight.transposed)
-        made = extract(delta, plan.rank, signals.check)
+        delta = Delta(weight.base, weight.model, signals.check, transposed=weight.transposed)
+        made = extract(delta, plan.rank)
         for name, matrix in zip(weight.names, (made.a, made.b), strict=True):
             output.write(0, places[name], matrix)
         found.append((weight.base.name, made.norm, made.error))
         done += weight.base.nbytes
         tell(Progress("apply", done, total))
-    return found, [base.name for base, model in plan.rest if _differ(base, model)]
+    return found, [base.name for base, model in plan.rest if _differ(base, model, signals.check)]
 
 
-def _differ(base: TensorInfo, model: TensorInfo) -> bool:
+def _differ(base: TensorInfo, model: TensorInfo, check: Callable[[], None]) -> bool:
     """Whether two tensors have other values, or zeros of another sign."""
-    sources = open_tensor(base), open_tensor(model)
-    for first in range(0, base.elements, ROWS):
-        last = min(first + ROWS, base.elements)
-        below, above = (widened(source.tile(first, last), source.info.dtype).view(np.uint32) for source in sources)
-        for source in sources:
-            source.release(first, last)
+    infos = (base, model)
+    for _, tiles in read_tiles(infos, 0, base.elements, ROWS, check):
+        below, above = (widened(tile, info.dtype).view(np.uint32) for tile, info in zip(tiles, infos, strict=True))
         if not np.array_equal(below, above):
             return True
     return False
