@@ -69,6 +69,32 @@ def test_an_adapter_on_its_base_is_what_peft_merges(tmp_path, kind):
     assert everything_in(tmp_path / "a") == before
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_trained_biases(tmp_path, bias):
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], bias=bias, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for _, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "a")
+    models = [{"model": str(tmp_path / "a")}]
+    recipe = {"merge_method": "linear", "base_model": str(tmp_path / "base"), "models": models}
+    sdmw.merge(recipe, tmp_path / "out", progress=False)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, values in model.merge_and_unload().state_dict().items():
+        np.testing.assert_allclose(found[name], values.numpy(), rtol=2e-6, atol=2e-6, err_msg=name)
+    changed = load_file(tmp_path / "base" / "model.safetensors")["model.layers.0.self_attn.q_proj.bias"]
+    assert (found["model.layers.0.self_attn.q_proj.bias"] != changed).all()
+
+
 def load_wide():
     return {name: tensor.numpy() for name, tensor in base_model().state_dict().items() if name != "lm_head.weight"}
 

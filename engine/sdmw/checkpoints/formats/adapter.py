@@ -136,7 +136,8 @@ def _sorted(
         elif name.endswith(".base_layer.weight"):
             base_layers[name.removesuffix(".base_layer.weight")] = info
         else:
-            values[name.replace(".modules_to_save.", ".")] = replace(info, name=name.replace(".modules_to_save.", "."))
+            name = name.replace(".modules_to_save.", ".").replace(".base_layer.bias", ".bias")
+            values[name] = replace(info, name=name)
     for module, info in base_layers.items():
         if module in modules:
             modules[module].base_layer = info
