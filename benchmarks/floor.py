@@ -4,8 +4,9 @@ python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FI
                              "threads": 2, "cold": false}'
 
 Same threads, same tiles; inputs are mapped, each word is read (a sum that the compiler cannot leave out), pages are let
-go of behind. The output is reserved, written in the last pass and synced, past the page cache or through it, in one of
-the ways of `writing.py`. Prints the seconds of the work, without the start of the interpreter.
+go of behind. The output is reserved, written in the last pass by threads of its own, as ours is, and synced; past the
+page cache or through it, in one of the ways of `writing.py`. Prints the seconds of the work, without the start of the
+interpreter.
 """
 
 import ctypes
@@ -13,8 +14,9 @@ import json
 import mmap
 import os
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from processes import drop_cache
 from writing import Opened, pages
 
 TILE = 4 << 20  # bytes
+WRITERS, IN_FLIGHT = 2, 3  # as in checkpoints/output.py
 LIBC = ctypes.CDLL(None, use_errno=True)
 DONTNEED, POPULATE_READ = 4, 22
 
@@ -85,18 +88,25 @@ def main() -> None:
 def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[str, Any], threads: Any) -> None:
     """The last pass: each tile is read in every input, and its share of the output written."""
     size = -(-asked["bytes"] // 4096) * 4096
-    content = pages(TILE, huge=True)
-    with Opened(asked["way"], asked["out"], size) as write:
+    content, room = pages(TILE, huge=True), threading.Semaphore(IN_FLIGHT)
+    with Opened(asked["way"], asked["out"], size) as write, ThreadPoolExecutor(WRITERS) as writers:
 
-        def read_and_write(number: int) -> None:
+        def write_part(start: int, stop: int) -> None:
+            try:
+                write(start, memoryview(content)[: stop - start])
+            finally:
+                room.release()
+
+        def read_and_write(number: int) -> list[Future[None]]:
             for each in mapped:
                 each.read(*tiles[number])
             start, stop = size * number // len(tiles) // 4096 * 4096, size * (number + 1) // len(tiles) // 4096 * 4096
-            while start < stop:
-                write(start, memoryview(content)[: min(TILE, stop - start)])
-                start += TILE
+            parts = [(first, min(first + TILE, stop)) for first in range(start, stop, TILE)]
+            return [writers.submit(write_part, *part) for part in parts if room.acquire()]
 
-        list(threads.map(read_and_write, range(len(tiles) - 1, -1, -1)))
+        for futures in threads.map(read_and_write, range(len(tiles) - 1, -1, -1)):
+            for future in futures:
+                future.result()
 
 
 def shards(folder: str) -> list[str]:
