@@ -116,8 +116,20 @@ def test_a_base_with_an_adapter_on_it(world):
     below = {n: base[n] + d for n, d in deltas_of(base, world["one"]).items()}
     found, _ = run("task_arithmetic", models=("corp",), base_model="base+one", parameters={"weight": 0.5})
     expected = {n: task_arithmetic(below[n], [corp[n]], [0.5], False, 1) for n in corp}
-    like = {n: world["base"][n] if (below[n] == base[n]).all() else below[n] for n in base}
-    assert_same(found, expected, like)
+    assert_same(found, expected, world["base"])
+
+
+def test_another_adapter_beside_the_one_of_the_base(world):
+    """By itself it is put on the base as it is; with the bare model's name, on that."""
+    base = wide(world["base"])
+    below = {n: base[n] + d for n, d in deltas_of(base, world["one"]).items()}
+    two = deltas_of(base, world["two"])
+    found, _ = run("task_arithmetic", models=("two",), base_model="base+one", out="alone", dtype="float32")
+    for name in base:
+        np.testing.assert_array_equal(found[name], below[name] + two[name])
+    found, _ = run("task_arithmetic", models=("base+two",), base_model="base+one", out="bare", dtype="float32")
+    for name in base:
+        np.testing.assert_array_equal(found[name], below[name] + ((base[name] + two[name]) - below[name]))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -202,6 +214,19 @@ class TestKinds:
         expected = base["h.0.attn.c_attn.weight"] + low_rank.delta(a, b, 8, transposed=True)
         np.testing.assert_array_equal(self.alone("a")["h.0.attn.c_attn.weight"], expected)
 
+    @pytest.mark.parametrize(("model_type", "transposed"), [("gpt2", True), ("llama", False)])
+    def test_of_square_weights_the_module_s_type_says_how_they_lie(self, tmp_path, monkeypatch, model_type, transposed):
+        """As in peft, whose config tells the last module's way."""
+        monkeypatch.chdir(tmp_path)
+        rng = np.random.default_rng(1)
+        base = {"h.0.c_proj.weight": rng.normal(0, 1, (12, 12)).astype("f4")}
+        write_checkpoint(tmp_path / "base", base, config={"model_type": model_type})
+        tensors = factors(rng, "h.0.c_proj", (12, 12))
+        write_adapter(tmp_path / "a", tensors, fan_in_fan_out=not transposed)
+        a, b = (tensors[f"{PREFIX}h.0.c_proj.lora_{x}.weight"] for x in "AB")
+        expected = base["h.0.c_proj.weight"] + low_rank.delta(a, b, 8, transposed=transposed)
+        np.testing.assert_array_equal(self.alone("a")["h.0.c_proj.weight"], expected)
+
 
 class TestRefused:
     def problems(self, *models, **fields):
@@ -221,6 +246,9 @@ class TestRefused:
         "another kind": ({"peft_type": "IA3"}, "expected a LoRA adapter, peft_type LORA, found peft_type 'IA3'"),
         "another rank": ({"r": 5}, "expected shapes [5, in] and [out, 5], as adapter_config.json says"),
         "a bomb": ({"rank_pattern": {"(a+)+$": 3}}, "which may take for ever to match"),
+        "alternatives": ({"alpha_pattern": {"(a|a)" * 40 + "b": 3}}, "which may take for ever to match"),
+        "no name": ({"base_model_name_or_path": "~\0x"}, "base_model_name_or_path: expected text"),
+        "a huge rank": ({"r": 100_000}, "expected a rank of at most 65,536"),
         "tomorrow's": ({"use_magic": {"x": 1}}, "'use_magic'"),
     }
 
@@ -258,6 +286,25 @@ class TestRefused:
         tensors = {**world["one"][0], f"{PREFIX}model.layers.0.self_attn.q_proj.{name}": np.ones(3, np.float32)}
         write_adapter(tmp_path / "a", tensors)
         assert "expected LoRA matrices" in self.problems("a")[0]
+
+    def test_two_for_one_tensor(self, world, tmp_path):
+        rng = np.random.default_rng(0)
+        module = "model.layers.0.self_attn.q_proj"
+        write_adapter(tmp_path / "a", {**factors(rng, module, (16, 16)), **factors(rng, module[6:], (16, 16))})
+        assert "a tensor of the model for each, found that of" in self.problems("a")[0]
+        both = {**factors(rng, module, (16, 16)), f"{PREFIX}{module}.weight": np.ones((16, 16), np.float32)}
+        write_adapter(tmp_path / "b", both)
+        assert "expected matrices or values, found both" in self.problems("b")[0]
+
+    @pytest.mark.parametrize("saved", [np.ones((2, 2), np.float32), np.ones((16, 16), np.int64)])
+    def test_a_saved_base_that_does_not_fit(self, world, tmp_path, saved):
+        module = "model.layers.0.self_attn.q_proj"
+        tensors = factors(np.random.default_rng(0), module, (16, 16))
+        write_adapter(tmp_path / "a", {**tensors, f"{PREFIX}{module}.base_layer.weight": saved})
+        assert "expected a base_layer of F32, F16 or BF16 [16, 16]" in self.problems("a")[0]
+
+    def test_one_adapter_twice(self, world):
+        assert "expected each model once, found the same as 'one'" in self.problems("one", "base+one")[0]
 
     def test_pickles(self, world, tmp_path):
         write_adapter(tmp_path / "a", {"x": np.ones(1)})

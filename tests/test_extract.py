@@ -81,13 +81,27 @@ def test_conv1d_and_embeddings(tmp_path, monkeypatch):
     report = sdmw.extract("base", "tune", "out", rank=12, progress=False)
     assert report.error < 1e-6  # of full rank
     names = set(load_file("out/adapter_model.safetensors"))
-    assert "base_model.model.wte.lora_embedding_A" in names
+    assert "base_model.model.transformer.wte.lora_embedding_A" in names  # as peft looks for it
     written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (written["fan_in_fan_out"], written["task_type"]) == (True, "CAUSAL_LM")
     recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "out"}]}
     sdmw.merge(recipe, "merged", progress=False)
     for name, values in load_file("merged/model.safetensors").items():
         np.testing.assert_allclose(values, tune[name], atol=1e-5)
+
+
+def test_what_an_adapter_cannot_say_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    base = {n: rng.normal(0, 1, (6, 8)).astype("f4") for n in ("embed_out.weight", "shared.weight")}
+    base |= {"norm.bias": np.ones(8, "f4"), "scale": np.ones((2, 2)), "ids": np.arange(4)}
+    write_checkpoint("base", base)
+    tune = {**base, "norm.bias": np.zeros(8, "f4"), "scale": np.zeros((2, 2)), "head.weight": np.ones((2, 2), "f4")}
+    write_checkpoint("tune", tune)
+    report = sdmw.extract("base", "tune", "out", rank=2, progress=False)
+    assert set(report.left_out) == {"norm.bias", "scale", "head.weight"}
+    names = {name.removeprefix("base_model.model.") for name in load_file("out/adapter_model.safetensors")}
+    assert {"embed_out.lora_A.weight", "shared.lora_embedding_A"} <= names
 
 
 class TestRefused:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from checkpoints_on_disk import llama_like, write_checkpoint
 from command_line import told
 from reference import lora, low_rank
 from reference.rounding import rounded
+from sdmw.errors import NonFiniteError
 
 MODULES = {  # of the world below: the ranks that its two adapters have there
     "model.layers.0.self_attn.q_proj": (4, 4),
@@ -156,6 +158,27 @@ def test_embeddings_and_conv1d(tmp_path, monkeypatch):
     for name in base:
         np.testing.assert_array_equal(model[name], applied[name])
         assert (model[name] != base[name]).any()
+
+
+def test_what_was_decomposed_is_not_believed_of_another_adapter(world, tmp_path):
+    """Two runs in one process, the second with other data in files of the same names and shapes."""
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / "one")
+        world = (world[0], adapter_of(np.random.default_rng(seed), world[0]), world[2])
+        write_adapter(tmp_path / "one", world[1])
+        run("svd", output="adapter", svd_rank=8, out=f"out-{seed}")
+        found = load_file(f"out-{seed}/adapter_model.safetensors")
+        for module, (a, b) in expected(world, "svd", (1, 1), 8).items():
+            mine_a, mine_b = (found[f"{PREFIX}{module}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+            np.testing.assert_allclose(mine_b @ mine_a, b.astype(np.float64) @ a, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["cat", "svd"])
+def test_what_is_not_finite_is_named(world, tmp_path, kind):
+    two = {name: np.full_like(tensor, np.nan) for name, tensor in world[2].items()}
+    write_adapter(tmp_path / "bad", two)
+    with pytest.raises(NonFiniteError, match=r"bad/adapter_model\.safetensors"):
+        run(kind, names=("one", "bad"))
 
 
 class TestRefused:

@@ -277,6 +277,12 @@ def make_link_to_directory(path):
     path.symlink_to("elsewhere")
 
 
+def identity(path):
+    """What tells whether it is the same and unchanged; a link's time of reading may move."""
+    status = path.lstat()
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+
+
 @pytest.mark.parametrize("fallback", [False, True])
 @pytest.mark.parametrize(
     ("make", "overwrite"),
@@ -520,6 +526,40 @@ def test_the_first_failure_to_write_is_the_last_word(tmp_path, monkeypatch, call
             with pytest.raises(OutputError) as later:
                 again()
             assert later.value is first.value
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+def test_whatever_goes_wrong_while_writing_is_told(tmp_path, monkeypatch, error):
+    """By another thread than that which gave the data; even where the disk cannot say how full it is."""
+
+    def fails(*_):
+        raise error
+
+    def no_answer(*_):
+        raise OSError(116, "Stale file handle")
+
+    layouts = lay_out([("a", DType.F32, (10,))], 40)
+    monkeypatch.setattr(streamed.StreamedFile, "write", fails)
+    monkeypatch.setattr(Output, "_missing", no_answer)
+    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+        out.write(0, 4096, bytes(40))
+        for later in (out.sync, out.finish):
+            with pytest.raises(OutputError, match="cannot be written"):
+                later()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_thread_that_cannot_be_started_is_told(tmp_path, monkeypatch):
+    layouts = lay_out([("a", DType.F32, (10,))], 40)
+    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+
+        def fails(*_):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(out._writing, "submit", fails)
+        with pytest.raises(OutputError, match="can't start new thread"):
+            out.write(0, 4096, bytes(40))
     assert os.listdir(tmp_path) == []
 
 

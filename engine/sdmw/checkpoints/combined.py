@@ -21,8 +21,10 @@ import numpy as np
 from sdmw.checkpoints.low_rank import LowRankDelta
 from sdmw.checkpoints.matrices import Block, Matrix, Product, Span, Stacked, Transposed
 from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.errors import NonFiniteError, Problem
 
 Kind = Literal["linear", "cat", "svd"]
+KEPT = 2  # pairs of mixing matrices: tensors are taken one after the other
 TALL = 4096  # rows of a block whose triangle is computed at once: fixed, so that the bits do not depend on the budget
 
 
@@ -84,13 +86,19 @@ class Mixing:
         a, b = _mixing(self.combination)
         return np.ascontiguousarray((a if self.side == "a" else b)[slice(*rows), slice(*columns)])
 
+    @property
+    def working_bytes(self) -> int:
+        """The kept ones, and what decomposing takes: blocks of tall matrices, and square ones of all ranks."""
+        rank, ranks = self.combination.rank, self.combination.a.shape[0]
+        return 8 * (2 * KEPT * rank * ranks + 3 * TALL * ranks + 6 * ranks * ranks)
+
     def files(self) -> Iterator[TensorInfo]:
         """What it is computed from."""
         yield from self.combination.a.files()
         yield from self.combination.b.files()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=KEPT)
 def _mixing(combination: Combination) -> tuple[Block, Block]:
     """mix_a (rank, all ranks) and mix_b (all ranks, rank), padded with zeros to the rank."""
     if combination.kind == "svd":
@@ -104,6 +112,11 @@ def _mixing(combination: Combination) -> tuple[Block, Block]:
         places = np.tile(np.eye(own), len(combination.deltas))  # adds the i-th rows of all
         a, b = places @ (roots * signs), (places @ roots).T
     return _padded(a, (combination.rank, a.shape[1])), _padded(b, (b.shape[0], combination.rank))
+
+
+def forget() -> None:
+    """Lets go of mixing matrices that were kept."""
+    _mixing.cache_clear()
 
 
 def _svd(combination: Combination) -> tuple[Block, Block]:
@@ -131,6 +144,10 @@ def _triangle(tall: Matrix) -> Block:
     found: Block = np.zeros((0, width))
     for first in range(0, rows, TALL):
         below = tall.block((first, min(first + TALL, rows)), (0, width))
+        if not np.isfinite(below).all():
+            where = " or ".join(dict.fromkeys(info.file for info in tall.files()))
+            mend = "Repair the adapter: what is not finite cannot be decomposed"
+            raise NonFiniteError([Problem(where, "finite matrices", "NaN or infinity", mend)])
         found = np.asarray(np.linalg.qr(np.concatenate([found, below]), mode="r"))
     return found
 

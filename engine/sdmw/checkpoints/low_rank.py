@@ -70,8 +70,8 @@ class LowRankDelta(TensorInfo):
 
     @property
     def working_bytes(self) -> int:
-        """Blocks of the matrices."""
-        return WORKING
+        """Blocks of the matrices, and what these take."""
+        return WORKING + self.product.working_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,11 @@ class Adapted(TensorInfo):
     delta: LowRankDelta
 
     @property
+    def kept_dtype(self) -> DType:
+        """Of the values."""
+        return self.values.kept_dtype
+
+    @property
     def read_itemsize(self) -> int:
         """Of the values."""
         return self.values.read_itemsize
@@ -98,8 +103,8 @@ class Adapted(TensorInfo):
 
     @property
     def working_bytes(self) -> int:
-        """Blocks of the matrices."""
-        return WORKING
+        """As of the delta."""
+        return self.delta.working_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,8 @@ class Computed(TensorInfo):
 
     @property
     def working_bytes(self) -> int:
-        """Blocks of the matrices."""
-        return WORKING
+        """Blocks of the matrices, and what these take."""
+        return WORKING + self.matrix.working_bytes
 
 
 PREFIX = "base_model.model."  # of every name in a PEFT adapter

@@ -29,6 +29,10 @@ class Matrix(Protocol):
     def files(self) -> Iterator[TensorInfo]:
         """The tensors that it is read from."""
 
+    @property
+    def working_bytes(self) -> int:
+        """Bytes that a block takes while it is made, beside blocks of products."""
+
 
 def widened(tile: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
     """A tile of float32, float16 or bfloat16 as a source hands it out, in float32 and in memory of its own."""
@@ -66,6 +70,11 @@ class Stored:
         """The tensor itself."""
         yield self.info
 
+    @property
+    def working_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
     def _fill(self, out: Block, start: int, stop: int) -> None:
         source, lost = safetensors.open_tensor(self.info), lost_pages.lost()
         tile = source.tile(start, stop)
@@ -95,6 +104,11 @@ class Transposed:
         """Those of the matrix."""
         return self.matrix.files()
 
+    @property
+    def working_bytes(self) -> int:
+        """That of the matrix."""
+        return self.matrix.working_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
@@ -122,6 +136,11 @@ class Stacked:
         """Those of all of them."""
         for matrix in self.matrices:
             yield from matrix.files()
+
+    @property
+    def working_bytes(self) -> int:
+        """One after the other."""
+        return max(matrix.working_bytes for matrix in self.matrices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +185,8 @@ class Product:
         """Those of both."""
         yield from self.left.files()
         yield from self.right.files()
+
+    @property
+    def working_bytes(self) -> int:
+        """Those of both."""
+        return self.left.working_bytes + self.right.working_bytes

@@ -140,13 +140,23 @@ class Output:
             if self._failure:
                 raise self._failure
             self._in_flight.add(ticket)
-            self._writing.submit(self._write, ticket, shard, offset, view.cast("B"))
+            try:
+                self._writing.submit(self._write, ticket, shard, offset, view.cast("B"))
+            except RuntimeError as error:  # no thread can be started
+                self._in_flight.discard(ticket)
+                self._fail(self._path_of(shard), error)
+                raise self._failure from error  # type: ignore[misc] # set just now
 
     def _write(self, ticket: object, shard: int, offset: int, data: memoryview) -> None:
         try:
-            # Whoever comes next is told of a failure.
-            with suppress(OutputError), self._final(self._path_of(shard), data.nbytes), self._opened(shard) as file:
+            with self._final(self._path_of(shard), data.nbytes), self._opened(shard) as file:
                 file.write(offset, data)
+        except OutputError:
+            pass  # whoever comes next is told
+        except (
+            BaseException
+        ) as error:  # a lack of memory, say: the bytes are not there, and nobody waits for this thread
+            self._fail(self._path_of(shard), error)
         finally:
             with self._changed:
                 self._in_flight.discard(ticket)
@@ -351,10 +361,19 @@ class Output:
         try:
             yield
         except OSError as error:
-            failure = linux.write_failed(path, error, self._missing(error, unwritten))
+            try:
+                missing = self._missing(error, unwritten)
+            except OSError:  # a disk that fails may not say how full it is either
+                missing = unwritten
+            failure = linux.write_failed(path, error, missing)
             with self._changed:
                 self._failure = self._failure or failure
             raise self._failure from error
+
+    def _fail(self, path: str, error: BaseException) -> None:
+        found = f"cannot be written: {type(error).__name__} {error}"
+        with self._changed:
+            self._failure = self._failure or OutputError([Problem(path, "", found)])
 
     def _missing(self, error: OSError, unwritten: int) -> int:
         """Bytes for which there was no room."""

@@ -105,6 +105,11 @@ class TensorInfo:
         return self.elements * self.dtype.bits // 8
 
     @property
+    def kept_dtype(self) -> DType:
+        """In which the tensor is stored, whatever its tiles are."""
+        return self.dtype
+
+    @property
     def is_delta(self) -> bool:
         """Whether tiles are what is added to a base (float32), and not values."""
         return False

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sdmw.checkpoints import lost_pages, mapping
+from sdmw.checkpoints import combined, lost_pages, mapping
 from sdmw.checkpoints.staging import staging
 
 
@@ -19,3 +19,4 @@ def tile_memory() -> Iterator[None]:
         finally:
             mapping.unmap()
             staging.clear()
+            combined.forget()  # another run may find other data in the files of the same names

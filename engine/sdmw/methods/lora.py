@@ -101,6 +101,9 @@ def _unfit(params: LoraParams, tensors: Sequence[TensorInfo]) -> Iterator[Proble
             mend = again if saved else "Merge with task_arithmetic or linear, which take values"
             yield Problem(where, "low-rank matrices, which are what lora combines", "values", mend)
     deltas = [info for info in models if isinstance(info, LowRankDelta)]
+    if len({delta.transposed for delta in deltas}) > 1:
+        mend = "Say in the configs of both, with fan_in_fan_out, how the weight lies"
+        yield Problem(f"recipe: tensor {quoted(base.name)}", "adapters that keep it one way", "both ways", mend)
     if params.kind == "linear" and len(ranks := {delta.a.shape[0] for delta in deltas}) > 1:
         found = " and ".join(map(str, sorted(ranks)))
         mend = "Choose combination_type cat or svd"

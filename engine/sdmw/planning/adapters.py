@@ -10,6 +10,7 @@ from sdmw.checkpoints.locate import hub_id
 from sdmw.checkpoints.low_rank import Adapted, LowRankDelta
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, SdmwError, quoted
+from sdmw.planning.conv1d import is_conv1d
 
 
 def adapted(adapter: Checkpoint, on: Checkpoint, *, deltas: bool) -> Checkpoint | list[Problem]:
@@ -25,10 +26,14 @@ def adapted(adapter: Checkpoint, on: Checkpoint, *, deltas: bool) -> Checkpoint 
     """
     problems = []
     tensors = dict(on.tensors)
+    changed: dict[str, str] = {}
     for info in adapter.tensors.values():
         found = _fitted(info, adapter, on)
         if isinstance(found, Problem):
             problems.append(found)
+        elif (other := changed.setdefault(found.name, info.name)) != info.name:
+            where = f"{info.file}: tensor {quoted(info.name)}"
+            problems.append(Problem(where, "a tensor of the model for each", f"that of {quoted(other)} again"))
         else:
             below = on.tensors[found.name]
             sums = isinstance(found, LowRankDelta) and not deltas
@@ -92,11 +97,24 @@ def _fitted(info: TensorInfo, adapter: Checkpoint, on: Checkpoint) -> TensorInfo
     below = on.tensors[name]
     if not below.dtype.merges:
         return Problem(where, "weights of F32, F16 or BF16 below the adapter", below.dtype.name, "Dequantise the model")
-    if isinstance(info, LowRankDelta) and info.shape != below.shape and info.shape[::-1] == below.shape:
+    if not info.dtype.merges:
+        return Problem(where, "values of F32, F16 or BF16", info.dtype.name, trained_on)
+    if isinstance(info, LowRankDelta) and _lies_otherwise(info, below, on):
         info = info.flipped()
     if info.shape != below.shape:
         return Problem(where, f"shape {list(below.shape)} as in {on.path}", f"{list(info.shape)}", trained_on)
     return replace(info, name=name)
+
+
+def _lies_otherwise(delta: LowRankDelta, below: TensorInfo, on: Checkpoint) -> bool:
+    """Whether the weight lies the other way round than the adapter's config says.
+
+    As in peft, which goes by the module's type: its `fan_in_fan_out` is one for all, and that of the last module.
+    """
+    if delta.shape != below.shape:
+        return delta.shape[::-1] == below.shape
+    square, model_type = delta.shape[0] == delta.shape[1], (on.config or {}).get("model_type")
+    return square and not delta.embedding and bool(model_type) and delta.transposed != is_conv1d(on, delta.module)
 
 
 def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:

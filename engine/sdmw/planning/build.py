@@ -67,7 +67,7 @@ def build(recipe: Recipe, method: Method, inputs: Inputs, options: Options) -> P
             wanted, heads, layers = list(_matrices(wanted)), [], {}
             params = {part.name: next(iter(params.values())) for part in wanted}
         shards = lay_out(
-            ((part.name, output_dtype(recipe, part.like.dtype), part.like.shape) for part in wanted),
+            ((part.name, output_dtype(recipe, part.like.kept_dtype), part.like.shape) for part in wanted),
             sys.maxsize if adapter else options.max_shard_size,
             ADAPTER if adapter else MODEL,
         )

@@ -12,10 +12,10 @@ from sdmw.checkpoints.target import check_target
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.check import EMBEDDINGS, MOST_SAID
+from sdmw.planning.conv1d import is_conv1d
 
-# Modules whose weight lies as (in, out), of the models that have any (transformers' Conv1D).
-_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
+_MORE_EMBEDDINGS = ("wpe", "shared", "relative_attention_bias")
+_NO_EMBEDDINGS = ("embed_out", "embedding_hidden_mapping_in")  # linear, for all their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Weight:
     """A weight whose delta is extracted.
 
     Attributes:
-        module: its name less `.weight`.
+        module: its name in memory, less `.weight`.
         base, model: the tensor in each.
         transposed: it lies as (in, out).
         embedding: its module looks rows up.
@@ -56,7 +56,8 @@ class ExtractionPlan:
         base, model: both checkpoints.
         rank: of all matrices.
         weights: in the base's order.
-        rest: the other tensors that merge, in both.
+        rest: the other tensors of both.
+        added: names of tensors that the base lacks.
         shards: the adapter's one file.
         problems: why it cannot run; empty where it can.
     """
@@ -66,6 +67,7 @@ class ExtractionPlan:
     rank: int
     weights: tuple[Weight, ...]
     rest: tuple[tuple[TensorInfo, TensorInfo], ...]
+    added: tuple[str, ...]
     shards: tuple[ShardLayout, ...]
     problems: tuple[Problem, ...]
 
@@ -79,10 +81,9 @@ def plan_extraction(base: Checkpoint, model: Checkpoint, rank: int, target: str,
     ]
     problems = problems or [*islice(_wrong(base, model), MOST_SAID)]
     pairs = [(info, model.tensors[name]) for name, info in base.tensors.items() if name in model.tensors]
-    pairs = [pair for pair in pairs if pair[0].dtype.merges and pair[1].dtype.merges]
-    conv1d = (base.config or {}).get("model_type") in _CONV1D_MODELS
-    weights = tuple(_weight(*pair, conv1d=conv1d) for pair in pairs if _is_matrix(pair[0]))
-    rest = tuple(pair for pair in pairs if not _is_matrix(pair[0]))
+    weights = tuple(_weight(*pair, base) for pair in pairs if _is_matrix(*pair))
+    rest = tuple(pair for pair in pairs if not _is_matrix(*pair))
+    added = tuple(name for name in model.tensors if name not in base.tensors)
     shards: tuple[ShardLayout, ...] = ()
     if not weights:
         problems.append(Problem(base.path, "weights of two axes", "none"))
@@ -90,7 +91,7 @@ def plan_extraction(base: Checkpoint, model: Checkpoint, rank: int, target: str,
         shards = _laid_out(weights, rank)
         folders = [base.path, model.path, *(os.path.realpath(s.path) for c in (base, model) for s in c.shards)]
         problems += check_target(target, folders, sum(shard.size for shard in shards), overwrite)
-    return ExtractionPlan(base, model, rank, weights, rest, shards, tuple(problems))
+    return ExtractionPlan(base, model, rank, weights, rest, added, shards, tuple(problems))
 
 
 def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
@@ -104,15 +105,19 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
             yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(found.shape)}", mend)
 
 
-def _is_matrix(info: TensorInfo) -> bool:
-    return len(info.shape) == 2 and info.elements > 0 and info.name.endswith(".weight")
+def _is_matrix(base: TensorInfo, model: TensorInfo) -> bool:
+    shaped = len(base.shape) == 2 and base.elements > 0 and base.name.endswith(".weight")
+    return shaped and base.dtype.merges and model.dtype.merges
 
 
-def _weight(base: TensorInfo, model: TensorInfo, *, conv1d: bool) -> Weight:
+def _weight(base: TensorInfo, model: TensorInfo, checkpoint: Checkpoint) -> Weight:
     module = base.name.removesuffix(".weight")
     last = module.split(".")[-1]
-    embedding = any(part in last for part in (*EMBEDDINGS, "wpe"))
-    return Weight(module, base, model, embedding or (conv1d and last in _CONV1D), embedding)
+    embedding = last in _MORE_EMBEDDINGS or (any(part in last for part in EMBEDDINGS) and last not in _NO_EMBEDDINGS)
+    # GPT-2's on the Hub are stored without the prefix that the model has in memory, where peft looks.
+    unprefixed = (checkpoint.config or {}).get("model_type") == "gpt2" and module.startswith(("h.", "wte", "wpe"))
+    in_memory = f"transformer.{module}" if unprefixed else module
+    return Weight(in_memory, base, model, embedding or is_conv1d(checkpoint, module), embedding)
 
 
 def _laid_out(weights: tuple[Weight, ...], rank: int) -> tuple[ShardLayout, ...]:

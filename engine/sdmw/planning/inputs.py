@@ -60,7 +60,9 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
         if isinstance(on_it, list):
             return on_it
         base = replace(on_it, path=base.path, adapts=None)
+    plain = adapter is None
     models: dict[str, Checkpoint] = {}
+    put: dict[tuple[str, str], str] = {}  # adapter and model, by their paths: the name that the recipe has for both
     for name in names:
         model, adapter = parts[name]
         if adapter is None and read[model].adapts is None:
@@ -69,9 +71,11 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
         alone = adapter is None
         on, called = (base, base_name) if alone or model == base_name else (read[model], model)
         changed = _put(read[model if adapter is None else adapter], on, called, meant=not alone,
-                       deltas=deltas and on.path == base.path)  # fmt: skip
+                       deltas=deltas and (on is base or (plain and on.path == base.path)))  # fmt: skip
         if isinstance(changed, list):
             problems += changed
+        elif (other := put.setdefault((changed.path, on.path), name)) != name:
+            problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
             models[name] = changed
     return problems or Inputs(base, models)

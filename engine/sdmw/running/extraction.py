@@ -17,7 +17,7 @@ from sdmw.errors import NonFiniteError, Problem, quoted
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.running.events import Progress, Receiver
 from sdmw.running.stop import StopSignals
-from sdmw.running.work import read_tiles
+from sdmw.running.work import equal, read_tiles
 
 Block = NDArray[np.float64]
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
@@ -153,12 +153,15 @@ def carry_out(
         found.append((weight.base.name, made.norm, made.error))
         done += weight.base.nbytes
         tell(Progress("apply", done, total))
-    return found, [base.name for base, model in plan.rest if _differ(base, model, signals.check)]
+    differing = [base.name for base, model in plan.rest if _differ(base, model, signals.check)]
+    return found, [*differing, *plan.added]
 
 
 def _differ(base: TensorInfo, model: TensorInfo, check: Callable[[], None]) -> bool:
     """Whether two tensors have other values, or zeros of another sign."""
     infos = (base, model)
+    if not (base.dtype.merges and model.dtype.merges):
+        return base.dtype is not model.dtype or not equal(base, model, ROWS)
     for _, tiles in read_tiles(infos, 0, base.elements, ROWS, check):
         below, above = (widened(tile, info.dtype).view(np.uint32) for tile, info in zip(tiles, infos, strict=True))
         if not np.array_equal(below, above):

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.checkpoints.low_rank import LowRankDelta
 from sdmw.checkpoints.matrices import widened
+from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TensorPlan
 
@@ -29,7 +31,7 @@ def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: in
 def _not_finite(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs, wide, strict=True):
         for element in np.flatnonzero(~np.isfinite(values))[:1]:
-            where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
+            where = f"{_files(info)}: tensor {quoted(tensor.name)}, element {start + element}"
             yield Problem(where, "a finite number", str(values[element]), MEND)
 
 
@@ -43,3 +45,9 @@ def _overflowing(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start:
             where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
             found = f"{values[element]!s} against {wide[0][element]!s} in {tensor.inputs[0].file}"
             yield Problem(where, "a delta within the range of float32", found, MEND)
+
+
+def _files(info: TensorInfo) -> str:
+    """Where a tensor comes from: a delta may be combined from several adapters."""
+    files = (part.file for part in info.product.files()) if isinstance(info, LowRankDelta) else (info.file,)
+    return " or ".join(dict.fromkeys(files))

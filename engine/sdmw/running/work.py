@@ -77,7 +77,9 @@ def read_tiles(
         check()
         last = min(first + tile, stop)
         lost = lost_pages.lost()
-        yield first, [source.tile(first, last) for source in sources]
+        arrays = [source.tile(first, last) for source in sources]
+        yield first, arrays
+        arrays.clear()  # whoever has the list holds no computed tile any more while the next ones are made
         if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
             # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
             raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
@@ -225,6 +227,7 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *
             raise NonFiniteError([known or _overflow(tensor, merged, start)])
         write(tensor.shard, offset, merged)
         checksum.update(merged.data)
+        del merged  # its memory is used again as soon as it is written
     return checksum.hexdigest()
 
 

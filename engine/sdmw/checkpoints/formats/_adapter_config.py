@@ -18,8 +18,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 LARGEST = 2**20  # bytes
 MOST_VALUES = 20_000
 LONGEST_PATTERN = 500  # characters
-MOST_PATTERNS = 10_000  # keys of one pattern field; each is tried on every module that no earlier one matches
+MOST_PATTERNS = 10_000  # keys of one pattern field
+MOST_MATCHES = 2_000_000  # keys by modules: each key is tried on every module that no earlier one matches
 MOST_REPEATS = 2  # of a pattern: matching takes time with the power of them
+MOST_ALTERNATIVES = 8  # each may double the time
 
 # What has no part in the result once the weights are there.
 _OF_TRAINING = frozenset((
@@ -32,6 +34,9 @@ _OF_TRAINING = frozenset((
 # Initialisations that leave the base as it is; the others change it, so that the adapter alone says too little.
 _HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _REPEATED_GROUP = re.compile(r"[)\]][*+{?]|\\[1-9]|\(\?")
+
+
+Patterns = tuple[tuple[re.Pattern[str], float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,16 @@ class AdapterConfig:
     base: str
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Patterns
+    alpha_pattern: Patterns
     rslora: bool
     fan_in_fan_out: bool
     task_type: str | None
+
+    @property
+    def patterns(self) -> int:
+        """How many there are."""
+        return len(self.rank_pattern) + len(self.alpha_pattern)
 
     def rank_of(self, module: str) -> int:
         """The rank that a module's matrices must have."""
@@ -92,8 +102,8 @@ def read_adapter_config(directory: str) -> AdapterConfig:
         base=config.get("base_model_name_or_path") or "",
         rank=config["r"],
         alpha=float(config.get("lora_alpha", 8)),
-        rank_pattern=config.get("rank_pattern") or {},
-        alpha_pattern={key: float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()},
+        rank_pattern=_compiled(config.get("rank_pattern") or {}),
+        alpha_pattern=_compiled(config.get("alpha_pattern") or {}),
         rslora=config.get("use_rslora") or False,
         fan_in_fan_out=config.get("fan_in_fan_out") or False,
         task_type=task if isinstance(task := config.get("task_type"), str) else None,
@@ -108,7 +118,8 @@ def _wrong_values(where: str, config: dict[str, Any]) -> Iterator[Problem]:
         yield wrong("r", "a rank of at least 1", config.get("r"))
     if not _is_alpha(config.get("lora_alpha", 8)):
         yield wrong("lora_alpha", "a finite number", config["lora_alpha"])
-    if not isinstance(config.get("base_model_name_or_path") or "", str):
+    base = config.get("base_model_name_or_path") or ""
+    if not isinstance(base, str) or "\0" in base:
         yield wrong("base_model_name_or_path", "text", config["base_model_name_or_path"])
     for name in ("use_rslora", "fan_in_fan_out"):
         if not isinstance(config.get(name) or False, bool):
@@ -154,6 +165,8 @@ def _is_tame(pattern: str) -> bool:
     """Whether matching it takes no longer than a low power of the name's length."""
     if len(pattern) > LONGEST_PATTERN or len(re.findall(r"[*+{?]", pattern)) > MOST_REPEATS:
         return False
+    if pattern.count("|") > MOST_ALTERNATIVES:
+        return False
     if _REPEATED_GROUP.search(pattern.replace(r"[0-9]+", "").replace(r"[0-9]*", "")):
         return False
     try:
@@ -163,6 +176,11 @@ def _is_tame(pattern: str) -> bool:
     return True
 
 
-def _matching(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
-    """The value of the first pattern that is the module's name, or its end from a dot on, as in peft."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), otherwise)
+def _compiled(patterns: Mapping[str, float]) -> Patterns:
+    """As peft matches them: the module's whole name, or its end from a dot on."""
+    return tuple((re.compile(rf"(.*\.)?({key})$"), float(value)) for key, value in patterns.items())
+
+
+def _matching(patterns: Patterns, module: str, otherwise: float) -> float:
+    """The value of the first pattern that matches a module's name."""
+    return next((value for pattern, value in patterns if pattern.match(module)), otherwise)

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, MOST_MATCHES, AdapterConfig, read_adapter_config
 from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
 from sdmw.checkpoints.formats.safetensors.directory import SINGLE
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.checkpoints.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
-from sdmw.checkpoints.matrices import Stored
+from sdmw.checkpoints.matrices import LARGEST_BLOCK, Stored
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import CheckpointError, Problem, quoted
 
 WEIGHTS = "adapter_model.safetensors"
+HIGHEST_RANK = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one
 LONGEST_MODULE = 1000  # characters; patterns are matched against it
 
 __all__ = ["open_tensor", "read", "read_matrices", "recognises"]
@@ -66,15 +67,18 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     config = read_adapter_config(directory)
     header = read_header(directory, WEIGHTS, header_limit)
     modules, values, problems = _sorted(header.tensors)
+    if config.patterns * len(modules) > MOST_MATCHES:
+        found = f"{config.patterns:,} patterns for {len(modules):,} modules"
+        raise CheckpointError([Problem(os.path.join(directory, ADAPTER_CONFIG), "fewer patterns", found)])
     tensors: dict[str, TensorInfo] = dict(values)
     for module, factors in modules.items():
-        found_or_not = _delta(module, factors, config)
-        if isinstance(found_or_not, Problem):
-            problems.append(found_or_not)
+        info = _delta(module, factors, config)
+        if isinstance(info, Problem):
+            problems.append(info)
+        elif info.name in tensors:
+            problems.append(Problem(f"{info.file}: module {quoted(module)}", "matrices or values", "both"))
         else:
-            name = found_or_not.name
-            base = factors.base_layer
-            tensors[name] = _on(base, found_or_not) if base else found_or_not
+            tensors[info.name] = info
     if not problems and not tensors:
         problems.append(Problem(os.path.join(directory, WEIGHTS), "an adapter's tensors", "none"))
     if problems:
@@ -137,6 +141,8 @@ def _sorted(
             base_layers[name.removesuffix(".base_layer.weight")] = info
         else:
             name = name.replace(".modules_to_save.", ".").replace(".base_layer.bias", ".bias")
+            if name in values:
+                problems.append(Problem(f"{info.file}: tensor {quoted(info.name)}", "each tensor once", "twice"))
             values[name] = replace(info, name=name)
     for module, info in base_layers.items():
         if module in modules:
@@ -146,8 +152,8 @@ def _sorted(
     return modules, values, problems
 
 
-def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelta | Problem:
-    """The delta of a module's weight, or what is wrong with it."""
+def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelta | Adapted | Problem:
+    """The delta of a module's weight, on the weight where that was saved too; or what is wrong with it."""
     parts = factors.parts
     embedding = "embedding_A" in parts or "embedding_B" in parts
     wanted = ("embedding_A", "embedding_B") if embedding else ("A", "B")
@@ -158,6 +164,8 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
     rank = config.rank_of(module)
     if len(a.shape) != 2 or len(b.shape) != 2:
         return Problem(where, "matrices", f"shapes {list(a.shape)} and {list(b.shape)}: sdmw merges no convolutions")
+    if rank > HIGHEST_RANK:
+        return Problem(where, f"a rank of at most {HIGHEST_RANK:,}", f"{rank:,}")
     if not (a.shape[0] == b.shape[1] == rank):
         found = f"{list(a.shape)} and {list(b.shape)}"
         return Problem(where, f"shapes [{rank}, in] and [out, {rank}], as {ADAPTER_CONFIG} says", found)
@@ -166,8 +174,10 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
     # The product is (out, in); embeddings and Conv1D keep its transpose.
     transposed = embedding or config.fan_in_fan_out
     scaling = config.scaling_of(module, rank)
-    return LowRankDelta.of(module, a.file, Stored(a), Stored(b), scaling, transposed=transposed, embedding=embedding)
-
-
-def _on(values: TensorInfo, delta: LowRankDelta) -> TensorInfo:
-    return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, values, delta)
+    delta = LowRankDelta.of(module, a.file, Stored(a), Stored(b), scaling, transposed=transposed, embedding=embedding)
+    if factors.base_layer is None:
+        return delta
+    if factors.base_layer.shape != delta.shape or not factors.base_layer.dtype.merges:
+        found = f"{factors.base_layer.dtype.name} {list(factors.base_layer.shape)}"
+        return Problem(where, f"a base_layer of F32, F16 or BF16 {list(delta.shape)}", found)
+    return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, factors.base_layer, delta)
