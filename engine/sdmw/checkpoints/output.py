@@ -153,9 +153,7 @@ class Output:
                 file.write(offset, data)
         except OutputError:
             pass  # whoever comes next is told
-        except (
-            BaseException
-        ) as error:  # a lack of memory, say: the bytes are not there, and nobody waits for this thread
+        except BaseException as error:  # a lack of memory, say; nobody else looks at this thread
             self._fail(self._path_of(shard), error)
         finally:
             with self._changed:
