@@ -155,7 +155,7 @@ RECIPES = [
          recipe={"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]}),
     Case("no base", RecipeError, (r"base_model: missing\. Write base_model: sdm_w merges what the models changed",),
          recipe={"base_model": None}),
-    Case("not built", RecipeError, (r"merge_method: ties is not supported yet\. Use one of linear, sdm_w, task_ar",),
+    Case("not built", RecipeError, (r"merge_method: ties is not supported yet\. Use one of linear, lora, sdm_w",),
          recipe={"merge_method": "ties"}),
     Case("several at once", RecipeError,
          (r":2:18: merge_method: unknown merge method 'sdm'", r"models.0.model: missing", r"models.0.mdel: unknown",

@@ -61,7 +61,7 @@ def test_no_weights_and_no_config_are_told_together(tmp_path):
 
 def test_an_adapter(tmp_path):
     files = {"adapter_model.safetensors": ONE, "adapter_config.json": b"{}"}
-    assert "a PEFT adapter, not supported yet" in problems(checkpoint(tmp_path, files, config=None))
+    assert "expected a LoRA adapter, peft_type LORA" in problems(checkpoint(tmp_path, files, config=None))
 
 
 def test_safetensors_under_other_names(tmp_path):

@@ -2,7 +2,7 @@ import builtins
 
 import pytest
 
-from sdmw.checkpoints.locate import hub_id, locate
+from sdmw.checkpoints.locate import hub_id, locate, split_adapter
 from sdmw.errors import CheckpointError, MissingExtraError
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -74,10 +74,20 @@ def test_a_file_is_no_directory(here):
     assert "a file, not a directory" in problem("./m.gguf")
 
 
-@pytest.mark.parametrize("name", ["org/name+org/lora", "name+./lora", "org/name@v1+lora", "./model+lora"])
-def test_an_adapter(here, name):
-    (here / "work" / "model").mkdir()
-    assert "model+adapter is not supported yet" in problem(name)
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("org/name", ("org/name", None)),
+        ("org/name+org/lora", ("org/name", "org/lora")),
+        ("org/name@v1+lora@v2", ("org/name@v1", "lora@v2")),
+        ("c++", ("c++", None)),  # directories of these names are there
+        ("c+++lora", ("c++", "lora")),
+        ("a+b+c", ("a", "b+c")),
+    ],
+)
+def test_a_model_and_its_adapter(here, name, parts):
+    (here / "work" / "c++").mkdir()
+    assert split_adapter(name) == parts
 
 
 def test_a_directory_has_no_revisions(here):

@@ -20,7 +20,6 @@ from sdmw.errors import CheckpointError, Problem
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
-ADAPTER = "adapter_model.safetensors"
 
 
 def recognises(path: str) -> bool:
@@ -51,7 +50,7 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     if not files and INDEX not in names:
         raise refusal(path)
     if SINGLE not in files and INDEX not in names:
-        raise CheckpointError(_other_files(directory, names, sorted(files)))
+        raise CheckpointError(_other_files(directory, sorted(files)))
 
     config, problems = read_config(directory)
     warnings: list[str] = []
@@ -115,11 +114,8 @@ def _kind(tensor: TensorInfo | None) -> object:
     return None if tensor is None else (tensor.dtype, tensor.shape)
 
 
-def _other_files(directory: str, names: Iterable[str], files: list[str]) -> list[Problem]:
+def _other_files(directory: str, files: list[str]) -> list[Problem]:
     """What to say of safetensors files under names that transformers does not load."""
-    if files == [ADAPTER] or "adapter_config.json" in names:
-        mend = "Merge it into its base first: peft's merge_and_unload, then save_pretrained"
-        return [Problem(directory, "a checkpoint", "a PEFT adapter, not supported yet", mend)]
     mend = f"Rename the file to {SINGLE}" if len(files) == 1 else f"Write the {INDEX} that belongs to them"
     problem = Problem(directory, f"{SINGLE} or {INDEX}", f"neither, but {some(files)}", mend)
     return [problem, *read_config(directory)[1]]
