@@ -240,8 +240,8 @@ def _check_range(info: TensorInfo, start: int, stop: int) -> None:
 
 
 def _read_only(values: NDArray[Any]) -> NDArray[np.generic]:
-    owner = values if values.base is None else values.base  # a view of it could be made writeable again
-    owner.flags.writeable = False
-    patterns = values.view(np.uint32)
-    patterns.flags.writeable = False
-    return patterns
+    if not values.size:
+        nothing = np.empty(0, np.uint32)
+        nothing.flags.writeable = False
+        return nothing
+    return np.frombuffer(memoryview(values.data).cast("B").toreadonly(), np.uint32)  # cannot be made writeable again

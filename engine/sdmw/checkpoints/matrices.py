@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from sdmw.checkpoints import lost_pages
 from sdmw.checkpoints.formats import safetensors
+from sdmw.checkpoints.staging import Staging
 from sdmw.checkpoints.tensor import DType, TensorInfo
 
 Span = tuple[int, int]  # from, up to
 Block = NDArray[np.float64]
+computed = Staging()  # tiles that are computed: fresh memory would cost as much as computing them
 LARGEST_BLOCK = 1 << 19  # elements of one block while a product is computed: 4 MiB
 
 
@@ -169,16 +171,19 @@ class Product:
         """The same in float32, computed so that no more than 4 MiB of either matrix are in memory at once."""
         from sdmw.kernels.low_rank import product
 
-        out = np.empty((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
+        height, width = rows[1] - rows[0], columns[1] - columns[0]
+        out = computed.array(0, 4 * height * width).view(np.float32).reshape(height, width)
         step = max(1, LARGEST_BLOCK // self.rank)
         for first in range(*columns, step):
             last = min(first + step, columns[1])
             right = self.right.block((0, self.rank), (first, last))
             for top in range(*rows, step):
                 bottom = min(top + step, rows[1])
-                part = np.empty((bottom - top, last - first), np.float32)
+                place = out[top - rows[0] : bottom - rows[0], first - columns[0] : last - columns[0]]
+                part = place if place.flags.c_contiguous else np.empty(place.shape, np.float32)
                 product(self.left.block((top, bottom), (0, self.rank)), right, self.scaling, part)
-                out[top - rows[0] : bottom - rows[0], first - columns[0] : last - columns[0]] = part
+                if part is not place:
+                    place[:] = part
         return out
 
     def files(self) -> Iterator[TensorInfo]:

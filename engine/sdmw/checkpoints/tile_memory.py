@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sdmw.checkpoints import combined, lost_pages, mapping
+from sdmw.checkpoints import combined, lost_pages, mapping, matrices
 from sdmw.checkpoints.staging import staging
 
 
@@ -19,4 +19,5 @@ def tile_memory() -> Iterator[None]:
         finally:
             mapping.unmap()
             staging.clear()
+            matrices.computed.clear()
             combined.forget()  # another run may find other data in the files of the same names
