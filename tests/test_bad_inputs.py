@@ -102,12 +102,17 @@ def refused(case, world, capsys, monkeypatch):
     commanded = told(capsys, monkeypatch, "merge", recipe, out, *flags)
     assert commanded.code == case.error.exit_code
     assert commanded.out == ""
-    assert commanded.errors == str(caught.value).splitlines()
+    assert steady(commanded.errors) == steady(str(caught.value).splitlines())
     assert len(commanded.errors) == len(case.said), commanded.errors
     for line, pattern in zip(commanded.errors, case.said, strict=True):
         assert re.search(pattern.replace("HERE", re.escape(world.path)), line), line
     assert everything_in(world.path) == before
     return commanded
+
+
+def steady(lines):
+    """Without what memory is asked for: what the process occupies differs a little from call to call."""
+    return [re.sub(r"at least .* of memory|to \d+MiB", "so much", line) for line in lines]
 
 
 def named(case):
@@ -364,7 +369,7 @@ def test_what_headers_tell_is_told_at_planning(case, tmp_path, capsys, monkeypat
     merged = refused(case, world, capsys, monkeypatch)
     flags = [part for name, value in case.options.items() for part in (f"--{name.replace('_', '-')}", value)]
     planned = told(capsys, monkeypatch, "plan", world.at("recipe.yaml"), world.at("out"), *flags)
-    assert (planned.code, planned.errors) == (1, merged.errors)
+    assert (planned.code, steady(planned.errors)) == (1, steady(merged.errors))
     as_json = told(capsys, monkeypatch, "plan", world.at("recipe.yaml"), world.at("out"), "--json", *flags)
     assert as_json.code == 1
     problems = json.loads(as_json.out)["problems"]
