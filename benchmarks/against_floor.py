@@ -27,7 +27,7 @@ def between(event):
 sdmw.merge(asked["small"], asked["out"], progress=False)  # loads the kernels: the floor's start is not counted either
 processes.remove(asked["out"])
 began = time.perf_counter()
-report = sdmw.merge(asked["recipe"], asked["out"], progress=between, threads=asked["threads"])
+report = sdmw.merge(asked["recipe"], asked["out"], progress=between, threads=asked["threads"], resume=False)
 print(json.dumps([time.perf_counter() - began, report.run.bytes_read_again]))
 """
 

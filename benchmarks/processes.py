@@ -116,7 +116,7 @@ if small:  # loads the kernels
 stages, began = {}, time.perf_counter()
 def progress(event):
     stages[getattr(event, "stage", type(event).__name__)] = time.perf_counter() - began
-report = sdmw.merge(recipe, out, progress=progress, overwrite=True, **options)
+report = sdmw.merge(recipe, out, progress=progress, overwrite=True, resume=False, **options)
 print(json.dumps(stages))
 print(report.to_json())
 """
