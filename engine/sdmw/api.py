@@ -11,6 +11,7 @@ from sdmw.checkpoints.formats import HEADER_LIMIT
 from sdmw.checkpoints.target import check_target
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
+from sdmw.methods.lora import HIGHEST_RANK
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import open_inputs
 from sdmw.planning.plan import Plan
@@ -31,7 +32,6 @@ RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
 
 MOST_THREADS = 1024
-HIGHEST_RANK = 4096
 
 
 def merge(
@@ -276,6 +276,7 @@ def extract(
         report = extraction_report(planned, target, weights, left_out)
         add_files(output, planned, report, *names)
         check_unchanged([below, above])
+        signals.check()
         output.publish()
         tell(Published(target))
     return report

@@ -54,6 +54,10 @@ class LowRankDelta(TensorInfo):
             return Product(Transposed(self.a), Transposed(self.b), self.scaling)
         return Product(self.b, self.a, self.scaling)
 
+    def on(self, values: TensorInfo) -> "Adapted":
+        """The values of a tensor of its shape with the delta added."""
+        return Adapted(self.name, DType.F32, self.shape, self.file, 0, values, self)
+
     def flipped(self) -> "LowRankDelta":
         """The transpose, where a base keeps the weight the other way round."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
@@ -140,14 +144,17 @@ class Computed(TensorInfo):
 PREFIX = "base_model.model."  # of every name in a PEFT adapter
 
 
+def matrix_names(module: str, *, embedding: bool) -> tuple[str, str]:
+    """What peft calls A and B of a module."""
+    kind = "lora_embedding_{}" if embedding else "lora_{}.weight"
+    return f"{PREFIX}{module}.{kind.format('A')}", f"{PREFIX}{module}.{kind.format('B')}"
+
+
 def matrices(delta: LowRankDelta) -> Iterator[Computed]:
     """A and B of a delta whose matrices are computed and whose scaling is 1, under the names that peft gives them."""
-    kind = "lora_embedding_{}" if delta.embedding else "lora_{}.weight"
-    sides: tuple[Literal["A", "B"], ...] = ("A", "B")
-    for side in sides:
-        name = f"{PREFIX}{delta.module}.{kind.format(side)}"
-        shape = (delta.a if side == "A" else delta.b).shape
-        yield Computed(name, DType.F32, shape, delta.file, 0, delta, side)
+    name_a, name_b = matrix_names(delta.module, embedding=delta.embedding)
+    yield Computed(name_a, DType.F32, delta.a.shape, delta.file, 0, delta, "A")
+    yield Computed(name_b, DType.F32, delta.b.shape, delta.file, 0, delta, "B")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ WIDTH = 1024  # columns of a block; measured: fewer pay for the loops
 
 @kernel
 def product(left: Any, right: Any, scaling: float, out: Any) -> None:
-    """(m,r),(r,n),() -> (m,n): out = scaling * left @ right, rounded once to float32; METHOD.md has no lower precision.
+    """(m,r),(r,n),() -> (m,n): out = scaling * left @ right, rounded once to float32.
 
     `left` and `right` are float64 and C-contiguous, `out` float32. Every element is the sum over r in order, from +0,
     each product and each sum one float64 operation, so it does not depend on what else is computed with it. NaN and

@@ -7,8 +7,8 @@ from dataclasses import replace
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.locate import hub_id
-from sdmw.checkpoints.low_rank import Adapted, LowRankDelta
-from sdmw.checkpoints.tensor import DType, TensorInfo
+from sdmw.checkpoints.low_rank import LowRankDelta
+from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import Problem, SdmwError, quoted
 from sdmw.planning.conv1d import is_conv1d
 
@@ -35,9 +35,9 @@ def adapted(adapter: Checkpoint, on: Checkpoint, *, deltas: bool) -> Checkpoint 
             where = f"{info.file}: tensor {quoted(info.name)}"
             problems.append(Problem(where, "a tensor of the model for each", f"that of {quoted(other)} again"))
         else:
-            below = on.tensors[found.name]
-            sums = isinstance(found, LowRankDelta) and not deltas
-            tensors[found.name] = _sum(below, found) if sums and isinstance(found, LowRankDelta) else found
+            if isinstance(found, LowRankDelta) and not deltas:
+                found = found.on(on.tensors[found.name])
+            tensors[found.name] = found
     warnings = (*adapter.warnings, *_tied(adapter, on))
     shards = (*adapter.shards, *on.shards)
     return problems or replace(adapter, shards=shards, tensors=tensors, config=on.config, warnings=warnings)
@@ -125,10 +125,6 @@ def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
             return shorter
     longer = [other for other in tensors if other.endswith(f".{name}")]
     return longer[0] if len(longer) == 1 else None
-
-
-def _sum(below: TensorInfo, delta: LowRankDelta) -> Adapted:
-    return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, below, delta)
 
 
 def _tied(adapter: Checkpoint, on: Checkpoint) -> Iterator[str]:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.layout import ADAPTER, ShardLayout, lay_out
-from sdmw.checkpoints.low_rank import PREFIX
+from sdmw.checkpoints.low_rank import matrix_names
 from sdmw.checkpoints.target import check_target
 from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, quoted
@@ -38,8 +38,7 @@ class Weight:
     @property
     def names(self) -> tuple[str, str]:
         """What peft calls its A and its B."""
-        kind = "lora_embedding_{}" if self.embedding else "lora_{}.weight"
-        return f"{PREFIX}{self.module}.{kind.format('A')}", f"{PREFIX}{self.module}.{kind.format('B')}"
+        return matrix_names(self.module, embedding=self.embedding)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -181,15 +181,8 @@ def holds(span: Span, checksum: str, read: Read) -> bool:
 
 def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
     """Whether two tensors of one shape and dtype have the same bits, read by tiles of so many elements."""
-    sources = open_tensor(first), open_tensor(second)
-    for start in range(0, first.elements, tile):
-        stop = min(start + tile, first.elements)
-        same = _same_bits(*(source.tile(start, stop) for source in sources))
-        for source in sources:
-            source.release(start, stop)
-        if not same:
-            return False
-    return True
+    tiles = read_tiles((first, second), 0, first.elements, tile, lambda: None)
+    return all([_same_bits(*arrays) for _, arrays in tiles])  # to the end: lost pages are told before a difference
 
 
 class _Kept(threading.local):

@@ -16,11 +16,11 @@ from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.checkpoints.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
 from sdmw.checkpoints.matrices import LARGEST_BLOCK, Stored
-from sdmw.checkpoints.tensor import DType, TensorInfo
+from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import CheckpointError, Problem, quoted
 
 WEIGHTS = "adapter_model.safetensors"
-HIGHEST_RANK = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one
+MOST_RANKS = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one
 LONGEST_MODULE = 1000  # characters; patterns are matched against it
 
 __all__ = ["open_tensor", "read", "read_matrices", "recognises"]
@@ -164,8 +164,8 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
     rank = config.rank_of(module)
     if len(a.shape) != 2 or len(b.shape) != 2:
         return Problem(where, "matrices", f"shapes {list(a.shape)} and {list(b.shape)}: sdmw merges no convolutions")
-    if rank > HIGHEST_RANK:
-        return Problem(where, f"a rank of at most {HIGHEST_RANK:,}", f"{rank:,}")
+    if rank > MOST_RANKS:
+        return Problem(where, f"a rank of at most {MOST_RANKS:,}", f"{rank:,}")
     if not (a.shape[0] == b.shape[1] == rank):
         found = f"{list(a.shape)} and {list(b.shape)}"
         return Problem(where, f"shapes [{rank}, in] and [out, {rank}], as {ADAPTER_CONFIG} says", found)
@@ -180,4 +180,4 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
     if factors.base_layer.shape != delta.shape or not factors.base_layer.dtype.merges:
         found = f"{factors.base_layer.dtype.name} {list(factors.base_layer.shape)}"
         return Problem(where, f"a base_layer of F32, F16 or BF16 {list(delta.shape)}", found)
-    return Adapted(delta.name, DType.F32, delta.shape, delta.file, 0, factors.base_layer, delta)
+    return delta.on(factors.base_layer)
