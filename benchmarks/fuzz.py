@@ -31,13 +31,16 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from token_mutator import mutated  # noqa: E402
+
 RESULTS = HERE / "results" / "fuzz.json"
 KEPT, LONGEST_KEPT = 32, 1024  # files of a corpus, bytes of one
 LONGEST = 4096  # bytes of an input
 SLOW = 1.0  # seconds for one input are a finding
 COUNTERS = struct.Struct("QQQ")  # inputs, accepted, findings
 
-TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[0-9.eE+-]+|[a-zA-Z_]+|\s+|.', re.DOTALL)
 JSON_TOKENS = rb"""-0 -1 0 1 1.0 1e999 true null NaN 18446744073709551616 9223372036854775807 "" "\ud800" "\ud83d\ude00"
     "F32" "F4" "F8_E4M3" "BF16" "I64" "C64" "__metadata__" "dtype" "shape" "data_offsets" "a" {"a":"b"} [] {} , : { }
     [ ] 2 3 4 8 16 01 "\u0061" "\\" "weight_map" "metadata" "total_size" "a.safetensors" "../a.safetensors" "r"
@@ -98,25 +101,6 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "journal": [b"\0" + line({"format": 1, "plan": "ab"}) + line([0, 1, 2**40]) + line({"done": [1.5, None, "é"]})],
 }
-
-
-def mutated(data: bytes, tokens: list[bytes], chance: random.Random) -> bytes:
-    """The input with a few of its tokens dropped, doubled, swapped, moved or replaced."""
-    parts = TOKEN.findall(data) or [b""]
-    for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5))):
-        place, other = chance.randrange(len(parts)), chance.randrange(len(parts))
-        match chance.randrange(5):
-            case 0:
-                parts[place] = b""
-            case 1:
-                parts[place] += parts[other]
-            case 2:
-                parts[place], parts[other] = parts[other], parts[place]
-            case 3:
-                parts[place:place] = parts[min(place, other) : max(place, other)]
-            case 4:
-                parts[place] = chance.choice(tokens)
-    return b"".join(parts)
 
 
 class InFile:

@@ -181,8 +181,10 @@ def holds(span: Span, checksum: str, read: Read) -> bool:
 
 def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
     """Whether two tensors of one shape and dtype have the same bits, read by tiles of so many elements."""
-    tiles = read_tiles((first, second), 0, first.elements, tile, lambda: None)
-    return all([_same_bits(*arrays) for _, arrays in tiles])  # to the end: lost pages are told before a difference
+    same = True
+    for _, arrays in read_tiles((first, second), 0, first.elements, tile, lambda: None):
+        same &= _same_bits(*arrays)  # to the end: lost pages are told before a difference
+    return same
 
 
 class _Kept(threading.local):
