@@ -1,5 +1,6 @@
 """A merge is held against its report: what is equal passes, any wrong byte is found."""
 
+import gc
 import json
 import os
 import shutil
@@ -179,3 +180,18 @@ def test_nothing_stays_mapped(world):
     assert sdmw.verify("out", sample=1).problems == []
     with open("/proc/self/maps") as maps:
         assert [line for line in maps if str(world) in line] == []
+
+
+def test_the_process_holds_no_more_after_many_runs(world):
+    """Of mappings: what is loaded once, as the kernels are, is not loaded again."""
+
+    def again():
+        shutil.rmtree("out", ignore_errors=True)
+        merged()
+        assert sdmw.verify("out", sample=1).problems == []
+        gc.collect()
+        with open("/proc/self/maps") as maps:
+            return len(maps.readlines())
+
+    before = [again() for _ in range(4)][-1]
+    assert [again() for _ in range(12)][-1] < before + 12  # a stack or an arena may come; one a run may not

@@ -4,6 +4,7 @@ The kernel raises SIGBUS where a mapped page cannot be read: its file was trunca
 written in Python would need the GIL, which the interrupted thread may hold or not.
 """
 
+from functools import cache
 from typing import Any
 
 import numba
@@ -30,10 +31,14 @@ _mmap: Any = types.ExternalFunction(
 _signal: Any = types.ExternalFunction("signal", types.int64(types.int32, types.int64))
 
 
+@cache
 def handler() -> Any:
-    """The handler compiled, or loaded from the cache of kernels; its `address` goes to sigaction with SA_SIGINFO."""
+    """The handler compiled, or loaded from the cache of kernels; its `address` goes to sigaction with SA_SIGINFO.
+
+    Once a process: machine code that was loaded is never let go of.
+    """
     signature = types.void(types.int32, types.int64, types.int64)
-    return compiled_in_cache(lambda cache: numba.cfunc(signature, cache=cache)(_on_bus_error))
+    return compiled_in_cache(lambda kept: numba.cfunc(signature, cache=kept)(_on_bus_error))
 
 
 def _on_bus_error(signum: Any, info: Any, context: Any) -> None:
