@@ -17,9 +17,9 @@ import numpy as np
 import processes
 import synthetic
 
-from sdmw.checkpoints.adapter_config import adapter_config
-from sdmw.checkpoints.layout import ADAPTER, lay_out
-from sdmw.checkpoints.tensor import DType
+from sdmw.tensors.tensor import DType
+from sdmw.writing.adapter_config import adapter_config
+from sdmw.writing.layout import ADAPTER, lay_out
 
 PACKED = """
 import json, sys, sdmw

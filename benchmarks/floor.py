@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from processes import drop_cache
+
 from writing import Opened, pages
 
 TILE = 4 << 20  # bytes

@@ -192,7 +192,7 @@ def adapter_target(folder: Path) -> Callable[[bytes], bool]:
 
 
 def journal_target(folder: Path) -> Callable[[bytes], bool]:
-    from sdmw.checkpoints.journal import read
+    from sdmw.writing.journal import read
 
     file = InFile(folder, "journal")
 

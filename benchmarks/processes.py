@@ -107,7 +107,7 @@ def _sample(pid: int, began: float, every: float, samples: list[tuple[float, int
 
 MERGE = """
 import json, sys, time, sdmw
-from sdmw.checkpoints import linux
+from sdmw import linux
 recipe, out, options, mapped, small = json.loads(sys.argv[1])
 if not mapped:
     linux.maps_safely = lambda path: False  # as on a network file system

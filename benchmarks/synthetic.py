@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.layout import index_bytes, lay_out
-from sdmw.checkpoints.tensor import DType
+from sdmw.tensors.tensor import DType
+from sdmw.writing.layout import index_bytes, lay_out
 
 Shapes = dict[str, tuple[int, ...]]
 PIECE = 1 << 22  # elements made at once

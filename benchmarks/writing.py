@@ -20,8 +20,8 @@ import numpy as np
 import processes
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.linux import fallocate
-from sdmw.checkpoints.streamed import StreamedFile
+from sdmw.linux import fallocate
+from sdmw.writing.streamed import StreamedFile
 
 TILE, HUGE = 4 << 20, 2 << 20  # bytes
 Write = Callable[[int, memoryview], None]

@@ -22,9 +22,8 @@ from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
 from reference import sdm_w
 from reference.rounding import STORED, bits, widen
-from sdmw.checkpoints import archive_arrays
+from sdmw.archives import arrays, packing
 from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, StoppedError, UsageError
-from sdmw.running import packing
 from sdmw.running.events import Progress, Published
 
 DTYPES = {**STORED, "I64": np.int64, "I8": np.int8, "BOOL": np.bool_, "F64": np.float64}
@@ -114,7 +113,7 @@ def test_there_and_back_is_where_it_began(tmp_path_factory, pairs, k, small):
     with pytest.MonkeyPatch.context() as patch:
         if small:
             for where, name, size in (
-                (archive_arrays, "BLOCK", 8), (archive_arrays, "CHUNK", 8), (archive_arrays, "SHARD", 32),
+                (arrays, "BLOCK", 8), (arrays, "CHUNK", 8), (arrays, "SHARD", 32),
                 (packing, "TILE", 24),
             ):  # fmt: skip
                 patch.setattr(where, name, size)

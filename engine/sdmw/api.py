@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sdmw.checkpoints.formats import HEADER_LIMIT
-from sdmw.checkpoints.target import check_target
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.methods.lora import HIGHEST_RANK
@@ -18,9 +17,10 @@ from sdmw.planning.plan import Plan
 from sdmw.recipes.load import load
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
+from sdmw.writing.target import check_target
 
 if TYPE_CHECKING:
-    from sdmw.checkpoints.archive import Side
+    from sdmw.archives.archive import Side
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -84,8 +84,6 @@ def merge(
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
-    from sdmw.checkpoints.output import Output
-    from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.reporting.files import add_files
     from sdmw.reporting.report import build_report
     from sdmw.running.driver import Run
@@ -93,6 +91,8 @@ def merge(
     from sdmw.running.journal import check_unchanged, head
     from sdmw.running.stop import StopSignals
     from sdmw.running.usage import Usage
+    from sdmw.tensors.tile_memory import tile_memory
+    from sdmw.writing.output import Output
 
     method = all_methods()[planned.recipe.merge_method]
     target = os.fspath(out)
@@ -166,8 +166,8 @@ def inspect(
     """
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
-    from sdmw.checkpoints.locate import locate
     from sdmw.reporting.inspection import inspection
+    from sdmw.storage.locate import locate
 
     path = locate(os.fspath(checkpoint), download=download)
     found = formats.read(path, header_limit=parse_size(header_limit, "header_limit"))
@@ -199,8 +199,8 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
-    from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.reporting import verification
+    from sdmw.tensors.tile_memory import tile_memory
 
     path = os.fspath(out)
     report = verification.read_report(path)
@@ -250,15 +250,15 @@ def extract(
     if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
     from sdmw.checkpoints import formats
-    from sdmw.checkpoints.locate import locate
-    from sdmw.checkpoints.output import Output
-    from sdmw.checkpoints.tile_memory import tile_memory
     from sdmw.planning.extraction import plan_extraction
     from sdmw.reporting.extraction import add_files, extraction_report
     from sdmw.running.events import Published
     from sdmw.running.extraction import carry_out
     from sdmw.running.journal import check_unchanged
     from sdmw.running.stop import StopSignals
+    from sdmw.storage.locate import locate
+    from sdmw.tensors.tile_memory import tile_memory
+    from sdmw.writing.output import Output
 
     limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
     below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
@@ -320,16 +320,16 @@ def pack(
     """
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
+    from sdmw.archives import packing
+    from sdmw.archives.planning import check_packing
     from sdmw.checkpoints import formats
-    from sdmw.checkpoints.locate import locate
-    from sdmw.checkpoints.output import Output
-    from sdmw.checkpoints.tile_memory import tile_memory
-    from sdmw.planning.packing import check_packing
     from sdmw.reporting.packing import pack_report
-    from sdmw.running import packing
     from sdmw.running.events import Published
     from sdmw.running.journal import check_unchanged
     from sdmw.running.stop import StopSignals
+    from sdmw.storage.locate import locate
+    from sdmw.tensors.tile_memory import tile_memory
+    from sdmw.writing.output import Output
 
     limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
     below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
@@ -416,18 +416,18 @@ def _restored(
     header_limit: Size,
     download: bool,
 ) -> "PackReport":
+    from sdmw.archives import packing
+    from sdmw.archives.archive import read_archive
+    from sdmw.archives.planning import check_applying
     from sdmw.checkpoints import formats
-    from sdmw.checkpoints.archive import read_archive
-    from sdmw.checkpoints.layout import lay_out
-    from sdmw.checkpoints.locate import locate
-    from sdmw.checkpoints.output import Output
-    from sdmw.checkpoints.tile_memory import tile_memory
-    from sdmw.planning.packing import check_applying
     from sdmw.reporting.packing import pack_report
-    from sdmw.running import packing
     from sdmw.running.events import Published
     from sdmw.running.journal import check_unchanged
     from sdmw.running.stop import StopSignals
+    from sdmw.storage.locate import locate
+    from sdmw.tensors.tile_memory import tile_memory
+    from sdmw.writing.layout import lay_out
+    from sdmw.writing.output import Output
 
     most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
     target = os.fspath(out)

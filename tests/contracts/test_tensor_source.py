@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from adapters_on_disk import factors, write_adapter
-from sdmw.checkpoints import linux
+from sdmw import linux
 from sdmw.checkpoints.formats import formats, open_tensor
-from sdmw.checkpoints.tensor import TensorInfo
+from sdmw.tensors.tensor import TensorInfo
 
 SHAPE = (13, 1021)  # primes: no tiling falls on rows or pages
 ELEMENTS = SHAPE[0] * SHAPE[1]

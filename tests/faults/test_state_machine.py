@@ -21,10 +21,10 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in
 from faults.worlds import ALL, bits
 from reference.rounding import STORED
-from sdmw.checkpoints.journal import read
 from sdmw.errors import InputChangedError, OutputError, PlanError, ResumeError, SdmwError
 from sdmw.running import journal
 from sdmw.running.events import Progress, Published
+from sdmw.writing.journal import read
 
 EXAMPLES, STEPS = (150, 30) if ALL else (15, 12)
 KILLS = 6 if ALL else 1  # in one run of the machine: each starts an interpreter

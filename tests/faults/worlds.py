@@ -32,7 +32,7 @@ for name in ("measure", "apply"):
     setattr(work, name, lambda *a, real=real: (time.sleep(pause), real(*a))[1])
 if not synced:  # a mutant that must be caught
     import os
-    from sdmw.checkpoints import linux
+    from sdmw import linux
     os.fsync = os.fdatasync = lambda fd: None
     linux.sync_file_range = lambda *a: True
 said = False

@@ -10,11 +10,11 @@ import pytest
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in
-from sdmw.checkpoints.journal import read
 from sdmw.errors import InputChangedError, NonFiniteError, ResumeError
 from sdmw.planning import budget
 from sdmw.running import journal, work
 from sdmw.running.events import Progress
+from sdmw.writing.journal import read
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import cast
 
 import numpy as np
 
-from sdmw.checkpoints.combined import Combination, Kind, combined
-from sdmw.checkpoints.low_rank import Adapted, LowRankDelta
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import PlanError, Problem, quoted
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target, Values, float32s
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.look import Tile
+from sdmw.tensors.combined import Combination, Kind, combined
+from sdmw.tensors.low_rank import Adapted, LowRankDelta
+from sdmw.tensors.tensor import TensorInfo
 
 HIGHEST_RANK = 4096
 

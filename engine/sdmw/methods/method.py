@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.look import Look, Tile
+from sdmw.tensors.tensor import TensorInfo
 
 Measured = Mapping[str, Mapping[str, tuple[Any, ...]]]  # kind of look -> component -> a statistic for each model
 

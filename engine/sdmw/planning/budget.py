@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from sdmw.checkpoints.output import IN_FLIGHT
 from sdmw.errors import Problem
 from sdmw.sizes import shown
+from sdmw.writing.output import IN_FLIGHT
 
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing

@@ -7,13 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import input_folders
-from sdmw.checkpoints.layout import ADAPTER, MODEL, ShardLayout, lay_out
-from sdmw.checkpoints.linux import free
-from sdmw.checkpoints.low_rank import LowRankDelta, matrices
-from sdmw.checkpoints.sidecars import choose
-from sdmw.checkpoints.target import check_target
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import CheckpointError, PlanError, Problem, quoted
+from sdmw.linux import free
 from sdmw.methods.method import Method, Values
 from sdmw.planning import budget, memory
 from sdmw.planning.check import check_inputs, tied_heads
@@ -22,6 +17,11 @@ from sdmw.planning.layers import component_of, depths, layer_of
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_values, resolve
 from sdmw.recipes.recipe import Recipe
+from sdmw.tensors.low_rank import LowRankDelta, matrices
+from sdmw.tensors.tensor import TensorInfo
+from sdmw.writing.layout import ADAPTER, MODEL, ShardLayout, lay_out
+from sdmw.writing.side_files import choose
+from sdmw.writing.target import check_target
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
-from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TiedHead
 from sdmw.recipes.recipe import Recipe
+from sdmw.tensors.tensor import DType, TensorInfo
 
 Shaped = tuple[DType, tuple[int, ...]]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.layout import ADAPTER, ShardLayout, lay_out
-from sdmw.checkpoints.low_rank import matrix_names
-from sdmw.checkpoints.target import check_target
-from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.check import EMBEDDINGS, MOST_SAID
-from sdmw.planning.conv1d import is_conv1d
+from sdmw.tensors.low_rank import matrix_names
+from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.views.conv1d import is_conv1d
+from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
+from sdmw.writing.target import check_target
 
 _MORE_EMBEDDINGS = ("wpe", "shared", "relative_attention_bias")
 _NO_EMBEDDINGS = ("embed_out", "embedding_hidden_mapping_in")  # linear, for all their names

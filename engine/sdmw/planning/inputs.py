@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.locate import locate, split_adapter
 from sdmw.errors import Problem, SdmwError, quoted
-from sdmw.planning.adapters import adapted, wrong_base
 from sdmw.recipes.recipe import Recipe
+from sdmw.storage.locate import locate, split_adapter
+from sdmw.views.adapter import adapted, wrong_base
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.layout import ShardLayout
-from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import Problem
 from sdmw.recipes.recipe import Recipe
+from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.writing.layout import ShardLayout
 
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
 

@@ -5,15 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdmw.checkpoints.adapter_config import adapter_config
-from sdmw.checkpoints.card import common_license, model_card
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
-from sdmw.checkpoints.locate import hub_id
-from sdmw.checkpoints.output import Output
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.reporting.as_json import as_json
 from sdmw.reporting.files import fingerprint
+from sdmw.storage.locate import hub_id
 from sdmw.version import __version__
+from sdmw.writing.adapter_config import adapter_config
+from sdmw.writing.card import common_license, model_card
+from sdmw.writing.output import Output
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,18 @@ import os
 
 import xxhash
 
-from sdmw.checkpoints import sidecars
-from sdmw.checkpoints.adapter_config import adapter_config
-from sdmw.checkpoints.card import common_license, model_card
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.config import merged_config
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
-from sdmw.checkpoints.locate import hub_id, split_adapter
-from sdmw.checkpoints.low_rank import Computed
-from sdmw.checkpoints.output import Output
 from sdmw.errors import CheckpointError, Problem
 from sdmw.planning.plan import Plan
 from sdmw.reporting.report import Report
+from sdmw.storage.locate import hub_id, split_adapter
+from sdmw.tensors.low_rank import Computed
+from sdmw.writing import side_files
+from sdmw.writing.adapter_config import adapter_config
+from sdmw.writing.card import common_license, model_card
+from sdmw.writing.config import merged_config
+from sdmw.writing.output import Output
 
 
 def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> None:
@@ -36,7 +36,7 @@ def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> N
 
 
 def _add_model_files(output: Output, plan: Plan, base: Checkpoint) -> None:
-    sidecars.copy(base.path, plan.copied, output.path)
+    side_files.copy(base.path, plan.copied, output.path)
     config = os.path.join(base.path, "config.json")
     try:
         with open(config, "rb") as file:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from sdmw.checkpoints.archive import Archive
+from sdmw.archives.archive import Archive
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.version import __version__
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats import open_tensor
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted
 from sdmw.methods.method import LayerDecision, LayerShare, Method, ModelDecision
 from sdmw.planning.plan import Plan
 from sdmw.reporting.report import Report
 from sdmw.running import work
 from sdmw.statistics.percentile import NOTHING_KEPT, smallest_pattern_from
+from sdmw.tensors.tensor import TensorInfo
 from sdmw.version import __version__
 
 ALL = 1  # the pattern that every nonzero magnitude reaches

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sdmw.checkpoints.output import Output
 from sdmw.errors import DisagreementError, OutputError, Problem, quoted
 from sdmw.methods.method import LayerDecision, Method, ModelDecision
 from sdmw.planning.plan import Piece, Plan, TiedHead
@@ -17,6 +16,7 @@ from sdmw.running.events import Progress, Receiver, Stage
 from sdmw.running.journal import RunJournal
 from sdmw.running.stop import GivenUp, StopSignals
 from sdmw.statistics.look import Look
+from sdmw.writing.output import Output
 
 AHEAD = 2  # pieces handed over for each thread: one that runs, one that waits
 SIGNAL_CHECK = 0.1  # seconds

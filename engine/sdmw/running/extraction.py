@@ -10,14 +10,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.matrices import widened
-from sdmw.checkpoints.output import Output
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import NonFiniteError, Problem, quoted
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.running.events import Progress, Receiver
 from sdmw.running.stop import StopSignals
 from sdmw.running.work import equal, read_tiles
+from sdmw.tensors.matrices import widened
+from sdmw.tensors.tensor import TensorInfo
+from sdmw.writing.output import Output
 
 Block = NDArray[np.float64]
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for

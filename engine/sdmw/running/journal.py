@@ -7,11 +7,11 @@ from typing import Any
 import xxhash
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.output import Output
 from sdmw.errors import InputChangedError, Problem
 from sdmw.methods.method import LayerDecision, LayerShare
 from sdmw.planning.plan import Piece, Plan
 from sdmw.version import __version__
+from sdmw.writing.output import Output
 
 EVERY = 5.0  # seconds between commits: the most work that is lost
 

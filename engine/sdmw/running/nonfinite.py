@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.low_rank import LowRankDelta
-from sdmw.checkpoints.matrices import widened
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TensorPlan
+from sdmw.tensors.low_rank import LowRankDelta
+from sdmw.tensors.matrices import widened
+from sdmw.tensors.tensor import TensorInfo
 
 MEND = "Repair the checkpoint, or let it through with the recipe field `nonfinite: pass`"
 

@@ -9,10 +9,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.checkpoints import lost_pages
 from sdmw.checkpoints.formats import open_tensor
-from sdmw.checkpoints.staging import staging
-from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Problem, quoted
 from sdmw.kernels import tiles
 from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
@@ -20,6 +17,9 @@ from sdmw.planning.plan import TensorPlan
 from sdmw.running.nonfinite import MEND, explain
 from sdmw.running.stop import GivenUp
 from sdmw.statistics.look import Counter, Look, Tile
+from sdmw.tensors import lost_pages
+from sdmw.tensors.staging import staging
+from sdmw.tensors.tensor import DType, TensorInfo
 
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data that nobody changes any more
 Read = Callable[[int, int, int], bytes]  # shard, offset in bytes, how many

@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.formats._files import HEADER_LIMIT as HEADER_LIMIT
 from sdmw.checkpoints.formats._refusals import refusal
-from sdmw.checkpoints.tensor import TensorInfo, TensorSource
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.files import HEADER_LIMIT as HEADER_LIMIT
+from sdmw.tensors.tensor import TensorInfo, TensorSource
 
 
 class Format(Protocol):

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdmw.checkpoints.formats._files import read_bounded
 from sdmw.checkpoints.formats._json import most_values, parse, told
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.files import read_bounded
 
 ADAPTER_CONFIG = "adapter_config.json"
 LARGEST = 2**20  # bytes

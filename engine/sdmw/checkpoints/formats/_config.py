@@ -4,9 +4,9 @@ import json
 import os
 from typing import Any
 
-from sdmw.checkpoints.formats._files import read_bounded
 from sdmw.checkpoints.formats._json import told
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.files import read_bounded
 
 CONFIG = "config.json"
 LARGEST_CONFIG = 16 * 2**20  # bytes

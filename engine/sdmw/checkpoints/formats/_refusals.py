@@ -3,8 +3,8 @@
 import os
 
 from sdmw.checkpoints.formats._config import read_config
-from sdmw.checkpoints.formats._files import listing
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.files import listing
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # Written by trainers beside the weights; a directory with only these has no weights.

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, MOST_MATCHES, AdapterConfig, read_adapter_config
-from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
 from sdmw.checkpoints.formats.safetensors.directory import SINGLE
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
-from sdmw.checkpoints.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
-from sdmw.checkpoints.matrices import LARGEST_BLOCK, Stored
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.files import HEADER_LIMIT, listing
+from sdmw.tensors.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
+from sdmw.tensors.matrices import LARGEST_BLOCK, Stored
+from sdmw.tensors.tensor import TensorInfo
 
 WEIGHTS = "adapter_model.safetensors"
 MOST_RANKS = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one

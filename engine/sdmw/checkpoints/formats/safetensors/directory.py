@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._config import read_config
-from sdmw.checkpoints.formats._files import HEADER_LIMIT, listing
 from sdmw.checkpoints.formats._refusals import refusal, some
 from sdmw.checkpoints.formats.safetensors.header import Header, read_header
 from sdmw.checkpoints.formats.safetensors.index import (
@@ -15,8 +14,9 @@ from sdmw.checkpoints.formats.safetensors.index import (
     read_index,
     total_size_warnings,
 )
-from sdmw.checkpoints.tensor import TensorInfo
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.files import HEADER_LIMIT, listing
+from sdmw.tensors.tensor import TensorInfo
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"

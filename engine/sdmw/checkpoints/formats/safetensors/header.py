@@ -8,11 +8,11 @@ import math
 import os
 from dataclasses import dataclass
 
-from sdmw.checkpoints.checkpoint import Shard
-from sdmw.checkpoints.formats._files import HEADER_LIMIT, open_file, read_exactly
 from sdmw.checkpoints.formats._json import members, most_values, told, width
-from sdmw.checkpoints.tensor import DType, TensorInfo
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.files import HEADER_LIMIT, open_file, read_exactly
+from sdmw.storage.shard import Shard
+from sdmw.tensors.tensor import DType, TensorInfo
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _LARGEST_NUMBER = 2**63 - 1  # of a dimension, an offset, a count of elements: what file offsets can hold

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sdmw.checkpoints.formats._files import read_bounded
 from sdmw.checkpoints.formats._json import most_values, parse, told, width
 from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.files import read_bounded
 
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 16 * 2**20  # bytes

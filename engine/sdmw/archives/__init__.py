@@ -1,0 +1,1 @@
+"""Sparse archives of what a model changed: pack, apply, revert."""

@@ -1,0 +1,66 @@
+"""The fingerprint of an input file, and how a file differs from it later."""
+
+import os
+from dataclasses import dataclass
+
+import xxhash
+
+from sdmw.sizes import shown
+
+
+def size_change(was: int, now: int) -> str:
+    """How a file's size differs, of two numbers of bytes: "was 5.00 GB at the start, is 2.10 GB now"."""
+    before, after = shown(was), shown(now)
+    if before == after:
+        before, after = f"{was:,} bytes", f"{now:,} bytes"
+    return f"was {before} at the start, is {after} now"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The fingerprint of one input file: what must still hold whenever its data are trusted.
+
+    Attributes:
+        path: of the file, absolute.
+        size: in bytes.
+        mtime_ns: last change of its data, nanoseconds since 1970.
+        ctime_ns: last change of data or inode, nanoseconds since 1970; a writer cannot set it back.
+        inode: its number.
+        header_hash: XXH3-128 of the JSON header (with its padding, without the length before it), in hex. No signature.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    header_hash: str
+
+    @classmethod
+    def of(cls, path: str, status: os.stat_result, header: bytes) -> "Shard":
+        """The fingerprint of a file from the `fstat` of the descriptor through which its header was read."""
+        return cls(
+            path,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_ino,
+            xxhash.xxh3_128_hexdigest(header),
+        )
+
+    def changed(self) -> str | None:
+        """What differs between this fingerprint and the file as it is now; None where nothing does.
+
+        The header is not read again: whoever rewrites it changes the ctime.
+        """
+        try:
+            now = os.stat(self.path)
+        except OSError as error:
+            return "is gone" if isinstance(error, FileNotFoundError) else f"cannot be looked at: {error.strerror}"
+        if now.st_size != self.size:
+            return size_change(self.size, now.st_size)
+        if now.st_ino != self.inode:
+            return "was replaced"
+        if (now.st_mtime_ns, now.st_ctime_ns) != (self.mtime_ns, self.ctime_ns):
+            return "was modified"
+        return None

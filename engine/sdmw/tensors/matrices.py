@@ -1,0 +1,197 @@
+"""Small matrices that deltas are made of, read or computed block by block in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.tensors import lost_pages
+from sdmw.tensors.opening import open_stored
+from sdmw.tensors.staging import Staging
+from sdmw.tensors.tensor import DType, TensorInfo
+
+Span = tuple[int, int]  # from, up to
+Block = NDArray[np.float64]
+computed = Staging()  # tiles that are computed: fresh memory would cost as much as computing them
+LARGEST_BLOCK = 1 << 19  # elements of one block while a product is computed: 4 MiB
+
+
+class Matrix(Protocol):
+    """A matrix of which any block can be had; frozen and picklable, nothing is open."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns, in memory of their own."""
+
+    def files(self) -> Iterator[TensorInfo]:
+        """The tensors that it is read from."""
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes that a block takes while it is made, beside blocks of products."""
+
+
+def widened(tile: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
+    """A tile of float32, float16 or bfloat16 as a source hands it out, in float32 and in memory of its own."""
+    if dtype is DType.BF16:
+        return (tile.astype(np.uint32) << 16).view(np.float32)
+    if dtype is DType.F16:
+        return tile.copy().view(np.float16).astype(np.float32)
+    return tile.copy().view(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor of two axes, float32, float16 or bfloat16, widened exactly."""
+
+    info: TensorInfo
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        rows, columns = self.info.shape
+        return rows, columns
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns; InputChangedError or RunError where the file does not give them."""
+        width = self.info.shape[1]
+        found = np.empty((rows[1] - rows[0], columns[1] - columns[0]))
+        if columns == (0, width):
+            self._fill(found.reshape(-1), rows[0] * width, rows[1] * width)
+        else:
+            for place, row in enumerate(range(*rows)):
+                self._fill(found[place], row * width + columns[0], row * width + columns[1])
+        return found
+
+    def files(self) -> Iterator[TensorInfo]:
+        """The tensor itself."""
+        yield self.info
+
+    @property
+    def working_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
+    def _fill(self, out: Block, start: int, stop: int) -> None:
+        source, lost = open_stored(self.info), lost_pages.lost()
+        tile = source.tile(start, stop)
+        out[:] = widened(tile, self.info.dtype)
+        if lost_pages.lost() != lost and (error := source.lost()):
+            raise error
+        source.release(start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """The transpose of a matrix."""
+
+    matrix: Matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        rows, columns = self.matrix.shape
+        return columns, rows
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns."""
+        return np.ascontiguousarray(self.matrix.block(columns, rows).T)
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of the matrix."""
+        return self.matrix.files()
+
+    @property
+    def working_bytes(self) -> int:
+        """That of the matrix."""
+        return self.matrix.working_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Matrices of as many columns, one below the other."""
+
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        return sum(matrix.shape[0] for matrix in self.matrices), self.matrices[0].shape[1]
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns."""
+        parts, top = [np.empty((0, columns[1] - columns[0]))], 0
+        for matrix in self.matrices:
+            height = matrix.shape[0]
+            first, last = max(rows[0] - top, 0), min(rows[1] - top, height)
+            if first < last:
+                parts.append(matrix.block((first, last), columns))
+            top += height
+        return np.concatenate(parts)
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of all of them."""
+        for matrix in self.matrices:
+            yield from matrix.files()
+
+    @property
+    def working_bytes(self) -> int:
+        """One after the other."""
+        return max(matrix.working_bytes for matrix in self.matrices)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """scaling * left @ right; every element is summed in float64 in the order of the rank and rounded to float32."""
+
+    left: Matrix
+    right: Matrix
+    scaling: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Columns of the left one."""
+        return self.left.shape[1]
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns, all of them float32 numbers."""
+        return self.float32(rows, columns).astype(np.float64)
+
+    def float32(self, rows: Span, columns: Span) -> NDArray[np.float32]:
+        """The same in float32, computed so that no more than 4 MiB of either matrix are in memory at once."""
+        from sdmw.kernels.low_rank import product
+
+        height, width = rows[1] - rows[0], columns[1] - columns[0]
+        out = computed.array(0, 4 * height * width).view(np.float32).reshape(height, width)
+        step = max(1, LARGEST_BLOCK // self.rank)
+        for first in range(*columns, step):
+            last = min(first + step, columns[1])
+            right = self.right.block((0, self.rank), (first, last))
+            for top in range(*rows, step):
+                bottom = min(top + step, rows[1])
+                place = out[top - rows[0] : bottom - rows[0], first - columns[0] : last - columns[0]]
+                part = place if place.flags.c_contiguous else np.empty(place.shape, np.float32)
+                product(self.left.block((top, bottom), (0, self.rank)), right, self.scaling, part)
+                if part is not place:
+                    place[:] = part
+        return out
+
+    def files(self) -> Iterator[TensorInfo]:
+        """Those of both."""
+        yield from self.left.files()
+        yield from self.right.files()
+
+    @property
+    def working_bytes(self) -> int:
+        """Those of both."""
+        return self.left.working_bytes + self.right.working_bytes

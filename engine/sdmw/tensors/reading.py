@@ -1,0 +1,67 @@
+"""Reading tensors by pread into buffers, where a mapping cannot be trusted: its pages may go at any time."""
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.errors import RunError
+from sdmw.storage.shard import size_change
+from sdmw.tensors.read_errors import changed, not_opened, unreadable
+from sdmw.tensors.tensor import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTensor:
+    """A TensorSource whose tiles are copies. Keeps nothing open; pickles.
+
+    Attributes:
+        info: the tensor; its dtype is of whole bytes.
+    """
+
+    info: TensorInfo
+
+    def tile(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Elements start to stop in row-major order: 1-D, read-only, of `info.dtype.storage`.
+
+        Raises:
+            InputChangedError: the file is gone, or shorter than when the header was read.
+            RunError: the file or the disk cannot be read.
+        """
+        info = self.info
+        if not 0 <= start <= stop <= info.elements:
+            raise IndexError(f"elements {start} to {stop} of {info.elements}")
+        values = np.empty(stop - start, info.dtype.storage)
+        if values.size:
+            self._fill(memoryview(values.data).cast("B"), info.offset + start * info.dtype.itemsize)
+        values.flags.writeable = False
+        return values.view()  # the owner of the memory could be made writeable again
+
+    def release(self, start: int, stop: int) -> None:
+        """Nothing to let go of: a tile is a copy."""
+
+    def lost(self) -> RunError | None:
+        """Nothing can be lost of a copy."""
+        return None
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        try:
+            # Not to wait for ever should the path name a FIFO now.
+            fd = os.open(self.info.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise not_opened(self.info, error) from None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise not_opened(self.info, OSError(errno.EINVAL, "not a regular file any more"))
+            while buffer:
+                size = os.preadv(fd, [buffer], offset)
+                if not size:
+                    raise changed(self.info, size_change(offset + len(buffer), os.fstat(fd).st_size))
+                buffer, offset = buffer[size:], offset + size
+        except OSError as error:
+            raise unreadable(self.info, offset, error.errno or errno.EIO) from None
+        finally:
+            os.close(fd)

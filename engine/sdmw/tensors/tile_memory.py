@@ -1,0 +1,23 @@
+"""The memory of tiles, mapped and staged, as long as a run lasts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sdmw.tensors import combined, lost_pages, mapping, matrices
+from sdmw.tensors.staging import staging
+
+
+@contextmanager
+def tile_memory() -> Iterator[None]:
+    """Around a run: lost pages do not end the process, and neither mappings nor staging stay behind.
+
+    Another run of this process maps again what it still reads.
+    """
+    with lost_pages.guarded():
+        try:
+            yield
+        finally:
+            mapping.unmap()
+            staging.clear()
+            matrices.computed.clear()
+            combined.forget()  # another run may find other data in the files of the same names

@@ -1,0 +1,1 @@
+"""The output: layout, files written past the page cache, journal, publication, and the files beside the shards."""

@@ -1,0 +1,206 @@
+import errno
+import gc
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard, sharded
+from sdmw.checkpoints.formats import open_tensor, read
+from sdmw.errors import InputChangedError, RunError
+from sdmw.tensors import mapping
+
+ELEMENTS = 300_000
+VALUES = np.arange(ELEMENTS, dtype="<u4")
+
+
+@pytest.fixture
+def file(tmp_path):
+    checkpoint(tmp_path, {SINGLE: shard({"t": entry(shape=(ELEMENTS,), stop=4 * ELEMENTS)}, VALUES.tobytes())})
+    return tmp_path / SINGLE
+
+
+@pytest.fixture
+def source(file):
+    return open_tensor(read(str(file.parent)).tensors["t"])
+
+
+def mappings_of(path):
+    """What is resident of each mapping of a file, in KiB."""
+    smaps = Path("/proc/self/smaps").read_text()
+    block = rf"^[0-9a-f]+-.* {re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB"
+    return [int(resident) for resident in re.findall(block, smaps, re.MULTILINE)]
+
+
+def test_releasing_a_tile_lets_its_pages_go_and_it_reads_the_same_again(file, source):
+    tile = source.tile(0, ELEMENTS)
+    assert sum(mappings_of(file)) >= tile.nbytes // 1024
+    source.release(0, ELEMENTS)
+    assert sum(mappings_of(file)) <= 4
+    np.testing.assert_array_equal(tile, VALUES)
+
+
+def test_releasing_what_was_never_mapped_does_nothing(file, source):
+    source.release(0, ELEMENTS)
+    assert mappings_of(file) == []
+
+
+def test_a_neighbour_may_release_the_page_that_a_tile_shares(source):
+    left, right = source.tile(0, 1000), source.tile(1000, 2000)
+    source.release(0, 1000)
+    np.testing.assert_array_equal(right, VALUES[1000:2000])
+    np.testing.assert_array_equal(left, VALUES[:1000])
+
+
+def test_no_descriptor_stays_open(source):
+    before = os.listdir("/proc/self/fd")
+    tile = source.tile(0, 10)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert tile[9] == 9
+
+
+def test_a_dropped_mapping_lives_as_long_as_its_tiles(file, source, monkeypatch):
+    kept = mapping.Mappings(1)
+    monkeypatch.setattr(mapping, "_mappings", kept)
+    tile = source.tile(5, 10)
+    other = file.parent / "other"
+    other.write_bytes(b"x")
+    kept.of(str(other))
+    assert kept.kept(str(file)) is None
+    gc.collect()
+    np.testing.assert_array_equal(tile, VALUES[5:10])
+    assert len(mappings_of(file)) == 1
+    del tile
+    gc.collect()
+    assert mappings_of(file) == []
+
+
+def test_truncated_before_a_tile(file, source):
+    source.tile(0, ELEMENTS)
+    os.truncate(file, 4096)
+    with pytest.raises(InputChangedError, match=r"'t': input changed while it was read: .*was 1\.20 MB.*is 4\.10 KB"):
+        source.tile(200_000, ELEMENTS)
+
+
+def test_truncated_between_looking_and_reading(file, source, monkeypatch):
+    populate = mapping.MappedFile.populate
+
+    def late(self, start, stop):
+        os.truncate(file, 4096)
+        return populate(self, start, stop)
+
+    monkeypatch.setattr(mapping.MappedFile, "populate", late)
+    with pytest.raises(InputChangedError, match=r"was 1\.20 MB at the start, is 4\.10 KB now"):
+        source.tile(0, ELEMENTS)
+
+
+def test_truncated_before_it_was_ever_mapped(file, source):
+    os.truncate(file, 100_000)
+    with pytest.raises(InputChangedError, match=r"was 1\.20 MB at the start, is 100 KB now"):
+        source.tile(0, 10)
+
+
+def test_emptied_gone_or_made_a_folder(file, source):
+    os.truncate(file, 0)
+    with pytest.raises(InputChangedError, match="is empty or no regular file now"):
+        source.tile(0, 10)
+    file.unlink()
+    with pytest.raises(InputChangedError, match="is gone"):
+        source.tile(0, 10)
+    file.mkdir()
+    with pytest.raises(InputChangedError, match="no regular file now"):
+        source.tile(0, 10)
+
+
+def test_a_pipe_in_its_place_does_not_hang(file, source):
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputChangedError, match="no regular file now"):
+        source.tile(0, 10)
+
+
+def test_a_file_replaced_since_an_earlier_merge_is_read_anew(file, source):
+    old = source.tile(0, 10)
+    other = file.parent / "other"
+    other.write_bytes(file.read_bytes()[: -VALUES.nbytes] + VALUES[::-1].tobytes())
+    other.rename(file)
+    np.testing.assert_array_equal(source.tile(0, 10), VALUES[::-1][:10])
+    np.testing.assert_array_equal(old, VALUES[:10])
+
+
+@pytest.mark.parametrize("number", [errno.EFAULT, errno.EIO, 133])
+def test_a_read_error_names_file_tensor_and_offset(file, source, monkeypatch, number):
+    pread = os.pread
+
+    def broken(fd, size, offset):
+        if offset + size > 500_000:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(mapping.MappedFile, "populate", lambda *_: number)
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(RunError, match=r"tensor 't': read error at byte \d{3},\d{3} of the file: Input/output error"):
+        source.tile(0, ELEMENTS)
+
+
+def test_an_old_kernel_is_read_without_populating(source, monkeypatch):
+    monkeypatch.setattr(mapping, "_MADV_POPULATE_READ", 9999)
+    np.testing.assert_array_equal(source.tile(0, ELEMENTS), VALUES)
+
+
+def test_threads_read_and_release_at_once(tmp_path, monkeypatch):
+    names = [f"t{i}" for i in range(8)]
+    tensors = read(sharded(tmp_path, *([name] for name in names))).tensors
+    monkeypatch.setattr(mapping, "_mappings", mapping.Mappings(2))
+    wrong = []
+
+    def work(name):
+        source = open_tensor(tensors[name])
+        for _ in range(300):
+            if source.tile(0, 1)[0] != 0:
+                wrong.append(name)
+            source.release(0, 1)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sum(len(mappings_of(tensor.file)) for tensor in tensors.values()) <= 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of forking with threads: it is the point
+def test_a_forked_child_does_not_wait_for_a_lock_of_its_parent(source):
+    source.tile(0, 10)
+    with mapping._mappings._lock:
+        child = multiprocessing.get_context("fork").Process(target=source.tile, args=(0, 10))
+        child.start()
+    child.join(20)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive
+    assert child.exitcode == 0
+
+
+MANY = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from sdmw.checkpoints.formats import open_tensor, read
+before = len(os.listdir("/proc/self/fd"))
+tensors = read(sys.argv[1]).tensors
+tiles = [open_tensor(tensor).tile(0, tensor.elements) for tensor in tensors.values()]
+print(len(tensors), sum(tile.sum() for tile in tiles), len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+def test_many_shards_need_few_descriptors(tmp_path):
+    path = sharded(tmp_path, *([f"s{s}.t{t}" for t in range(50)] for s in range(300)))
+    done = subprocess.run([sys.executable, "-c", MANY, path], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["15000", "0", "0"], done.stderr

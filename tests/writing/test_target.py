@@ -1,0 +1,129 @@
+import os
+import subprocess
+
+import pytest
+
+from sdmw.writing import target as target_module
+from sdmw.writing.target import check_target
+
+
+def said(target, inputs=(), size=1, overwrite=False):
+    return [str(problem) for problem in check_target(str(target), [str(i) for i in inputs], size, overwrite)]
+
+
+@pytest.fixture
+def base(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "adapter.safetensors").write_text("x")
+    return base
+
+
+@pytest.mark.parametrize("name", ["out", "out/", ".out", "a b", "-x", "é\n", "base2"])
+def test_a_free_name_is_fine(tmp_path, base, name):
+    assert said(f"{tmp_path}/{name}", [base]) == []
+    assert said(f"{tmp_path}/{name}", [base], overwrite=True) == []
+
+
+def test_a_relative_name_is_fine(tmp_path, base, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said("out", ["base"]) == []
+    assert said("base/../out", ["base"]) == []
+
+
+@pytest.mark.parametrize("target", ["", ".", "..", "/", "//", "a/..", "a/.", "./", "a\0b", "a\0/b"])
+def test_a_target_has_a_name(target):
+    assert len(said(target)) == 1
+    assert said(target)[0].startswith("output: expected a name for a new directory")
+
+
+@pytest.mark.parametrize(
+    ("make", "found", "overwritten"),
+    [
+        (lambda p: p.mkdir(), "it exists. Choose another name, or ask", None),
+        (lambda p: p.write_text(""), "it exists and is no directory", "it exists and is no directory"),
+        (os.mkfifo, "it exists and is no directory", "it exists and is no directory"),
+        (lambda p: p.symlink_to("nowhere"), "it is a symbolic link", "it is a symbolic link"),
+        (lambda p: p.symlink_to("base"), "it is a symbolic link", "it is a symbolic link"),
+    ],
+)
+def test_what_stands_there_already(tmp_path, base, make, found, overwritten):
+    make(tmp_path / "out")
+    assert found in said(tmp_path / "out")[0]
+    assert found in said(f"{tmp_path}/out/")[0]
+    with_overwrite = said(tmp_path / "out", overwrite=True)
+    assert (overwritten in with_overwrite[0]) if overwritten else with_overwrite == []
+
+
+def test_the_target_and_the_inputs_are_apart(tmp_path, base):
+    (tmp_path / "alias").symlink_to("base")
+    (tmp_path / "around" / "deep" / "model").mkdir(parents=True)
+    is_input = f"it is the input {base}"
+    assert is_input in said(base, [base], overwrite=True)[0]
+    assert "it exists" in said(base, [base])[0]
+    assert is_input in said(base, [base])[1]
+    assert f"it is the input {tmp_path}/alias" in said(base, [tmp_path / "alias"], overwrite=True)[0]
+    assert f"it is inside the input {base}" in said(base / "out", [base])[0]
+    assert f"it is inside the input {base}" in said(tmp_path / "alias" / "out", [base])[0]
+    inner = tmp_path / "around" / "deep" / "model"
+    assert f"it contains the input {inner}" in said(tmp_path / "around", [inner], overwrite=True)[0]
+    assert "it contains the input" in said(base, [base / "adapter.safetensors"], overwrite=True)[0]
+    assert "it is the input" in said(base / "adapter.safetensors", [base / "adapter.safetensors"])[1]
+    assert said(tmp_path / "out", [base, inner, tmp_path / "missing"]) == []
+
+
+def test_a_second_mount_of_an_input_is_that_input(tmp_path, base):
+    other = tmp_path / "other"
+    other.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "--bind", base, other], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("only root can mount")
+    try:
+        assert "it is inside the input" in said(other / "out", [base])[0]
+        assert "it is the input" in said(other, [base], overwrite=True)[0]
+        subprocess.run(["mount", "-o", "remount,bind,ro", other], check=True)
+        assert f"the file system of {other} is read-only" in said(other / "out")[0]
+    finally:
+        subprocess.run(["umount", "-l", other], check=True)
+
+
+def test_a_parent_that_is_missing_or_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for parent in ("missing", "file"):
+        found = said(tmp_path / parent / "out")
+        assert len(found) == 1
+        assert f"expected an existing directory to make it in, found {tmp_path}/{parent} is none" in found[0]
+
+
+def test_a_parent_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(target_module.os, "access", lambda path, mode: False)  # root may write everywhere
+    assert f"no permission to write in {tmp_path}" in said(tmp_path / "out")[0]
+
+
+def test_too_little_disk(tmp_path):
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    (found,) = said(tmp_path / "out", size=10 * free)
+    assert "of free disk, found" in found
+    assert f"in {tmp_path}" in found
+
+
+def test_what_a_killed_run_left_counts_as_free(tmp_path, monkeypatch):
+    left = tmp_path / ".out.sdmw" / "out"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(bytes(2**20))
+    monkeypatch.setattr(target_module, "free", lambda folder: 2**20)
+    assert said(tmp_path / "out", size=2 * 2**20) == []
+    assert said(tmp_path / "out", size=2 * 2**20 + 1) != []
+
+
+def test_a_name_that_leaves_no_room_for_the_work_directory(tmp_path):
+    assert said(tmp_path / ("x" * 249)) == []
+    assert "a name that is too long" in said(tmp_path / ("x" * 250))[0]
+    assert "a name that is too long" in said(tmp_path / ("é" * 125))[0]
+
+
+def test_all_problems_are_told_at_once(tmp_path, base):
+    (tmp_path / "base" / "out").mkdir()
+    assert len(said(base / "out", [base], size=2**62)) == 3
