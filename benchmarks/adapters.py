@@ -17,7 +17,7 @@ import numpy as np
 import processes
 import synthetic
 
-from sdmw.tensors.tensor import DType
+from sdmw.tensors.dtype import DType
 from sdmw.writing.adapter_config import adapter_config
 from sdmw.writing.layout import ADAPTER, lay_out
 

@@ -16,11 +16,13 @@ import processes
 import synthetic
 
 from sdmw.kernels import tiles
+from sdmw.kernels.bins import BINS, LOW
+from sdmw.kernels.codes import BF16, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
 from sdmw.statistics.near import bracket
 
 TILE = 1 << 21  # elements: what a run uses
-CODES = {"BF16": tiles.BF16, "F16": tiles.F16, "F32": tiles.F32}
+CODES = {"BF16": BF16, "F16": F16, "F32": F32}
 
 
 def main() -> None:
@@ -83,9 +85,9 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
     addresses = np.array([array.ctypes.data for array in arrays], np.int64)
     codes = np.full(models + 1, CODES[dtype], np.int64)
     packed = np.zeros((models, tiles.PACKED), np.uint64)
-    counts = np.zeros((models, tiles.BINS), np.int64)
-    sums = np.zeros((models, tiles.BINS), np.int64)
-    low = np.zeros((models, 2, tiles.LOW), np.int64)
+    counts = np.zeros((models, BINS), np.int64)
+    sums = np.zeros((models, BINS), np.int64)
+    low = np.zeros((models, 2, LOW), np.int64)
     out = np.zeros(TILE, arrays[0].dtype)
     one, weights = np.float32(1), np.full(models, 0.5, np.float32)
     edges, listed, sizes = (

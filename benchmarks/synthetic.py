@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.tensors.tensor import DType
+from sdmw.tensors.dtype import DType
 from sdmw.writing.layout import index_bytes, lay_out
 
 Shapes = dict[str, tuple[int, ...]]

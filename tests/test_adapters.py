@@ -77,8 +77,8 @@ def test_sdm_w_takes_the_deltas_as_they_are(world, names):
     expected = {n: merged(w, [each[n] for each in all_kept], chosen, 1) for n, w in wide(base).items()}
     found, report = run(models=names)
     assert_same(found, expected, base)
-    assert [model.weight for model in report.models] == chosen
-    assert [model.magnitude for model in report.models] == magnitudes
+    assert [model.facts["weight"] for model in report.models] == chosen
+    assert [model.facts["magnitude"] for model in report.models] == magnitudes
     assert sdmw.verify("out", sample=1).problems == []
 
 

@@ -112,8 +112,9 @@ def test_mergekit_s_recipe_keeps_its_name(world):
 def test_the_report_is_the_file(world):
     report = sdmw.merge(RECIPE, "out", progress=False)
     told = json.loads(Path("out/sdmw_report.json").read_text())
-    assert told == dataclasses.asdict(report) == json.loads(report.to_json())
-    assert told.keys() >= {"version", "method", "models", "layers", "percentile", "run", "files"}
+    assert told == report.to_dict() == json.loads(report.to_json())
+    assert sdmw.Report.load("out") == report
+    assert told.keys() >= {"version", "method", "models", "layers", "facts", "schema", "run", "files"}
     assert (told["version"], told["method"], told["path"]) == (sdmw.__version__, "sdm_w", "out")
     for model, name in zip(told["models"], ("corp", "func"), strict=True):
         assert model["name"] == name

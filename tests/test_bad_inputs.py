@@ -559,7 +559,7 @@ def test_nonfinite_pass_is_the_reference(tmp_path, method, out):
         layers = {name: [name] for name in world.base}
         expected, magnitudes, _, _ = sdm_w(world.base, own, layers, k=k, given=given)
         if not given:
-            assert [model.magnitude for model in report.models] == magnitudes
+            assert [model.facts["magnitude"] for model in report.models] == magnitudes
             assert all(np.isfinite(magnitudes))
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -580,7 +580,7 @@ def test_a_missing_tensor_may_be_the_base_s(tmp_path):
     np.testing.assert_array_equal(found["ids"], world.base["ids"])
     assert not np.array_equal(gone, world.base[Q])
     (layer,) = (layer for layer in report.layers if layer.name == Q)
-    assert (layer.models[0].threshold, layer.models[0].nonzero) == (None, 0)
+    assert (layer.facts[0]["threshold"], layer.facts[0]["nonzero"]) == (None, 0)
 
 
 def test_extra_tensors_come_from_the_first_model_that_has_them(tmp_path):
@@ -620,7 +620,7 @@ def test_a_tied_head_that_equals_its_embedding_is_dropped_with_a_warning(tmp_pat
     found, report = merged(world, extra=extra)
     assert "lm_head.weight" not in found
     said = f"model '{world.at('func')}': 'lm_head.weight' equals 'model.embed_tokens.weight' and is tied in the base: "
-    assert report.warnings == [f"{said}dropped"]
+    assert report.warnings == (f"{said}dropped",)
 
 
 def test_a_tied_head_that_differs_is_an_error_with_the_choice(tmp_path, capsys, monkeypatch):
@@ -645,7 +645,7 @@ def test_fine_tunes_that_equal_the_base_are_a_warning(tmp_path, recipe):
     found, report = merged(world, **recipe)
     for name, array in world.base.items():
         assert_bits(found[name], array)
-    assert report.warnings == ["every fine-tune equals the base: so does the result"]
+    assert report.warnings == ("every fine-tune equals the base: so does the result",)
 
 
 def test_the_base_among_the_models_is_a_note(tmp_path):
@@ -653,7 +653,7 @@ def test_the_base_among_the_models_is_a_note(tmp_path):
     base = {"model": world.at("base", ""), "parameters": {"weight": 3}}
     _, report = merged(world, models=[base, *world.recipe["models"]])
     assert [model.name for model in report.models] == [world.at("corp"), world.at("func")]
-    assert report.notes == [
+    assert list(report.notes) == [
         f"'{base['model']}' among models is base_model: its weight and other parameters are ignored"
     ]
 

@@ -103,15 +103,15 @@ def test_sdm_w_is_the_reference(given_models, k, power, granularity, scale, perc
     own = {np.dtype(stored): name for name, stored in STORED.items()}
     short = {"float32": "F32", "bfloat16": "BF16"}
     assert_equal(found, expected, lambda name: short[out_dtype] if out_dtype else own[base[name].dtype])
-    assert [model.magnitude for model in report.models] == magnitudes
-    assert [model.weight for model in report.models] == weights
+    assert [model.facts["magnitude"] for model in report.models] == magnitudes
+    assert [model.facts["weight"] for model in report.models] == weights
     for layer in report.layers:
         assert sorted(layer.tensors) == sorted(layers[layer.name])
-        told = [(model.threshold, model.nonzero, model.kept) for model in layer.models]
+        told = [(one["threshold"], one["nonzero"], one["kept"]) for one in layer.facts]
         assert told == [own_facts[layer.name] for own_facts in facts]
     for model in report.models:
-        assert model.kept == sum(layer.models[report.models.index(model)].kept for layer in report.layers)
-        assert set(model.magnitude_by_component) == {component_of(name) for name in base}
+        assert model.facts["kept"] == sum(layer.facts[report.models.index(model)]["kept"] for layer in report.layers)
+        assert set(model.facts["magnitude_by_component"]) == {component_of(name) for name in base}
     if not any(magnitudes):
         assert any("equals the base" in warning for warning in report.warnings)
 
@@ -132,8 +132,7 @@ def test_task_arithmetic_is_the_reference(given_models, normalize, data):
             recipe={"out_dtype": "float32"},
         )  # fmt: skip
     assert_equal(found, expected, lambda _: "F32")
-    assert [model.weight for model in report.models] == weights
-    assert report.models[0].magnitude is None
+    assert [model.facts["weight"] for model in report.models] == weights
     assert report.run.bytes_read == sum(a.nbytes for model in (base, *tunes) for a in model.values())
 
 
@@ -164,7 +163,7 @@ def test_given_weights_with_k_zero_read_each_input_once(tmp_path):
     )  # fmt: skip
     assert_equal(found, expected, lambda _: "BF16")
     assert report.run.bytes_read == sum(a.nbytes for model in (base, *tunes) for a in model.values())
-    assert report.models[0].magnitude is None
+    assert report.models[0].facts["magnitude"] is None
 
 
 def test_k_differs_by_model_and_by_filter(tmp_path):
@@ -178,10 +177,10 @@ def test_k_differs_by_model_and_by_filter(tmp_path):
         ks = [60 if "mlp" in layer.name else 20] * 2
         if "norm" in layer.name:
             ks[1] = 0
-        for tune, k, told in zip(tunes, ks, layer.models, strict=True):
+        for tune, k, told in zip(tunes, ks, layer.facts, strict=True):
             delta = deltas(widen(base[layer.name]), widen(tune[layer.name]))
             magnitudes = np.abs(delta[delta != 0]).astype(np.float64)
-            assert told.threshold == np.percentile(magnitudes, k)
+            assert told["threshold"] == np.percentile(magnitudes, k)
 
 
 def test_the_same_bits_for_any_threads_and_tile(tmp_path, monkeypatch):
@@ -217,9 +216,9 @@ def test_approximate_reports_its_largest_error(tmp_path):
     for name in base:
         delta = deltas(base[name], tunes[0][name])
         errors[name] = approximate_threshold([delta], 30)[1], np.count_nonzero(delta)
-    assert report.percentile.mode == "approximate"
-    assert report.percentile.rank_error == max(error for error, _ in errors.values())
-    assert report.percentile.rank_error_share == max(error / count for error, count in errors.values())
+    assert report.facts["percentile"] == "approximate"
+    assert report.facts["rank_error"] == max(error for error, _ in errors.values())
+    assert report.facts["rank_error_share"] == max(error / count for error, count in errors.values())
     assert report.run.bytes_read_again == 0
 
 
@@ -254,6 +253,6 @@ def test_layers_without_a_change_stay_the_base(tmp_path, granularity):
     for other in base:
         if other != name:
             np.testing.assert_array_equal(bits(found[other]), bits(base[other]))
-    assert report.models[0].weight == 1.0
+    assert report.models[0].facts["weight"] == 1.0
     if granularity == "tensor":
-        assert [layer.models[0].threshold is None for layer in report.layers].count(False) == 1
+        assert [layer.facts[0]["threshold"] is None for layer in report.layers].count(False) == 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
-    from sdmw.reporting.verification import Verification
+    from sdmw.running.verification import Verification
 
 __all__ = [
     "ExtractionReport",
@@ -49,7 +49,7 @@ _HOMES = {
     "Recipe": "sdmw.recipes.recipe",
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
-    "Verification": "sdmw.reporting.verification",
+    "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",

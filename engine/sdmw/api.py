@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
-    from sdmw.reporting.verification import Verification
     from sdmw.running.events import Event
+    from sdmw.running.pool import ExecutorLike
+    from sdmw.running.verification import Verification
 
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
@@ -47,22 +48,27 @@ def merge(
     download: bool = False,
     ignore_unknown: bool = False,
     resume: bool = True,
+    executor: "ExecutorLike" = None,
 ) -> "Report":
-    """Merge checkpoints into a new one, out of core; what a killed run of the same merge has done is gone on with.
+    """Merge checkpoints into a new one, out of core. An interrupted run of the same merge is resumed.
 
     Args:
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
         out: the directory that will appear, complete or not at all.
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
             free, at most 1 GiB (three quarters, up to 256 MiB, where little is free).
-        threads: that compute; by default one a core.
+        threads: number of worker threads, or of the executor's workers to be kept busy; default: one per core.
         progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
         overwrite: replace a directory that is there.
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
         download: fetch models that are not on this machine from the Hub.
         ignore_unknown: say unknown recipe fields and go on.
-        resume: False begins anew where a killed run has left something.
+        resume: False starts over where an interrupted run has left something.
+        executor: where tasks run: None for threads of this process; an executor of yours, such as a
+            `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
+            makes one, which is called again, up to three times, when a worker is lost. Workers in other processes must
+            see the same files; the budget bounds each of them by itself.
 
     Returns:
         What was found and what it took; `sdmw_report.json` in the output says the same.
@@ -75,8 +81,9 @@ def merge(
         RunError: the data or the machine. What is done is kept beside the target where neither recipe nor inputs are
             at fault (`resumable`), else nothing is.
     """
-    if not (callable(progress) or isinstance(progress, bool)):
-        raise UsageError([Problem("progress", "True, False or a callable", quoted(progress))])
+    _check_progress(progress)
+    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
+        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
     planned = plan(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
@@ -85,34 +92,29 @@ def merge(
         raise PlanError(planned.problems)
     # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
     from sdmw.reporting.files import add_files
-    from sdmw.reporting.report import build_report
+    from sdmw.reporting.report import REPORT, build_report, model_reports
+    from sdmw.running.context import publishing, working
     from sdmw.running.driver import Run
-    from sdmw.running.events import Planned, Published
-    from sdmw.running.journal import check_unchanged, head
-    from sdmw.running.stop import StopSignals
+    from sdmw.running.events import Planned
+    from sdmw.running.journal import head
     from sdmw.running.usage import Usage
-    from sdmw.tensors.tile_memory import tile_memory
-    from sdmw.writing.output import Output
 
-    method = all_methods()[planned.recipe.merge_method]
-    target = os.fspath(out)
     with (
         _receiver(progress) as tell,
-        StopSignals() as signals,
         Usage() as usage,
-        tile_memory(),
-        Output.begin(target, planned.shards, overwrite=overwrite, head=head(planned), resume=resume) as output,
-        ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor,
-    ):
+        working(tell, planned.threads, executor) as context,
+        publishing(
+            context, os.fspath(out), planned.shards, planned.checkpoints,
+            overwrite=overwrite, head=head(planned), resume=resume,
+        ) as publication,
+    ):  # fmt: skip
         tell(Planned(planned))
-        outcome = Run(planned, method, executor, tell, signals).carry_out(output)
-        output.finish()
-        report = build_report(planned, outcome, usage)
-        add_files(output, planned, planned.base, report)
-        check_unchanged(planned.checkpoints)
-        signals.check()
-        output.publish()
-        tell(Published(target))
+        outcome = Run(planned, context).carry_out(publication)
+        publication.finish()
+        models = model_reports(planned, outcome.decisions)
+        add_files(publication, planned, planned.base, models)
+        report = build_report(planned, outcome, usage, models, publication.checksums())
+        publication.add(REPORT, report.to_json().encode())
     return report
 
 
@@ -176,41 +178,57 @@ def inspect(
     return inspection(found)
 
 
-def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | None = None) -> "Verification":
-    """Hold a merged checkpoint against its report: every byte by checksum, a sample computed anew from the inputs.
+def verify(
+    out: str | os.PathLike[str],
+    *,
+    sample: float = 0.01,
+    threads: int | None = None,
+    progress: "bool | Callable[[Event], None]" = True,
+    executor: "ExecutorLike" = None,
+) -> "Verification":
+    """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
 
     The inputs must lie where the recipe in `out` says, seen from the current directory.
 
     Args:
         out: a directory that `merge` made.
-        sample: the share of tiles that is computed anew, above 0; 1 for all of them.
-        threads: that compute; by default one a core.
+        sample: the share of tiles that is computed again, above 0; 1 for all of them.
+        threads: number of worker threads; default: one per core.
+        progress: as for `merge`.
+        executor: as for `merge`.
 
     Returns:
         What was looked at, and all that is wrong.
 
     Raises:
         UsageError: the sample is no share.
-        CheckpointError: `out` is no checkpoint, or has no report.
+        CheckpointError: `out` is no checkpoint, or has no report that can be read.
         PlanError, RecipeError: its recipe cannot be planned any more: a model is missing, say.
         InputChangedError: an input is not the one that was merged.
+        StoppedError: a signal came.
     """
     if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
+    _check_progress(progress)
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
-    from sdmw.reporting import verification
-    from sdmw.tensors.tile_memory import tile_memory
+    from sdmw.reporting.reading import decisions_of, read_report, recipe_of
+    from sdmw.running import verification
+    from sdmw.running.context import working
+    from sdmw.running.job import Job
 
     path = os.fspath(out)
-    report = verification.read_report(path)
-    planned = plan(verification.recipe_of(path), threads=threads, ignore_unknown=True)
+    report = read_report(path)
+    planned = plan(recipe_of(path), threads=threads, ignore_unknown=True)
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
+    verification.check_inputs(planned, [(each.size, each.header, each.sample) for each in report.inputs])
+    job = Job(planned, decisions_of(report, planned))
     merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path)
-    method = all_methods()[planned.recipe.merge_method]
-    with tile_memory(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
-        return verification.verify(merged, report, planned, method, executor, sample)
+    # The card is for people to edit.
+    files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
+    with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+        return verification.verify(merged, job, report.pieces, files, context, sample)
 
 
 def extract(
@@ -252,13 +270,9 @@ def extract(
     from sdmw.checkpoints import formats
     from sdmw.planning.extraction import plan_extraction
     from sdmw.reporting.extraction import add_files, extraction_report
-    from sdmw.running.events import Published
+    from sdmw.running.context import publishing, working
     from sdmw.running.extraction import carry_out
-    from sdmw.running.journal import check_unchanged
-    from sdmw.running.stop import StopSignals
     from sdmw.storage.locate import locate
-    from sdmw.tensors.tile_memory import tile_memory
-    from sdmw.writing.output import Output
 
     limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
     below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
@@ -267,18 +281,13 @@ def extract(
         raise PlanError(planned.problems)
     with (
         _receiver(progress) as tell,
-        StopSignals() as signals,
-        tile_memory(),
-        Output.begin(target, planned.shards, overwrite=overwrite, resume=False) as output,
+        working(tell, 1) as context,
+        publishing(context, target, planned.shards, [below, above], overwrite=overwrite) as publication,
     ):
-        weights, left_out = carry_out(planned, output, tell, signals)
-        output.finish()
+        weights, left_out = carry_out(planned, publication, context)
+        publication.finish()
         report = extraction_report(planned, target, weights, left_out)
-        add_files(output, planned, report, *names)
-        check_unchanged([below, above])
-        signals.check()
-        output.publish()
-        tell(Published(target))
+        add_files(publication, planned, report, *names)
     return report
 
 
@@ -324,12 +333,8 @@ def pack(
     from sdmw.archives.planning import check_packing
     from sdmw.checkpoints import formats
     from sdmw.reporting.packing import pack_report
-    from sdmw.running.events import Published
-    from sdmw.running.journal import check_unchanged
-    from sdmw.running.stop import StopSignals
+    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
-    from sdmw.tensors.tile_memory import tile_memory
-    from sdmw.writing.output import Output
 
     limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
     below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
@@ -337,18 +342,12 @@ def pack(
         raise PlanError(problems)
     with (
         _receiver(progress) as tell,
-        StopSignals() as signals,
-        tile_memory(),
-        Output.begin(target, (), overwrite=overwrite, resume=False) as output,
+        working(tell, 1) as context,
+        publishing(context, target, (), [below, above], overwrite=overwrite) as publication,
     ):
-        archive = packing.pack(below, above, float(k), output, tell, signals)
-        output.finish()
-        report = pack_report(archive, above, target)
-        check_unchanged([below, above])
-        signals.check()
-        output.publish()
-        tell(Published(target))
-    return report
+        archive = packing.pack(below, above, float(k), publication, context)
+        publication.finish()
+        return pack_report(archive, above, target)
 
 
 def apply(
@@ -421,13 +420,9 @@ def _restored(
     from sdmw.archives.planning import check_applying
     from sdmw.checkpoints import formats
     from sdmw.reporting.packing import pack_report
-    from sdmw.running.events import Published
-    from sdmw.running.journal import check_unchanged
-    from sdmw.running.stop import StopSignals
+    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
-    from sdmw.tensors.tile_memory import tile_memory
     from sdmw.writing.layout import lay_out
-    from sdmw.writing.output import Output
 
     most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
     target = os.fspath(out)
@@ -438,17 +433,17 @@ def _restored(
         raise PlanError(problems)
     with (
         _receiver(progress) as tell,
-        StopSignals() as signals,
-        tile_memory(),
-        Output.begin(target, shards, overwrite=overwrite, resume=False) as output,
+        working(tell, 1) as context,
+        publishing(context, target, shards, [model], overwrite=overwrite) as publication,
     ):
-        packing.restore(model, packed, side, output, tell, signals)
-        output.finish()
-        check_unchanged([model])
-        signals.check()
-        output.publish()
-        tell(Published(target))
+        packing.restore(model, packed, side, publication, context)
+        publication.finish()
     return pack_report(packed, model, target)
+
+
+def _check_progress(progress: object) -> None:
+    if not (callable(progress) or isinstance(progress, bool)):
+        raise UsageError([Problem("progress", "True, False or a callable", quoted(progress))])
 
 
 @contextmanager

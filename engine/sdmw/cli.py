@@ -1,6 +1,5 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
-import dataclasses
 import io
 import os
 import shlex
@@ -62,7 +61,7 @@ def merge(
     )  # fmt: skip
     terminal.print_warnings(report.warnings, report.notes)
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        _print_json(report.to_dict())
     else:
         terminal.print_report(report)
 
@@ -139,7 +138,7 @@ def extract(
         base, model, out, rank=rank, overwrite=overwrite, download=download, header_limit=header_limit
     )  # fmt: skip
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        _print_json(report.to_dict())
     else:
         terminal.print_extraction(report)
 
@@ -217,7 +216,8 @@ def verify(
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_share
 
-    found = api.verify(out, sample=1 if everything else parse_share(sample, "sample"), threads=threads)
+    share = 1 if everything else parse_share(sample, "sample")
+    found = api.verify(out, sample=share, threads=threads)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -283,7 +283,7 @@ def _print_packed(report: "PackReport", as_json: bool) -> None:
     from sdmw.reporting import terminal
 
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        _print_json(report.to_dict())
     else:
         terminal.print_packed(report)
 

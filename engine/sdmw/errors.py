@@ -83,6 +83,10 @@ class RunError(SdmwError):
     resumable = True
 
 
+class LostWorkerError(RunError):
+    """The executor that a run works with broke: a worker was killed, say."""
+
+
 class NonFiniteError(RunError):
     """NaN or infinity in an input, or a delta or result that overflows."""
 

@@ -15,7 +15,7 @@ from sdmw.archives import arrays
 from sdmw.archives.archive import Archive, ArchivedTensor, read_archive
 from sdmw.archives.arrays import ArchiveReader, ArchiveWriter
 from sdmw.errors import ArchiveError
-from sdmw.tensors.tensor import DType
+from sdmw.tensors.dtype import DType
 
 HASH = "0" * 32
 DTYPES = (DType.BOOL, DType.BF16, DType.F32, DType.F64)

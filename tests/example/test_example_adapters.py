@@ -38,7 +38,7 @@ def test_the_recipe_of_the_readme(tmp_path):
     (tmp_path / "recipe.yaml").write_text(text)
     report = sdmw.merge(tmp_path / "recipe.yaml", tmp_path / "out", progress=False)
     assert [model.name for model in report.models] == ["tests/data/corp", "tests/data/func-lora"]
-    assert all(model.weight > 0.2 for model in report.models)
+    assert all(model.facts["weight"] > 0.2 for model in report.models)
     assert sdmw.verify(tmp_path / "out", sample=1).problems == []
 
 
@@ -48,5 +48,5 @@ def test_both_combine(tmp_path, kind):
     recipe = {"merge_method": "lora", "base_model": "tests/data/base", "models": models}
     parameters = {"combination_type": kind, "output": "adapter"}
     report = sdmw.merge({**recipe, "parameters": parameters}, tmp_path / "out", progress=False)
-    assert [model.weight for model in report.models] == [0.5, 0.5]
+    assert [model.facts["weight"] for model in report.models] == [0.5, 0.5]
     assert sdmw.verify(tmp_path / "out", sample=1).problems == []

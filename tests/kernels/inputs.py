@@ -4,10 +4,10 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from sdmw.kernels import tiles
+from sdmw.kernels.codes import BF16, F16, F32
 from sdmw.statistics.look import Tile
 
-STORED = {tiles.F32: np.float32, tiles.F16: np.float16, tiles.BF16: ml_dtypes.bfloat16}
+STORED = {F32: np.float32, F16: np.float16, BF16: ml_dtypes.bfloat16}
 
 SPECIAL = np.array(
     [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 6e-8, 1.1754944e-38, 3e-39, 65504, 3.3e38, -3.3e38, 0.1, 0.10000001],
@@ -39,7 +39,7 @@ def tile_of(arrays, codes):
 
 
 kinds = st.sampled_from(["special", "ties", "patterns", "normal"])
-codes = st.sampled_from([tiles.F32, tiles.F16, tiles.BF16])
+codes = st.sampled_from([F32, F16, BF16])
 
 
 COUNTS = st.integers(1, 3)

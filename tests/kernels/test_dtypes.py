@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sdmw.kernels import tiles
+from sdmw.kernels.codes import BF16, F16, F32
 
-HALVES = {tiles.F16: np.float16, tiles.BF16: ml_dtypes.bfloat16}
+HALVES = {F16: np.float16, BF16: ml_dtypes.bfloat16}
 EVERY_HALF = np.arange(1 << 16, dtype=np.uint16)
 
 
 def encode(values, code):
     """Encode a float32 array: its patterns, and whether one is not finite."""
-    out = np.zeros(values.size, np.uint32 if code == tiles.F32 else np.uint16)
+    out = np.zeros(values.size, np.uint32 if code == F32 else np.uint16)
     bad = tiles.encode(values, values.size, code, out.ctypes.data, 0)
     return out, bad
 
@@ -74,15 +75,15 @@ def assert_rounds(values, code):
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38, -0.0, 1e-45])
 def test_float32_passes_unchanged_and_tells_what_is_not_finite(value):
     values = np.array([1, value], np.float32)
-    found, bad = encode(values, tiles.F32)
+    found, bad = encode(values, F32)
     np.testing.assert_array_equal(found, values.view(np.uint32))
     assert bad == (not np.isfinite(value))
 
 
 @pytest.mark.parametrize("shift", range(4))
-@pytest.mark.parametrize("code", [tiles.F32, tiles.F16, tiles.BF16])
+@pytest.mark.parametrize("code", [F32, F16, BF16])
 def test_unaligned_data_are_read_alike(code, shift):
-    size = 4 if code == tiles.F32 else 2
+    size = 4 if code == F32 else 2
     raw = np.random.default_rng(1).integers(0, 255, 5000 * size + 8, dtype=np.uint8)
     shifted = np.concatenate([np.zeros(shift, np.uint8), raw])
     out, expected = np.zeros(4096, np.float32), np.zeros(4096, np.float32)

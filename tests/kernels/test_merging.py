@@ -10,6 +10,7 @@ from reference.linear import linear
 from reference.sdm_w import deltas, kept, merged
 from reference.task_arithmetic import task_arithmetic
 from sdmw.kernels import tiles
+from sdmw.kernels.codes import BF16
 
 weights = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5]), st.floats(-3, 3, width=32))
 
@@ -100,6 +101,6 @@ def test_without_models_the_base_is_rounded_with_its_negative_zero():
     base = np.array([-0.0, 0.0, 1.00390625, np.float32(3.4e38)], np.float32)
     one = np.float32(1)
     nothing = np.empty(0, np.float32)
-    found, bad = run(tiles.merge_deltas, [base], [0], nothing, nothing, one, one, True, out_code=tiles.BF16)
-    np.testing.assert_array_equal(found.view(np.uint16), base.astype(STORED[tiles.BF16]).view(np.uint16))
+    found, bad = run(tiles.merge_deltas, [base], [0], nothing, nothing, one, one, True, out_code=BF16)
+    np.testing.assert_array_equal(found.view(np.uint16), base.astype(STORED[BF16]).view(np.uint16))
     assert bad

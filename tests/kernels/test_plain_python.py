@@ -9,13 +9,15 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import tiles
+from sdmw.kernels.bins import BINS, LOW
+from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
 from sdmw.statistics.near import bracket
 
 rng = np.random.default_rng(5)
 count = 300
-stored = {tiles.F32: np.float32, tiles.F16: np.float16, tiles.BF16: ml_dtypes.bfloat16}
-codes = np.array([tiles.BF16, tiles.F16, tiles.F32], np.int64)
+stored = {F32: np.float32, F16: np.float16, BF16: ml_dtypes.bfloat16}
+codes = np.array([BF16, F16, F32], np.int64)
 base = rng.normal(0, 1, count).astype(np.float32)
 moved = [base, base + rng.normal(0, 0.1, count).astype(np.float32), base * np.float32(1.25)]
 arrays = [a.astype(stored[c]) for a, c in zip(moved, codes)]
@@ -26,13 +28,13 @@ one = np.float32(1)
 results = []
 
 packed = np.zeros((2, tiles.PACKED), np.uint64)
-counts, sums = np.zeros((2, tiles.BINS), np.int64), np.zeros((2, tiles.BINS), np.int64)
+counts, sums = np.zeros((2, BINS), np.int64), np.zeros((2, BINS), np.int64)
 edges, listed, sizes = np.array([[0x3D00, 0x3E00], [0, 0x7F80]]), np.zeros((2, 50), np.uint32), np.zeros(2, np.int64)
 tiles.count_magnitudes(addresses, codes, count, packed, counts, sums, edges, listed, sizes)
 results += [packed, counts, sums, listed, sizes]
 
 bins = np.array([[int(np.flatnonzero(c)[3]), int(np.flatnonzero(c)[9])] for c in counts], np.int64)
-low = np.zeros((2, 2, tiles.LOW), np.int64)
+low = np.zeros((2, 2, LOW), np.int64)
 tiles.count_low_bits(addresses, codes, count, bins, low)
 results.append(low)
 

@@ -24,7 +24,7 @@ LOOPS = {
     "weighted deltas of float32": (
         tiles.add_delta, (FULL, FLOATS, numba.int64, ONE, ONE, numba.boolean, FLOATS), "vmulps",
     ),
-    "weighted models": (tiles.add_weighted, (SHORT, numba.int64, ONE, FLOATS), "vmulps"),
+    "weighted models": (tiles.add_weighted, (SHORT, FLOATS, numba.int64, ONE, FLOATS), "vmulps"),
     "decoding": (tiles.decode, (numba.int64,) * 4 + (FLOATS,), "vpslld"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip

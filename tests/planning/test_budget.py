@@ -1,24 +1,28 @@
 import sys
+from dataclasses import replace
 
 import pytest
 
 from sdmw.errors import Problem
+from sdmw.methods import all_methods
 from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
+from sdmw.statistics.look import LookMemory
 
 MIB = 2**20
-SDM_W = Demand(reserved=100 * MIB, element=8, output=2, working=0, models=2, components=1)
+LOOKS = budget.memory_of(all_methods()["sdm_w"])
+SDM_W = Demand(reserved=100 * MIB, element=8, output=2, working=0, models=2, components=1, looks=LOOKS)
 
 
 def test_each_term_of_the_bound(monkeypatch):
-    for name, prime in (("COUNTERS", 11), ("STATISTIC", 13), ("RESULT", 17), ("STAGING", 19)):
-        monkeypatch.setattr(budget, name, prime)
-    demand = Demand(reserved=23, element=5, output=37, working=43, models=3, components=7)
+    monkeypatch.setattr(budget, "STAGING", 19)
+    looks_of = LookMemory(counter=11, kept=13, result=17)
+    demand = Demand(reserved=23, element=5, output=37, working=43, models=3, components=7, looks=looks_of)
     monkeypatch.setattr(budget, "IN_FLIGHT", 41)
     written = 41 * 29 * 37
     looks = 3 * (13 * 7 + 17 * 2 * 31)
     assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43 + 3 * 11) + written + looks + 19
-    unmeasured = Demand(reserved=23, element=5, output=37, working=43, models=0, components=7)
+    unmeasured = replace(demand, models=0)
     assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sdmw.methods import all_methods
-from sdmw.planning.resolve import check_values, resolve
+from sdmw.planning.resolve import check_settings, resolve
 from sdmw.recipes.load import load
 
 METHODS = all_methods()
@@ -51,6 +51,12 @@ def test_a_gradient_is_linear_between_its_values():
     assert k_of(loaded({"k": [50]}), MLP, 0.3) == (50, 50)
 
 
+def test_rounding_does_not_lead_out_of_the_range():
+    recipe = loaded({"k": [100, 100]}, {"k": [0, 0, 0]})
+    found = {k_of(recipe, MLP, i / 1000) for i in range(1001)}
+    assert found == {(0.0, 100.0), (0.0, 99.99999999999999)}  # and no 100.00000000000001
+
+
 def test_what_stands_at_the_top_only():
     values = resolve(loaded({"lambda": rules(("mlp", 0.5)), "normalization": {"power": 3}}), METHODS["sdm_w"], MLP, 0)
     assert values.top == {"normalization": {"power": 3}, "granularity": "tensor", "percentile": "exact", "lambda": 0.5}
@@ -64,7 +70,7 @@ def checked(recipe, layers, depths=None):
     values = {
         name: resolve(recipe, method, name, (depths or {}).get(name, 0)) for names in layers.values() for name in names
     }
-    return [str(problem) for problem in check_values(recipe, method, layers, values)]
+    return [str(problem) for problem in check_settings(recipe, method, layers, values)]
 
 
 def test_one_k_in_a_layer():

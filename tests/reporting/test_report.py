@@ -38,39 +38,41 @@ def cells(report, capsys):
 def test_a_model_that_changed_nothing_has_no_share(merged, capsys):
     report = merged()
     corp, same = report.models
-    assert (same.weight, same.magnitude, same.nonzero, same.kept, same.kept_share) == (0, 0, 0, 0, None)
-    assert 0.89 < corp.kept_share <= 1
-    assert corp.kept_share == corp.kept / corp.nonzero
-    assert all(layer.models[1].threshold is None for layer in report.layers)
+    assert same.facts == {
+        "weight": 0, "magnitude": 0, "nonzero": 0, "kept": 0, "kept_share": None,
+        "magnitude_by_component": dict.fromkeys(corp.facts["magnitude_by_component"], 0),
+    }  # fmt: skip
+    assert 0.89 < corp.facts["kept_share"] <= 1
+    assert corp.facts["kept_share"] == corp.facts["kept"] / corp.facts["nonzero"]
+    assert all(layer.facts[1]["threshold"] is None for layer in report.layers)
     assert cells(report, capsys)[1] == ["same", "0", "0.0000", "–"]
 
 
 def test_weights_that_differ_between_tensors(merged, capsys):
     weight = [{"filter": "mlp", "value": 0.5}, {"value": 0.25}]
     report = merged(parameters={"weight": weight})
-    assert [model.weight for model in report.models] == [None, None]
-    assert report.models[0].magnitude > 0
-    assert [row[2] for row in cells(report, capsys)] == ["by tensor", "by tensor"]
+    assert [model.facts["weight"] for model in report.models] == [None, None]
+    assert report.models[0].facts["magnitude"] > 0
+    assert [row[2] for row in cells(report, capsys)] == ["–", "–"]
 
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
 def test_methods_that_measure_nothing(merged, capsys, method):
     report = merged(merge_method=method, parameters={"weight": 0.5})
-    assert report.percentile.mode is None
-    assert (report.percentile.rank_error, report.run.bytes_read_again) == (0, 0)
-    for model in report.models:
-        assert (model.weight, model.magnitude, model.nonzero, model.kept) == (0.5, None, None, None)
-        assert model.magnitude_by_component is None
-    assert cells(report, capsys) == [["corp", "–", "0.5000", "–"], ["same", "–", "0.5000", "–"]]
+    assert report.facts == {}
+    assert report.run.bytes_read_again == 0
+    assert [model.facts for model in report.models] == [{"weight": 0.5}, {"weight": 0.5}]
+    assert all(layer.facts == () and layer.decision is None for layer in report.layers)
+    assert cells(report, capsys) == [["corp", "0.5000"], ["same", "0.5000"]]
 
 
 def test_layers_that_are_not_measured_beside_others_that_are(merged):
     report = merged(parameters={"weight": 1, "k": [{"filter": "mlp", "value": 50}, {"value": 0}]})
     for layer in report.layers:
         measured = "mlp" in layer.name
-        assert (layer.models[0].nonzero is not None) == measured
-        assert (layer.models[0].threshold is not None) == measured
-    assert report.models[0].magnitude is None
+        assert (layer.facts[0]["nonzero"] is not None) == measured
+        assert (layer.facts[0]["threshold"] is not None) == measured
+    assert report.models[0].facts["magnitude"] is None
 
 
 def test_json_holds_what_utf_8_cannot():

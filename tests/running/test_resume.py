@@ -217,7 +217,7 @@ def test_a_fault_of_the_inputs_removes_the_work_directory(world):
 
 def test_what_is_done_is_vouched_for_every_few_seconds(world, undisturbed, monkeypatch):
     """Here at once: a copy of the work directory as it is while the run goes on is what a power cut would leave."""
-    monkeypatch.setattr(journal, "EVERY", 0.0)
+    monkeypatch.setattr(journal, "COMMIT_EVERY", 0.0)
     count = 0
 
     def copy(event):

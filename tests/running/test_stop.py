@@ -53,7 +53,7 @@ def test_a_signal_stops_a_run(tmp_path, recipe, signum, at):
 
 def test_a_signal_once_the_output_is_there_comes_too_late(tmp_path, recipe):
     report = sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGTERM, at=Published))
-    assert report.models[0].weight == 1
+    assert report.models[0].facts["weight"] == 1
     assert sorted(os.listdir(tmp_path)) == ["base", "corp", "out"]
 
 

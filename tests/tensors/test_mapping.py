@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard, sharded
-from sdmw.checkpoints.formats import open_tensor, read
+from sdmw.checkpoints.formats import read
 from sdmw.errors import InputChangedError, RunError
 from sdmw.tensors import mapping
 
@@ -28,7 +28,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def source(file):
-    return open_tensor(read(str(file.parent)).tensors["t"])
+    return read(str(file.parent)).tensors["t"].open()
 
 
 def mappings_of(path):
@@ -161,7 +161,7 @@ def test_threads_read_and_release_at_once(tmp_path, monkeypatch):
     wrong = []
 
     def work(name):
-        source = open_tensor(tensors[name])
+        source = tensors[name].open()
         for _ in range(300):
             if source.tile(0, 1)[0] != 0:
                 wrong.append(name)
@@ -192,10 +192,10 @@ def test_a_forked_child_does_not_wait_for_a_lock_of_its_parent(source):
 MANY = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-from sdmw.checkpoints.formats import open_tensor, read
+from sdmw.checkpoints.formats import read
 before = len(os.listdir("/proc/self/fd"))
 tensors = read(sys.argv[1]).tensors
-tiles = [open_tensor(tensor).tile(0, tensor.elements) for tensor in tensors.values()]
+tiles = [tensor.open().tile(0, tensor.elements) for tensor in tensors.values()]
 print(len(tensors), sum(tile.sum() for tile in tiles), len(os.listdir("/proc/self/fd")) - before)
 """
 

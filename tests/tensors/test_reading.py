@@ -10,7 +10,7 @@ import sdmw
 from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw import linux
-from sdmw.checkpoints.formats import open_tensor, read
+from sdmw.checkpoints.formats import read
 from sdmw.errors import InputChangedError, RunError
 from sdmw.tensors.reading import ReadTensor
 
@@ -36,7 +36,7 @@ def test_local_files_are_mapped_and_those_of_a_virtual_file_system_are_not_told_
     monkeypatch.setattr(linux, "_REMOTE", {kind: "here"})
     linux.maps_safely.cache_clear()
     assert not linux.maps_safely(str(file))
-    assert isinstance(open_tensor(read(str(file.parent)).tensors["t"]), ReadTensor)
+    assert isinstance(read(str(file.parent)).tensors["t"].open(), ReadTensor)
     linux.maps_safely.cache_clear()
 
 

@@ -12,7 +12,7 @@ PLAIN = {
     "base_model": "./base",
     "hub_ids": ["org/base", "org/tune"],
     "license": "apache-2.0",
-    "models": [("./base", None, None), ("org/tune", 0.25, 0.9)],
+    "models": [("./base", []), ("org/tune", ["weight 0.25", "kept 90 % of its nonzero deltas"])],
     "recipe_text": "merge_method: sdm_w\n",
     "version": "0.1.0",
     "fingerprints": [("org/tune", "00ff")],
@@ -81,7 +81,7 @@ def test_without_hub_ids_and_licence_the_front_matter_names_none():
 @given(ids=st.lists(hostile, min_size=1, max_size=3), licence=hostile, name=hostile, recipe=hostile)
 def test_hostile_names_stay_names(ids, licence, name, recipe):
     hostile_card = PLAIN | {
-        "hub_ids": ids, "license": licence, "models": [(name, 1.0, None)], "method": name, "base_model": name,
+        "hub_ids": ids, "license": licence, "models": [(name, ["weight 1"])], "method": name, "base_model": name,
         "recipe_text": recipe, "fingerprints": [(name, name)],
     }  # fmt: skip
     card = model_card(**hostile_card)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmw.errors import PlanError
-from sdmw.tensors.tensor import DType
+from sdmw.tensors.dtype import DType
 from sdmw.writing import layout
 from sdmw.writing.layout import index_bytes, lay_out
 
@@ -32,7 +32,7 @@ def test_shards_are_what_the_format_and_its_readers_ask_for(wanted, size):
         assert list(header) == [t.name for t in shard.tensors]
         at = len(shard.header)
         for tensor in shard.tensors:  # no hole, no overlap, aligned
-            assert tensor.file == shard.name
+            assert layouts[tensor.shard] is shard
             assert tensor.offset == at
             assert tensor.offset % tensor.dtype.itemsize == 0
             told = header[tensor.name]

@@ -6,6 +6,7 @@ elements it keeps; `gaps` for each of those how many are passed over since the o
 and `files/model`, those other files that differ.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from sdmw.checkpoints.formats._json import parse
 from sdmw.errors import ArchiveError, CheckpointError, Problem, quoted
 from sdmw.storage.files import read_bounded
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.dtype import DType
 from sdmw.version import __version__
 from sdmw.writing import side_files
 
@@ -54,7 +55,7 @@ class ArchivedTensor:
     @property
     def elements(self) -> int:
         """How many elements."""
-        return TensorInfo(self.name, self.dtype, self.shape, "", 0).elements
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

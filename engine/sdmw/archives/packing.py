@@ -1,9 +1,8 @@
 """Packs what a fine-tune changed, and puts it on the base or takes it off again; tile by tile, exact to the bit."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -14,24 +13,21 @@ from sdmw.archives.arrays import BLOCK, ArchiveReader, ArchiveWriter
 from sdmw.archives.planning import plan_thresholds
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import ArchiveError, OtherModelError, PlanError, Problem, quoted
-from sdmw.methods import all_methods
+from sdmw.methods.sdm_w import Shares
+from sdmw.running.context import Context
 from sdmw.running.driver import Run
-from sdmw.running.events import Progress, Receiver, Stage
-from sdmw.running.stop import StopSignals
+from sdmw.running.events import Progress, Stage
 from sdmw.running.work import read_tiles
 from sdmw.tensors.matrices import widened
 from sdmw.tensors.staging import staging
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.tensor import Tensor
 from sdmw.writing import side_files
-from sdmw.writing.output import Output
+from sdmw.writing.publication import Publication
 
 TILE = 8 * BLOCK  # elements: 4 MiB at most in each of two models
-KEEP_ALL = 0  # the pattern that every magnitude reaches
 
 
-def pack(
-    base: Checkpoint, model: Checkpoint, k: float, output: Output, tell: Receiver, signals: StopSignals
-) -> Archive:
+def pack(base: Checkpoint, model: Checkpoint, k: float, output: Publication, context: Context) -> Archive:
     """Write the archive into an output without shards.
 
     Args:
@@ -39,20 +35,19 @@ def pack(
         model: the fine-tune, with the same names, dtypes and shapes.
         k: percent of the nonzero deltas of each tensor that are left out; integers, BOOL and F64 are kept whole.
         output: that is not published yet.
-        tell: hears of progress.
-        signals: that end it.
+        context: of the run.
 
     Raises:
         PlanError: there is not enough memory to look for the thresholds.
         RunError: the data or the machine.
     """
-    patterns = _patterns(base, model, k, tell, signals)
+    patterns = _patterns(base, model, k, context)
     writer = ArchiveWriter(output.path)
-    told = _told("pack", tell, 2 * sum(info.nbytes for info in base.tensors.values()))
+    told = _told("pack", context, 2 * sum(info.nbytes for info in base.tensors.values()))
     tensors = []
     for name, info in base.tensors.items():
-        pattern = patterns.get(name, KEEP_ALL)
-        tensors.append(_pack_tensor(info, model.tensors[name], pattern, writer, signals.check))
+        pattern = patterns.get(name)
+        tensors.append(_pack_tensor(info, model.tensors[name], pattern, writer, context.signals.check))
         told(2 * info.nbytes)
     archive = Archive(output.path, k, tuple(tensors), _differing_files(base.path, model.path))
     paths: Mapping[Side, str] = {"base": base.path, "model": model.path}
@@ -62,9 +57,7 @@ def pack(
     return archive
 
 
-def restore(
-    checkpoint: Checkpoint, archive: Archive, side: Side, output: Output, tell: Receiver, signals: StopSignals
-) -> None:
+def restore(checkpoint: Checkpoint, archive: Archive, side: Side, output: Publication, context: Context) -> None:
     """Write the other side's model, and the files beside its weights.
 
     Args:
@@ -72,8 +65,7 @@ def restore(
         archive: its attributes.
         side: which one the checkpoint is.
         output: with a place for each tensor; not published yet.
-        tell: hears of progress.
-        signals: that end it.
+        context: of the run.
 
     Raises:
         OtherModelError: it is not the model that the archive was made from.
@@ -81,12 +73,13 @@ def restore(
         RunError: the data or the machine.
     """
     reader = ArchiveReader(archive)
-    places = {info.name: (number, info.offset) for number, shard in enumerate(output.layouts) for info in shard.tensors}
-    told = _told("apply", tell, sum(info.nbytes for info in checkpoint.tensors.values()))
+    places = {place.name: place for shard in output.layouts for place in shard.tensors}
+    told = _told("apply", context, sum(info.nbytes for info in checkpoint.tensors.values()))
     for tensor in archive.tensors:
         info = checkpoint.tensors[tensor.name]
-        shard, offset = places[tensor.name]
-        found = _restore_tensor(info, tensor, reader, partial(output.write, shard), offset, signals.check)
+        place = places[tensor.name]
+        write = partial(output.sink.write, place.shard)
+        found = _restore_tensor(info, tensor, reader, write, place.offset, context.signals.check)
         _check_sides(info, tensor, archive, side, found)
         told(info.nbytes)
     listed = archive.files["base"].keys() | archive.files["model"].keys()
@@ -95,32 +88,30 @@ def restore(
     side_files.copy(archive.files_of(_other(side)), list(archive.files[_other(side)]), output.path)
 
 
-def _patterns(base: Checkpoint, model: Checkpoint, k: float, tell: Receiver, signals: StopSignals) -> dict[str, int]:
+def _patterns(base: Checkpoint, model: Checkpoint, k: float, context: Context) -> dict[str, int]:
     """The float32 pattern that a magnitude must reach in each tensor, as SDM-W decides it; of none where k is 0."""
-    if not k or not any(info.dtype.merges for info in base.tensors.values()):
+    if not k or not any(tensor.dtype.merges for tensor in base.tensors.values()):
         return {}
     plan = plan_thresholds(base, model, k)
     if plan.problems:
         raise PlanError(plan.problems)
-    method = all_methods()[plan.recipe.merge_method]
-    with ThreadPoolExecutor(plan.threads, thread_name_prefix="sdmw") as executor:
-        decisions = Run(plan, method, executor, tell, signals).decide()
+    layers = cast("tuple[Shares, ...]", Run(plan, context).decide().layers)
     return {
-        plan.tensors[number].name: decision[0].pattern
-        for layer, decision in zip(plan.layers, decisions, strict=True)
+        plan.tensors[number].name: shares[0].pattern
+        for layer, shares in zip(plan.layers, layers, strict=True)
         for number in layer.tensors
     }
 
 
 def _pack_tensor(
-    base: TensorInfo, model: TensorInfo, pattern: int, writer: ArchiveWriter, check: Callable[[], None]
+    base: Tensor, model: Tensor, pattern: int | None, writer: ArchiveWriter, check: Callable[[], None]
 ) -> ArchivedTensor:
     kept = 0
     before, after = xxhash.xxh3_128(), xxhash.xxh3_128()
     for _, (below, above) in read_tiles((base, model), 0, base.elements, TILE, check):
         words = _words(below)
         xor = words ^ _words(above)
-        if pattern:
+        if pattern is not None:
             with np.errstate(invalid="ignore", over="ignore"):
                 delta = widened(above, base.dtype) - widened(below, base.dtype)
             # NaN and infinity have higher patterns than any threshold: they stay, as in a merge that lets them pass.
@@ -134,7 +125,7 @@ def _pack_tensor(
 
 
 def _restore_tensor(
-    info: TensorInfo,
+    info: Tensor,
     tensor: ArchivedTensor,
     reader: ArchiveReader,
     write: Callable[[int, NDArray[Any]], None],
@@ -156,11 +147,9 @@ def _restore_tensor(
     return read.hexdigest(), made.hexdigest()
 
 
-def _check_sides(
-    info: TensorInfo, tensor: ArchivedTensor, archive: Archive, side: Side, found: tuple[str, str]
-) -> None:
+def _check_sides(info: Tensor, tensor: ArchivedTensor, archive: Archive, side: Side, found: tuple[str, str]) -> None:
     expected: Mapping[Side, str] = {"base": tensor.base, "model": tensor.model}
-    where = f"{info.file}: tensor {quoted(tensor.name)}"
+    where = info.where
     if found[0] != expected[side]:
         mend = f"Give the {side} that {archive.path} was packed with"
         if side == "model" and archive.k:
@@ -195,12 +184,12 @@ def _other(side: Side) -> Side:
     return "model" if side == "base" else "base"
 
 
-def _told(stage: Stage, tell: Receiver, total: int) -> Callable[[int], None]:
+def _told(stage: Stage, context: Context, total: int) -> Callable[[int], None]:
     done = 0
 
     def told(size: int) -> None:
         nonlocal done
         done += size
-        tell(Progress(stage, done, total))
+        context.tell(Progress(stage, done, total))
 
     return told

@@ -58,7 +58,7 @@ def plan_thresholds(base: Checkpoint, model: Checkpoint, k: float) -> Plan:
         },
         all_methods(),
     )  # fmt: skip
-    inputs = Inputs(base, {model.path: model})
+    inputs = Inputs(base, {model.path: model}, ((base.path, base), (model.path, model)))
     return build(recipe, all_methods()[recipe.merge_method], inputs, Options(None, False, sys.maxsize, None, None))
 
 

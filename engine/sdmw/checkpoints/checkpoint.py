@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem
+from sdmw.storage.hub_cache import commit_of
 from sdmw.storage.shard import Shard
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,15 @@ class Checkpoint:
 
     path: str
     shards: tuple[Shard, ...]
-    tensors: Mapping[str, TensorInfo]
+    tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] | None
     warnings: tuple[str, ...] = field(default=())
     adapts: str | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """Of the Hub cache's snapshot that it is; None where it is none."""
+        return commit_of(self.path)
 
 
 def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
@@ -44,7 +50,7 @@ def unmergeable(checkpoint: Checkpoint) -> list[Problem]:
     """The tensors whose dtype can be neither merged nor copied (small floats, complex), one problem each."""
     return [
         Problem(
-            f"{tensor.file}: tensor {quoted(name)}",
+            tensor.where,
             "a dtype that is merged (F32, F16, BF16) or copied (integers, BOOL, F64)",
             tensor.dtype.name,
             "Convert the checkpoint to BF16 first",

@@ -23,6 +23,15 @@ def kernel(function: F) -> F:
     return compiled_in_cache(lambda c: numba.njit(nogil=True, cache=c, error_model="numpy")(function))  # type: ignore[no-any-return]
 
 
+def part(function: F) -> F:
+    """Compile as `kernel` does, into whatever kernel calls it; not cached by itself.
+
+    Numba names what it caches of a function made in another one by the functions that it uses, and by other names in
+    every process.
+    """
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+
+
 def compiled_in_cache(compile_it: Callable[[bool], Any]) -> Any:
     """What `compile_it` returns, told whether there is a folder for machine code, which is set meanwhile."""
     folder = config.CACHE_DIR or _cache_folder()

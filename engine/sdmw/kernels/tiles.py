@@ -12,21 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.jit import bits_of, float_of, kernel, widened, words16, words32
-
-F32, F16, BF16 = 0, 1, 2  # codes of the dtypes that float32 holds exactly
-DELTA = 3  # float32 too, and no values: what is to be added to the base
+from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
+from sdmw.kernels.codes import BF16, DELTA, F16
+from sdmw.kernels.jit import bits_of, float_of, kernel, part, widened, words16, words32
 
 # Elements of a block. Measured on tiles in memory, in ns per element of two fine-tunes: merging 0.43 by 4,096, 0.30 by
 # 2,048, 0.20 by 1,024 and 512, where its arrays stay in the first-level cache; counting 0.90 by 4,096, 0.93 by 1,024.
 BLOCK = 1024
 COUNT_BLOCK = 4096
 LARGEST_TILE = 1 << 23  # elements: a packed bin has 24 bits for the count
-BINS = 1 << 15  # of the high 16 bits of a magnitude, whose sign bit is zero
-FIRST_NONFINITE_BIN = 0x7F80
 ZERO_BINS = 64  # zeros are spread over these: a single one would make each wait for the last
 PACKED = BINS + ZERO_BINS
-LOW = 1 << 16  # values of the low 16 bits
 
 _COUNT_ONE = np.uint64(1 << 40)  # a packed bin: the count above, the sum of the low 16 bits below
 _LOW_SUM = np.uint64((1 << 40) - 1)
@@ -99,6 +95,31 @@ def encode(values: Any, size: int, code: int, address: int, start: int) -> bool:
     return bool(largest == infinity)
 
 
+def by_dtype(step: Any) -> Any:
+    """`step` on a block of one input whatever its dtype is: the one place that asks for it.
+
+    What is returned calls `step(words, origin, size, *others)`. bfloat16 and float32 words are read as they lie,
+    float16 is decoded into `scratch` first. The origin of a model's values is `base[0]`, that of a delta `base[1]`,
+    which is zero; `base` is (2,n) float32.
+    """
+
+    @part
+    def on_block(
+        address: int, code: int, start: int, size: int, base: Any, scratch: Any, *others: Any
+    ) -> None:  # fmt: skip
+        if code == BF16:
+            step(words16(address + 2 * start, size), base[0], size, *others)
+        elif code == F16:
+            decode(address, code, start, size, scratch)
+            step(scratch.view(np.uint32), base[0], size, *others)
+        elif code == DELTA:
+            step(words32(address + 4 * start, size), base[1], size, *others)
+        else:
+            step(words32(address + 4 * start, size), base[0], size, *others)
+
+    return on_block
+
+
 @kernel
 def magnitudes(words: Any, base: Any, size: int, bits: Any) -> None:
     """The patterns of |model - base| for `size` words: float32 patterns, or bfloat16's as uint16.
@@ -111,6 +132,9 @@ def magnitudes(words: Any, base: Any, size: int, bits: Any) -> None:
         magnitude = np.uint32(0) if bits_of(value) == bits_of(base[i]) else magnitude
         zero = np.uint32(BINS << 16) | ((np.uint32(i) & np.uint32(ZERO_BINS - 1)) << np.uint32(16))
         bits[i] = zero if magnitude == np.uint32(0) else magnitude
+
+
+magnitudes_of = by_dtype(magnitudes)
 
 
 @kernel
@@ -160,24 +184,15 @@ def count_magnitudes(
     are the bins to list, from one up to another, none where both are equal; `listed` takes the uint32 patterns, and
     `sizes` tells how many there were, which may be more than there was room for.
     """
-    values, zeros = np.empty(COUNT_BLOCK, np.float32), np.zeros(COUNT_BLOCK, np.float32)
-    model_values = np.empty(COUNT_BLOCK, np.float32)
+    base, scratch = np.zeros((2, COUNT_BLOCK), np.float32), np.empty(COUNT_BLOCK, np.float32)
     bits, hits = np.empty(COUNT_BLOCK, np.uint32), np.empty(COUNT_BLOCK, np.uint8)
     models = addresses.size - 1
     for start in range(0, count, COUNT_BLOCK):
         size = min(COUNT_BLOCK, count - start)
-        decode(addresses[0], codes[0], start, size, values)
+        decode(addresses[0], codes[0], start, size, base[0])
         for model in range(models):
-            address, code = addresses[model + 1], codes[model + 1]
-            base = zeros if code == DELTA else values
             # Two stages: the first is vectorised, the second only scatters.
-            if code == BF16:
-                magnitudes(words16(address + 2 * start, size), base, size, bits)
-            elif code in (F32, DELTA):
-                magnitudes(words32(address + 4 * start, size), base, size, bits)
-            else:
-                decode(address, code, start, size, model_values)
-                magnitudes(model_values.view(np.uint32), base, size, bits)
+            magnitudes_of(addresses[model + 1], codes[model + 1], start, size, base, scratch, bits)
             scatter(bits, size, packed[model])
             if edges[model, 0] < edges[model, 1]:
                 sizes[model] = list_near(
@@ -198,8 +213,7 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     `bins` is int64, -1 where nothing is asked; `counts` int64. Zero low bits are what the histogram's count leaves
     over, and with bfloat16 inputs nearly all, so they are passed by.
     """
-    values, zeros = np.empty(COUNT_BLOCK, np.float32), np.zeros(COUNT_BLOCK, np.float32)
-    model_values = np.empty(COUNT_BLOCK, np.float32)
+    base, scratch = np.zeros((2, COUNT_BLOCK), np.float32), np.empty(COUNT_BLOCK, np.float32)
     bits, hits, listed = (
         np.empty(COUNT_BLOCK, np.uint32),
         np.empty(COUNT_BLOCK, np.uint8),
@@ -208,13 +222,9 @@ def count_low_bits(addresses: Any, codes: Any, count: int, bins: Any, counts: An
     models = addresses.size - 1
     for start in range(0, count, COUNT_BLOCK):
         size = min(COUNT_BLOCK, count - start)
-        decode(addresses[0], codes[0], start, size, values)
+        decode(addresses[0], codes[0], start, size, base[0])
         for model in range(models):
-            if bins[model, 0] < 0:
-                continue
-            base = zeros if codes[model + 1] == DELTA else values
-            decode(addresses[model + 1], codes[model + 1], start, size, model_values)
-            magnitudes(model_values.view(np.uint32), base, size, bits)
+            magnitudes_of(addresses[model + 1], codes[model + 1], start, size, base, scratch, bits)
             for which in range(2):
                 place = bins[model, which]
                 known = list_near(bits, size, place, place + 1, hits, listed, 0) if place >= 0 else 0
@@ -228,9 +238,12 @@ def add_delta(words: Any, base: Any, size: int, threshold: Any, weight: Any, fir
     for i in range(size):
         value = widened(words[i])
         delta = np.float32(0.0) if bits_of(value) == bits_of(base[i]) else value - base[i]
-        # Asked the other way round, so that NaN, which is below nothing, is kept.
+        # `<`, not `>=`: comparisons with NaN are false, so a NaN delta is kept.
         product = weight * (np.float32(0.0) if abs(delta) < threshold else delta)
         total[i] = product if first else total[i] + product
+
+
+add_delta_of = by_dtype(add_delta)
 
 
 @kernel
@@ -245,8 +258,8 @@ def merge_deltas(
     added is a zero the element is the base's own, -0.0 included. A NaN or infinite delta is kept by every threshold,
     infinity included, and passes on. Returns whether a result is NaN or infinite.
     """
-    base, model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    zeros = np.zeros(BLOCK, np.float32)
+    both, scratch, total = np.zeros((2, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    base = both[0]
     bad = False
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
@@ -256,14 +269,7 @@ def merge_deltas(
         for model in range(addresses.size - 1):
             address, code = addresses[model + 1], codes[model + 1]
             threshold, weight, first = thresholds[model], weights[model], model == 0
-            if code == BF16:
-                add_delta(words16(address + 2 * start, size), base, size, threshold, weight, first, total)
-            elif code in (F32, DELTA):
-                origin = zeros if code == DELTA else base
-                add_delta(words32(address + 4 * start, size), origin, size, threshold, weight, first, total)
-            else:
-                decode(address, code, start, size, model_values)
-                add_delta(model_values.view(np.uint32), base, size, threshold, weight, first, total)
+            add_delta_of(address, code, start, size, both, scratch, threshold, weight, first, total)
         # Where nothing divides or scales the loop without them gives the same bits sooner.
         plain = divisor == np.float32(1.0) and scale == np.float32(1.0)
         for i in range(0 if plain else size):
@@ -280,10 +286,13 @@ def merge_deltas(
 
 
 @kernel
-def add_weighted(words: Any, size: int, weight: Any, total: Any) -> None:
+def add_weighted(words: Any, _base: Any, size: int, weight: Any, total: Any) -> None:
     """Add weight * model to `total`."""
     for i in range(size):
         total[i] = total[i] + weight * widened(words[i])
+
+
+add_weighted_of = by_dtype(add_weighted)
 
 
 @kernel
@@ -294,20 +303,14 @@ def average(
 
     `weights` and `divisor` are float32. NaN and infinity pass on. Returns whether a result is NaN or infinite.
     """
-    model_values, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    nothing, scratch, total = np.zeros((2, 1), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     bad = False
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         total[:size] = np.float32(0.0)
         for model in range(addresses.size):
             address, code = addresses[model], codes[model]
-            if code == BF16:
-                add_weighted(words16(address + 2 * start, size), size, weights[model], total)
-            elif code == F32:
-                add_weighted(words32(address + 4 * start, size), size, weights[model], total)
-            else:
-                decode(address, code, start, size, model_values)
-                add_weighted(model_values.view(np.uint32), size, weights[model], total)
+            add_weighted_of(address, code, start, size, nothing, scratch, weights[model], total)
         for i in range(0 if divisor == np.float32(1.0) else size):
             total[i] = total[i] / divisor
         bad |= encode(total, size, out_code, out_address, start)

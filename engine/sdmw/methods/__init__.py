@@ -4,11 +4,11 @@ import importlib
 import pkgutil
 from functools import cache
 
-from sdmw.methods.method import Method
+from sdmw.methods.method import AnyMethod
 
 
 @cache
-def all_methods() -> dict[str, Method]:
+def all_methods() -> dict[str, AnyMethod]:
     """Every method by its name in a recipe: the `METHODS` of each file here that has them."""
     found = {}
     for module in pkgutil.iter_modules(__path__):

@@ -3,23 +3,25 @@
 Source: Smirnov, Rachkov 2025 (the baseline); peft 0.21, `add_weighted_adapter`, whose terms these are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
+from sdmw.codec import tagged
 from sdmw.errors import PlanError, Problem, quoted
-from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target, Values, float32s
+from sdmw.methods.method import Destination, Facts, Method, Product, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics.look import Tile
+from sdmw.statistics.look import Measured, Tile
 from sdmw.tensors.combined import Combination, Kind, combined
-from sdmw.tensors.low_rank import Adapted, LowRankDelta
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.low_rank import LowRank, Sum
+from sdmw.tensors.tensor import Tensor
 
 HIGHEST_RANK = 4096
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class LoraParams:
     """What the adapters of one tensor are combined with.
@@ -35,12 +37,12 @@ class LoraParams:
     svd_rank: float
 
 
-class Lora(Method):
+class Lora(Method[LoraParams, None, None]):
     """One adapter of several, and the base with it. `linear` adds A and B apart: their product then has cross terms."""
 
     name = "lora"
     paper = "Smirnov, Rachkov 2025; peft's add_weighted_adapter"
-    needs_base = True
+    takes = "deltas"
     parameters = (
         Parameter("weight", "number", 1.0, by_model=True),
         Parameter("combination_type", "choice", "svd", choices=("linear", "cat", "svd")),
@@ -48,35 +50,39 @@ class Lora(Method):
         Parameter("output", "choice", "model", choices=("model", "adapter")),
     )
 
-    def params(self, values: Values) -> LoraParams:
+    def params(self, settings: Settings) -> LoraParams:
         """The parameters of one tensor."""
-        top = values.top
-        return LoraParams(values.by_model["weight"], cast(Kind, top["combination_type"]), top["svd_rank"])
+        top = settings.top
+        return LoraParams(settings.by_model["weight"], cast(Kind, top["combination_type"]), top["svd_rank"])
 
     def objection(self, params: LoraParams) -> str | None:
         """A rank is a whole number."""
         return None if params.svd_rank == int(params.svd_rank) else f"svd_rank {params.svd_rank:g} is no whole number"
 
-    def arrange(
-        self, params: Sequence[LoraParams], tensors: Sequence[Sequence[TensorInfo]]
-    ) -> list[Sequence[TensorInfo]]:
+    def product(self, top: Mapping[str, Any]) -> Product:
+        """`output`: the base with the combined adapter, or the adapter alone."""
+        return "adapter" if top.get("output") == "adapter" else "model"
+
+    def arrange(self, params: Sequence[LoraParams], tensors: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
         """The base's and the combined delta; the base's alone where no adapter says anything."""
         if problems := [p for own, each in zip(params, tensors, strict=True) for p in _unfit(own, each)]:
             raise PlanError(problems)
-        deltas = [[info for info in models if isinstance(info, LowRankDelta)] for _, *models in tensors]
+        deltas = [[info for info in models if isinstance(info, LowRank)] for _, *models in tensors]
         # One rank for all: what loads adapters often takes no other.
         rank = max((_rank(own, each) for own, each in zip(params, deltas, strict=True) if each), default=0)
-        found: list[Sequence[TensorInfo]] = []
+        found: list[Sequence[Tensor]] = []
         for own, (base, *models), each in zip(params, tensors, deltas, strict=True):
-            weights = tuple(w for info, w in zip(models, own.weights, strict=True) if isinstance(info, LowRankDelta))
+            weights = tuple(w for info, w in zip(models, own.weights, strict=True) if isinstance(info, LowRank))
             found.append((base, combined(Combination(own.kind, tuple(each), weights, rank))) if each else (base,))
         return found
 
-    def decide_model(self, params: LoraParams, layers: Sequence[LayerDecision]) -> ModelDecision:
-        """The weights as given."""
-        return ModelDecision(params.weights, (True,) * len(params.weights))
+    def decide_layer(self, params: LoraParams, have: Measured) -> None:
+        """Nothing is measured, and nothing is to be decided."""
 
-    def apply(self, tile: Tile, params: LoraParams, layer: LayerDecision, model: ModelDecision, target: Target) -> bool:
+    def decide_model(self, layers: Sequence[tuple[LoraParams, None]]) -> None:
+        """The weights are given."""
+
+    def apply(self, tile: Tile, params: LoraParams, layer: None, model: None, destination: Destination) -> bool:
         """Base plus the combined delta, where there is one."""
         from sdmw.kernels.tiles import merge_deltas
 
@@ -85,22 +91,26 @@ class Lora(Method):
         return bool(
             merge_deltas(
                 tile.addresses, tile.codes, tile.count, np.zeros(deltas, np.float32), float32s([1.0] * deltas),
-                one, one, True, target.address, target.code,
+                one, one, True, destination.address, destination.code,
             )
         )  # fmt: skip
 
+    def model_facts(self, params: Iterable[LoraParams], layers: Sequence[None], model: None) -> tuple[Facts, ...]:
+        """The weights as given."""
+        return tuple({"weight": weight} for weight in common_weights(each.weights for each in params))
 
-def _unfit(params: LoraParams, tensors: Sequence[TensorInfo]) -> Iterator[Problem]:
+
+def _unfit(params: LoraParams, tensors: Sequence[Tensor]) -> Iterator[Problem]:
     """What of one tensor is no low-rank matrix, or of another rank than the rest."""
     base, *models = tensors
     for info in models:
-        if info is not base and not isinstance(info, LowRankDelta):
-            where = f"{info.file}: tensor {quoted(info.name)}"
-            saved = isinstance(info, Adapted)  # peft saves a copy of a targeted embedding
+        if info is not base and not isinstance(info, LowRank):
+            where = info.where
+            saved = isinstance(info, Sum)  # peft saves a copy of a targeted embedding
             again = "Save the adapter again with save_embedding_layers=False"
             mend = again if saved else "Merge with task_arithmetic or linear, which take values"
             yield Problem(where, "low-rank matrices, which are what lora combines", "values", mend)
-    deltas = [info for info in models if isinstance(info, LowRankDelta)]
+    deltas = [info for info in models if isinstance(info, LowRank)]
     if len({delta.transposed for delta in deltas}) > 1:
         mend = "Say in the configs of both, with fan_in_fan_out, how the weight lies"
         yield Problem(f"recipe: tensor {quoted(base.name)}", "adapters that keep it one way", "both ways", mend)
@@ -110,7 +120,7 @@ def _unfit(params: LoraParams, tensors: Sequence[TensorInfo]) -> Iterator[Proble
         yield Problem(f"recipe: tensor {quoted(base.name)}", "adapters of one rank for linear", found, mend)
 
 
-def _rank(params: LoraParams, deltas: Sequence[LowRankDelta]) -> int:
+def _rank(params: LoraParams, deltas: Sequence[LowRank]) -> int:
     ranks = [delta.a.shape[0] for delta in deltas]
     if params.kind == "svd":
         return int(params.svd_rank) or max(ranks)

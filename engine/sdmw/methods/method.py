@@ -1,22 +1,29 @@
 """What a merge method is: the parameters it takes, the looks it needs, two decisions, and one kernel."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics.look import Look, Tile
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.statistics.look import Look, Measured, Tile
+from sdmw.tensors.tensor import Tensor
 
-Measured = Mapping[str, Mapping[str, tuple[Any, ...]]]  # kind of look -> component -> a statistic for each model
+P = TypeVar("P")  # the parameters of one tensor: a frozen dataclass
+D = TypeVar("D")  # the decision of one layer: a frozen dataclass, a tuple of them, or None
+M = TypeVar("M")  # the decision of the whole model, likewise
+
+Takes = Literal["deltas", "values"]  # what a tile holds: the base and what models changed of it, or the models alone
+Product = Literal["model", "adapter"]
+Fact = float | int | bool | str | None | Mapping[str, float]
+Facts = Mapping[str, Fact]
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class Settings:
     """What the recipe's levels resolve to for one tensor.
 
     Attributes:
@@ -29,63 +36,57 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShare:
-    """One model's part in a layer, as decided.
-
-    Attributes:
-        threshold: P, None where nothing changed or none was needed.
-        pattern: the float32 pattern that a magnitude must reach to be kept.
-        nonzero: finite deltas that are not zero; None where the data were not measured.
-        kept: how many of them reach the threshold; None likewise.
-        magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
-        rank_error: the most ranks by which the cut can be off.
-    """
-
-    threshold: float | None
-    pattern: int
-    nonzero: int | None = None
-    kept: int | None = None
-    magnitude: Mapping[str, int] | None = None
-    rank_error: int = 0
-
-
-LayerDecision = tuple[LayerShare, ...]  # one for each model
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDecision:
-    """What all layers together decide.
-
-    Attributes:
-        weights: W of each model; where the recipe gives weights, those of the first tensor.
-        takes_part: whether a model has anything to add.
-    """
-
-    weights: tuple[float, ...]
-    takes_part: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a kernel puts the merged tile: an address and a dtype's code (`sdmw.kernels.tiles`)."""
+class Destination:
+    """Where a kernel writes the merged tile: an address and a dtype's code (`sdmw.kernels.codes`)."""
 
     address: int
     code: int
 
 
-class Method(ABC):
-    """One merge method. A subclass says only what is special about it; it is found by its file's `METHODS`."""
+class Method(ABC, Generic[P, D, M]):
+    """One merge method. A subclass says only what is special about it; it is found by its file's `METHODS`.
+
+    P, D and M are its own. Whoever carries a merge out passes them on, and writes and reads them by `sdmw.codec`; P is
+    `tagged` and hashable.
+
+    Attributes:
+        name: the word in `merge_method`.
+        paper: where it is published.
+        takes: what its tiles hold.
+        parameters: all that it takes from a recipe.
+        looks: every kind of look that `needs` may ask for.
+        columns: facts about a model that a table shows, each with its format (PEP 3101).
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    needs_base: ClassVar[bool]
+    takes: ClassVar[Takes]
     parameters: ClassVar[tuple[Parameter, ...]]
+    looks: ClassVar[tuple[type[Look[Any]], ...]] = ()
+    columns: ClassVar[Mapping[str, str]] = {"weight": ".4f"}
+
+    @property
+    def needs_base(self) -> bool:
+        """Deltas are taken from `base_model`, which is then compulsory."""
+        return self.takes == "deltas"
 
     @abstractmethod
-    def params(self, values: Values) -> Any:
-        """The parameters of one tensor, as a frozen dataclass of the method's own."""
+    def params(self, settings: Settings) -> P:
+        """The parameters of one tensor."""
 
-    def arrange(self, params: Sequence[Any], tensors: Sequence[Sequence[TensorInfo]]) -> list[Sequence[TensorInfo]]:
+    def objection(self, params: P) -> str | None:
+        """What makes these parameters unusable, which no single one of them shows; None where nothing does."""
+        return None
+
+    def granularity(self, top: Mapping[str, Any]) -> str:
+        """Which tensors are decided together (`planning.layers`), by the recipe's top level of parameters."""
+        return "tensor"
+
+    def product(self, top: Mapping[str, Any]) -> Product:
+        """What the merge makes, by the recipe's top level of parameters."""
+        return "model"
+
+    def arrange(self, params: Sequence[P], tensors: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
         """What each merged tensor is read from, in the order in which a tile has it.
 
         Args:
@@ -95,27 +96,84 @@ class Method(ABC):
         Raises:
             PlanError: all that cannot be read so.
         """
-        return [tensor if self.needs_base else tensor[1:] for tensor in tensors]
+        return [tensor if self.takes == "deltas" else tensor[1:] for tensor in tensors]
 
-    def objection(self, params: Any) -> str | None:
-        """What makes these parameters unusable, which no single one of them shows; None where nothing does."""
-        return None
-
-    def needs(self, params: Any, have: Measured) -> Look | None:
+    def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The next look at a layer that is needed to decide it, given what was measured; None when nothing more is."""
         return None
 
-    def decide_layer(self, params: Any, have: Measured) -> LayerDecision:
+    @abstractmethod
+    def decide_layer(self, params: P, have: Measured) -> D:
         """From a layer's statistics to its numbers; pure."""
+
+    @abstractmethod
+    def decide_model(self, layers: Sequence[tuple[P, D]]) -> M:
+        """From all layers' parameters and numbers to the model's; pure."""
+
+    @abstractmethod
+    def apply(self, tile: Tile, params: P, layer: D, model: M, destination: Destination) -> bool:
+        """Merge one tile into the destination. Whether a result is NaN or infinite."""
+
+    def layer_facts(self, layer: D) -> tuple[Facts, ...]:
+        """What there is to tell of each model in a layer; empty where there is nothing."""
         return ()
 
     @abstractmethod
-    def decide_model(self, params: Any, layers: Sequence[LayerDecision]) -> ModelDecision:
-        """From all layers' numbers to the model's; pure."""
+    def model_facts(self, params: Iterable[P], layers: Sequence[D], model: M) -> tuple[Facts, ...]:
+        """What there is to tell of each model.
 
-    @abstractmethod
-    def apply(self, tile: Tile, params: Any, layer: LayerDecision, model: ModelDecision, target: Target) -> bool:
-        """Merge one tile into the target. Whether a result is NaN or infinite."""
+        Args:
+            params: of all tensors that the method has a say in, in order; at least one.
+            layers: all layers' numbers.
+            model: the model's.
+        """
+
+    def facts(self, params: Iterable[P], layers: Sequence[D], model: M) -> Facts:
+        """What there is to tell of the merge as a whole; arguments as for `model_facts`."""
+        return {}
+
+    def describe(self, facts: Facts) -> Iterator[str]:
+        """What a model card says of one model's facts."""
+        if (weight := facts.get("weight")) is not None:
+            yield f"weight {weight:.6g}"
+
+    def warnings(self, layers: Sequence[D], model: M, *, strict: bool) -> tuple[str, ...]:
+        """What is odd in the data.
+
+        Args:
+            layers: all layers' numbers.
+            model: the model's.
+            strict: NaN, infinity and overflow are errors, so there are none.
+        """
+        return ()
+
+    def decisions_of_schema_1(
+        self, params: Sequence[P], layers: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[D], M]:
+        """The decisions that a report of schema 1 holds.
+
+        Args:
+            params: of each layer's first tensor.
+            layers: as they stand in the report.
+            models: likewise.
+
+        Raises:
+            KeyError, TypeError, ValueError: the report is malformed.
+        """
+        decided = [self.decide_layer(each, Measured()) for each in params]
+        return decided, self.decide_model(list(zip(params, decided, strict=True)))
+
+
+AnyMethod = Method[Any, Any, Any]  # for whoever passes decisions on and does not look into them
+
+
+def decision_type(method: AnyMethod) -> Any:
+    """D of a method, for the codec."""
+    for kind in type(method).__mro__:
+        for base in getattr(kind, "__orig_bases__", ()):
+            if get_origin(base) is Method:
+                return get_args(base)[1]
+    raise TypeError(f"{type(method).__name__} does not say what it decides")
 
 
 def float32s(numbers: Sequence[float]) -> NDArray[np.float32]:
@@ -139,3 +197,8 @@ def objection_to_sum(weights: Sequence[float]) -> str | None:
         return None
     said = "zero" if not total else "more than float32 holds"
     return f"the weights {', '.join(f'{w:g}' for w in weights)} add up to {said} and normalize is true"
+
+
+def common_weights(weights: Iterable[Sequence[float]]) -> tuple[float | None, ...]:
+    """The weight that each model has in every tensor; None where tensors differ."""
+    return tuple(column[0] if len(set(column)) == 1 else None for column in zip(*set(map(tuple, weights)), strict=True))

@@ -2,32 +2,28 @@
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from sdmw.methods.method import (
-    LayerDecision,
-    LayerShare,
-    Measured,
-    Method,
-    ModelDecision,
-    Target,
-    Values,
-    float32s,
-)
+from sdmw.codec import tagged
+from sdmw.methods.method import Destination, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter
 from sdmw.statistics import percentile
 from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
-from sdmw.statistics.look import Look, Tile
+from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
+from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 
-KEEP_ALL = 1
 NO_LOW_BITS = LowBits({}, {})
+EQUAL = "every fine-tune equals the base: so does the result"
+UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class SdmWParams:
     """What one tensor is merged with.
@@ -52,12 +48,49 @@ class SdmWParams:
         return self.weights is not None and not any(self.k)
 
 
-class SdmW(Method):
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One model's part in a layer.
+
+    Attributes:
+        threshold: P, None where nothing changed or none was needed.
+        pattern: the float32 pattern that a magnitude must reach to be kept.
+        nonzero: finite deltas that are not zero; None where the data were not measured.
+        kept: how many of them reach the threshold; None likewise.
+        magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
+        rank_error: the most ranks by which the cut can be off.
+    """
+
+    threshold: float | None
+    pattern: int
+    nonzero: int | None = None
+    kept: int | None = None
+    magnitude: Mapping[str, int] | None = None
+    rank_error: int = 0
+
+
+Shares = tuple[Share, ...]  # the decision of a layer: one for each model
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What all layers together decide.
+
+    Attributes:
+        weights: W of each model; None where the recipe gives them, for each tensor.
+        taking: numbers of the models that have anything to add.
+    """
+
+    weights: tuple[float, ...] | None
+    taking: tuple[int, ...]
+
+
+class SdmW(Method[SdmWParams, Shares, Weights]):
     """Keep the deltas that reach a layer's percentile, weigh each model by the total magnitude that it kept."""
 
     name = "sdm_w"
     paper = "Smirnov, Rachkov 2025, Economics: Yesterday, Today and Tomorrow 15 (3A)"
-    needs_base = True
+    takes = "deltas"
     parameters = (
         Parameter("k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100),
         Parameter("weight", "number", None, by_model=True, varies=True),
@@ -66,64 +99,118 @@ class SdmW(Method):
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
         Parameter("lambda", "number", 1.0, varies=True),
     )
+    looks = (HistogramLook, LowBitsLook)
+    columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
-    def params(self, values: Values) -> SdmWParams:
+    def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
-        weights = values.by_model["weight"]
-        normalization = values.top["normalization"]
+        weights = settings.by_model["weight"]
+        normalization = settings.top["normalization"]
+        powers = {"linear": 1, "square": 2}
         return SdmWParams(
-            k=values.by_model["k"],
+            k=settings.by_model["k"],
             weights=None if None in weights else weights,
-            power=float({"linear": 1, "square": 2}[normalization] if isinstance(normalization, str)
-                        else normalization["power"]),
-            exact=values.top["percentile"] == "exact",
-            scale=values.top["lambda"],
-        )  # fmt: skip
+            power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
+            exact=settings.top["percentile"] == "exact",
+            scale=settings.top["lambda"],
+        )
 
-    def needs(self, params: SdmWParams, have: Measured) -> Look | None:
+    def granularity(self, top: Mapping[str, Any]) -> str:
+        """As the recipe says: the tensor by default."""
+        return str(top.get("granularity", "tensor"))
+
+    def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
         """The histogram; then the low bits of the bins that hold the ranks, where they have any."""
         if params.keeps_all:
             return None
-        if HistogramLook.kind not in have:
+        histograms = have.of(HistogramLook)
+        if histograms is None:
             return HistogramLook(params.k if params.exact else None)
-        if not params.exact or LowBitsLook.kind in have:
+        if not params.exact or have.of(LowBitsLook) is not None:
             return None
-        bins = (_unknown_bins(have, model, k) for model, k in enumerate(params.k))
-        look = LowBitsLook(tuple(bins))
+        look = LowBitsLook(tuple(_unknown_bins(_of_model(histograms, n), k) for n, k in enumerate(params.k)))
         return look if any(look.bins) else None
 
-    def decide_layer(self, params: SdmWParams, have: Measured) -> LayerDecision:
+    def decide_layer(self, params: SdmWParams, have: Measured) -> Shares:
         """The threshold of each model, and what it keeps."""
         if params.keeps_all:
-            return (LayerShare(None, KEEP_ALL),) * len(params.k)
+            return (Share(None, ALL_KEPT),) * len(params.k)
         return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
 
-    def decide_model(self, params: SdmWParams, layers: Sequence[LayerDecision]) -> ModelDecision:
+    def decide_model(self, layers: Sequence[tuple[SdmWParams, Shares]]) -> Weights:
         """W of each model: given, or by the magnitude that it kept."""
-        count = len(params.k)
-        if params.weights is not None:
-            return ModelDecision(params.weights, (True,) * count)
-        magnitudes = [total_magnitude(layer[model] for layer in layers) for model in range(count)]
-        return ModelDecision(weights_by_magnitude(magnitudes, params.power), tuple(m > 0 for m in magnitudes))
+        first, _ = layers[0]
+        models = range(len(first.k))
+        if first.weights is not None:
+            return Weights(None, tuple(models))
+        magnitudes = [total_magnitude(shares[model] for _, shares in layers) for model in models]
+        return Weights(weights_by_magnitude(magnitudes, first.power), tuple(m for m in models if magnitudes[m] > 0))
 
-    def apply(self, tile: Tile, params: SdmWParams, layer: LayerDecision, model: ModelDecision, target: Target) -> bool:
+    def apply(self, tile: Tile, params: SdmWParams, layer: Shares, model: Weights, destination: Destination) -> bool:
         """Base plus lambda times the weighted sum of the kept deltas."""
         from sdmw.kernels.tiles import merge_deltas
 
         # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
-        taking = np.flatnonzero(model.takes_part)
-        inputs = np.concatenate([[0], taking + 1])
-        weights = model.weights if params.weights is None else params.weights
+        taking = np.array(model.taking, np.int64)
+        inputs = np.concatenate([np.zeros(1, np.int64), taking + 1])
+        weights = float32s(params.weights or model.weights or ())
         thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
-                tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, float32s(weights)[taking],
-                np.float32(1), np.float32(params.scale), True, target.address, target.code,
+                tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, weights[taking],
+                np.float32(1), np.float32(params.scale), True, destination.address, destination.code,
             )
         )  # fmt: skip
 
+    def layer_facts(self, layer: Shares) -> tuple[Facts, ...]:
+        """P and what reaches it."""
+        return tuple({"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept} for s in layer)
 
-def total_magnitude(shares: Any) -> float:
+    def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:
+        """W, M and what was kept; W is None where it differs between tensors, the rest where nothing was measured."""
+        weights = model.weights or common_weights(each.weights or () for each in params)
+        return tuple(
+            {"weight": weight, **_sums([layer[number] for layer in layers])} for number, weight in enumerate(weights)
+        )
+
+    def facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> Facts:
+        """How thresholds were found, and by how many ranks a layer's cut can be off, also as a share of the layer."""
+        first = next(iter(params))
+        errors = [(share.rank_error, share.nonzero) for layer in layers for share in layer]
+        measured = any(count is not None for _, count in errors)
+        return {
+            "percentile": ("exact" if first.exact else "approximate") if measured else None,
+            "rank_error": max((error for error, _ in errors), default=0),
+            "rank_error_share": max((error / count for error, count in errors if count), default=0.0),
+        }
+
+    def describe(self, facts: Facts) -> Iterator[str]:
+        """The weight, and how much was kept."""
+        yield from super().describe(facts)
+        if (share := facts.get("kept_share")) is not None:
+            yield f"kept {100 * cast(float, share):.4g} % of its nonzero deltas"
+
+    def warnings(self, layers: Sequence[Shares], model: Weights, *, strict: bool) -> tuple[str, ...]:
+        """That nothing changed; where NaN may pass, one may have, which no count shows."""
+        counts = [share.nonzero for shares in layers for share in shares]
+        unchanged = strict and bool(counts) and not any(count is None or count for count in counts)
+        return (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
+
+    def decisions_of_schema_1(
+        self, params: Sequence[SdmWParams], layers: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Shares], Weights]:
+        """By the thresholds of the layers, and by the weights and magnitudes of the models."""
+        decided = [
+            tuple(Share(one["threshold"], _pattern(one), one["nonzero"], one["kept"]) for one in layer["models"])
+            for layer in layers
+        ]
+        if params[0].weights is not None:
+            return decided, Weights(None, tuple(range(len(models))))
+        taking = (number for number, one in enumerate(models) if one["magnitude"] > 0)
+        return decided, Weights(tuple(float(one["weight"]) for one in models), tuple(taking))
+
+
+def total_magnitude(shares: Iterable[Share]) -> float:
     """M: the exact sum of all kept magnitudes, rounded once to float64."""
     return sum(sum((share.magnitude or {}).values()) for share in shares) / (1 << UNIT_EXPONENT)
 
@@ -140,26 +227,21 @@ def weights_by_magnitude(magnitudes: Sequence[float], power: float) -> tuple[flo
     return tuple(each / total for each in powers)
 
 
-def _whole(parts: Iterable[Any]) -> Any:
-    """The statistic of a layer: its components' added."""
-    return functools.reduce(operator.add, parts)
+def _of_model(histograms: Mapping[str, tuple[Histogram, ...]], model: int) -> Histogram:
+    """The histogram of a layer: its components' added."""
+    return functools.reduce(operator.add, (components[model] for components in histograms.values()))
 
 
-def _histogram(have: Measured, model: int) -> Histogram:
-    histogram: Histogram = _whole(statistics[model] for statistics in have[HistogramLook.kind].values())
-    return histogram
-
-
-def _unknown_bins(have: Measured, model: int, k: float) -> tuple[int, ...]:
+def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
     """The bins whose low bits are needed and were not listed along with the histogram."""
-    histogram = _histogram(have, model)
     bins = percentile.bins_to_open(histogram, k)
     return () if histogram.near.covers(bins) else bins
 
 
-def _decide_share(params: SdmWParams, have: Measured, model: int) -> LayerShare:
-    histogram, k = _histogram(have, model), params.k[model]
-    components = {name: statistics[model] for name, statistics in have[HistogramLook.kind].items()}
+def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
+    histograms = have.of(HistogramLook) or {}
+    histogram, k = _of_model(histograms, model), params.k[model]
+    components = {name: statistics[model] for name, statistics in histograms.items()}
     if not params.exact:
         low_bits = dict.fromkeys(components, NO_LOW_BITS)
         cut = percentile.approximate(histogram, k)
@@ -168,13 +250,37 @@ def _decide_share(params: SdmWParams, have: Measured, model: int) -> LayerShare:
         if histogram.near.covers(bins):
             low_bits = {name: component.near.low_bits(bins) for name, component in components.items()}
         else:
-            low_bits = {name: statistics[model] for name, statistics in have[LowBitsLook.kind].items()}
-        cut = percentile.exact(histogram, _whole(low_bits.values()), k)
+            low_bits = {name: statistics[model] for name, statistics in (have.of(LowBitsLook) or {}).items()}
+        cut = percentile.exact(histogram, functools.reduce(operator.add, low_bits.values()), k)
     kept, magnitude = 0, {}
     for name, component in components.items():
         count, magnitude[name] = percentile.kept(component, low_bits[name], cut.pattern)
         kept += count
-    return LayerShare(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
+    return Share(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
+
+
+def _sums(shares: Sequence[Share]) -> dict[str, Any]:
+    """M and counts of one model over all layers; None where not all of them were measured."""
+    if any(share.magnitude is None for share in shares):
+        return dict.fromkeys(("magnitude", "nonzero", "kept", "kept_share", "magnitude_by_component"))
+    by_component: Counter[str] = Counter()
+    for share in shares:
+        by_component.update(cast("Mapping[str, int]", share.magnitude))
+    nonzero, kept = sum(share.nonzero or 0 for share in shares), sum(share.kept or 0 for share in shares)
+    return {
+        "magnitude": total_magnitude(shares),
+        "nonzero": nonzero,
+        "kept": kept,
+        "kept_share": kept / nonzero if nonzero else None,
+        "magnitude_by_component": {name: total / (1 << UNIT_EXPONENT) for name, total in by_component.items()},
+    }
+
+
+def _pattern(share: Mapping[str, Any]) -> int:
+    """Of a share in a report of schema 1, which has the threshold alone."""
+    if share["threshold"] is not None:
+        return percentile.smallest_pattern_from(share["threshold"])
+    return ALL_KEPT if share["nonzero"] is None else NOTHING_KEPT
 
 
 METHODS = (SdmW(),)

@@ -1,17 +1,19 @@
 """Task arithmetic: the base plus a weighted sum of deltas. Source: arXiv:2212.04089, section 2; METHOD.md."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target, Values, float32s, sum_in_order
+from sdmw.codec import tagged
+from sdmw.methods.method import Destination, Facts, Method, Settings, common_weights, float32s, sum_in_order
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics.look import Tile
+from sdmw.statistics.look import Measured, Tile
 
 SMALLEST_DIVISOR = 1e-8  # a smaller sum of weights is not divided by, as in mergekit
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class TaskArithmeticParams:
     """What one tensor is merged with.
@@ -27,30 +29,30 @@ class TaskArithmeticParams:
     scale: float
 
 
-class TaskArithmetic(Method):
+class TaskArithmetic(Method[TaskArithmeticParams, None, None]):
     """Every delta counts, with the weight that the recipe gives."""
 
     name = "task_arithmetic"
     paper = "arXiv:2212.04089, section 2"
-    needs_base = True
+    takes = "deltas"
     parameters = (
         Parameter("weight", "number", 1.0, by_model=True, varies=True),
         Parameter("normalize", "flag", False, varies=True),
         Parameter("lambda", "number", 1.0, varies=True),
     )
 
-    def params(self, values: Values) -> TaskArithmeticParams:
+    def params(self, settings: Settings) -> TaskArithmeticParams:
         """The parameters of one tensor."""
-        return TaskArithmeticParams(values.by_model["weight"], values.top["normalize"], values.top["lambda"])
+        return TaskArithmeticParams(settings.by_model["weight"], settings.top["normalize"], settings.top["lambda"])
 
-    def decide_model(
-        self, params: TaskArithmeticParams, layers: Sequence[LayerDecision]
-    ) -> ModelDecision:  # fmt: skip
-        """The weights as given."""
-        return ModelDecision(params.weights, (True,) * len(params.weights))
+    def decide_layer(self, params: TaskArithmeticParams, have: Measured) -> None:
+        """Nothing is measured, and nothing is to be decided."""
+
+    def decide_model(self, layers: Sequence[tuple[TaskArithmeticParams, None]]) -> None:
+        """The weights are given."""
 
     def apply(
-        self, tile: Tile, params: TaskArithmeticParams, layer: LayerDecision, model: ModelDecision, target: Target
+        self, tile: Tile, params: TaskArithmeticParams, layer: None, model: None, destination: Destination
     ) -> bool:
         """Base plus lambda times the weighted sum of deltas."""
         from sdmw.kernels.tiles import merge_deltas
@@ -62,9 +64,15 @@ class TaskArithmetic(Method):
         return bool(
             merge_deltas(
                 tile.addresses, tile.codes, tile.count, keep_all, weights, divisor, np.float32(params.scale), False,
-                target.address, target.code,
+                destination.address, destination.code,
             )
         )  # fmt: skip
+
+    def model_facts(
+        self, params: Iterable[TaskArithmeticParams], layers: Sequence[None], model: None
+    ) -> tuple[Facts, ...]:
+        """The weights as given."""
+        return tuple({"weight": weight} for weight in common_weights(each.weights for each in params))
 
 
 METHODS = (TaskArithmetic(),)

@@ -4,17 +4,17 @@ import sys
 from dataclasses import dataclass
 
 from sdmw.errors import Problem
+from sdmw.methods.method import AnyMethod
+from sdmw.planning.plan import Plan
 from sdmw.sizes import shown
-from sdmw.writing.output import IN_FLIGHT
+from sdmw.statistics.look import LookMemory, Measured
+from sdmw.writing.shard_writer import IN_FLIGHT
 
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
-COUNTERS = 3 * MiB // 2  # a model's counters in a worker: histogram 0.8 and list 0.5; or low bits 1
-STATISTIC = 3 * MiB  # at most, of one model and component: 32,640 bins of 18 bytes, list 1, low halves 1.3
-RESULT = 5 * MiB // 4  # at most, of one model in a piece's result: histogram 0.6 and list 0.5; or low halves 1.3
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
@@ -34,6 +34,7 @@ class Demand:
         working: bytes that a thread takes beside its tiles and counters.
         models: how many models are measured; 0 where nothing is.
         components: the most components in a layer.
+        looks: what one model takes of memory in looks.
     """
 
     reserved: int
@@ -42,6 +43,7 @@ class Demand:
     working: int
     models: int
     components: int
+    looks: LookMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,41 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
     many as threads.
     """
-    worker = tile * demand.element + demand.working + demand.models * COUNTERS
-    statistics = demand.models * (STATISTIC * demand.components + RESULT * 2 * threads)
+    looks = demand.looks
+    worker = tile * demand.element + demand.working + demand.models * looks.counter
+    statistics = demand.models * (looks.kept * demand.components + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
     return demand.reserved + threads * worker + written + statistics + STAGING
+
+
+def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
+    """What a plan asks of memory, in a process that occupies `resident` bytes."""
+    components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
+    tensors, measured = plan.tensors, any(layer.measured for layer in plan.layers)
+    return Demand(
+        reserved=resident + kernels_to_load() + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
+        output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
+        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0),
+        models=len(plan.models) if measured else 0,
+        components=components,
+        looks=memory_of(method),
+    )
+
+
+def memory_of(method: AnyMethod) -> LookMemory:
+    """What all looks of a method take for one model: a worker takes one at a time, a layer keeps the results of all."""
+    each = [look.memory for look in method.looks]
+    return LookMemory(
+        counter=max((look.counter for look in each), default=0),
+        result=max((look.result for look in each), default=0),
+        kept=sum(look.kept for look in each),
+    )
+
+
+def is_measured(method: AnyMethod, params: object) -> bool:
+    """Whether a method looks at the data of a layer before it decides it."""
+    return method.needs(params, Measured()) is not None
 
 
 def default_budget(resident: int, available: int) -> int:

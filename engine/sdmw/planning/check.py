@@ -6,7 +6,8 @@ from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted
 from sdmw.planning.plan import TiedHead
 from sdmw.recipes.recipe import Recipe
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.dtype import DType
+from sdmw.tensors.tensor import Tensor
 
 Shaped = tuple[DType, tuple[int, ...]]
 
@@ -41,7 +42,7 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
     names, path = checkpoint.tensors.keys(), checkpoint.path
     mend = "Give two models of one architecture, with the same vocabulary and dtype"
     differing = [
-        Problem(f"{checkpoint.tensors[name].file}: tensor {quoted(name)}",
+        Problem(checkpoint.tensors[name].where,
                 f"{_shaped(wanted)} as in {origin}", _shaped(found), mend)
         for name, wanted in like.items()
         if name in names and (found := (checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape)) != wanted
@@ -77,7 +78,7 @@ def tied_heads(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[TiedH
     return found
 
 
-def _embedding_like(checkpoint: Checkpoint, head: TensorInfo) -> TensorInfo | None:
+def _embedding_like(checkpoint: Checkpoint, head: Tensor) -> Tensor | None:
     for name, tensor in checkpoint.tensors.items():
         same = (tensor.shape, tensor.dtype) == (head.shape, head.dtype)
         if same and tensor is not head and any(part in name for part in EMBEDDINGS):
@@ -106,9 +107,9 @@ def _check_model(recipe: Recipe, base: Checkpoint, model: str, checkpoint: Check
     return found
 
 
-def _differs(where: str, base: TensorInfo, tensor: TensorInfo) -> Problem | None:
+def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
     """Why a model's tensor cannot be merged with the base's."""
-    where = f"{where}, {tensor.file}: tensor {quoted(tensor.name)}"
+    where = f"{where}, {tensor.where}"
     if base.shape != tensor.shape:
         if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             mend = (

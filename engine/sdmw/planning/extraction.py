@@ -8,8 +8,9 @@ from itertools import islice
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted
 from sdmw.planning.check import EMBEDDINGS, MOST_SAID
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.tensor import Tensor
 from sdmw.views.conv1d import is_conv1d
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
 from sdmw.writing.target import check_target
@@ -30,8 +31,8 @@ class Weight:
     """
 
     module: str
-    base: TensorInfo
-    model: TensorInfo
+    base: Tensor
+    model: Tensor
     transposed: bool
     embedding: bool
 
@@ -65,7 +66,7 @@ class ExtractionPlan:
     model: Checkpoint
     rank: int
     weights: tuple[Weight, ...]
-    rest: tuple[tuple[TensorInfo, TensorInfo], ...]
+    rest: tuple[tuple[Tensor, Tensor], ...]
     added: tuple[str, ...]
     shards: tuple[ShardLayout, ...]
     problems: tuple[Problem, ...]
@@ -104,12 +105,12 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
             yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(found.shape)}", mend)
 
 
-def _is_matrix(base: TensorInfo, model: TensorInfo) -> bool:
+def _is_matrix(base: Tensor, model: Tensor) -> bool:
     shaped = len(base.shape) == 2 and base.elements > 0 and base.name.endswith(".weight")
     return shaped and base.dtype.merges and model.dtype.merges
 
 
-def _weight(base: TensorInfo, model: TensorInfo, checkpoint: Checkpoint) -> Weight:
+def _weight(base: Tensor, model: Tensor, checkpoint: Checkpoint) -> Weight:
     module = base.name.removesuffix(".weight")
     last = module.split(".")[-1]
     embedding = last in _MORE_EMBEDDINGS or (any(part in last for part in EMBEDDINGS) and last not in _NO_EMBEDDINGS)

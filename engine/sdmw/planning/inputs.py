@@ -17,10 +17,12 @@ class Inputs:
     Attributes:
         base: whose tensor names, config and tokenizer the output has.
         models: what is merged, by its name in the recipe, in order.
+        sources: each directory that is read, adapters apart, with its name in the recipe; the base's first.
     """
 
     base: Checkpoint
     models: dict[str, Checkpoint]
+    sources: tuple[tuple[str, Checkpoint], ...]
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -78,7 +80,7 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
             models[name] = changed
-    return problems or Inputs(base, models)
+    return problems or Inputs(base, models, tuple(read.items()))
 
 
 def _put(adapter: Checkpoint, on: Checkpoint, called: str, *, meant: bool, deltas: bool) -> Checkpoint | list[Problem]:

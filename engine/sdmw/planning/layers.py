@@ -42,10 +42,24 @@ def layer_index(name: str) -> int | None:
 
 
 def depths(names: Iterable[str]) -> dict[str, float]:
-    """Where each tensor stands between the first layer (0) and the last (1); DESIGN.md, "gradient"."""
-    indices = {name: layer_index(name) for name in names}
-    last = max((index for index in indices.values() if index is not None), default=0)
-    return {name: 0.0 if index is None else index / last if last else 1.0 for name, index in indices.items()}
+    """Where each tensor stands between the first layer of its stack (0) and the last (1); METHODS.md, section 6.
+
+    What stands before the layer index names the stack. A tensor outside layers is at 0, the only layer of a stack at 1.
+    """
+    places = {name: _place_in_stack(name) for name in names}
+    last: dict[str, int] = {}
+    for stack, index in filter(None, places.values()):
+        last[stack] = max(last.get(stack, 0), index)
+    return {name: place[1] / last[place[0]] if place and last[place[0]] else float(place is not None)
+            for name, place in places.items()}  # fmt: skip
+
+
+def _place_in_stack(name: str) -> tuple[str, int] | None:
+    index = layer_index(name)
+    if index is None:
+        return None
+    parts = name.split(".")
+    return ".".join(parts[: _index_place(parts)]), index
 
 
 def _index_place(parts: list[str]) -> int | None:

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem
+from sdmw.methods.method import Product
+from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
-from sdmw.tensors.tensor import DType, TensorInfo
-from sdmw.writing.layout import ShardLayout
+from sdmw.tensors.dtype import DType
+from sdmw.tensors.tensor import Tensor
+from sdmw.writing.layout import Place, ShardLayout
 
+BLOCK = 4096  # bytes of a file that are written together
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
 
 
@@ -36,24 +39,39 @@ class TensorPlan:
         action: merge by the method; copy where all inputs agree; convert one input's values to the output dtype.
         inputs: what is read: of a merge the base (where the method needs one) and the models in recipe order; of a
             copy all that must agree; of a conversion one.
-        params: the method's parameters of a merge; None otherwise.
+        params: the method's parameters; None where it has no say.
         component: its name less the layer index.
-        shard: index into `Plan.shards`.
-        output: dtype, shape and place in that shard.
+        output: dtype, shape and place in its shard.
     """
 
     name: str
-    action: Literal["merge", "copy", "convert"]
-    inputs: tuple[TensorInfo, ...]
-    params: Any
+    action: Action
+    inputs: tuple[Tensor, ...]
+    params: object
     component: str
-    shard: int
-    output: TensorInfo
+    output: Place
 
     @property
     def elements(self) -> int:
-        """How many elements."""
+        """Number of elements."""
         return self.output.elements
+
+    @property
+    def row(self) -> int:
+        """Elements along the last axis."""
+        return self.output.shape[-1] if self.output.shape else 1
+
+    def tile(self, most: int) -> int:
+        """Elements in a tile, at most `most`: whole rows where a row fits in one."""
+        return most - most % self.row if 0 < self.row <= most else most
+
+    def aligned(self, element: int) -> int:
+        """The first element from this one on that begins a block of the output's file, or the tensor's end.
+
+        Two tasks that write either side of such a border never write one block.
+        """
+        beyond = -(self.output.offset + element * self.output.dtype.itemsize) % BLOCK
+        return min(element + beyond // self.output.dtype.itemsize, self.elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +99,8 @@ class TiedHead:
     """
 
     model: str
-    head: TensorInfo
-    embedding: TensorInfo
+    head: Tensor
+    embedding: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +111,23 @@ class Plan:
         recipe: as loaded.
         models: names of what is merged, as in the recipe, in order.
         base: the checkpoint whose tensor names, config and tokenizer the output has; None where it could not be read.
-        checkpoints: every input, the base's first.
+        checkpoints: every input with its adapter on it, the base's first.
+        sources: each directory that is read, with its name in the recipe, the base's first.
         tensors: of the output, in the base's order.
         layers: in the order in which they are measured.
         heads: tied heads to be checked first.
         shards: of the output.
         copied: names of the base's other files that the output gets.
         skipped: names of those that it does not, with the reason.
+        product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
         threads: that compute.
         tile: elements in a tile.
-        passes: how often each input is read, unless a layer needs another look.
         peak_bytes: proved bound on the resident memory of the process.
         free_bytes: free disk where the output goes.
+        missing: models that lack tensors of the base, and how many; the base's stand in.
+        extra: models of which tensors are taken that the base lacks, and how many.
         problems: why it cannot run; empty where it can.
         warnings: what is odd.
         notes: what the recipe language has to say.
@@ -116,19 +137,22 @@ class Plan:
     models: tuple[str, ...]
     base: Checkpoint | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    sources: tuple[tuple[str, Checkpoint], ...] = ()
     tensors: tuple[TensorPlan, ...] = ()
     layers: tuple[LayerPlan, ...] = ()
     heads: tuple[TiedHead, ...] = ()
     shards: tuple[ShardLayout, ...] = ()
     copied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    product: Product = "model"
     target: str | None = None
     overwrite: bool = False
     threads: int = 1
     tile: int = 0
-    passes: int = 1
     peak_bytes: int = 0
     free_bytes: int = 0
+    missing: tuple[tuple[str, int], ...] = ()
+    extra: tuple[tuple[str, int], ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -136,18 +160,18 @@ class Plan:
     @property
     def makes_adapter(self) -> bool:
         """The output is a PEFT adapter, and no model."""
-        return self.recipe.parameters.get("output") == "adapter"
+        return self.product == "adapter"
 
     @property
     def measured_bytes(self) -> int:
         """Bytes that measuring reads, further looks not counted."""
         looked_at = (self.tensors[index] for layer in self.layers if layer.measured for index in layer.tensors)
-        return sum(info.elements * info.read_itemsize for tensor in looked_at for info in tensor.inputs)
+        return sum(info.elements * info.cost.read for tensor in looked_at for info in tensor.inputs)
 
     @property
     def applied_bytes(self) -> int:
         """Bytes that applying reads."""
-        return sum(info.elements * info.read_itemsize for tensor in self.tensors for info in tensor.inputs)
+        return sum(info.elements * info.cost.read for tensor in self.tensors for info in tensor.inputs)
 
     @property
     def bytes_read(self) -> int:
@@ -160,20 +184,29 @@ class Plan:
         return sum(shard.size for shard in self.shards)
 
     def pieces_of(self, tensor: int) -> Iterator[Piece]:
-        """The tensor cut into pieces; the tiles end at row ends where a row fits in one."""
-        elements, step = self.tensors[tensor].elements, TILES_IN_PIECE * self.tile_of(tensor)
-        for start in range(0, elements, step):
-            yield Piece(tensor, start, min(start + step, elements))
+        """The tensor cut into pieces, whose borders within it lie on multiples of 4,096 bytes of the file."""
+        planned = self.tensors[tensor]
+        start = 0
+        while start < planned.elements:
+            stop = planned.aligned(start + TILES_IN_PIECE * planned.tile(self.tile))
+            yield Piece(tensor, start, stop)
+            start = stop
+
+    def groups_apart(self) -> Iterator[tuple[Piece, ...]]:
+        """All pieces, the last of each file first, in groups that share no block of a file with each other."""
+        numbers = {tensor.name: number for number, tensor in enumerate(self.tensors)}
+        for shard in reversed(self.shards):
+            groups: list[list[Piece]] = [[]]
+            for place in shard.tensors:
+                for piece in self.pieces_of(numbers[place.name]):
+                    groups[-1].append(piece)
+                    if (place.offset + piece.stop * place.dtype.itemsize) % BLOCK == 0:
+                        groups.append([])
+            yield from (tuple(group) for group in reversed(groups) if group)
 
     def piece_count(self, tensor: int) -> int:
-        """How many pieces the tensor has."""
-        return -(-self.tensors[tensor].elements // (TILES_IN_PIECE * self.tile_of(tensor)))
-
-    def tile_of(self, tensor: int) -> int:
-        """Elements in this tensor's tiles."""
-        shape = self.tensors[tensor].output.shape
-        row = shape[-1] if shape else 1
-        return self.tile - self.tile % row if 0 < row <= self.tile else self.tile
+        """Number of the tensor's pieces."""
+        return sum(1 for _ in self.pieces_of(tensor))
 
 
 def output_dtype(recipe: Recipe, base: DType) -> DType:

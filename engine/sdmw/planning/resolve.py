@@ -4,22 +4,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdmw.errors import Problem, quoted
-from sdmw.methods.method import Method, Values
+from sdmw.methods.method import AnyMethod, Settings
 from sdmw.recipes.recipe import Parameter, Recipe, value_of
 
+ROUNDING = 1e-12  # how far a gradient between two values of a range may lead out of it. Source: METHODS.md, section 6
 
-def resolve(recipe: Recipe, method: Method, tensor: str, depth: float) -> Values:
+
+def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Settings:
     """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
     top: dict[str, Any] = {}
     by_model: dict[str, tuple[Any, ...]] = {}
     for parameter in method.parameters:
         general = _general(recipe, parameter, tensor, depth)
         if parameter.by_model:
-            own = (value_of(entry.parameters.get(parameter.name), tensor, depth) for entry in recipe.models)
+            given = (value_of(entry.parameters.get(parameter.name), tensor, depth) for entry in recipe.models)
+            own = (_bounded(parameter, value) for value in given)
             by_model[parameter.name] = tuple(general if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Values(top, by_model)
+    return Settings(top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Any:
@@ -27,11 +30,21 @@ def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) ->
     if parameter.kind == "choice":
         return parameter.default if setting is None else setting
     value = value_of(setting, tensor, depth)
-    return parameter.default if value is None else value
+    return parameter.default if value is None else _bounded(parameter, value)
 
 
-def check_values(
-    recipe: Recipe, method: Method, layers: Mapping[str, Iterable[str]], values: Mapping[str, Values]
+def _bounded(parameter: Parameter, value: float | bool | None) -> float | bool | None:
+    """The value, or the bound that a gradient's rounding has led beyond: of two 100s, say, to 100.00000000000001."""
+    low, high = parameter.minimum, parameter.maximum
+    if value is None or isinstance(value, bool):
+        return value
+    if low is not None and low - ROUNDING < value < low:
+        return low
+    return high if high is not None and high < value < high + ROUNDING else value
+
+
+def check_settings(
+    recipe: Recipe, method: AnyMethod, layers: Mapping[str, Iterable[str]], values: Mapping[str, Settings]
 ) -> list[Problem]:
     """Problems that only a tensor's resolved values show.
 
@@ -51,7 +64,7 @@ def check_values(
     return problems
 
 
-def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str, Values]) -> list[Problem]:
+def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str, Settings]) -> list[Problem]:
     """A parameter that is computed where it is not given is given for all models and tensors, or for none."""
     gaps = [
         (tensor, entry.model)
@@ -68,7 +81,7 @@ def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str
 
 
 def _check_same(
-    recipe: Recipe, parameter: Parameter, layer: str, tensors: list[str], values: Mapping[str, Values]
+    recipe: Recipe, parameter: Parameter, layer: str, tensors: list[str], values: Mapping[str, Settings]
 ) -> list[Problem]:
     problems = []
     first = tensors[0]

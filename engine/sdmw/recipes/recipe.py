@@ -130,12 +130,13 @@ def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
 
 
 def gradient_at(values: tuple[float, ...], depth: float) -> float:
-    """The gradient's value at a depth of 0 to 1: linear between its values, which stand at equal distances."""
-    if len(values) == 1:
-        return values[0]
+    """The gradient's value at a depth of 0 to 1: linear between its values, which stand at equal distances.
+
+    Source: METHODS.md, section 6: s = t * (len - 1), (1 - f) * v[floor(s)] + f * v[floor(s) + 1], not clamped.
+    """
     place = depth * (len(values) - 1)
-    index = min(int(place), len(values) - 2)
-    left, right = values[index : index + 2]
+    index = int(place)
     share = place - index
-    # Rounding must not lead out of what was checked: a gradient of 100s stays 100, not 100.00000000000001.
-    return min(max(left * (1 - share) + right * share, min(left, right)), max(left, right))
+    if index == len(values) - 1:
+        return values[index]
+    return (1 - share) * values[index] + share * values[index + 1]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.planning.extraction import ExtractionPlan
@@ -13,7 +14,7 @@ from sdmw.storage.locate import hub_id
 from sdmw.version import __version__
 from sdmw.writing.adapter_config import adapter_config
 from sdmw.writing.card import common_license, model_card
-from sdmw.writing.output import Output
+from sdmw.writing.publication import Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,13 @@ class ExtractionReport:
     weights: list[ExtractedWeight]
     left_out: list[str]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return dataclasses.asdict(self)
+
     def to_json(self) -> str:
         """As JSON, indented."""
-        return as_json(dataclasses.asdict(self))
+        return as_json(self.to_dict())
 
 
 def extraction_report(
@@ -67,7 +72,7 @@ def extraction_report(
     return ExtractionReport(__version__, path, plan.rank, error, weights, list(left_out))
 
 
-def add_files(output: Output, plan: ExtractionPlan, report: ExtractionReport, base: str, model: str) -> None:
+def add_files(output: Publication, plan: ExtractionPlan, report: ExtractionReport, base: str, model: str) -> None:
     """The config, the card and the report, into an output that is not published yet.
 
     Args:
@@ -90,7 +95,7 @@ def add_files(output: Output, plan: ExtractionPlan, report: ExtractionReport, ba
         base_model=base,
         hub_ids=[found for found in map(hub_id, (base, model)) if found],
         license=common_license([plan.base.path, plan.model.path]),
-        models=[(model, None, None)],
+        models=[(model, [])],
         recipe_text=None,
         version=__version__,
         fingerprints=[("base", fingerprint(plan.base)), ("model", fingerprint(plan.model))],

@@ -1,25 +1,34 @@
 """What stands in the output beside its shards: config, tokenizer and the rest, card, recipe, report. CHECKPOINT.md."""
 
 import os
+from collections.abc import Sequence
 
 import xxhash
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
 from sdmw.errors import CheckpointError, Problem
+from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan
-from sdmw.reporting.report import Report
+from sdmw.reporting.report import ModelReport
 from sdmw.storage.locate import hub_id, split_adapter
-from sdmw.tensors.low_rank import Computed
+from sdmw.tensors.low_rank import Factor
+from sdmw.version import __version__
 from sdmw.writing import side_files
 from sdmw.writing.adapter_config import adapter_config
 from sdmw.writing.card import common_license, model_card
 from sdmw.writing.config import merged_config
-from sdmw.writing.output import Output
+from sdmw.writing.publication import Publication
 
 
-def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> None:
-    """Write all of them into an output that is not published yet.
+def add_files(output: Publication, plan: Plan, base: Checkpoint, models: Sequence[ModelReport]) -> None:
+    """Write all of them but the report into an output that is not published yet.
+
+    Args:
+        output: to be published.
+        plan: what was merged.
+        base: whose files come along.
+        models: what the card says of each.
 
     Raises:
         CheckpointError: a file of the base can no longer be read.
@@ -29,13 +38,12 @@ def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> N
         output.add(ADAPTER_CONFIG, _adapter_config(plan))
     else:
         _add_model_files(output, plan, base)
-    output.add("README.md", _card(plan, report).encode())
+    output.add("README.md", _card(plan, models).encode())
     recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
     output.add(recipe, plan.recipe.text.encode())
-    output.add("sdmw_report.json", report.to_json().encode())
 
 
-def _add_model_files(output: Output, plan: Plan, base: Checkpoint) -> None:
+def _add_model_files(output: Publication, plan: Plan, base: Checkpoint) -> None:
     side_files.copy(base.path, plan.copied, output.path)
     config = os.path.join(base.path, "config.json")
     try:
@@ -47,7 +55,7 @@ def _add_model_files(output: Output, plan: Plan, base: Checkpoint) -> None:
 
 
 def _adapter_config(plan: Plan) -> bytes:
-    made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Computed)]
+    made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Factor)]
     trained = [c.path for c in plan.checkpoints if c.adapts is not None]
     return adapter_config(
         base=plan.recipe.base_model or "",
@@ -58,16 +66,17 @@ def _adapter_config(plan: Plan) -> bytes:
     )
 
 
-def _card(plan: Plan, report: Report) -> str:
+def _card(plan: Plan, models: Sequence[ModelReport]) -> str:
+    method = all_methods()[plan.recipe.merge_method]
     names = list(dict.fromkeys([plan.recipe.base_model or plan.models[0], *plan.models]))
     return model_card(
         method=plan.recipe.merge_method,
         base_model=plan.recipe.base_model,
         hub_ids=[found for name in names for part in split_adapter(name) if part and (found := hub_id(part))],
         license=common_license([checkpoint.path for checkpoint in plan.checkpoints]),
-        models=[(model.name, model.weight, model.kept_share) for model in report.models],
+        models=[(model.name, list(method.describe(model.facts))) for model in models],
         recipe_text=plan.recipe.text,
-        version=report.version,
+        version=__version__,
         # By number: a model's path is this machine's.
         fingerprints=[(f"input {n}", fingerprint(c)) for n, c in enumerate(plan.checkpoints, 1)],
         adapter=plan.makes_adapter,

@@ -9,6 +9,7 @@ from typing import Any
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.planning.layers import component_of, layer_index
+from sdmw.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def inspection(checkpoint: Checkpoint) -> Inspection:
     """Sums up a checkpoint; no tensor data are touched."""
     tables: dict[str, dict[str, list[int]]] = {name: defaultdict(lambda: [0, 0, 0]) for name in ("d", "s", "c", "t")}
     for name, info in checkpoint.tensors.items():
-        keys = {"d": info.dtype.name, "s": os.path.basename(info.file), "c": component_of(name), "t": "total"}
+        keys = {"d": info.dtype.name, "s": _shard_of(info), "c": component_of(name), "t": "total"}
         for table, key in keys.items():
             amount = tables[table][key]
             amount[0] += 1
@@ -83,11 +84,15 @@ def inspection(checkpoint: Checkpoint) -> Inspection:
         shards=shards,
         components=components,
         tensors=[
-            InspectedTensor(name, info.dtype.name, list(info.shape), os.path.basename(info.file))
+            InspectedTensor(name, info.dtype.name, list(info.shape), _shard_of(info))
             for name, info in checkpoint.tensors.items()
         ],
         warnings=list(checkpoint.warnings),
     )
+
+
+def _shard_of(tensor: Tensor) -> str:
+    return " ".join(dict.fromkeys(os.path.basename(leaf.file) for leaf in tensor.leaves()))
 
 
 def _architecture(checkpoint: Checkpoint) -> str:

@@ -1,7 +1,9 @@
 """What a delta archive holds, against the checkpoint that it stands for."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from sdmw.archives.archive import Archive
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -37,6 +39,10 @@ class PackReport:
     checkpoint_bytes: int
     ratio: float
     files: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return dataclasses.asdict(self)
 
 
 def pack_report(archive: Archive, checkpoint: Checkpoint, path: str) -> PackReport:

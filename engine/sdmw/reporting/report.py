@@ -1,19 +1,28 @@
-"""The report of a merge: an object, and the same as JSON."""
+"""The report of a merge: an object, and the same as JSON. Its shape is in report.schema.json beside this."""
 
-import dataclasses
-from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
-from sdmw.methods.sdm_w import total_magnitude
+from sdmw import codec
+from sdmw.methods import all_methods
+from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
+from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
-from sdmw.statistics.histogram import UNIT_EXPONENT
+from sdmw.storage.shard import sample_of
 from sdmw.version import __version__
 
 if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
     from sdmw.running.driver import Outcome
+    from sdmw.running.job import Decisions
     from sdmw.running.usage import Usage
+
+SCHEMA = 2
+REPORT = "sdmw_report.json"
+
+Piece = tuple[str, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,67 +31,30 @@ class ModelReport:
 
     Attributes:
         name: as in the recipe.
-        weight: W; None where the recipe's weights differ between tensors.
-        magnitude: M, the sum of the kept magnitudes; None where the data were not measured, as what follows.
-        nonzero: deltas that are not zero.
-        kept: how many of them reach their layer's threshold.
-        magnitude_by_component: M for what each part of all blocks shares.
+        commit: of the Hub's snapshot that it was read from; None where it is no snapshot.
+        facts: what the method tells of it: its weight, say.
     """
 
     name: str
-    weight: float | None
-    magnitude: float | None
-    nonzero: int | None
-    kept: int | None
-    magnitude_by_component: dict[str, float] | None
-
-    @property
-    def kept_share(self) -> float | None:
-        """Density: kept over nonzero, 0 to 1."""
-        return self.kept / self.nonzero if self.kept is not None and self.nonzero else None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerModelReport:
-    """One model in one layer: its threshold P and what reaches it; None where nothing changed or was measured."""
-
-    threshold: float | None
-    nonzero: int | None
-    kept: int | None
+    commit: str | None
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """Tensors that were thresholded together."""
-
-    name: str
-    tensors: list[str]
-    models: list[LayerModelReport]
-
-
-@dataclass(frozen=True, slots=True)
-class PieceReport:
-    """Elements start to stop of a tensor as they were written, and the XXH3-128 of their bytes (no signature)."""
-
-    tensor: str
-    start: int
-    stop: int
-    xxh3: str
-
-
-@dataclass(frozen=True, slots=True)
-class PercentileReport:
-    """How thresholds were found.
+    """Tensors that were decided together.
 
     Attributes:
-        mode: exact or approximate; None where the method has none.
-        rank_error: the most ranks by which a layer's cut can be off.
-        rank_error_share: the most as a share of the layer's nonzero deltas.
+        name: the layer's.
+        tensors: names.
+        facts: what the method tells of each model in it; empty where it tells nothing.
+        decision: the method's numbers, as `sdmw.codec` writes them; `verify` merges with them again.
     """
 
-    mode: str | None
-    rank_error: int
-    rank_error_share: float
+    name: str
+    tensors: tuple[str, ...]
+    facts: tuple[Facts, ...]
+    decision: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,105 +76,215 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class FilesReport:
-    """The base's other files: those copied, and those left out with the reason."""
+    """Files beside the shards.
 
-    copied: list[str]
-    skipped: dict[str, str]
+    Attributes:
+        written: XXH3-128 of each but this report, in hex, by name; no signature.
+        copied: those among them that are the base's, byte for byte.
+        skipped: the base's files that were left out, with the reason.
+    """
+
+    written: Mapping[str, str]
+    copied: tuple[str, ...]
+    skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class InputReport:
-    """The fingerprint of one input file: bytes, and the XXH3-128 of its header."""
+    """The fingerprint of one input file.
 
+    Attributes:
+        model: as the recipe names its directory.
+        file: its path in that directory.
+        size: bytes.
+        header: XXH3-128 of its header, in hex; no signature.
+        sample: XXH3-128 of 64 blocks of 64 KiB spread over it, in hex.
+    """
+
+    model: str
     file: str
     size: int
-    header_hash: str
+    header: str
+    sample: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was merged, what was found, what it took. `sdmw_report.json` has the same names."""
+    """What was merged, what was found, what it took. `sdmw_report.json` has the same names but `path`.
 
+    Attributes:
+        schema: of the report itself.
+        version: of sdmw.
+        method: the merge method.
+        parameters: the recipe's top level of parameters, defaults filled in, and the output dtype.
+        seed: of random methods; None where the method draws no numbers.
+        models: what was merged, in recipe order.
+        facts: what the method tells of the merge as a whole.
+        layers: in the order in which they were decided.
+        pieces: name of the tensor, first element, the one behind the last, XXH3-128 of their bytes: all that was
+            written.
+        files: beside the shards.
+        inputs: every file that was read.
+        run: what it took.
+        missing: how many tensors each model lacked, where the base's stood in.
+        extra: how many tensors that the base lacks were taken from each model.
+        warnings: what is odd.
+        notes: what the recipe language has to say.
+        path: of the output, as it was asked for; not in the file.
+    """
+
+    schema: int
     version: str
     method: str
-    path: str
-    models: list[ModelReport]
-    layers: list[LayerReport]
-    percentile: PercentileReport
-    run: RunReport
+    parameters: Mapping[str, Any]
+    seed: int | None
+    models: tuple[ModelReport, ...]
+    facts: Facts
+    layers: tuple[LayerReport, ...]
+    pieces: tuple[Piece, ...]
     files: FilesReport
-    inputs: list[InputReport]
-    pieces: list[PieceReport]
-    warnings: list[str]
-    notes: list[str]
+    inputs: tuple[InputReport, ...]
+    run: RunReport
+    missing: Mapping[str, int]
+    extra: Mapping[str, int]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    path: str = field(default="", compare=False)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "Report":
+        """The report in the output of a merge; of schema 1 too, whose layers then have no decisions.
+
+        Args:
+            path: the directory.
+
+        Raises:
+            CheckpointError: there is none, or none that this version reads.
+        """
+        from sdmw.reporting.reading import read_report
+
+        return read_report(os.fspath(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        found = codec.encode(self)
+        del found["path"]
+        return cast("dict[str, Any]", found)
 
     def to_json(self) -> str:
         """As JSON, indented."""
-        return as_json(dataclasses.asdict(self))
+        return as_json(self.to_dict())
 
 
-def build_report(plan: Plan, outcome: "Outcome", usage: "Usage") -> Report:
-    """The report of a finished run."""
+def model_reports(plan: Plan, decisions: "Decisions") -> tuple[ModelReport, ...]:
+    """What there is to tell of each model."""
+    method, params = _told_by(plan)
+    commits = {name: checkpoint.commit for name, checkpoint in plan.sources}
+    facts = method.model_facts(params, decisions.layers, decisions.model)
+    return tuple(ModelReport(name, commits.get(name), each) for name, each in zip(plan.models, facts, strict=True))
+
+
+def build_report(
+    plan: Plan,
+    outcome: "Outcome",
+    usage: "Usage",
+    models: tuple[ModelReport, ...],
+    written: Mapping[str, str],
+) -> Report:
+    """The report of a finished run.
+
+    Args:
+        plan: what was carried out.
+        outcome: what was found.
+        usage: what it took.
+        models: what there is to tell of each.
+        written: the checksum of each file beside the shards, by name.
+    """
     usage.read_peak()
-    shares = [(share.rank_error, share.nonzero) for layer in outcome.layers for share in layer]
-    mode = plan.recipe.parameters.get("percentile", "exact") if plan.passes > 1 else None
+    method, params = _told_by(plan)
+    layers, model = outcome.decisions.layers, outcome.decisions.model
+    names = {checkpoint.path: name for name, checkpoint in plan.sources}
     return Report(
+        schema=SCHEMA,
         version=__version__,
-        method=plan.recipe.merge_method,
-        path=plan.target or "",
-        models=[_model(plan, outcome, number) for number in range(len(plan.models))],
-        layers=[
-            LayerReport(
-                layer.name,
-                [plan.tensors[tensor].name for tensor in layer.tensors],
-                [LayerModelReport(share.threshold, share.nonzero, share.kept) for share in decision],
-            )
-            for layer, decision in zip(plan.layers, outcome.layers, strict=True)
-        ],
-        percentile=PercentileReport(
-            mode=str(mode) if mode else None,
-            rank_error=max((error for error, _ in shares), default=0),
-            rank_error_share=max((error / count for error, count in shares if count), default=0.0),
-        ),
-        run=RunReport(
-            round(usage.wall_s, 3),
-            round(usage.cpu_s, 3),
-            outcome.bytes_read,
-            outcome.bytes_read_again,
-            plan.bytes_written,
-            usage.peak_rss,
-            usage.peak_anonymous,
-            plan.peak_bytes,
-        ),
-        files=FilesReport(list(plan.copied), dict(plan.skipped)),
-        inputs=[
-            InputReport(shard.path, shard.size, shard.header_hash)
-            for checkpoint in plan.checkpoints
-            for shard in checkpoint.shards
-        ],
-        pieces=[
-            PieceReport(plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
+        method=method.name,
+        parameters=_parameters(plan.recipe),
+        seed=None,
+        models=models,
+        facts=method.facts(params, layers, model),
+        layers=_layers(plan, method, layers),
+        pieces=tuple(
+            (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
-        ],
-        warnings=[*plan.warnings, *outcome.warnings],
-        notes=list(plan.notes),
+        ),
+        files=FilesReport(dict(sorted(written.items())), plan.copied, dict(plan.skipped)),
+        inputs=_inputs(plan),
+        run=_run(plan, outcome, usage),
+        missing=dict(plan.missing),
+        extra=dict(plan.extra),
+        warnings=tuple(_named(warning, names) for warning in (*plan.warnings, *outcome.warnings)),
+        notes=plan.notes,
+        path=plan.target or "",
     )
 
 
-def _model(plan: Plan, outcome: "Outcome", number: int) -> ModelReport:
-    weights = {tensor.params.weights[number] for tensor in plan.tensors if tensor.params and tensor.params.weights}
-    weight = None if len(weights) > 1 else outcome.model.weights[number]
-    shares = [layer[number] for layer in outcome.layers if layer]
-    if any(share.magnitude is None for share in shares) or not shares:
-        return ModelReport(plan.models[number], weight, None, None, None, None)
-    by_component: Counter[str] = Counter()
-    for share in shares:
-        by_component.update(share.magnitude or {})
-    return ModelReport(
-        name=plan.models[number],
-        weight=weight,
-        magnitude=total_magnitude(shares),
-        nonzero=sum(share.nonzero or 0 for share in shares),
-        kept=sum(share.kept or 0 for share in shares),
-        magnitude_by_component={name: total / (1 << UNIT_EXPONENT) for name, total in by_component.items()},
+def _told_by(plan: Plan) -> tuple[AnyMethod, list[Any]]:
+    """The method, and its parameters in all tensors that it has a say in, each once."""
+    params = dict.fromkeys(tensor.params for tensor in plan.tensors if tensor.params is not None)
+    return all_methods()[plan.recipe.merge_method], list(params)
+
+
+def _layers(plan: Plan, method: AnyMethod, decisions: Sequence[Any]) -> tuple[LayerReport, ...]:
+    return tuple(
+        LayerReport(
+            layer.name,
+            tuple(plan.tensors[tensor].name for tensor in layer.tensors),
+            method.layer_facts(decision),
+            codec.decode(object, codec.encode(decision)),
+        )
+        for layer, decision in zip(plan.layers, decisions, strict=True)
     )
+
+
+def _run(plan: Plan, outcome: "Outcome", usage: "Usage") -> RunReport:
+    return RunReport(
+        round(usage.wall_s, 3),
+        round(usage.cpu_s, 3),
+        outcome.bytes_read,
+        outcome.bytes_read_again,
+        plan.bytes_written,
+        usage.peak_rss,
+        usage.peak_anonymous,
+        plan.peak_bytes,
+    )
+
+
+def _parameters(recipe: Recipe) -> dict[str, Any]:
+    """The top level as plain data: numbers, words, lists of rules."""
+    method = all_methods()[recipe.merge_method]
+    found = {one.name: _plain(recipe.parameters.get(one.name, one.default)) for one in method.parameters}
+    return {**found, "out_dtype": recipe.output_dtype}
+
+
+def _plain(setting: Any) -> Any:
+    """A setting as a recipe would say it; a rule for all tensors is its value."""
+    if isinstance(setting, tuple) and len(setting) == 1 and setting[0].filter is None:
+        return codec.encode(setting[0].value)
+    return codec.encode(setting)
+
+
+def _inputs(plan: Plan) -> tuple[InputReport, ...]:
+    return tuple(
+        InputReport(
+            name, os.path.relpath(shard.path, checkpoint.path), shard.size, shard.header_hash, sample_of(shard.path)
+        )
+        for name, checkpoint in plan.sources
+        for shard in checkpoint.shards
+    )
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
+    """A warning with models named as in the recipe, and not by their paths on this machine."""
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdmw.errors import printable
+from sdmw.methods import all_methods
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.packing import PackReport
@@ -22,9 +23,9 @@ from sdmw.running import events
 from sdmw.sizes import shown
 
 if TYPE_CHECKING:  # it loads the kernels
-    from sdmw.reporting.verification import Verification
+    from sdmw.running.verification import Verification
 
-EVERY = 30.0  # seconds between lines where there is no terminal
+LINE_EVERY = 30.0  # seconds between lines where there is no terminal
 
 
 class Display:
@@ -59,7 +60,7 @@ class Display:
         """Show an event."""
         if isinstance(event, events.Progress):
             self._bar.update(self._tasks[event.stage], completed=event.done, total=event.total, visible=True)
-            if not self._live and time.monotonic() - self._said >= EVERY:
+            if not self._live and time.monotonic() - self._said >= LINE_EVERY:
                 self._said = time.monotonic()
                 _say(
                     f"{event.stage}: {shown(event.done)} of {shown(event.total)} read, {self._said - self._began:.0f} s"
@@ -68,14 +69,11 @@ class Display:
 
 def print_report(report: Report) -> None:
     """The models' table; where the result lies, the peak memory, how to load it."""
-    table = _table("model", "magnitude", "weight", "kept")
+    columns = all_methods()[report.method].columns
+    table = _table("model", *(name.replace("_", " ") for name in columns))
     for model in report.models:
-        table.add_row(
-            _plain(model.name),
-            "–" if model.magnitude is None else f"{model.magnitude:.6g}",
-            "by tensor" if model.weight is None else f"{model.weight:.4f}",
-            "–" if model.kept_share is None else f"{model.kept_share:.2%}",
-        )
+        cells = ("–" if (fact := model.facts[name]) is None else format(fact, spec) for name, spec in columns.items())
+        table.add_row(_plain(model.name), *cells)
     _print(table)
     run = report.run
     loader = "PeftModel.from_pretrained(base, " if _is_adapter(report.path) else "AutoModelForCausalLM.from_pretrained("

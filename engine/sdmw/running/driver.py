@@ -1,36 +1,25 @@
 """Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, last measured first."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sdmw.errors import DisagreementError, OutputError, Problem, quoted
-from sdmw.methods.method import LayerDecision, Method, ModelDecision
+from sdmw.methods import all_methods
+from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan, TiedHead
 from sdmw.running import work
-from sdmw.running.events import Progress, Receiver, Stage
+from sdmw.running.context import Context
+from sdmw.running.events import Progress, Stage
+from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
-from sdmw.running.stop import GivenUp, StopSignals
-from sdmw.statistics.look import Look
-from sdmw.writing.output import Output
-
-AHEAD = 2  # pieces handed over for each thread: one that runs, one that waits
-SIGNAL_CHECK = 0.1  # seconds
-EQUAL = "every fine-tune equals the base: so does the result"
-UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One call for an executor, and what to do with its result in the driving thread."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    then: Callable[[Any], None]
+from sdmw.running.pool import Task
+from sdmw.statistics.look import Look, Measured
+from sdmw.writing.publication import Publication
+from sdmw.writing.sink import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +27,14 @@ class Outcome:
     """What a run found.
 
     Attributes:
-        layers: the decision of each layer, in the plan's order.
-        model: the model's decision.
+        decisions: of every layer, in the plan's order, and of the model.
         pieces: the checksum of each piece of the output, XXH3-128 in hex.
         bytes_read: bytes of tensors read in all.
         bytes_read_again: those among them that a further look at a layer took.
         warnings: what is odd in the data.
     """
 
-    layers: tuple[LayerDecision, ...]
-    model: ModelDecision
+    decisions: Decisions
     pieces: Mapping[Piece, str]
     bytes_read: int
     bytes_read_again: int
@@ -55,22 +42,21 @@ class Outcome:
 
 
 class Run:
-    """One run of a plan with an executor: `carry_out` does all of it, `decide` the first half."""
+    """One run of a plan: `carry_out` does all of it, `decide` the first half."""
 
-    def __init__(self, plan: Plan, method: Method, executor: Executor, tell: Receiver, signals: StopSignals) -> None:
-        self._plan, self._method = plan, method
-        self._executor, self._tell, self._signals = executor, tell, signals
+    def __init__(self, plan: Plan, context: Context) -> None:
+        self._plan, self._context, self._pool = plan, context, context.pool
+        self._method = all_methods()[plan.recipe.merge_method]
         self._strict = plan.recipe.nonfinite == "error"
-        self._given_up = GivenUp()
         self._read = self._read_again = 0
 
-    def carry_out(self, output: Output) -> Outcome:
+    def carry_out(self, output: Publication) -> Outcome:
         """Measure, decide, apply; what an earlier run has done is not done again.
 
         Raises:
             RunError: inputs changed, are not finite, disagree, or a signal came; nothing is running any more.
         """
-        self._journal = RunJournal(output, self._plan)
+        self._journal = RunJournal(output, self._plan, self._method)
         try:
             return self._carry_out(output)
         except BaseException as error:
@@ -79,35 +65,33 @@ class Run:
                     self._journal.keep()
             raise
 
-    def decide(self) -> tuple[LayerDecision, ...]:
-        """Measure and decide each layer, in the plan's order, for who applies it in a way of his own; keeps no journal.
+    def decide(self) -> Decisions:
+        """Measure and decide, for whoever applies it in a way of its own; no journal is kept.
 
         Raises:
             RunError: as for `carry_out`.
         """
-        self._journal = RunJournal(None, self._plan)
-        return self._measure()
+        self._journal = RunJournal(None, self._plan, self._method)
+        return self._decide()
 
-    def _measure(self) -> tuple[LayerDecision, ...]:
+    def _decide(self) -> Decisions:
         told = self._told("measure", self._plan.measured_bytes)
-        layers = Measuring(self._plan, self._method, self._span, told, self._journal)
-        self._all(layers.next_task)
-        self._read_again = layers.read_again
-        return layers.decisions()
+        measuring = Measuring(self._plan, self._method, self._span, told, self._journal)
+        self._run(measuring.next_task)
+        self._read_again = measuring.read_again
+        layers = measuring.decisions()
+        return Decisions(layers, decide_model(self._plan, self._method, layers))
 
-    def _carry_out(self, output: Output) -> Outcome:
+    def _carry_out(self, output: Publication) -> Outcome:
         warnings = [self._check_head(tied) for tied in self._plan.heads]
-        decisions = self._measure()
-        model = self._method.decide_model(self._first_params(), decisions)
-        if not any(model.takes_part) or self._unchanged(decisions):
-            warnings.append(EQUAL if self._strict else UNMOVED)
-        kept = self._checked(output)
-        tasks = self._applying(output.write, decisions, model, kept)
-        self._all(lambda: next(tasks, None))
-        pieces = self._journal.written
-        return Outcome(decisions, model, pieces, self._read + self._read_again, self._read_again, tuple(warnings))
+        decisions = self._decide()
+        warnings += self._method.warnings(decisions.layers, decisions.model, strict=self._strict)
+        tasks = self._applying(Job(self._plan, decisions), output.sink, self._checked(output.sink))
+        self._run(lambda: next(tasks, None))
+        read = self._read + self._read_again
+        return Outcome(decisions, self._journal.written, read, self._read_again, tuple(warnings))
 
-    def _checked(self, output: Output) -> set[Piece]:
+    def _checked(self, sink: Sink) -> set[Piece]:
         """The pieces of an earlier run that the output still holds."""
         kept: set[Piece] = set()
 
@@ -118,43 +102,34 @@ class Run:
 
         planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
         tasks = (
-            Task(work.holds, (self._span(piece), checksum, output.read), partial(take, piece))
+            Task(work.holds, (self._span(piece), checksum, sink), partial(take, piece))
             for piece, checksum in self._journal.pieces.items()
             if piece in planned  # another budget may have cut the tensors otherwise
         )
-        self._all(lambda: next(tasks, None))
+        self._run(lambda: next(tasks, None))
         return kept
 
-    def _applying(
-        self, write: work.Write, layers: tuple[LayerDecision, ...], model: ModelDecision, kept: set[Piece]
-    ) -> Iterator[Task]:
-        """Last measured first: what was read last may still be in the page cache."""
+    def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task]:
         told = self._told("apply", self._plan.applied_bytes)
 
-        def take(piece: Piece, size: int, checksum: str) -> None:
-            self._journal.note_piece(piece, checksum)
-            told(size)
+        def take(pieces: Sequence[Piece], checksums: Sequence[str]) -> None:
+            for piece, checksum in zip(pieces, checksums, strict=True):
+                self._journal.note_piece(piece, checksum)
+                told(self._span(piece).nbytes)
 
-        for number in range(len(layers) - 1, -1, -1):
-            for piece in _backwards(self._plan, self._plan.layers[number].tensors):
-                if piece not in kept:
-                    span = self._span(piece)
-                    arguments = (span, self._method, layers[number], model, write)
-                    yield Task(work.apply, arguments, partial(take, piece, span.nbytes))
-        others = [number for number, tensor in enumerate(self._plan.tensors) if tensor.action != "merge"]
-        for piece in _backwards(self._plan, others):
-            if piece not in kept:
-                span = self._span(piece)
-                function = work.copy if span.tensor.action == "copy" else work.convert
-                yield Task(function, (span, write), partial(take, piece, span.nbytes))
+        for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
+            if pieces := [piece for piece in group if piece not in kept]:
+                portions = tuple(job.portion(piece, self._pool.given_up) for piece in pieces)
+                arguments = (portions, job.method, job.decisions.model, sink)
+                yield Task(work.write_portions, arguments, partial(take, pieces))
 
     def _check_head(self, tied: TiedHead) -> str:
         """A tied head is dropped where it equals the embedding, else it would be lost."""
         same: list[bool] = []
-        tasks = iter([Task(work.equal, (tied.head, tied.embedding, self._plan.tile), same.append)])
-        self._all(lambda: next(tasks, None))
+        arguments = (tied.head, tied.embedding, self._plan.tile)
+        tasks = iter([Task(work.equal, arguments, same.append)])
+        self._run(lambda: next(tasks, None))
         if not all(same):
-            where = f"{tied.head.file}: tensor {quoted(tied.head.name)}"
             expected = (
                 f"the same values as {quoted(tied.embedding.name)}, since the base ties its head to its embedding"
             )
@@ -162,51 +137,20 @@ class Run:
                 "Either tie this model's head (drop the tensor), or untie the base: store its embedding again as "
                 f"{quoted(tied.head.name)} and set tie_word_embeddings to false"
             )
-            raise DisagreementError([Problem(where, expected, "others", mend)])
+            raise DisagreementError([Problem(tied.head.where, expected, "others", mend)])
         head, embedding = quoted(tied.head.name), quoted(tied.embedding.name)
         return f"model {quoted(tied.model)}: {head} equals {embedding} and is tied in the base: dropped"
 
-    def _unchanged(self, layers: tuple[LayerDecision, ...]) -> bool:
-        """No model changed anything; under `nonfinite: pass` a NaN may have been, which no count shows."""
-        counts = [share.nonzero for layer in layers for share in layer]
-        return bool(counts) and not any(count is None or count for count in counts) and self._strict
-
-    def _all(self, next_task: Callable[[], Task | None]) -> None:
-        """Run every task, a few at a time, with their results taken here; on an error nothing is left running."""
-        running: dict[Future[Any], Task] = {}
-        try:
-            while True:
-                while len(running) < AHEAD * self._plan.threads and (task := self._commit() or next_task()):
-                    running[self._executor.submit(task.function, *task.arguments)] = task
-                if not running:
-                    return
-                done, _ = wait(running, SIGNAL_CHECK, FIRST_COMPLETED)
-                self._signals.check()
-                for future in done:
-                    running.pop(future).then(future.result())
-        except BaseException:
-            self._given_up.set()
-            raise
-        finally:
-            for future in running:
-                future.cancel()
-            wait(running)
+    def _run(self, next_task: Callable[[], Task | None]) -> None:
+        """Run every task, with the journal's between them when it is its turn."""
+        self._pool.run(lambda: self._commit() or next_task())
 
     def _commit(self) -> Task | None:
-        """The journal's turn, if it is."""
         commit = self._journal.due()
-        return commit and Task(commit, (), lambda _: self._journal.committed())
+        return commit and Task(commit, (), lambda _: self._journal.committed(), here=True)
 
     def _span(self, piece: Piece) -> work.Span:
-        plan = self._plan
-        return work.Span(
-            plan.tensors[piece.tensor],
-            piece.start,
-            piece.stop,
-            plan.tile_of(piece.tensor),
-            self._strict,
-            self._given_up,
-        )
+        return span_of(self._plan, piece, self._pool.given_up)
 
     def _told(self, stage: Stage, total: int) -> Callable[[int], None]:
         done = 0
@@ -215,21 +159,25 @@ class Run:
             nonlocal done
             done += size
             self._read += size
-            self._tell(Progress(stage, done, total))
+            self._context.tell(Progress(stage, done, total))
 
         return told
 
-    def _first_params(self) -> Any:
-        return next(tensor.params for tensor in self._plan.tensors if tensor.params is not None)
+
+def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[Any]) -> Any:
+    """What all layers together decide; None where nothing is merged."""
+    params = (plan.tensors[layer.tensors[0]].params for layer in plan.layers)
+    return method.decide_model(list(zip(params, decisions, strict=True))) if plan.layers else None
 
 
 @dataclass(slots=True)
 class _OpenLayer:
     """A layer between its first tile and its decision: only these hold statistics."""
 
-    look: Look
+    look: Look[Any]
     waiting: int
-    have: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+    have: Measured
+    found: dict[str, Any]  # of this look, by component
 
 
 class Measuring:
@@ -242,7 +190,7 @@ class Measuring:
     def __init__(
         self,
         plan: Plan,
-        method: Method,
+        method: AnyMethod,
         span: Callable[[Piece], work.Span],
         told: Callable[[int], None],
         journal: RunJournal,
@@ -250,7 +198,7 @@ class Measuring:
         self.read_again = 0
         self._plan, self._method, self._span, self._told, self._journal = plan, method, span, told, journal
         self._open: dict[int, _OpenLayer] = {}
-        self._decided: dict[int, LayerDecision] = dict(journal.layers)
+        self._decided: dict[int, Any] = dict(journal.layers)
         self._again: deque[Iterator[Task]] = deque()
         self._first = self._first_looks()
 
@@ -262,54 +210,59 @@ class Measuring:
             self._again.popleft()
         return next(self._first, None)
 
-    def decisions(self) -> tuple[LayerDecision, ...]:
+    def decisions(self) -> tuple[Any, ...]:
         """Of every layer, in the plan's order; once all tasks are done."""
         return tuple(self._decided[number] for number in range(len(self._plan.layers)))
 
     def _first_looks(self) -> Iterator[Task]:
         for number in range(len(self._plan.layers)):
             if number not in self._decided:
-                yield from self._advance(number, {})
+                yield from self._advance(number, Measured())
 
-    def _advance(self, number: int, have: dict[str, dict[str, tuple[Any, ...]]]) -> Iterator[Task]:
+    def _advance(self, number: int, have: Measured) -> Iterator[Task]:
         """Look once more, or decide."""
-        params = self._plan.tensors[self._plan.layers[number].tensors[0]].params
+        tensors = self._plan.layers[number].tensors
+        params = self._plan.tensors[tensors[0]].params
         while look := self._method.needs(params, have):
-            tensors = self._plan.layers[number].tensors
-            pieces = sum(map(self._plan.piece_count, tensors))
             nothing = look.nothing(len(self._plan.models))
-            have[look.kind] = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if pieces:
-                self._open[number] = _OpenLayer(look, pieces, have)
+            found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
+            if pieces := sum(map(self._plan.piece_count, tensors)):
+                self._open[number] = _OpenLayer(look, pieces, have, found)
                 return self._tasks(number, look)
+            have = have.with_look(type(look), found)
         self._decided[number] = decision = self._method.decide_layer(params, have)
-        if have:
+        if have.looks:
             self._journal.note_layer(number, decision)
         return iter(())
 
-    def _tasks(self, number: int, look: Look) -> Iterator[Task]:
+    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task]:
+        models = len(self._plan.models)
         for tensor in self._plan.layers[number].tensors:
             for piece in self._plan.pieces_of(tensor):
                 span = self._span(piece)
-                yield Task(work.measure, (span, look), partial(self._take, number, span))
+                yield Task(work.measure, (span, look, models), partial(self._take, number, span))
 
-    def _take(self, number: int, span: work.Span, result: tuple[Any, ...]) -> None:
+    def _take(self, number: int, span: work.Span, result: Any) -> None:
         """Add a piece's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
         layer = self._open[number]
-        sums = layer.have[layer.look.kind]
         component = span.tensor.component
-        sums[component] = tuple(mine + more for mine, more in zip(sums[component], result, strict=True))
-        first = len(layer.have) == 1
+        layer.found[component] = layer.look.add(layer.found[component], result)
         layer.waiting -= 1
         if not layer.waiting:
             del self._open[number]
-            self._again.append(self._advance(number, layer.have))
-        if first:
-            self._told(span.nbytes)
+            self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
+        if layer.have.looks:
+            read = [0, *(1 + model for model in layer.look.reads(len(self._plan.models)))]
+            itemsize = sum(span.tensor.inputs[place].cost.read for place in read)
+            self.read_again += (span.stop - span.start) * itemsize
         else:
-            self.read_again += span.nbytes
+            self._told(span.nbytes)
 
 
-def _backwards(plan: Plan, tensors: Iterable[int]) -> Iterator[Piece]:
-    for tensor in reversed(tuple(tensors)):
-        yield from reversed(tuple(plan.pieces_of(tensor)))
+def _last_measured_first(plan: Plan) -> Iterator[tuple[Piece]]:
+    """Every piece by itself: what was read last may still be in the page cache."""
+    layers = (number for layer in reversed(plan.layers) for number in reversed(layer.tensors))
+    others = [number for number, tensor in enumerate(plan.tensors) if tensor.action != "merge"]
+    for number in [*layers, *reversed(others)]:
+        for piece in reversed(tuple(plan.pieces_of(number))):
+            yield (piece,)

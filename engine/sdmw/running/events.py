@@ -6,7 +6,7 @@ from typing import Literal
 
 from sdmw.planning.plan import Plan
 
-Stage = Literal["measure", "apply", "pack"]
+Stage = Literal["measure", "apply", "pack", "extract", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Progress:
     """A piece is done.
 
     Attributes:
-        stage: measure or apply; pack where an archive is written.
+        stage: measure or apply; pack, extract or verify where that is what is done.
         done: bytes read in this stage so far, further looks not counted.
         total: bytes that this stage reads.
     """

@@ -10,14 +10,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.errors import NonFiniteError, Problem, quoted
+from sdmw.errors import NonFiniteError, Problem
 from sdmw.planning.extraction import ExtractionPlan
-from sdmw.running.events import Progress, Receiver
-from sdmw.running.stop import StopSignals
+from sdmw.running.context import Context
+from sdmw.running.events import Progress
 from sdmw.running.work import equal, read_tiles
 from sdmw.tensors.matrices import widened
-from sdmw.tensors.tensor import TensorInfo
-from sdmw.writing.output import Output
+from sdmw.tensors.tensor import Tensor
+from sdmw.writing.publication import Publication
 
 Block = NDArray[np.float64]
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
@@ -48,7 +48,7 @@ class Delta:
     `check` is called before each block; what it raises ends the work.
     """
 
-    def __init__(self, base: TensorInfo, model: TensorInfo, check: Callable[[], None], *, transposed: bool) -> None:
+    def __init__(self, base: Tensor, model: Tensor, check: Callable[[], None], *, transposed: bool) -> None:
         self.base, self.model, self.check, self.transposed = base, model, check, transposed
         rows, columns = base.shape
         self.shape = (columns, rows) if transposed else (rows, columns)
@@ -68,7 +68,7 @@ class Delta:
             first = start // columns
             last = first + len(found)
             if not np.isfinite(found).all():
-                where = f"{self.model.file}: tensor {quoted(self.model.name)}"
+                where = self.model.where
                 raise NonFiniteError([Problem(where, "finite deltas", "NaN or infinity", "Repair the checkpoint")])
             yield slice(first, last), found
 
@@ -133,7 +133,7 @@ def _basis(columns: Block) -> Block:
 
 
 def carry_out(
-    plan: ExtractionPlan, output: Output, tell: Receiver, signals: StopSignals
+    plan: ExtractionPlan, output: Publication, context: Context
 ) -> tuple[list[tuple[str, float, float]], list[str]]:
     """Extract every weight and write its matrices.
 
@@ -143,21 +143,21 @@ def carry_out(
     Raises:
         RunError: inputs changed, are not finite, or a signal came.
     """
-    places = {info.name: info.offset for info in plan.shards[0].tensors}
+    places = {place.name: place.offset for place in plan.shards[0].tensors}
     total, done, found = sum(weight.base.nbytes for weight in plan.weights), 0, []
     for weight in plan.weights:
-        delta = Delta(weight.base, weight.model, signals.check, transposed=weight.transposed)
+        delta = Delta(weight.base, weight.model, context.signals.check, transposed=weight.transposed)
         made = extract(delta, plan.rank)
         for name, matrix in zip(weight.names, (made.a, made.b), strict=True):
-            output.write(0, places[name], matrix)
+            output.sink.write(0, places[name], matrix)
         found.append((weight.base.name, made.norm, made.error))
         done += weight.base.nbytes
-        tell(Progress("apply", done, total))
-    differing = [base.name for base, model in plan.rest if _differ(base, model, signals.check)]
+        context.tell(Progress("extract", done, total))
+    differing = [base.name for base, model in plan.rest if _differ(base, model, context.signals.check)]
     return found, [*differing, *plan.added]
 
 
-def _differ(base: TensorInfo, model: TensorInfo, check: Callable[[], None]) -> bool:
+def _differ(base: Tensor, model: Tensor, check: Callable[[], None]) -> bool:
     """Whether two tensors have other values, or zeros of another sign."""
     infos = (base, model)
     if not (base.dtype.merges and model.dtype.merges):

@@ -1,19 +1,20 @@
 """What a run has decided and written, kept so that the same run goes on where it was killed."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import xxhash
 
+from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import InputChangedError, Problem
-from sdmw.methods.method import LayerDecision, LayerShare
-from sdmw.planning.plan import Piece, Plan
+from sdmw.methods.method import AnyMethod, decision_type
+from sdmw.planning.plan import Piece, Plan, TensorPlan
 from sdmw.version import __version__
-from sdmw.writing.output import Output
+from sdmw.writing.publication import Publication
 
-EVERY = 5.0  # seconds between commits: the most work that is lost
+COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 
 
 def head(plan: Plan) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def head(plan: Plan) -> dict[str, Any]:
     Threads, budget and tile may differ: the bits do not depend on them.
     """
     layout = (shard.header for shard in plan.shards)
-    steps = (repr((t.name, t.action, t.params, t.inputs)).encode() for t in plan.tensors)
-    layers = (repr((layer.name, layer.tensors)).encode() for layer in plan.layers)
+    steps = (part for t in plan.tensors for part in _step(t))
+    layers = (codec.digest((layer.name, layer.tensors)) for layer in plan.layers)
     return {
         "version": __version__,
         "recipe": _hash([plan.recipe.text.encode()]),
@@ -36,6 +37,12 @@ def head(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _step(tensor: TensorPlan) -> Iterator[bytes]:
+    yield codec.digest((tensor.name, tensor.action, tensor.params))
+    for each in tensor.inputs:
+        yield each.fingerprint()
+
+
 class RunJournal:
     """Notes what the driver is told, and vouches for it every few seconds, once the data are durable.
 
@@ -45,18 +52,18 @@ class RunJournal:
         written: checksums of all that the output holds.
     """
 
-    def __init__(self, output: Output | None, plan: Plan) -> None:
+    def __init__(self, output: Publication | None, plan: Plan, method: AnyMethod) -> None:
         """Without an output nothing is vouched for."""
         self._output, self._plan = output, plan
-        self.layers, self.pieces = _read(output.records if output else ())
+        self.layers, self.pieces = _read(output.records if output else (), decision_type(method))
         self.written: dict[Piece, str] = {}
         self._fresh: list[Any] = []
         self._committed = time.monotonic()
         self._committing = False
 
-    def note_layer(self, number: int, decision: LayerDecision) -> None:
+    def note_layer(self, number: int, decision: object) -> None:
         """A layer was decided."""
-        self._fresh.append({"layer": number, "shares": [_encoded(share) for share in decision]})
+        self._fresh.append({"layer": number, "decision": codec.encode(decision)})
 
     def note_piece(self, piece: Piece, checksum: str) -> None:
         """A piece was handed to the output; `checksum` is the XXH3-128 of its bytes, in hex."""
@@ -70,7 +77,7 @@ class RunJournal:
     def due(self) -> Callable[[], None] | None:
         """The commit to be run by a worker, if it is time for one; `committed` is to be called when it is done."""
         output = self._output
-        if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < EVERY:
+        if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < COMMIT_EVERY:
             return None
         records, self._fresh = self._fresh, []
         self._committing = True
@@ -81,15 +88,19 @@ class RunJournal:
         self._committing, self._committed = False, time.monotonic()
 
     def keep(self) -> None:
-        """Note what is not committed yet, without waiting for the disk: a run that ends early has no time for that.
+        """Note what is not committed yet, once the kernel has it; a run that ends early cannot wait for the disk.
 
-        Nothing is believed without its checksum, so a piece that a power cut took after all is written again.
+        Nothing is trusted without its checksum, so a piece that a power cut took after all is written again.
+
+        Raises:
+            OutputError: something could not be written.
         """
         records, self._fresh = self._fresh, []
         if self._output and not changes(self._plan.checkpoints):
+            self._output.settle()
             self._output.vouch(records)
 
-    def _commit(self, output: Output, records: list[Any]) -> None:
+    def _commit(self, output: Publication, records: list[Any]) -> None:
         # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
         check_unchanged(self._plan.checkpoints)
         output.sync()
@@ -112,31 +123,15 @@ def check_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
         raise InputChangedError(problems)
 
 
-def _read(records: Iterable[Any]) -> tuple[dict[int, LayerDecision], dict[Piece, str]]:
-    layers: dict[int, LayerDecision] = {}
+def _read(records: Iterable[Any], decision: Any) -> tuple[dict[int, Any], dict[Piece, str]]:
+    layers: dict[int, Any] = {}
     pieces: dict[Piece, str] = {}
     for record in records:
         if "layer" in record:
-            layers[record["layer"]] = tuple(map(_decoded, record["shares"]))
+            layers[record["layer"]] = codec.decode(decision, record["decision"])
         elif "piece" in record:
             pieces[Piece(*record["piece"])] = record["xxh3"]
     return layers, pieces
-
-
-def _encoded(share: LayerShare) -> list[Any]:
-    threshold = None if share.threshold is None else share.threshold.hex()
-    magnitude = None if share.magnitude is None else dict(share.magnitude)
-    return [threshold, share.pattern, share.nonzero, share.kept, magnitude, share.rank_error]
-
-
-def _decoded(parts: list[Any]) -> LayerShare:
-    threshold, pattern, nonzero, kept, magnitude, rank_error = parts
-    exact = None if threshold is None else float.fromhex(threshold)
-    return LayerShare(exact, pattern, nonzero, kept, _whole(magnitude), rank_error)
-
-
-def _whole(magnitude: Mapping[str, int] | None) -> Mapping[str, int] | None:
-    return None if magnitude is None else dict(magnitude)
 
 
 def _hash(parts: Iterable[bytes]) -> str:

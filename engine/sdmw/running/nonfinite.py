@@ -5,11 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem
 from sdmw.planning.plan import TensorPlan
-from sdmw.tensors.low_rank import LowRankDelta
 from sdmw.tensors.matrices import widened
-from sdmw.tensors.tensor import TensorInfo
 
 MEND = "Repair the checkpoint, or let it through with the recipe field `nonfinite: pass`"
 
@@ -31,23 +29,17 @@ def explain(tensor: TensorPlan, arrays: Sequence[NDArray[np.generic]], start: in
 def _not_finite(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs, wide, strict=True):
         for element in np.flatnonzero(~np.isfinite(values))[:1]:
-            where = f"{_files(info)}: tensor {quoted(tensor.name)}, element {start + element}"
+            where = f"{info.where}, element {start + element}"
             yield Problem(where, "a finite number", str(values[element]), MEND)
 
 
 def _overflowing(tensor: TensorPlan, wide: Sequence[NDArray[np.float32]], start: int) -> Iterator[Problem]:
     for info, values in zip(tensor.inputs[1:], wide[1:], strict=True):
-        if info.is_delta:
+        if info.gives == "delta":
             continue
         with np.errstate(over="ignore", invalid="ignore"):
             delta = values - wide[0]
         for element in np.flatnonzero(~np.isfinite(delta))[:1]:
-            where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
-            found = f"{values[element]!s} against {wide[0][element]!s} in {tensor.inputs[0].file}"
+            where = f"{info.where}, element {start + element}"
+            found = f"{values[element]!s} against {wide[0][element]!s} in {tensor.inputs[0].origin}"
             yield Problem(where, "a delta within the range of float32", found, MEND)
-
-
-def _files(info: TensorInfo) -> str:
-    """Where a tensor comes from: a delta may be combined from several adapters."""
-    files = (part.file for part in info.product.files()) if isinstance(info, LowRankDelta) else (info.file,)
-    return " or ".join(dict.fromkeys(files))

@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-EVERY = 0.02  # seconds between samples
+SAMPLE_EVERY = 0.02  # seconds between samples
 
 
 class Usage:
@@ -59,7 +59,7 @@ class Usage:
             self.peak_rss = peak
 
     def _sample(self) -> None:
-        while not self._ended.wait(EVERY):
+        while not self._ended.wait(SAMPLE_EVERY):
             self._take()
 
     def _take(self) -> None:

@@ -9,23 +9,25 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.checkpoints.formats import open_tensor
-from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Problem, quoted
+from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Problem
 from sdmw.kernels import tiles
-from sdmw.methods.method import LayerDecision, Method, ModelDecision, Target
+from sdmw.kernels.codes import BF16, DELTA, F16, F32
+from sdmw.methods.method import AnyMethod, Destination
 from sdmw.planning.plan import TensorPlan
 from sdmw.running.nonfinite import MEND, explain
 from sdmw.running.stop import GivenUp
-from sdmw.statistics.look import Counter, Look, Tile
+from sdmw.statistics.look import Counter, Look, S, Tile
 from sdmw.tensors import lost_pages
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import staging
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.tensor import Tensor
+from sdmw.writing.sink import Sink
 
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data that nobody changes any more
-Read = Callable[[int, int, int], bytes]  # shard, offset in bytes, how many
 Arrays = Sequence[NDArray[np.generic]]
 
-CODES = {DType.F32: tiles.F32, DType.F16: tiles.F16, DType.BF16: tiles.BF16}
+SMALLEST = 4096  # elements; what is left of a piece behind its last whole tile may be less, and is no tile of its own
+CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Bytes read of all inputs."""
-        return (self.stop - self.start) * sum(info.read_itemsize for info in self.tensor.inputs)
+        return (self.stop - self.start) * sum(each.cost.read for each in self.tensor.inputs)
 
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
@@ -58,7 +60,7 @@ class Span:
 
 
 def read_tiles(
-    inputs: Sequence[TensorInfo], start: int, stop: int, tile: int, check: Callable[[], None]
+    inputs: Sequence[Tensor], start: int, stop: int, tile: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, Arrays]]:
     """Each tile's first element, and its elements in every input; they are let go of when the next is asked for.
 
@@ -72,10 +74,9 @@ def read_tiles(
     Raises:
         RunError: a file changed or cannot be read.
     """
-    sources = [open_tensor(info) for info in inputs]
-    for first in range(start, stop, tile):
+    sources = [each.open() for each in inputs]
+    for first, last in tile_borders(start, stop, tile):
         check()
-        last = min(first + tile, stop)
         lost = lost_pages.lost()
         arrays = [source.tile(first, last) for source in sources]
         yield first, arrays
@@ -83,31 +84,88 @@ def read_tiles(
         if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
             # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
             raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
-        # A mapped page counts as resident until it is let go of, however little is kept.
+        # A mapped page counts as resident until it is released, however little is kept.
         for source in sources:
             source.release(first, last)
 
 
-def measure(span: Span, look: Look) -> tuple[Any, ...]:
-    """One look at a piece: a statistic for each model.
+def tile_borders(start: int, stop: int, tile: int) -> Iterator[tuple[int, int]]:
+    """First element and the one behind the last of each tile; within a tensor they lie on multiples of the tile.
+
+    Pieces begin at blocks of the file, a few elements behind such a multiple: these go with the tile before.
+    """
+    first = start
+    while first < stop:
+        last = min((first // tile + 1) * tile, stop)
+        last = stop if stop - last < min(SMALLEST, tile) else last
+        yield first, last
+        first = last
+
+
+def measure(span: Span, look: Look[S], models: int) -> S:
+    """One look at a piece.
+
+    Args:
+        span: the piece; its first input is the base.
+        look: what to measure.
+        models: how many models there are.
 
     Raises:
         NonFiniteError: a delta is NaN or infinite and the span is strict.
     """
-    models = len(span.tensor.inputs) - 1
     counter = _kept.take(look, models)
-    for _, arrays in span.tiles():
-        counter.add(_tile(arrays, span.tensor.inputs))
+    inputs = [span.tensor.inputs[0], *(span.tensor.inputs[1 + number] for number in look.reads(models))]
+    for start, arrays in read_tiles(inputs, span.start, span.stop, span.tile, span.given_up.check):
+        counter.add(_tile(span.tensor, inputs, arrays, start))
     result = counter.result()
     _kept.give_back(look, models, counter)
-    if span.strict and any(statistic.nonfinite for statistic in result):
+    if span.strict and look.nonfinite(result):
         for start, arrays in span.tiles():
             if problem := explain(span.tensor, arrays, start, deltas=True):
                 raise NonFiniteError([problem])
     return result
 
 
-def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision, write: Write) -> str:
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A piece to be written, and the decision of its layer; None where it is not merged."""
+
+    span: Span
+    layer: object = None
+
+
+def write_portions(portions: Sequence[Portion], method: AnyMethod, model: object, sink: Sink) -> tuple[str, ...]:
+    """Merge, convert or copy pieces, and write them.
+
+    Args:
+        portions: pieces; of another process's task they share no block of a file with those of other tasks.
+        method: the merge method.
+        model: the model's decision.
+        sink: where they go.
+
+    Returns:
+        The checksum of each piece's bytes: XXH3-128 in hex.
+
+    Raises:
+        NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
+        DisagreementError: inputs of a copy differ.
+        OutputError: an earlier write failed.
+    """
+    try:
+        return tuple(write_portion(portion, method, model, sink.write) for portion in portions)
+    finally:
+        sink.settle()
+
+
+def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> str:
+    """One of them; `write` takes its tiles one by one."""
+    span = portion.span
+    if span.tensor.action == "merge":
+        return apply(span, method, portion.layer, model, write)
+    return (copy if span.tensor.action == "copy" else convert)(span, write)
+
+
+def apply(span: Span, method: AnyMethod, layer: object, model: object, write: Write) -> str:
     """Merge a piece and write it.
 
     Returns:
@@ -119,8 +177,8 @@ def apply(span: Span, method: Method, layer: LayerDecision, model: ModelDecision
     return _produce(
         span,
         write,
-        lambda tile, target: method.apply(tile, span.tensor.params, layer, model, target),
-        deltas=method.needs_base,
+        lambda tile, destination: method.apply(tile, span.tensor.params, layer, model, destination),
+        deltas=method.takes == "deltas",
     )
 
 
@@ -129,10 +187,10 @@ def convert(span: Span, write: Write) -> str:
     nothing = np.empty(0, np.float32)
     one = np.float32(1)
 
-    def rounded(tile: Tile, target: Target) -> bool:
+    def rounded(tile: Tile, to: Destination) -> bool:
         return bool(
             tiles.merge_deltas(
-                tile.addresses, tile.codes, tile.count, nothing, nothing, one, one, True, target.address, target.code
+                tile.addresses, tile.codes, tile.count, nothing, nothing, one, one, True, to.address, to.code
             )
         )
 
@@ -155,34 +213,35 @@ def copy(span: Span, write: Write) -> str:
                 raise DisagreementError([_disagreement(tensor, info, start, first, other)])
         if span.strict and tensor.output.dtype is DType.F64 and not np.isfinite(first).all():
             element = start + int(np.flatnonzero(~np.isfinite(first))[0])
-            where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
+            where = f"{tensor.inputs[0].where}, element {element}"
             raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
         offset = tensor.output.offset + start * itemsize
         copied = staging.array(offset, first.nbytes).view(
             first.dtype
         )  # the mapped pages are let go of, and may be lost
         copied[:] = first
-        write(tensor.shard, offset, copied)
+        write(tensor.output.shard, offset, copied)
         checksum.update(copied.data)
     return checksum.hexdigest()
 
 
-def holds(span: Span, checksum: str, read: Read) -> bool:
+def holds(span: Span, checksum: str, sink: Sink) -> bool:
     """Whether the output already has a piece: its bytes are read again and compared by their checksum."""
     output = span.tensor.output
-    found = xxhash.xxh3_128()
-    for start in range(span.start, span.stop, span.tile):
-        span.given_up.check()
-        elements = min(span.tile, span.stop - start)
-        itemsize = output.dtype.itemsize
-        found.update(read(span.tensor.shard, output.offset + start * itemsize, elements * itemsize))
+    itemsize, found = output.dtype.itemsize, xxhash.xxh3_128()
+    try:
+        for first, last in tile_borders(span.start, span.stop, span.tile):
+            span.given_up.check()
+            found.update(sink.read(output.shard, output.offset + first * itemsize, (last - first) * itemsize))
+    finally:
+        sink.settle()
     return found.hexdigest() == checksum
 
 
-def equal(first: TensorInfo, second: TensorInfo, tile: int) -> bool:
+def equal(first: Tensor, second: Tensor, tile: int, check: Callable[[], None] = lambda: None) -> bool:
     """Whether two tensors of one shape and dtype have the same bits, read by tiles of so many elements."""
     same = True
-    for _, arrays in read_tiles((first, second), 0, first.elements, tile, lambda: None):
+    for _, arrays in read_tiles((first, second), 0, first.elements, tile, check):
         same &= _same_bits(*arrays)  # to the end: lost pages are told before a difference
     return same
 
@@ -191,14 +250,14 @@ class _Kept(threading.local):
     """The thread's last counter: most pieces take the same look, and small tensors are many."""
 
     def __init__(self) -> None:
-        self._counters: dict[tuple[Look, int], Counter] = {}
+        self._counters: dict[tuple[Look[Any], int], Counter[Any]] = {}
 
-    def take(self, look: Look, models: int) -> Counter:
-        """It is given back only by who has read its result: a piece that failed leaves it half full."""
+    def take(self, look: Look[S], models: int) -> Counter[S]:
+        """A counter at zero. Return it only after reading its result: one left by a failed piece still holds counts."""
         kept, self._counters = self._counters.get((look, models)), {}  # one of another look goes before a new one comes
         return kept or look.counter(models)
 
-    def give_back(self, look: Look, models: int, counter: Counter) -> None:
+    def give_back(self, look: Look[S], models: int, counter: Counter[S]) -> None:
         self._counters = {(look, models): counter}
 
 
@@ -209,27 +268,28 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
     return np.array_equal(first.view(np.uint8), second.view(np.uint8))
 
 
-def _produce(span: Span, write: Write, kernel: Callable[[Tile, Target], bool], *, deltas: bool) -> str:
+def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], bool], *, deltas: bool) -> str:
     tensor, output = span.tensor, span.tensor.output
     itemsize = output.dtype.itemsize
     checksum = xxhash.xxh3_128()
     for start, arrays in span.tiles():
-        tile = _tile(arrays, tensor.inputs)
+        tile = _tile(tensor, tensor.inputs, arrays, start)
         offset = output.offset + start * itemsize
         merged = staging.array(offset, tile.count * itemsize).view(output.dtype.storage)
-        if kernel(tile, Target(merged.ctypes.data, CODES[output.dtype])) and span.strict:
+        if kernel(tile, Destination(merged.ctypes.data, CODES[output.dtype])) and span.strict:
             known = explain(tensor, arrays, start, deltas=deltas)
             raise NonFiniteError([known or _overflow(tensor, merged, start)])
-        write(tensor.shard, offset, merged)
+        write(tensor.output.shard, offset, merged)
         checksum.update(merged.data)
         del merged  # its memory is used again as soon as it is written
     return checksum.hexdigest()
 
 
-def _tile(arrays: Arrays, infos: Sequence[TensorInfo]) -> Tile:
+def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
-    codes = [tiles.DELTA if info.is_delta else CODES[info.dtype] for info in infos]
-    return Tile(addresses, np.array(codes, np.int64), arrays[0].size)
+    codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
+    row = tensor.output.shape[-1] if tensor.output.shape else 1
+    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, tensor.name, start, row)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
@@ -237,16 +297,16 @@ def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
     wide = np.empty(merged.size, np.float32)
     tiles.decode(merged.ctypes.data, CODES[tensor.output.dtype], 0, merged.size, wide)
     element = start + int(np.flatnonzero(~np.isfinite(wide))[0])
-    where = f"{tensor.inputs[0].file}: tensor {quoted(tensor.name)}, element {element}"
+    where = f"{tensor.inputs[0].where}, element {element}"
     dtype = tensor.output.dtype.name
     mend = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
     return Problem(where, f"a merged value within the range of {dtype}", "an overflow", mend)
 
 
-def _disagreement(tensor: TensorPlan, info: TensorInfo, start: int, first: Any, other: Any) -> Problem:
+def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, other: Any) -> Problem:
     raw, raw_other = first.view(np.uint8), other.view(np.uint8)
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
-    where = f"{info.file}: tensor {quoted(tensor.name)}, element {start + element}"
-    expected = f"{first[element]} as in {tensor.inputs[0].file}"
+    where = f"{info.where}, element {start + element}"
+    expected = f"{first[element]} as in {tensor.inputs[0].origin}"
     mend = f"{tensor.output.dtype.name} tensors are copied, not merged: make them equal in all inputs"
     return Problem(where, expected, str(other[element]), mend)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.statistics.look import Tile
-
-LOW = 1 << 16
+from sdmw.kernels.bins import LOW
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model
 
 Occurrences = NDArray[np.int64]  # (LOW,), but index 0 is always 0: the histogram's count leaves those over
 
@@ -25,8 +24,6 @@ class LowBits:
 
     values: Mapping[int, NDArray[np.uint16]]
     counts: Mapping[int, NDArray[np.int64]]
-
-    nonfinite: ClassVar[int] = 0  # the histogram has counted them
 
     @classmethod
     def of_occurrences(cls, occurrences: Mapping[int, Occurrences]) -> "LowBits":
@@ -62,8 +59,8 @@ class LowBits:
 
 
 @dataclass(frozen=True, slots=True)
-class LowBitsLook:
-    """Asks for the low bits in certain bins.
+class LowBitsLook(Look[tuple[LowBits, ...]]):
+    """Asks for the low bits in certain bins. Infinities and NaNs were counted by the histogram.
 
     Attributes:
         bins: for each model the bins to open: none, one or two.
@@ -71,11 +68,20 @@ class LowBitsLook:
 
     bins: tuple[tuple[int, ...], ...]
 
-    kind: ClassVar[str] = "low_bits"
+    # 65,536 counts of 8 bytes in each of two bins; what is kept has 10 bytes for each low half that occurs.
+    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 20, result=5 << 18, kept=5 << 18)
+
+    def reads(self, models: int) -> tuple[int, ...]:
+        """The models of which bins are asked."""
+        return tuple(number for number, asked in enumerate(self.bins) if asked)
 
     def counter(self, models: int) -> "LowBitsCounter":
         """A new counter, at zero."""
         return LowBitsCounter(self.bins)
+
+    def add(self, one: tuple[LowBits, ...], other: tuple[LowBits, ...]) -> tuple[LowBits, ...]:
+        """Model by model."""
+        return add_by_model(one, other)
 
     def nothing(self, models: int) -> tuple[LowBits, ...]:
         """No occurrence in any asked bin."""
@@ -84,25 +90,27 @@ class LowBitsLook:
 
 
 class LowBitsCounter:
-    """Counts tiles into arrays over all low halves, 1 MB a model."""
+    """Counts tiles of the models of which bins are asked into arrays over all low halves, 1 MB a model."""
 
     def __init__(self, bins: tuple[tuple[int, ...], ...]) -> None:
         from sdmw.kernels import tiles
 
         self._count = tiles.count_low_bits
         self._asked = bins
-        self._bins = np.array([[*asked, -1, -1][:2] for asked in bins], np.int64)
-        self._counts = np.zeros((len(bins), 2, LOW), np.int64)
+        opened = [asked for asked in bins if asked]
+        self._bins = np.array([[*asked, -1][:2] for asked in opened], np.int64)
+        self._counts = np.zeros((len(opened), 2, LOW), np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
         self._count(tile.addresses, tile.codes, tile.count, self._bins, self._counts)
 
-    def result(self) -> tuple[Any, ...]:
+    def result(self) -> tuple[LowBits, ...]:
         """The `LowBits` of each model; the arrays are zero again."""
+        counts = iter(self._counts)
         found = tuple(
-            LowBits.of_occurrences(dict(zip(asked, rows, strict=False)))
-            for asked, rows in zip(self._asked, self._counts, strict=True)
+            LowBits.of_occurrences(dict(zip(asked, next(counts), strict=False)) if asked else {})
+            for asked in self._asked
         )
         self._counts[:] = 0
         return found

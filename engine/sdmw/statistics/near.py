@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.statistics.low_bits import LOW, LowBits
+from sdmw.kernels.bins import BINS, LOW
+from sdmw.statistics.low_bits import LowBits
 
-BINS = 1 << 15
 MOST_OF_PIECE = 1 << 17  # patterns listed of one model in one piece, 0.5 MB
 MOST = 1 << 18  # patterns kept of one model in one component of a layer, 1 MB
 

@@ -8,6 +8,7 @@ import numpy as np
 from sdmw.statistics.histogram import Histogram, bin_sum
 from sdmw.statistics.low_bits import LowBits
 
+ALL_KEPT = 1  # the pattern that every magnitude but zero reaches
 NOTHING_KEPT = 0x7F800000  # the pattern of infinity: above every finite magnitude
 
 

@@ -18,10 +18,11 @@ from typing import Literal
 
 import numpy as np
 
+from sdmw.codec import tagged
 from sdmw.errors import NonFiniteError, Problem
-from sdmw.tensors.low_rank import LowRankDelta
+from sdmw.tensors.low_rank import LowRank
 from sdmw.tensors.matrices import Block, Matrix, Product, Span, Stacked, Transposed
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.stored import Stored
 
 Kind = Literal["linear", "cat", "svd"]
 KEPT = 2  # pairs of mixing matrices: tensors are taken one after the other
@@ -40,7 +41,7 @@ class Combination:
     """
 
     kind: Kind
-    deltas: tuple[LowRankDelta, ...]
+    deltas: tuple[LowRank, ...]
     weights: tuple[float, ...]
     rank: int
 
@@ -60,7 +61,7 @@ class Combination:
         return [weight * delta.scaling for weight, delta in zip(self.weights, self.deltas, strict=True)]
 
 
-def combined(combination: Combination) -> LowRankDelta:
+def combined(combination: Combination) -> LowRank:
     """The delta of the combined matrices, whose scaling is 1."""
     first = combination.deltas[0]
     a = Product(Mixing(combination, "a"), combination.a, 1.0)
@@ -68,6 +69,7 @@ def combined(combination: Combination) -> LowRankDelta:
     return replace(first, a=a, b=b, scaling=1.0)
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Mixing:
     """One of the two mixing matrices; what it needs of the deltas is read when it is first asked for."""
@@ -92,10 +94,10 @@ class Mixing:
         rank, ranks = self.combination.rank, self.combination.a.shape[0]
         return 8 * (2 * KEPT * rank * ranks + 3 * TALL * ranks + 6 * ranks * ranks)
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """What it is computed from."""
-        yield from self.combination.a.files()
-        yield from self.combination.b.files()
+        yield from self.combination.a.leaves()
+        yield from self.combination.b.leaves()
 
 
 @lru_cache(maxsize=KEPT)
@@ -145,7 +147,7 @@ def _triangle(tall: Matrix) -> Block:
     for first in range(0, rows, TALL):
         below = tall.block((first, min(first + TALL, rows)), (0, width))
         if not np.isfinite(below).all():
-            where = " or ".join(dict.fromkeys(info.file for info in tall.files()))
+            where = " or ".join(dict.fromkeys(info.file for info in tall.leaves()))
             mend = "Repair the adapter: what is not finite cannot be decomposed"
             raise NonFiniteError([Problem(where, "finite matrices", "NaN or infinity", mend)])
         found = np.asarray(np.linalg.qr(np.concatenate([found, below]), mode="r"))

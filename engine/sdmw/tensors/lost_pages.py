@@ -11,7 +11,7 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _lock = threading.RLock()  # finalizers of mappings may come while it is held
 _table: NDArray[np.int64] | None = None
 _guards: list[bytes] = []  # the handler that each run found
+_for_good = ExitStack()  # never left
 
 
 @cache
@@ -54,6 +55,13 @@ def guarded() -> Iterator[None]:
             # Of runs that overlap the first to begin found the other handler, and the last to end puts it back.
             _set_action(_guards[0] if len(_guards) == 1 else action)
             _guards.pop()
+
+
+def guard_for_good() -> None:
+    """As `guarded`, for the rest of the process's life: in workers that another process drives."""
+    with _lock:
+        if not _guards:
+            _for_good.enter_context(guarded())
 
 
 def protect(address: int, size: int) -> None:

@@ -10,17 +10,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.codec import tagged
 from sdmw.errors import RunError
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.matrices import Matrix, Product, Transposed, widened
-from sdmw.tensors.opening import open_stored
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.stored import Stored
+from sdmw.tensors.tensor import Cost, Gives, Source, Tensor, check_range
 
 WORKING = 24 << 20  # bytes that computing one tile takes beside it: blocks of both matrices, and a block of the product
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
-class LowRankDelta(TensorInfo):
-    """A delta in float32 that is the product of two small matrices; `offset` means nothing.
+class LowRank(Tensor):
+    """A delta in float32 that is the product of two small matrices.
 
     Attributes:
         module: whose weight it changes, as the adapter calls it.
@@ -39,13 +42,10 @@ class LowRankDelta(TensorInfo):
     embedding: bool
 
     @classmethod
-    def of(
-        cls, module: str, file: str, a: Matrix, b: Matrix, scaling: float, *, transposed: bool, embedding: bool
-    ) -> "LowRankDelta":
+    def of(cls, module: str, a: Matrix, b: Matrix, scaling: float, *, transposed: bool, embedding: bool) -> "LowRank":
         """The delta of a module's weight."""
         shape = (a.shape[1], b.shape[0]) if transposed else (b.shape[0], a.shape[1])
-        own = (module, a, b, scaling, transposed, embedding)
-        return cls(f"{module}.weight", DType.F32, shape, file, 0, *own)
+        return cls(f"{module}.weight", DType.F32, shape, module, a, b, scaling, transposed, embedding)
 
     @property
     def product(self) -> Product:
@@ -54,32 +54,36 @@ class LowRankDelta(TensorInfo):
             return Product(Transposed(self.a), Transposed(self.b), self.scaling)
         return Product(self.b, self.a, self.scaling)
 
-    def on(self, values: TensorInfo) -> "Adapted":
+    def on(self, values: Tensor) -> "Sum":
         """The values of a tensor of its shape with the delta added."""
-        return Adapted(self.name, DType.F32, self.shape, self.file, 0, values, self)
+        return Sum(self.name, DType.F32, self.shape, values, self)
 
-    def flipped(self) -> "LowRankDelta":
+    def flipped(self) -> "LowRank":
         """The transpose, where a base keeps the weight the other way round."""
         return replace(self, shape=self.shape[::-1], transposed=not self.transposed)
 
     @property
-    def is_delta(self) -> bool:
+    def gives(self) -> Gives:
         """Tiles are added to a base."""
-        return True
+        return "delta"
 
     @property
-    def read_itemsize(self) -> int:
-        """The matrices are small beside the tensor."""
-        return 0
+    def cost(self) -> Cost:
+        """The matrices are small beside the tensor: nothing is counted as read."""
+        return Cost(read=0, held=self.dtype.itemsize, working=WORKING + self.product.working_bytes)
 
-    @property
-    def working_bytes(self) -> int:
-        """Blocks of the matrices, and what these take."""
-        return WORKING + self.product.working_bytes
+    def open(self) -> Source:
+        """Computes each tile."""
+        return ProductSource(self, self.product)
+
+    def leaves(self) -> Iterator[Stored]:
+        """What the matrices are read from."""
+        return self.product.leaves()
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
-class Adapted(TensorInfo):
+class Sum(Tensor):
     """Values in float32: those of a tensor, with a delta added by one float32 addition.
 
     Attributes:
@@ -87,40 +91,41 @@ class Adapted(TensorInfo):
         delta: of the same shape.
     """
 
-    values: TensorInfo
-    delta: LowRankDelta
+    values: Tensor
+    delta: LowRank
 
     @property
-    def kept_dtype(self) -> DType:
+    def stored_as(self) -> DType:
         """Of the values."""
-        return self.values.kept_dtype
+        return self.values.stored_as
 
     @property
-    def read_itemsize(self) -> int:
-        """Of the values."""
-        return self.values.read_itemsize
+    def cost(self) -> Cost:
+        """The tile of the values, that of the delta, and the sum."""
+        below, delta = self.values.cost, self.delta.cost
+        return Cost(below.read, below.held + delta.held + self.dtype.itemsize, below.working + delta.working)
 
-    @property
-    def held_itemsize(self) -> int:
-        """Of the values' tile, of the delta's, and of the sum."""
-        return self.values.held_itemsize + 2 * self.dtype.itemsize
+    def open(self) -> Source:
+        """Adds tile by tile."""
+        return SumSource(self)
 
-    @property
-    def working_bytes(self) -> int:
-        """As of the delta."""
-        return self.delta.working_bytes
+    def leaves(self) -> Iterator[Stored]:
+        """Those of both."""
+        yield from self.values.leaves()
+        yield from self.delta.leaves()
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
-class Computed(TensorInfo):
-    """A matrix of a delta whose matrices are computed, in float32.
+class Factor(Tensor):
+    """One matrix of a delta whose matrices are computed, in float32, as an adapter stores it.
 
     Attributes:
         delta: whose it is.
         side: which of them.
     """
 
-    delta: LowRankDelta
+    delta: LowRank
     side: Literal["A", "B"]
 
     @property
@@ -131,14 +136,17 @@ class Computed(TensorInfo):
         return found
 
     @property
-    def read_itemsize(self) -> int:
-        """What it is computed from is not counted."""
-        return 0
+    def cost(self) -> Cost:
+        """What it is computed from is not counted as read."""
+        return Cost(read=0, held=self.dtype.itemsize, working=WORKING + self.matrix.working_bytes)
 
-    @property
-    def working_bytes(self) -> int:
-        """Blocks of the matrices, and what these take."""
-        return WORKING + self.matrix.working_bytes
+    def open(self) -> Source:
+        """Computes each tile."""
+        return ProductSource(self, self.matrix)
+
+    def leaves(self) -> Iterator[Stored]:
+        """What the matrix is computed from."""
+        return self.matrix.leaves()
 
 
 PREFIX = "base_model.model."  # of every name in a PEFT adapter
@@ -150,23 +158,23 @@ def matrix_names(module: str, *, embedding: bool) -> tuple[str, str]:
     return f"{PREFIX}{module}.{kind.format('A')}", f"{PREFIX}{module}.{kind.format('B')}"
 
 
-def matrices(delta: LowRankDelta) -> Iterator[Computed]:
+def factors(delta: LowRank) -> Iterator[Factor]:
     """A and B of a delta whose matrices are computed and whose scaling is 1, under the names that peft gives them."""
     name_a, name_b = matrix_names(delta.module, embedding=delta.embedding)
-    yield Computed(name_a, DType.F32, delta.a.shape, delta.file, 0, delta, "A")
-    yield Computed(name_b, DType.F32, delta.b.shape, delta.file, 0, delta, "B")
+    yield Factor(name_a, DType.F32, delta.a.shape, delta, "A")
+    yield Factor(name_b, DType.F32, delta.b.shape, delta, "B")
 
 
 @dataclass(frozen=True, slots=True)
-class LowRankTensor:
-    """The source of a product of matrices. Opens nothing before the first tile; pickles.
+class ProductSource:
+    """A `Source` that computes a product of matrices. Opens nothing before the first tile; pickles.
 
     Attributes:
-        info: a delta, or a computed matrix.
+        tensor: a delta, or a factor of one.
         product: what its elements are.
     """
 
-    info: TensorInfo
+    tensor: Tensor
     product: Product
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
@@ -176,8 +184,8 @@ class LowRankTensor:
             InputChangedError: a file is gone, or shorter than when its header was read.
             RunError: it cannot be read.
         """
-        _check_range(self.info, start, stop)
-        width = self.info.shape[1]
+        check_range(self.tensor, start, stop)
+        width = self.tensor.shape[1]
         rows = (start // width, -(-stop // width)) if start < stop else (0, 0)
         first = rows[0] * width
         if rows[1] - rows[0] == 1:  # part of a long row
@@ -187,7 +195,7 @@ class LowRankTensor:
         return _read_only(found)
 
     def release(self, start: int, stop: int) -> None:
-        """Nothing to let go of: a tile is computed, and the matrices are let go of at once."""
+        """A tile is computed: there is nothing to let go, and the matrices were let go at once."""
 
     def lost(self) -> RunError | None:
         """What to say when pages were lost."""
@@ -195,14 +203,14 @@ class LowRankTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptedTensor:
-    """The source of an `Adapted` tensor. Opens nothing before the first tile; pickles.
+class SumSource:
+    """A `Source` of values with a delta added. Opens nothing before the first tile; pickles.
 
     Attributes:
-        info: the tensor.
+        tensor: the sum.
     """
 
-    info: Adapted
+    tensor: Sum
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
         """Elements start to stop in row-major order: 1-D, read-only, patterns of float32 (uint32).
@@ -211,39 +219,26 @@ class AdaptedTensor:
             InputChangedError: a file is gone, or shorter than when its header was read.
             RunError: it cannot be read.
         """
-        _check_range(self.info, start, stop)
-        total = widened(open_adapted(self.info.values).tile(start, stop), self.info.values.dtype)
+        check_range(self.tensor, start, stop)
+        values = self.tensor.values
+        total = widened(values.open().tile(start, stop), values.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            total += open_adapted(self.info.delta).tile(start, stop).view(np.float32)
+            total += self.tensor.delta.open().tile(start, stop).view(np.float32)
         return _read_only(total)
 
     def release(self, start: int, stop: int) -> None:
-        """Lets go of the values behind a tile."""
-        open_adapted(self.info.values).release(start, stop)
+        """Lets the values behind a tile go."""
+        self.tensor.values.open().release(start, stop)
 
     def lost(self) -> RunError | None:
         """What to say when pages were lost."""
-        return open_adapted(self.info.values).lost() or next(_lost_of(self.info.delta.product), None)
-
-
-def open_adapted(info: TensorInfo) -> Any:
-    """The source of a tensor of an adapter, or of one that it was put on."""
-    if isinstance(info, LowRankDelta):
-        return LowRankTensor(info, info.product)
-    if isinstance(info, Computed):
-        return LowRankTensor(info, info.matrix)
-    return AdaptedTensor(info) if isinstance(info, Adapted) else open_stored(info)
+        return self.tensor.values.open().lost() or next(_lost_of(self.tensor.delta.product), None)
 
 
 def _lost_of(product: Product) -> Iterator[RunError]:
-    for factor in product.files():
-        if error := open_stored(factor).lost():
+    for leaf in product.leaves():
+        if error := leaf.open().lost():
             yield error
-
-
-def _check_range(info: TensorInfo, start: int, stop: int) -> None:
-    if not 0 <= start <= stop <= info.elements:
-        raise IndexError(f"elements {start} to {stop} of {info.elements}")
 
 
 def _read_only(values: NDArray[Any]) -> NDArray[np.generic]:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors import lost_pages
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
-from sdmw.tensors.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from sdmw.tensors.stored import Stored
 
 _MOST_MAPPINGS = 64  # kept when nobody uses them: some inputs of a few shards each
 _MADV_POPULATE_READ = 22  # from linux/mman.h; since 5.14
@@ -155,13 +158,13 @@ def unmap() -> None:
 
 @dataclass(frozen=True, slots=True)
 class MappedTensor:
-    """A TensorSource whose tiles are views into the mapped file. Opens nothing before the first tile; pickles.
+    """A `Source` whose tiles are views into the mapped file. Opens nothing before the first tile; pickles.
 
     Attributes:
         info: the tensor; its dtype is of whole bytes.
     """
 
-    info: TensorInfo
+    info: "Stored"
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
         """Elements start to stop in row-major order: 1-D, read-only, of `info.dtype.storage`, perhaps unaligned.

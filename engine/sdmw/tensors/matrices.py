@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.codec import tagged
 from sdmw.tensors import lost_pages
-from sdmw.tensors.opening import open_stored
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import Staging
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.stored import Stored
 
 Span = tuple[int, int]  # from, up to
 Block = NDArray[np.float64]
@@ -28,7 +29,7 @@ class Matrix(Protocol):
     def block(self, rows: Span, columns: Span) -> Block:
         """Some rows of some columns, in memory of their own."""
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """The tensors that it is read from."""
 
     @property
@@ -45,21 +46,22 @@ def widened(tile: NDArray[np.generic], dtype: DType) -> NDArray[np.float32]:
     return tile.copy().view(np.float32)
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredMatrix:
     """A tensor of two axes, float32, float16 or bfloat16, widened exactly."""
 
-    info: TensorInfo
+    tensor: Stored
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, columns."""
-        rows, columns = self.info.shape
+        rows, columns = self.tensor.shape
         return rows, columns
 
     def block(self, rows: Span, columns: Span) -> Block:
         """Some rows of some columns; InputChangedError or RunError where the file does not give them."""
-        width = self.info.shape[1]
+        width = self.tensor.shape[1]
         found = np.empty((rows[1] - rows[0], columns[1] - columns[0]))
         if columns == (0, width):
             self._fill(found.reshape(-1), rows[0] * width, rows[1] * width)
@@ -68,9 +70,9 @@ class Stored:
                 self._fill(found[place], row * width + columns[0], row * width + columns[1])
         return found
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """The tensor itself."""
-        yield self.info
+        yield self.tensor
 
     @property
     def working_bytes(self) -> int:
@@ -78,14 +80,15 @@ class Stored:
         return 0
 
     def _fill(self, out: Block, start: int, stop: int) -> None:
-        source, lost = open_stored(self.info), lost_pages.lost()
+        source, lost = self.tensor.open(), lost_pages.lost()
         tile = source.tile(start, stop)
-        out[:] = widened(tile, self.info.dtype)
+        out[:] = widened(tile, self.tensor.dtype)
         if lost_pages.lost() != lost and (error := source.lost()):
             raise error
         source.release(start, stop)
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Transposed:
     """The transpose of a matrix."""
@@ -102,9 +105,9 @@ class Transposed:
         """Some rows of some columns."""
         return np.ascontiguousarray(self.matrix.block(columns, rows).T)
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """Those of the matrix."""
-        return self.matrix.files()
+        return self.matrix.leaves()
 
     @property
     def working_bytes(self) -> int:
@@ -112,6 +115,7 @@ class Transposed:
         return self.matrix.working_bytes
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Stacked:
     """Matrices of as many columns, one below the other."""
@@ -134,10 +138,10 @@ class Stacked:
             top += height
         return np.concatenate(parts)
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """Those of all of them."""
         for matrix in self.matrices:
-            yield from matrix.files()
+            yield from matrix.leaves()
 
     @property
     def working_bytes(self) -> int:
@@ -145,6 +149,7 @@ class Stacked:
         return max(matrix.working_bytes for matrix in self.matrices)
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Product:
     """scaling * left @ right; every element is summed in float64 in the order of the rank and rounded to float32."""
@@ -186,10 +191,10 @@ class Product:
                     place[:] = part
         return out
 
-    def files(self) -> Iterator[TensorInfo]:
+    def leaves(self) -> Iterator[Stored]:
         """Those of both."""
-        yield from self.left.files()
-        yield from self.right.files()
+        yield from self.left.leaves()
+        yield from self.right.leaves()
 
     @property
     def working_bytes(self) -> int:

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,20 @@ from numpy.typing import NDArray
 from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
-from sdmw.tensors.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from sdmw.tensors.stored import Stored
 
 
 @dataclass(frozen=True, slots=True)
 class ReadTensor:
-    """A TensorSource whose tiles are copies. Keeps nothing open; pickles.
+    """A `Source` whose tiles are copies. Keeps nothing open; pickles.
 
     Attributes:
         info: the tensor; its dtype is of whole bytes.
     """
 
-    info: TensorInfo
+    info: "Stored"
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
         """Elements start to stop in row-major order: 1-D, read-only, of `info.dtype.storage`.

@@ -1,150 +1,117 @@
-"""A named array on disk: its dtype, where it lies, and how its tiles are handed out."""
+"""What a tensor is: a frozen value that opens itself, and the source of tiles that it opens."""
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.errors import RunError
+from sdmw import codec
+from sdmw.errors import RunError, quoted
+from sdmw.tensors.dtype import DType
 
+if TYPE_CHECKING:
+    from sdmw.tensors.stored import Stored
 
-class DType(Enum):
-    """An element type by its safetensors name; the value is the size in bits.
-
-    Source: the safetensors format (https://github.com/huggingface/safetensors, `dtype.rs`/`tensor.rs`).
-    """
-
-    _value_: tuple[str, int]
-
-    F32 = ("F32", 32)
-    F16 = ("F16", 16)
-    BF16 = ("BF16", 16)
-    F64 = ("F64", 64)
-    BOOL = ("BOOL", 8)
-    U8 = ("U8", 8)
-    I8 = ("I8", 8)
-    U16 = ("U16", 16)
-    I16 = ("I16", 16)
-    U32 = ("U32", 32)
-    I32 = ("I32", 32)
-    U64 = ("U64", 64)
-    I64 = ("I64", 64)
-    C64 = ("C64", 64)
-    F8_E4M3 = ("F8_E4M3", 8)
-    F8_E5M2 = ("F8_E5M2", 8)
-    F8_E8M0 = ("F8_E8M0", 8)
-    F8_E4M3FNUZ = ("F8_E4M3FNUZ", 8)
-    F8_E5M2FNUZ = ("F8_E5M2FNUZ", 8)
-    F6_E2M3 = ("F6_E2M3", 6)
-    F6_E3M2 = ("F6_E3M2", 6)
-    F4 = ("F4", 4)
-
-    @property
-    def bits(self) -> int:
-        """Bits an element."""
-        return self.value[1]
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes an element; for dtypes of whole bytes only."""
-        return self.bits // 8
-
-    @property
-    def merges(self) -> bool:
-        """Whether merge arithmetic takes it: the floats that float32 holds exactly."""
-        return self in (DType.F32, DType.F16, DType.BF16)
-
-    @property
-    def copies(self) -> bool:
-        """Whether it is copied where all inputs agree: integers, booleans, float64."""
-        return self in _COPIED
-
-    @property
-    def storage(self) -> np.dtype[np.generic]:
-        """The NumPy dtype in which a tile is handed out: bit patterns (uint16) for BF16 and F16."""
-        return np.dtype(_STORAGE[self])
-
-
-_STORAGE = {
-    DType.F32: "<u4", DType.F16: "<u2", DType.BF16: "<u2", DType.F64: "<f8", DType.BOOL: "u1", DType.U8: "u1",
-    DType.I8: "i1", DType.U16: "<u2", DType.I16: "<i2", DType.U32: "<u4", DType.I32: "<i4", DType.U64: "<u8",
-    DType.I64: "<i8",
-}  # fmt: skip
-_COPIED = frozenset(_STORAGE) - {DType.F32, DType.F16, DType.BF16}
+Gives = Literal["values", "delta"]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One named array of a file, as its header tells it.
+class Cost:
+    """What reading a tensor takes.
+
+    Attributes:
+        read: bytes read from storage for one element.
+        held: bytes of memory that one element of a tile takes.
+        working: bytes of memory that making a tile takes beside it, whatever the tile's size.
+    """
+
+    read: int
+    held: int
+    working: int = 0
+
+
+class Source(Protocol):
+    """Hands out tiles of one tensor. tests/contracts holds every implementation to this."""
+
+    def tile(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Elements start to stop in row-major order: 1-D, read-only, of `dtype.storage`, perhaps unaligned."""
+
+    def release(self, start: int, stop: int) -> None:
+        """Let the memory behind a tile go; the tile must not be used any more."""
+
+    def lost(self) -> RunError | None:
+        """The error to raise when memory behind tiles was lost (`lost_pages`) and may have been this tensor's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor(ABC):
+    """A named array, wherever its elements come from. Frozen, picklable, and with nothing open.
+
+    A subclass is the one place that knows how its tiles are made; nobody asks for a file name to find out.
 
     Attributes:
         name: the tensor's name.
-        dtype: of its elements.
+        dtype: element type of its tiles.
         shape: elements along each axis; () is a scalar.
-        file: path of the shard.
-        offset: of its first byte, from the beginning of the file.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
-    file: str
-    offset: int
 
     @property
     def elements(self) -> int:
-        """How many elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """How many bytes its data take."""
+        """Bytes that all elements take in `dtype`."""
         return self.elements * self.dtype.bits // 8
 
     @property
-    def kept_dtype(self) -> DType:
-        """In which the tensor is stored, whatever its tiles are."""
+    def stored_as(self) -> DType:
+        """The dtype that an output keeps, whatever that of the tiles is."""
         return self.dtype
 
     @property
-    def is_delta(self) -> bool:
-        """Whether tiles are what is added to a base (float32), and not values."""
-        return False
+    def gives(self) -> Gives:
+        """Whether tiles are values, or a delta to be added to a base (float32)."""
+        return "values"
 
     @property
-    def read_itemsize(self) -> int:
-        """Bytes read from the disk for an element."""
-        return self.dtype.itemsize
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Bytes read and held for an element."""
+
+    @abstractmethod
+    def open(self) -> Source:
+        """The source of its tiles; cheap, nothing is opened before the first tile."""
+
+    @abstractmethod
+    def leaves(self) -> "Iterator[Stored]":
+        """The stored tensors that it is made of: for messages and for checks that inputs did not change."""
+
+    def fingerprint(self) -> bytes:
+        """16 bytes that differ where anything differs that its tiles depend on, other than the files' content."""
+        return codec.digest(self)
 
     @property
-    def held_itemsize(self) -> int:
-        """Bytes of memory that an element of a tile takes."""
-        return self.dtype.itemsize
+    def origin(self) -> str:
+        """The files that it is made of, for a message."""
+        return " or ".join(dict.fromkeys(leaf.file for leaf in self.leaves()))
 
     @property
-    def working_bytes(self) -> int:
-        """Bytes that a tile takes while it is made, whatever its size."""
-        return 0
+    def where(self) -> str:
+        """Files and name, as a message begins."""
+        return f"{self.origin}: tensor {quoted(self.name)}"
 
 
-class TensorSource(Protocol):
-    """Hands out tiles of one tensor. Every input format gives one; tests/contracts holds all of them to this.
-
-    An info of a class of its own, with all that its source needs, makes it more than bytes at an offset.
-    """
-
-    @property
-    def info(self) -> TensorInfo:
-        """The tensor."""
-
-    def tile(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Elements start to stop in row-major order: 1-D, read-only, of `info.dtype.storage`, perhaps unaligned."""
-
-    def release(self, start: int, stop: int) -> None:
-        """Let go of the memory behind a tile that is done with."""
-
-    def lost(self) -> RunError | None:
-        """What to say when memory behind tiles was lost (`lost_pages`) and may have been this one's; None if not."""
+def check_range(tensor: Tensor, start: int, stop: int) -> None:
+    """IndexError where elements start to stop are not a range of the tensor."""
+    if not 0 <= start <= stop <= tensor.elements:
+        raise IndexError(f"elements {start} to {stop} of {tensor.elements}")

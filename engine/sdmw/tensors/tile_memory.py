@@ -17,7 +17,12 @@ def tile_memory() -> Iterator[None]:
         try:
             yield
         finally:
-            mapping.unmap()
-            staging.clear()
-            matrices.computed.clear()
-            combined.forget()  # another run may find other data in the files of the same names
+            forget()
+
+
+def forget() -> None:
+    """Let mappings, staging and what was computed of files go: another run may find other data under the same names."""
+    mapping.unmap()
+    staging.clear()
+    matrices.computed.clear()
+    combined.forget()

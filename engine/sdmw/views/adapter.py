@@ -8,8 +8,8 @@ from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, SdmwError, quoted
 from sdmw.storage.locate import hub_id
-from sdmw.tensors.low_rank import LowRankDelta
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.low_rank import LowRank
+from sdmw.tensors.tensor import Tensor
 from sdmw.views.conv1d import is_conv1d
 
 
@@ -32,10 +32,10 @@ def adapted(adapter: Checkpoint, on: Checkpoint, *, deltas: bool) -> Checkpoint 
         if isinstance(found, Problem):
             problems.append(found)
         elif (other := changed.setdefault(found.name, info.name)) != info.name:
-            where = f"{info.file}: tensor {quoted(info.name)}"
+            where = info.where
             problems.append(Problem(where, "a tensor of the model for each", f"that of {quoted(other)} again"))
         else:
-            if isinstance(found, LowRankDelta) and not deltas:
+            if isinstance(found, LowRank) and not deltas:
                 found = found.on(on.tensors[found.name])
             tensors[found.name] = found
     warnings = (*adapter.warnings, *_tied(adapter, on))
@@ -85,9 +85,9 @@ def _same(trained_on: str, on: Checkpoint, name: str) -> bool | None:
     return True if os.path.basename(trained_on.rstrip("/")).lower() == last.lower() else None
 
 
-def _fitted(info: TensorInfo, adapter: Checkpoint, on: Checkpoint) -> TensorInfo | Problem:
+def _fitted(info: Tensor, adapter: Checkpoint, on: Checkpoint) -> Tensor | Problem:
     """The tensor under the name that the model has for it, and in its shape."""
-    where = f"{info.file}: tensor {quoted(info.name)}"
+    where = info.where
     trained_on = f"It was trained on {quoted(adapter.adapts)}: put it on that" if adapter.adapts else ""
     name = _name_in(on.tensors, info.name)
     if name is None:
@@ -99,14 +99,14 @@ def _fitted(info: TensorInfo, adapter: Checkpoint, on: Checkpoint) -> TensorInfo
         return Problem(where, "weights of F32, F16 or BF16 below the adapter", below.dtype.name, "Dequantise the model")
     if not info.dtype.merges:
         return Problem(where, "values of F32, F16 or BF16", info.dtype.name, trained_on)
-    if isinstance(info, LowRankDelta) and _lies_otherwise(info, below, on):
+    if isinstance(info, LowRank) and _lies_otherwise(info, below, on):
         info = info.flipped()
     if info.shape != below.shape:
         return Problem(where, f"shape {list(below.shape)} as in {on.path}", f"{list(info.shape)}", trained_on)
     return replace(info, name=name)
 
 
-def _lies_otherwise(delta: LowRankDelta, below: TensorInfo, on: Checkpoint) -> bool:
+def _lies_otherwise(delta: LowRank, below: Tensor, on: Checkpoint) -> bool:
     """Whether the weight lies the other way round than the adapter's config says.
 
     As in peft, which goes by the module's type: its `fan_in_fan_out` is one for all, and that of the last module.
@@ -117,7 +117,7 @@ def _lies_otherwise(delta: LowRankDelta, below: TensorInfo, on: Checkpoint) -> b
     return square and not delta.embedding and bool(model_type) and delta.transposed != is_conv1d(on, delta.module)
 
 
-def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
+def _name_in(tensors: Mapping[str, Tensor], name: str) -> str | None:
     """Models may be stored below another prefix than they have in memory: GPT-2's without `transformer.`, say."""
     parts = name.split(".")
     for shorter in (".".join(parts[start:]) for start in range(len(parts) - 1)):
@@ -130,5 +130,5 @@ def _name_in(tensors: Mapping[str, TensorInfo], name: str) -> str | None:
 def _tied(adapter: Checkpoint, on: Checkpoint) -> Iterator[str]:
     config = on.config or {}
     for name, info in adapter.tensors.items():
-        if info.is_delta and "embed" in name and config.get("tie_word_embeddings"):
+        if info.gives == "delta" and "embed" in name and config.get("tie_word_embeddings"):
             yield f"{adapter.path}: {quoted(name)} is the output head too, which changes with it, as in peft's merge"

@@ -19,7 +19,7 @@ def model_card(
     base_model: str | None,
     hub_ids: Sequence[str],
     license: str | None,  # noqa: A002  the Hub's word
-    models: Sequence[tuple[str, float | None, float | None]],
+    models: Sequence[tuple[str, Sequence[str]]],
     recipe_text: str | None,
     version: str,
     fingerprints: Sequence[tuple[str, str]],
@@ -32,7 +32,7 @@ def model_card(
         base_model: as the recipe names it.
         hub_ids: the inputs that are on the Hub; without any the front matter names none.
         license: what all inputs agree on.
-        models: name, weight and kept share of the nonzero deltas (0 to 1) of each; None where there is none.
+        models: name of each, and what there is to say of it.
         recipe_text: shown as it is; None where there is none.
         version: of sdmw.
         fingerprints: name and hash of each input.
@@ -125,13 +125,8 @@ def _front_matter(hub_ids: Sequence[str], licence: str | None, adapter: bool) ->
     return written.getvalue()
 
 
-def _model(name: str, weight: float | None, kept: float | None) -> str:
-    said = [_code(name)]
-    if weight is not None:
-        said.append(f"weight {weight:.6g}")
-    if kept is not None:
-        said.append(f"kept {100 * kept:.4g} % of its nonzero deltas")
-    return ", ".join(said)
+def _model(name: str, said: Sequence[str]) -> str:
+    return ", ".join([_code(name), *said])
 
 
 def _listed(lines: Iterable[str]) -> str:

@@ -1,13 +1,14 @@
 """Where every tensor of the output lies, known before the first byte is written."""
 
 import json
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdmw.errors import PlanError, Problem, quoted
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.dtype import DType
 
 LONGEST_HEADER = 100_000_000  # bytes of JSON, blanks included: the format's own limit
 MODEL, ADAPTER = "model", "adapter_model"  # stems of files: transformers' and peft's
@@ -17,19 +18,48 @@ _Wanted = tuple[str, DType, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where one tensor of the output lies.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: in which it is written.
+        shape: elements along each axis; () is a scalar.
+        shard: index of its shard.
+        offset: of its first byte, from the beginning of the file.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    shard: int = 0
+    offset: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
 class ShardLayout:
     """One shard of the output.
 
     Attributes:
         name: the file's name.
         header: the file's first bytes, complete: length, JSON, blanks.
-        tensors: in the order of their data; `file` is `name`, `offset` counts from the beginning of the file.
+        tensors: in the order of their data.
         size: of the whole file in bytes.
     """
 
     name: str
     header: bytes
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[Place, ...]
     size: int
 
 
@@ -54,9 +84,10 @@ def lay_out(tensors: Iterable[_Wanted], max_shard_size: int, stem: str = MODEL) 
         raise PlanError(problems)
     groups = list(_filled(wanted, max_shard_size))
     if len(groups) == 1:
-        return (_shard(f"{stem}.safetensors", groups[0]),)
+        return (_shard(0, f"{stem}.safetensors", groups[0]),)
     return tuple(
-        _shard(f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors", group) for number, group in enumerate(groups, 1)
+        _shard(number, f"{stem}-{number + 1:05d}-of-{len(groups):05d}.safetensors", group)
+        for number, group in enumerate(groups)
     )
 
 
@@ -68,7 +99,7 @@ def index_bytes(layouts: Sequence[ShardLayout]) -> bytes:
             "total_parameters": sum(tensor.elements for tensor in tensors),
             "total_size": sum(tensor.nbytes for tensor in tensors),
         },
-        "weight_map": {tensor.name: tensor.file for tensor in tensors},
+        "weight_map": {tensor.name: layout.name for layout in layouts for tensor in layout.tensors},
     }
     return json.dumps(index, indent=2, sort_keys=True).encode() + b"\n"
 
@@ -94,11 +125,11 @@ def _encodes(name: str) -> bool:
     return True
 
 
-def _filled(wanted: Sequence[_Wanted], max_shard_size: int) -> Iterator[list[TensorInfo]]:
-    shard: list[TensorInfo] = []
+def _filled(wanted: Sequence[_Wanted], max_shard_size: int) -> Iterator[list[Place]]:
+    shard: list[Place] = []
     size = 0
     for name, dtype, shape in wanted:
-        tensor = TensorInfo(name, dtype, shape, file="", offset=0)
+        tensor = Place(name, dtype, shape)
         if shard and size + tensor.nbytes > max_shard_size:
             yield shard
             shard, size = [], 0
@@ -107,7 +138,7 @@ def _filled(wanted: Sequence[_Wanted], max_shard_size: int) -> Iterator[list[Ten
     yield shard
 
 
-def _shard(name: str, group: Sequence[TensorInfo]) -> ShardLayout:
+def _shard(number: int, name: str, group: Sequence[Place]) -> ShardLayout:
     group = sorted(group, key=lambda tensor: (-tensor.dtype.bits, tensor.name))
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers 4 opens no file without it
     starts = []
@@ -118,8 +149,7 @@ def _shard(name: str, group: Sequence[TensorInfo]) -> ShardLayout:
         entries[tensor.name] = {"dtype": tensor.dtype.name, "shape": tensor.shape, "data_offsets": (start, stop)}
     header = _header(name, entries)
     placed = tuple(
-        TensorInfo(tensor.name, tensor.dtype, tensor.shape, file=name, offset=len(header) + start)
-        for tensor, start in zip(group, starts, strict=True)
+        replace(tensor, shard=number, offset=len(header) + start) for tensor, start in zip(group, starts, strict=True)
     )
     return ShardLayout(name, header, placed, size=len(header) + stop)
 

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard
 from sdmw.checkpoints.checkpoint import unmergeable
-from sdmw.checkpoints.formats import _json, open_tensor, read
+from sdmw.checkpoints.formats import _json, read
 from sdmw.checkpoints.formats.safetensors.header import MOST_TENSORS
 from sdmw.errors import CheckpointError, quoted
 
@@ -150,7 +150,7 @@ def test_what_is_odd_and_allowed_is_read_as_safetensors_reads_it(tmp_path, conte
         }
         for tensor in found.tensors.values():
             if tensor.elements and (tensor.dtype.merges or tensor.dtype.copies):
-                ours = open_tensor(tensor).tile(0, tensor.elements)
+                ours = tensor.open().tile(0, tensor.elements)
                 np.testing.assert_array_equal(
                     ours.view(np.uint8), theirs.get_tensor(tensor.name).reshape(-1).view(np.uint8)
                 )
@@ -302,7 +302,7 @@ def test_small_floats_are_read_and_listed_as_unmergeable(tmp_path):
     assert "tensor 'a'" in problem.where
     assert problem.found == "F8_E4M3"
     with pytest.raises(CheckpointError, match="F8_E4M3"):
-        open_tensor(found.tensors["a"])
+        found.tensors["a"].open()
 
 
 def test_a_checkpoint_pickles(tmp_path):

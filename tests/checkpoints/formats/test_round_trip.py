@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from checkpoints.formats.handmade import checkpoint, entry, shard
-from sdmw.checkpoints.formats import open_tensor, read
+from sdmw.checkpoints.formats import read
 
 DTYPES = {
     "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "F64": "f8", "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "u2",
@@ -36,7 +36,7 @@ def assert_read_alike(path, arrays):
     for name, array in arrays.items():
         tensor = found.tensors[name]
         assert tensor.shape == array.shape
-        tile = open_tensor(tensor).tile(0, tensor.elements)
+        tile = tensor.open().tile(0, tensor.elements)
         assert tile.dtype == tensor.dtype.storage
         assert tile.tobytes() == array.tobytes()
 

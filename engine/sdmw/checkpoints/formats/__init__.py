@@ -1,9 +1,8 @@
 """The input formats, one module each, found by listing this folder; modules with an underscore are shared by them.
 
 A format offers:
-    recognises(path: str) -> bool: whether it reads that directory, or wrote that file.
+    recognises(path: str) -> bool: whether it reads that directory.
     read(path: str, *, header_limit: int) -> Checkpoint: headers and config, checked.
-    open_tensor(info: TensorInfo) -> TensorSource: cheap; nothing is opened before the first tile.
 """
 
 import pkgutil
@@ -13,22 +12,17 @@ from typing import Protocol, cast
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._refusals import refusal
-from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.files import HEADER_LIMIT as HEADER_LIMIT
-from sdmw.tensors.tensor import TensorInfo, TensorSource
 
 
 class Format(Protocol):
     """What a module of this folder offers."""
 
     def recognises(self, path: str) -> bool:
-        """Whether the format reads this directory, or is that of this file; looks at names only."""
+        """Whether the format reads this directory; looks at names only."""
 
     def read(self, path: str, *, header_limit: int) -> Checkpoint:
         """The checked checkpoint in a directory; CheckpointError with all that is wrong."""
-
-    def open_tensor(self, info: TensorInfo) -> TensorSource:
-        """The source of one tensor of this format."""
 
 
 @cache
@@ -52,18 +46,3 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
         if form.recognises(path):
             return form.read(path, header_limit=header_limit)
     raise refusal(path)
-
-
-def open_tensor(info: TensorInfo) -> TensorSource:
-    """The source that hands out tiles of a tensor; cheap, and nothing is opened before the first tile.
-
-    Raises:
-        CheckpointError: no format reads its file, or its dtype can be neither merged nor copied.
-    """
-    if not (info.dtype.merges or info.dtype.copies):
-        found = f"{info.dtype.name}, which can be neither merged nor copied"
-        raise CheckpointError([Problem(f"{info.file}: tensor {quoted(info.name)}", "", found)])
-    for form in formats().values():
-        if form.recognises(info.file):
-            return form.open_tensor(info)
-    raise CheckpointError([Problem(info.file, "", "a file that no input format reads")])

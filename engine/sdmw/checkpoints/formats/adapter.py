@@ -15,17 +15,16 @@ from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.files import HEADER_LIMIT, listing
-from sdmw.tensors.low_rank import PREFIX, Adapted, LowRankDelta, open_adapted
-from sdmw.tensors.matrices import LARGEST_BLOCK, Stored
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.low_rank import PREFIX, LowRank, Sum
+from sdmw.tensors.matrices import LARGEST_BLOCK, StoredMatrix
+from sdmw.tensors.stored import Stored
+from sdmw.tensors.tensor import Tensor
 
 WEIGHTS = "adapter_model.safetensors"
 MOST_RANKS = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one
 LONGEST_MODULE = 1000  # characters; patterns are matched against it
 
-__all__ = ["open_tensor", "read", "read_matrices", "recognises"]
-
-open_tensor = open_adapted
+__all__ = ["read", "read_matrices", "recognises"]
 
 
 def recognises(path: str) -> bool:
@@ -70,13 +69,13 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     if config.patterns * len(modules) > MOST_MATCHES:
         found = f"{config.patterns:,} patterns for {len(modules):,} modules"
         raise CheckpointError([Problem(os.path.join(directory, ADAPTER_CONFIG), "fewer patterns", found)])
-    tensors: dict[str, TensorInfo] = dict(values)
+    tensors: dict[str, Tensor] = dict(values)
     for module, factors in modules.items():
         info = _delta(module, factors, config)
         if isinstance(info, Problem):
             problems.append(info)
         elif info.name in tensors:
-            problems.append(Problem(f"{info.file}: module {quoted(module)}", "matrices or values", "both"))
+            problems.append(Problem(f"{info.origin}: module {quoted(module)}", "matrices or values", "both"))
         else:
             tensors[info.name] = info
     if not problems and not tensors:
@@ -102,8 +101,8 @@ def read_matrices(path: str) -> Checkpoint:
 class _Factors:
     """What an adapter has of one module."""
 
-    parts: dict[str, TensorInfo] = field(default_factory=dict)  # A, B, embedding_A, embedding_B
-    base_layer: TensorInfo | None = None
+    parts: dict[str, Stored] = field(default_factory=dict)  # A, B, embedding_A, embedding_B
+    base_layer: Stored | None = None
 
 
 _FACTORS = {
@@ -121,12 +120,12 @@ _UNSUPPORTED = {
 
 
 def _sorted(
-    tensors: tuple[TensorInfo, ...],
-) -> tuple[Mapping[str, _Factors], dict[str, TensorInfo], list[Problem]]:
+    tensors: tuple[Stored, ...],
+) -> tuple[Mapping[str, _Factors], dict[str, Stored], list[Problem]]:
     """Every module's matrices, the values by the name of what they replace, and what is neither."""
     modules: defaultdict[str, _Factors] = defaultdict(_Factors)
-    values: dict[str, TensorInfo] = {}
-    base_layers: dict[str, TensorInfo] = {}
+    values: dict[str, Stored] = {}
+    base_layers: dict[str, Stored] = {}
     problems = []
     for info in tensors:
         name = info.name.removeprefix(PREFIX)
@@ -134,7 +133,7 @@ def _sorted(
         odd = next((what for part, what in _UNSUPPORTED.items() if part in name), None)
         if name == info.name or odd or len(name) > LONGEST_MODULE or (suffix is None and ".lora_" in name):
             found = f"{odd}: sdmw cannot do this exactly" if odd else "a tensor that no LoRA adapter has"
-            problems.append(Problem(f"{info.file}: tensor {quoted(info.name)}", "LoRA matrices", found))
+            problems.append(Problem(info.where, "LoRA matrices", found))
         elif suffix:
             modules[name.removesuffix(suffix)].parts[_FACTORS[suffix]] = info
         elif name.endswith(".base_layer.weight"):
@@ -142,7 +141,7 @@ def _sorted(
         else:
             name = name.replace(".modules_to_save.", ".").replace(".base_layer.bias", ".bias")
             if name in values:
-                problems.append(Problem(f"{info.file}: tensor {quoted(info.name)}", "each tensor once", "twice"))
+                problems.append(Problem(info.where, "each tensor once", "twice"))
             values[name] = replace(info, name=name)
     for module, info in base_layers.items():
         if module in modules:
@@ -152,7 +151,7 @@ def _sorted(
     return modules, values, problems
 
 
-def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelta | Adapted | Problem:
+def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRank | Sum | Problem:
     """The delta of a module's weight, on the weight where that was saved too; or what is wrong with it."""
     parts = factors.parts
     embedding = "embedding_A" in parts or "embedding_B" in parts
@@ -174,7 +173,7 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRankDelt
     # The product is (out, in); embeddings and Conv1D keep its transpose.
     transposed = embedding or config.fan_in_fan_out
     scaling = config.scaling_of(module, rank)
-    delta = LowRankDelta.of(module, a.file, Stored(a), Stored(b), scaling, transposed=transposed, embedding=embedding)
+    delta = LowRank.of(module, StoredMatrix(a), StoredMatrix(b), scaling, transposed=transposed, embedding=embedding)
     if factors.base_layer is None:
         return delta
     if factors.base_layer.shape != delta.shape or not factors.base_layer.dtype.merges:

@@ -16,7 +16,7 @@ from sdmw.checkpoints.formats.safetensors.index import (
 )
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.files import HEADER_LIMIT, listing
-from sdmw.tensors.tensor import TensorInfo
+from sdmw.tensors.tensor import Tensor
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
@@ -110,7 +110,7 @@ def _single_beside_shards(directory: str, single: Header, index: Index, headers:
     return [Problem(directory, "one set of weights", found, "Remove the one that is not meant")]
 
 
-def _kind(tensor: TensorInfo | None) -> object:
+def _kind(tensor: Tensor | None) -> object:
     return None if tensor is None else (tensor.dtype, tensor.shape)
 
 

@@ -12,7 +12,8 @@ from sdmw.checkpoints.formats._json import members, most_values, told, width
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.files import HEADER_LIMIT, open_file, read_exactly
 from sdmw.storage.shard import Shard
-from sdmw.tensors.tensor import DType, TensorInfo
+from sdmw.tensors.dtype import DType
+from sdmw.tensors.stored import Stored
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _LARGEST_NUMBER = 2**63 - 1  # of a dimension, an offset, a count of elements: what file offsets can hold
@@ -38,7 +39,7 @@ class Header:
     """
 
     shard: Shard
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[Stored, ...]
     warnings: tuple[str, ...]
 
 
@@ -66,7 +67,7 @@ def read_header(directory: str, name: str, header_limit: int) -> Header:
     entries, warnings = _entries(path, raw)
     del raw
     _check_layout(path, entries, status.st_size - data)
-    tensors = tuple(TensorInfo(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
+    tensors = tuple(Stored(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
     return Header(shard, tensors, tuple(warnings))
 
 

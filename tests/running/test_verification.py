@@ -15,6 +15,8 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.checkpoints.formats import read
 from sdmw.errors import CheckpointError, InputChangedError, PlanError, UsageError
+from sdmw.reporting import report
+from sdmw.running import verification
 
 
 @pytest.fixture
@@ -95,11 +97,11 @@ def test_a_wrong_value_with_a_right_checksum_is_found_by_computing_it(world):
         file.seek(offset)
         checksum = xxhash.xxh3_128_hexdigest(file.read(info.nbytes))
     with open("out/sdmw_report.json") as file:
-        report = json.load(file)
-    (piece,) = (each for each in report["pieces"] if each["tensor"] == "lm_head.weight")
-    piece["xxh3"] = checksum
+        told = json.load(file)
+    (piece,) = (each for each in told["pieces"] if each[0] == "lm_head.weight")
+    piece[3] = checksum
     with open("out/sdmw_report.json", "w") as file:
-        json.dump(report, file)
+        json.dump(told, file)
     (problem,) = sdmw.verify("out", sample=1).problems
     assert problem.where == f"{path}: tensor 'lm_head.weight', element 3"
 
@@ -107,10 +109,10 @@ def test_a_wrong_value_with_a_right_checksum_is_found_by_computing_it(world):
 def test_a_report_that_vouches_for_less_is_told(world):
     merged()
     with open("out/sdmw_report.json") as file:
-        report = json.load(file)
-    del report["pieces"][2]
+        told = json.load(file)
+    del told["pieces"][2]
     with open("out/sdmw_report.json", "w") as file:
-        json.dump(report, file)
+        json.dump(told, file)
     (problem,) = sdmw.verify("out").problems
     assert problem.found == "a gap"
 
@@ -132,6 +134,16 @@ def test_inputs_that_are_others_are_named(world):
 
 
 def test_inputs_whose_values_changed_are_told_by_the_sample(world):
+    merged()
+    path = "corp/model.safetensors"
+    spoil(path, os.path.getsize(path) - 2)
+    with pytest.raises(InputChangedError, match=r"corp/model\.safetensors: expected the file that was merged"):
+        sdmw.verify("out")
+
+
+def test_inputs_that_changed_between_the_blocks_of_their_samples_are_told_by_computing(world, monkeypatch):
+    monkeypatch.setattr(report, "sample_of", lambda path: "same")
+    monkeypatch.setattr(verification, "sample_of", lambda path: "same")
     merged()
     path = "corp/model.safetensors"
     spoil(path, os.path.getsize(path) - 2)

@@ -19,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 import sdmw.errors
 from sdmw import linux
 from sdmw.errors import OutputError
-from sdmw.tensors.tensor import DType
-from sdmw.writing import output, streamed
+from sdmw.tensors.dtype import DType
+from sdmw.writing import shard_writer, streamed
+from sdmw.writing.failure import FirstFailure
 from sdmw.writing.layout import lay_out
-from sdmw.writing.output import Output
+from sdmw.writing.publication import Publication
 
 WANTED = [("a", DType.F32, (3, 5)), ("b", DType.BF16, (7,)), ("c", DType.U8, ()), ("d", DType.F16, (0, 2))]
 PACKAGE = str(Path(sdmw.errors.__file__).parents[1])
@@ -34,9 +35,9 @@ def data_of(shard):
 
 
 def written(target, layouts=None, overwrite=False):
-    out = Output.begin(str(target), layouts or lay_out(WANTED, 64), overwrite=overwrite)
+    out = Publication.begin(str(target), layouts or lay_out(WANTED, 64), overwrite=overwrite)
     for number, shard in enumerate(out.layouts):
-        out.write(number, len(shard.header), data_of(shard))
+        out.sink.write(number, len(shard.header), data_of(shard))
     return out
 
 
@@ -57,8 +58,8 @@ def expected(layouts):
 CHILD = (
     "import resource, time\n"
     "from sdmw.writing.layout import lay_out\n"
-    "from sdmw.writing.output import Output\n"
-    "from sdmw.tensors.tensor import DType\n"
+    "from sdmw.writing.publication import Publication\n"
+    "from sdmw.tensors.dtype import DType\n"
 )
 ENVIRONMENT = os.environ | {"PYTHONPATH": PACKAGE}
 
@@ -75,7 +76,7 @@ def child(code, cwd):
     )
 
 
-BEGIN = "out = Output.begin('out', lay_out([('a', DType.U8, (100_000,))], 10**9), overwrite=False)\n"
+BEGIN = "out = Publication.begin('out', lay_out([('a', DType.U8, (100_000,))], 10**9), overwrite=False)\n"
 
 numpy_dtypes = st.sampled_from(
     [("F32", np.float32), ("F16", np.float16), ("I64", np.int64), ("U8", np.uint8), ("BOOL", np.bool_)]
@@ -108,9 +109,9 @@ def test_what_is_written_in_any_order_safetensors_loads(tmp_path_factory, tensor
             ]
     rng.shuffle(cuts)
 
-    with Output.begin(str(target), layouts, overwrite=False) as out:
+    with Publication.begin(str(target), layouts, overwrite=False) as out:
         for cut in cuts:
-            out.write(*cut)
+            out.sink.write(*cut)
         out.finish()
         out.publish()
 
@@ -128,9 +129,9 @@ def test_one_shard_is_safetensors_own_file_but_for_blanks(tmp_path):
     arrays = {"b": np.arange(4, dtype=np.float16), "a": np.arange(3, dtype=np.float32), "c": np.array(True)}
     save_file(arrays, tmp_path / "own.safetensors", {"format": "pt"})
     layouts = lay_out([("c", DType.BOOL, ()), ("b", DType.F16, (4,)), ("a", DType.F32, (3,))], 100)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
         for tensor in layouts[0].tensors:
-            out.write(0, tensor.offset, arrays[tensor.name])
+            out.sink.write(0, tensor.offset, arrays[tensor.name])
         out.finish()
         out.publish()
     ours, theirs = (tmp_path / "out" / "model.safetensors").read_bytes(), (tmp_path / "own.safetensors").read_bytes()
@@ -146,10 +147,10 @@ def test_threads_write_one_shard(tmp_path, monkeypatch, backwards):
     (shard,) = layouts
     data = np.frombuffer(data_of(shard), np.uint8)
     starts = range(0, len(data), 100_003)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out, ThreadPoolExecutor(4) as pool:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out, ThreadPoolExecutor(4) as pool:
         list(
             pool.map(
-                lambda at: out.write(0, len(shard.header) + at, data[at : at + 100_003]),
+                lambda at: out.sink.write(0, len(shard.header) + at, data[at : at + 100_003]),
                 list(starts)[:: -1 if backwards else 1],
             )
         )
@@ -160,12 +161,12 @@ def test_threads_write_one_shard(tmp_path, monkeypatch, backwards):
 
 def test_more_shards_than_descriptors(tmp_path):
     layouts = lay_out([(f"t{i}", DType.U8, (10,)) for i in range(150)], 10)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out, ThreadPoolExecutor(4) as pool:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out, ThreadPoolExecutor(4) as pool:
         assert len(layouts) == 150
         before = len(os.listdir("/proc/self/fd"))
         halves = [(n, half) for half in (slice(0, 5), slice(5, 10)) for n in range(150)]
-        list(pool.map(lambda h: out.write(h[0], 4096 + h[1].start, data_of(layouts[h[0]])[h[1]]), halves))
-        assert len(os.listdir("/proc/self/fd")) <= before + 2 * (output._MOST_OPEN + 5)
+        list(pool.map(lambda h: out.sink.write(h[0], 4096 + h[1].start, data_of(layouts[h[0]])[h[1]]), halves))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 * (shard_writer._MOST_OPEN + 5)
         out.finish()
         out.publish()
     found = files(tmp_path / "out")
@@ -181,9 +182,9 @@ def test_written_pages_are_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(streamed, "_STEP", 2**18)
     monkeypatch.setattr(linux, "sync_file_range", lambda *call: asked.append(call) or real(*call))
     layouts = lay_out([("a", DType.U8, (8 * 2**20,))], 10**9)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
         for at in range(0, 8 * 2**20, 2**16):
-            out.write(0, 4096 + at, bytes(2**16))
+            out.sink.write(0, 4096 + at, bytes(2**16))
         out.sync()
     started = sum(length for _, _, length, flags in asked if flags == linux.SYNC_WRITE)
     waited = sum(length for _, _, length, flags in asked if flags != linux.SYNC_WRITE)
@@ -222,7 +223,7 @@ def test_discard_leaves_nothing_and_may_be_repeated(tmp_path):
     out.discard()
     assert os.listdir(tmp_path) == []
     with pytest.raises(OutputError, match="let go"):
-        out.write(0, 4096, b"x")
+        out.sink.write(0, 4096, b"x")
 
 
 def test_leaving_the_context_discards_what_nothing_vouches_for(tmp_path):
@@ -307,14 +308,14 @@ def test_what_appears_at_the_target_meanwhile_is_not_replaced(tmp_path, monkeypa
 def test_a_target_that_exists_at_the_beginning_is_refused_then(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="File exists"):
-        Output.begin(str(tmp_path / "out"), lay_out(WANTED, 64), overwrite=False)
+        Publication.begin(str(tmp_path / "out"), lay_out(WANTED, 64), overwrite=False)
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_one_run_a_target(tmp_path):
     with written(tmp_path / "out") as out:
         with pytest.raises(OutputError, match=rf"another run \(pid {os.getpid()}\) is writing it"):
-            Output.begin(str(tmp_path / "out"), lay_out(WANTED, 64), overwrite=False)
+            Publication.begin(str(tmp_path / "out"), lay_out(WANTED, 64), overwrite=False)
         out.finish()  # the other one's end took nothing away
         out.publish()
     assert os.listdir(tmp_path) == ["out"]
@@ -383,8 +384,9 @@ def test_killed_at_each_call_of_publishing(tmp_path, call):
     (target / "old").write_text("old")
     code = (
         "layouts = lay_out([('a', DType.U8, (5000,)), ('b', DType.U8, (5000,))], 5000)\n"
-        "out = Output.begin('out', layouts, overwrite=True)\n"
-        "out.write(0, 4096, b'1' * 5000); out.write(1, 4096, b'2' * 5000)\nout.finish(); out.publish()\nprint('whole')"
+        "out = Publication.begin('out', layouts, overwrite=True)\n"
+        "out.sink.write(0, 4096, b'1' * 5000); out.sink.write(1, 4096, b'2' * 5000)\n"
+        "out.finish(); out.publish()\nprint('whole')"
     )
     layouts = lay_out([("a", DType.U8, (5000,)), ("b", DType.U8, (5000,))], 5000)
     new = {s.name: s.header + data * 5000 for s, data in zip(layouts, (b"1", b"2"), strict=True)}
@@ -470,7 +472,7 @@ def test_a_stray_shard_is_not_published(tmp_path):
 @pytest.mark.parametrize(("offset", "data"), [(4095, b"x"), (-1, b"x"), (4096, bytes(61)), (10**6, b"")])
 def test_a_write_outside_the_data_is_refused(tmp_path, offset, data):
     with written(tmp_path / "out") as out, pytest.raises(ValueError, match="outside the data"):
-        out.write(0, offset, data)
+        out.sink.write(0, offset, data)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/x"])
@@ -483,7 +485,7 @@ def test_no_write_follows_finish(tmp_path):
     with written(tmp_path / "out") as out:
         out.finish()
         with pytest.raises(ValueError, match="no write may follow"):
-            out.write(0, 4096, b"x")
+            out.sink.write(0, 4096, b"x")
 
 
 def test_a_file_system_that_cannot_reserve(tmp_path, monkeypatch):
@@ -515,15 +517,15 @@ def test_the_first_failure_to_write_is_the_last_word(tmp_path, monkeypatch, call
         raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
 
     layouts = lay_out([("a", DType.F32, (10,)), ("b", DType.F32, (1,))], 40)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
         with monkeypatch.context() as patch:
             patch.setattr(*((os, "pwrite") if call == "pwrite" else (linux, "sync_file_range")), fails)
             patch.setattr(streamed, "_STEP", 1)
-            out.write(0, 4096, bytes(40))  # taken, and written by another thread
+            out.sink.write(0, 4096, bytes(40))  # taken, and written by another thread
             with pytest.raises(OutputError, match=said) as first:
                 out.sync()
         assert layouts[0].name in str(first.value)
-        for again in (lambda: out.write(1, 4096, bytes(4)), lambda: out.add("x", b""), out.finish):
+        for again in (lambda: out.sink.write(1, 4096, bytes(4)), lambda: out.add("x", b""), out.finish):
             with pytest.raises(OutputError) as later:
                 again()
             assert later.value is first.value
@@ -542,9 +544,9 @@ def test_whatever_goes_wrong_while_writing_is_told(tmp_path, monkeypatch, error)
 
     layouts = lay_out([("a", DType.F32, (10,))], 40)
     monkeypatch.setattr(streamed.StreamedFile, "write", fails)
-    monkeypatch.setattr(Output, "_missing", no_answer)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
-        out.write(0, 4096, bytes(40))
+    monkeypatch.setattr(FirstFailure, "_missing", no_answer)
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+        out.sink.write(0, 4096, bytes(40))
         for later in (out.sync, out.finish):
             with pytest.raises(OutputError, match="cannot be written"):
                 later()
@@ -553,14 +555,14 @@ def test_whatever_goes_wrong_while_writing_is_told(tmp_path, monkeypatch, error)
 
 def test_a_thread_that_cannot_be_started_is_told(tmp_path, monkeypatch):
     layouts = lay_out([("a", DType.F32, (10,))], 40)
-    with Output.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+    with Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
 
         def fails(*_):
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(out._writing, "submit", fails)
+        monkeypatch.setattr(out._writer._writing, "submit", fails)
         with pytest.raises(OutputError, match="can't start new thread"):
-            out.write(0, 4096, bytes(40))
+            out.sink.write(0, 4096, bytes(40))
     assert os.listdir(tmp_path) == []
 
 
@@ -599,7 +601,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_before_anything_is_read(small_disk):
     layouts = lay_out([("a", DType.U8, (3 * 2**20,)), ("b", DType.U8, (3 * 2**20,))], 3 * 2**20)
     with pytest.raises(OutputError, match=r"model-00002-of-00002.*the disk is full, 2\.\d\d MB are missing"):
-        Output.begin(str(small_disk / "out"), layouts, overwrite=False)
+        Publication.begin(str(small_disk / "out"), layouts, overwrite=False)
     assert os.listdir(small_disk) == []
     assert linux.free(str(small_disk)) == 4 * 2**20
 
@@ -607,9 +609,9 @@ def test_a_full_disk_is_told_before_anything_is_read(small_disk):
 def test_a_disk_that_fills_up_later(small_disk, monkeypatch):
     monkeypatch.setattr(linux, "fallocate", lambda *_: False)
     layouts = lay_out([("a", DType.U8, (3 * 2**20,))], 10**9)
-    with Output.begin(str(small_disk / "out"), layouts, overwrite=False) as out:
+    with Publication.begin(str(small_disk / "out"), layouts, overwrite=False) as out:
         (small_disk / "other").write_bytes(bytes(3 * 2**20))
-        out.write(0, 4096, bytes(3 * 2**20))
+        out.sink.write(0, 4096, bytes(3 * 2**20))
         with pytest.raises(OutputError, match=r"the disk is full, 2\.\d\d MB are missing"):
             out.sync()
     assert os.listdir(small_disk) == ["other"]
@@ -618,7 +620,7 @@ def test_a_disk_that_fills_up_later(small_disk, monkeypatch):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_limit_of_file_sizes(tmp_path, late):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-    then = "try: out.write(0, 4096, bytes(100_000)); out.sync()\nexcept Exception as e: print(e)\nout.discard()\n"
+    then = "try: out.sink.write(0, 4096, bytes(100_000)); out.sync()\nexcept Exception as e: print(e)\nout.discard()\n"
     code = BEGIN + limit + then if late else f"{limit}try:\n    {BEGIN}\nexcept Exception as e: print(e)\n"
     said, error = child(code, tmp_path).communicate(timeout=60)
     assert "larger than `ulimit -f` (50.0 KB) allows, 54.1 KB are missing" in said, (said, error)

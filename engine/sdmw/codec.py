@@ -1,0 +1,162 @@
+"""Frozen dataclasses as JSON and back: decisions, jobs and reports are all written in this one way.
+
+A dataclass is an object of its fields, a tuple a list, an enum its member's name. A class marked `tagged` also says
+its name under "type", so that a field declared as a protocol or an abstract class is read back as what it was. Only
+tagged classes can be named by JSON: nothing is imported or called because a file says so.
+"""
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Hashable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import xxhash
+
+T = TypeVar("T")
+
+TAG = "type"
+_tagged: dict[str, type[Any]] = {}
+
+
+def tagged(kind: type[T]) -> type[T]:
+    """Let a frozen dataclass be read back where a field is declared as one of its base classes or protocols."""
+    known = _tagged.setdefault(kind.__name__, kind)
+    assert known is kind, f"two classes of the name {kind.__name__}"
+    return kind
+
+
+def encode(value: Any) -> Any:
+    """A value as `json.dumps` takes it.
+
+    Raises:
+        TypeError: no part of it is of a kind that the codec knows.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [encode(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {TAG: type(value).__name__} if type(value).__name__ in _tagged else {}
+        return own | {name: encode(getattr(value, name)) for name, _ in _fields_of(cast(Hashable, type(value)))}
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def digest(value: Any) -> bytes:
+    """XXH3-128 of a value's JSON: equal for equal values, in any process. No signature."""
+    return xxhash.xxh3_128_digest(json.dumps(encode(value), separators=(",", ":")).encode())
+
+
+def decode(kind: type[T], data: Any) -> T:
+    """What `encode` gave, as a value of a type.
+
+    Raises:
+        ValueError: the data are not of that type; the message says where and what was found.
+    """
+    return cast(T, _decoded(kind, data, ""))
+
+
+def _decoded(kind: Any, data: Any, at: str) -> Any:
+    origin = get_origin(kind)
+    if kind is Any or kind is object:
+        return _untyped(data, at)
+    if isinstance(kind, TypeVar):
+        return _decoded(kind.__bound__ or object, data, at)
+    if origin in (Union, types.UnionType):
+        return _alternative(get_args(kind), data, at)
+    if origin is Literal:
+        return data if data in get_args(kind) else _refuse(at, f"one of {', '.join(map(str, get_args(kind)))}", data)
+    if origin is not None:
+        return _collection(origin, get_args(kind), data, at)
+    if dataclasses.is_dataclass(kind) and not getattr(kind, "__abstractmethods__", None):
+        return _object(cast("type[Any]", kind), data, at)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[data] if data in kind.__members__ else _refuse(at, f"a {kind.__name__}", data)
+    if kind in (bool, int, str, float, type(None)):
+        return _scalar(kind, data, at)
+    return _tagged_as(kind, data, at)
+
+
+def _scalar(kind: type[Any], data: Any, at: str) -> Any:
+    if kind is float and type(data) in (int, float):
+        return float(data)
+    if kind is float and data in ("inf", "-inf", "nan"):
+        return float(data)
+    return data if type(data) is kind else _refuse(at, _NAMES[kind], data)
+
+
+_NAMES = {bool: "true or false", int: "a whole number", str: "text", float: "a number", type(None): "null"}
+
+
+def _collection(origin: Any, arguments: tuple[Any, ...], data: Any, at: str) -> Any:
+    if issubclass(origin, Mapping):
+        if not isinstance(data, dict):
+            _refuse(at, "an object", data)
+        return {name: _decoded(arguments[1], item, f"{at}.{name}") for name, item in data.items()}
+    if not issubclass(origin, Sequence):
+        return _decoded(origin, data, at)
+    if not isinstance(data, list | tuple):  # a tuple where it was decoded before, as part of something untyped
+        _refuse(at, "a list", data)
+    kinds = arguments if origin is tuple and arguments[-1] is not Ellipsis else (arguments[0],) * len(data)
+    if len(kinds) != len(data):
+        _refuse(at, f"{len(kinds)} values", data)
+    found = [_decoded(kind, item, f"{at}[{place}]") for place, (kind, item) in enumerate(zip(kinds, data, strict=True))]
+    return found if origin is list else tuple(found)
+
+
+def _alternative(kinds: tuple[Any, ...], data: Any, at: str) -> Any:
+    """The alternative of the very type, else the first that fits; the fault of the last where none does."""
+    if type(data) in kinds:
+        return _decoded(type(data), data, at)
+    for kind in kinds[:-1]:
+        try:
+            return _decoded(kind, data, at)
+        except ValueError:
+            continue
+    return _decoded(kinds[-1], data, at)
+
+
+def _object(kind: type[Any], data: Any, at: str) -> Any:
+    if not isinstance(data, dict):
+        _refuse(at, "an object", data)
+    fields = _fields_of(cast(Hashable, kind))
+    if lacking := [name for name, _ in fields if name not in data]:
+        _refuse(at, f"a field {lacking[0]!r}", sorted(data)[:10])
+    return kind(**{name: _decoded(of, data[name], f"{at}.{name}") for name, of in fields})
+
+
+def _tagged_as(kind: Any, data: Any, at: str) -> Any:
+    """Of a class that is declared by a protocol or an abstract class."""
+    name = data.get(TAG) if isinstance(data, dict) else None
+    found = _tagged.get(name) if isinstance(name, str) else None
+    if found is None or (not getattr(kind, "_is_protocol", False) and not issubclass(found, kind)):
+        _refuse(at, f"a {kind.__name__}", data)
+    return _object(cast("type[Any]", found), data, at)
+
+
+def _untyped(data: Any, at: str) -> Any:
+    if isinstance(data, dict):
+        if data.get(TAG) in _tagged:
+            return _object(_tagged[data[TAG]], data, at)
+        return {name: _untyped(item, f"{at}.{name}") for name, item in data.items()}
+    return tuple(_untyped(item, at) for item in data) if isinstance(data, list) else data
+
+
+@cache
+def _fields_of(kind: Hashable) -> tuple[tuple[str, Any], ...]:
+    of = cast("type[Any]", kind)
+    hints = get_type_hints(of)
+    return tuple((field.name, hints[field.name]) for field in dataclasses.fields(of) if field.init)
+
+
+def _refuse(at: str, expected: str, found: Any) -> Any:
+    raise ValueError(f"{at.lstrip('.') or 'the whole'}: expected {expected}, found {found!r:.100}")

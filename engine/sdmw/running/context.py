@@ -1,0 +1,78 @@
+"""What every run shares: where events go, signals, the memory of tiles, workers; and how an output is published."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.running.events import Published, Receiver
+from sdmw.running.journal import check_unchanged
+from sdmw.running.pool import ExecutorLike, Pool
+from sdmw.running.stop import StopSignals
+from sdmw.tensors.tile_memory import tile_memory
+from sdmw.writing.layout import ShardLayout
+from sdmw.writing.publication import Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a run works with.
+
+    Attributes:
+        tell: hears of what happens.
+        signals: that end it.
+        pool: its workers.
+    """
+
+    tell: Receiver
+    signals: StopSignals
+    pool: Pool
+
+
+@contextmanager
+def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iterator[Context]:
+    """A context in which signals are noted, lost pages do not end the process, and nothing stays mapped behind.
+
+    Args:
+        tell: hears of what happens.
+        workers: number of threads, or of the executor's workers to be kept busy.
+        executor: None for threads; an executor that the caller owns; or a function that makes one.
+    """
+    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
+        yield Context(tell, signals, pool)
+
+
+@contextmanager
+def publishing(
+    context: Context,
+    target: str,
+    shards: Sequence[ShardLayout],
+    inputs: Iterable[Checkpoint],
+    *,
+    overwrite: bool,
+    head: Any = None,
+    resume: bool = False,
+) -> Iterator[Publication]:
+    """An output that appears when the block ends, if its inputs are still those whose headers were read.
+
+    Args:
+        context: of the run.
+        target: the directory to appear, as checked by `check_target`.
+        shards: as laid out; the block writes them and finishes the output.
+        inputs: that the output is made from.
+        overwrite: a directory there may be replaced.
+        head: identifies the merge; an earlier run is resumed only if its head is equal.
+        resume: False removes what an earlier run left.
+
+    Raises:
+        ResumeError, OutputError: as `Publication` does.
+        InputChangedError: an input changed.
+        StoppedError: a signal came.
+    """
+    with Publication.begin(target, shards, overwrite=overwrite, head=head, resume=resume) as publication:
+        yield publication
+        check_unchanged(inputs)
+        context.signals.check()
+        publication.publish()
+        context.tell(Published(target))

@@ -1,0 +1,34 @@
+"""What is particular about a task that runs in another process than the one that drives the merge."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from sdmw.tensors import lost_pages
+from sdmw.tensors.tile_memory import forget
+
+_lock = threading.Lock()
+_run: str | None = None  # whose tasks this process has last carried out
+
+
+def elsewhere(run: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Carry out a task in a process that was set up for its run.
+
+    Args:
+        run: tells runs apart: what is kept of the files of one may be wrong for another.
+        function: what to do.
+        arguments: of the function.
+    """
+    _set_up(run)
+    return function(*arguments)
+
+
+def _set_up(run: str) -> None:
+    """Once for each run in a process: a lost page does not end the process, and nothing of another run is left."""
+    global _run
+    with _lock:
+        if _run == run:
+            return
+        lost_pages.guard_for_good()
+        forget()
+        _run = run

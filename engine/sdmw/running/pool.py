@@ -1,0 +1,153 @@
+"""Runs tasks on an executor, a few at a time; results are taken in the thread that drives the run."""
+
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from sdmw.errors import LostWorkerError, Problem
+from sdmw.running.elsewhere import elsewhere
+from sdmw.running.stop import GivenUp, StopSignals
+
+AHEAD = 2  # tasks handed over for each worker: one that runs, one that waits
+SIGNAL_CHECK = 0.1  # seconds
+MOST_OPENED = 3  # times that an executor is made anew after it broke
+
+ExecutorLike = Executor | Callable[[], Executor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One call for an executor, and what to do with its result in the driving thread.
+
+    Attributes:
+        function: top-level, so that it reaches other processes by name.
+        arguments: values.
+        then: takes the result.
+        here: it belongs to this process, whatever the executor is.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    then: Callable[[Any], None]
+    here: bool = False
+
+
+class Pool:
+    """Workers for the tasks of a run: threads, or what the caller gives. A context manager.
+
+    An executor that the caller made stays the caller's: where it breaks, the run ends with an error that can be
+    resumed. One that the caller's function makes is shut down here, and made anew when a worker is lost: the tasks that
+    it had are done again.
+
+    Attributes:
+        apart: tasks may run in other processes.
+        given_up: set when the run ends early, so that workers of this process leave their tasks.
+    """
+
+    def __init__(self, executor: ExecutorLike, workers: int, signals: StopSignals) -> None:
+        self._workers, self._signals = workers, signals
+        self._make = None if isinstance(executor, Executor) else executor
+        self._given = executor if isinstance(executor, Executor) else None
+        self._opened = 0
+        self._run = uuid.uuid4().hex
+        self._own = ExitStack()
+        self._here: ThreadPoolExecutor | None = None
+        self.given_up = GivenUp()
+        self.apart = executor is not None and not isinstance(executor, ThreadPoolExecutor)
+
+    def __enter__(self) -> Self:
+        self._executor = self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._own.close()
+        if self._here:
+            self._here.shutdown()
+
+    def run(self, next_task: Callable[[], Task | None]) -> None:
+        """Run every task that `next_task` gives until it gives none, and take their results in the order they end.
+
+        Raises:
+            StoppedError: a signal came.
+            LostWorkerError: the executor broke for good.
+            Exception: what a task or taking its result raised; nothing is running any more.
+        """
+        running: dict[Future[Any], Task] = {}
+        again: deque[Task] = deque()
+        try:
+            while True:
+                while len(running) < AHEAD * self._workers and (task := again.popleft() if again else next_task()):
+                    self._submit(task, running, again)
+                if not running:
+                    return
+                done, _ = wait(running, SIGNAL_CHECK, FIRST_COMPLETED)
+                self._signals.check()
+                for future in done:
+                    self._take(future, running, again)
+        except BaseException:
+            self.given_up.set()
+            raise
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)
+
+    def _submit(self, task: Task, running: dict[Future[Any], Task], again: deque[Task]) -> None:
+        if task.here and self.apart:
+            self._here = self._here or ThreadPoolExecutor(1, thread_name_prefix="sdmw-here")
+            running[self._here.submit(task.function, *task.arguments)] = task
+            return
+        try:
+            running[self._submitted(task)] = task
+        except (BrokenExecutor, RuntimeError) as error:  # broken, or shut down by its owner
+            again.append(task)
+            self._renew(error, running, again)
+
+    def _submitted(self, task: Task) -> Future[Any]:
+        if self.apart:
+            return self._executor.submit(elsewhere, self._run, task.function, task.arguments)
+        return self._executor.submit(task.function, *task.arguments)
+
+    def _take(self, future: Future[Any], running: dict[Future[Any], Task], again: deque[Task]) -> None:
+        task = running.pop(future, None)
+        if task is None:  # its executor broke meanwhile, and it is done again
+            return
+        try:
+            result = future.result()
+        except (BrokenExecutor, CancelledError) as error:
+            again.append(task)
+            self._renew(error, running, again)
+        else:
+            task.then(result)
+
+    def _renew(self, error: BaseException, running: dict[Future[Any], Task], again: deque[Task]) -> None:
+        """Another executor in the place of one that broke; what that one had goes to it."""
+        lost = [future for future, task in running.items() if not task.here]
+        again.extend(running.pop(future) for future in lost)
+        if self._make is None or self._opened > MOST_OPENED:
+            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {error or type(error).__name__}")])
+        self._own.close()
+        self._executor = self._open()
+
+    def _open(self) -> Executor:
+        if self._given:
+            return self._given
+        self._opened += 1
+        if self._make is None:
+            return self._own.enter_context(ThreadPoolExecutor(self._workers, thread_name_prefix="sdmw"))
+        return self._own.enter_context(self._make())

@@ -1,0 +1,119 @@
+"""The one codec: whatever is encoded comes back, and whatever is not of the type is refused with its place."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdmw.codec import TAG, decode, digest, encode, tagged
+from sdmw.tensors.dtype import DType
+
+
+class Shape(Protocol):
+    @property
+    def area(self) -> float: ...
+
+
+@tagged
+@dataclass(frozen=True)
+class Square:
+    side: float
+
+    @property
+    def area(self) -> float:
+        return self.side**2
+
+
+@tagged
+@dataclass(frozen=True)
+class Group:
+    shapes: tuple[Shape, ...]
+
+    @property
+    def area(self) -> float:
+        return sum(shape.area for shape in self.shapes)
+
+
+@dataclass(frozen=True)
+class Everything:
+    number: float
+    count: int
+    flag: bool
+    text: str
+    pair: tuple[int, str]
+    many: tuple[float, ...]
+    maybe: int | None
+    word: Literal["a", "b"]
+    dtype: DType
+    table: Mapping[str, int]
+    shape: Shape
+    anything: object
+
+
+shapes = st.recursive(
+    st.builds(Square, st.floats(allow_nan=False)),
+    lambda inner: st.builds(Group, st.lists(inner, max_size=3).map(tuple)),
+)
+values = st.builds(
+    Everything,
+    number=st.floats(allow_nan=False),
+    count=st.integers(-(2**300), 2**300),
+    flag=st.booleans(),
+    text=st.text(st.characters(exclude_categories=["Cs"])),
+    pair=st.tuples(st.integers(), st.text(st.characters(exclude_categories=["Cs"]))),
+    many=st.lists(st.floats(allow_nan=False)).map(tuple),
+    maybe=st.none() | st.integers(),
+    word=st.sampled_from(["a", "b"]),
+    dtype=st.sampled_from(list(DType)),
+    table=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers()),
+    shape=shapes,
+    anything=st.none() | st.booleans() | shapes | st.lists(shapes).map(tuple),
+)
+
+
+@given(value=values)
+def test_what_is_encoded_comes_back(value):
+    again = decode(Everything, json.loads(json.dumps(encode(value))))
+    assert again == value
+    assert repr(again.number) == repr(value.number)  # -0.0, subnormals
+    assert digest(again) == digest(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "said"),
+    [
+        ("number", "x", "number: expected a number, found 'x'"),
+        ("number", True, "number: expected a number, found True"),
+        ("count", 1.5, "count: expected a whole number, found 1.5"),
+        ("flag", 1, "flag: expected true or false, found 1"),
+        ("pair", [1], "pair: expected 2 values, found [1]"),
+        ("many", [1, None], "many[1]: expected a number, found None"),
+        ("many", {}, "many: expected a list, found {}"),
+        ("word", "c", "word: expected one of a, b, found 'c'"),
+        ("dtype", "F128", "dtype: expected a DType, found 'F128'"),
+        ("table", {"a": "b"}, "table.a: expected a whole number, found 'b'"),
+        ("shape", {"side": 1.0}, "shape: expected a Shape"),
+        ("shape", {TAG: "Everything"}, "shape: expected a Shape"),
+        ("shape", {TAG: "os.system", "side": 1.0}, "shape: expected a Shape"),
+        ("shape", {TAG: "Square"}, "shape: expected a field 'side'"),
+        ("maybe", "x", "maybe: expected null, found 'x'"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_by_its_place(field, wrong, said):
+    value = Everything(1.0, 2, True, "t", (1, "x"), (), None, "a", DType.F32, {}, Square(1.0), None)
+    data = json.loads(json.dumps(encode(value)))
+    with pytest.raises(ValueError, match="expected") as caught:
+        decode(Everything, data | {field: wrong})
+    assert str(caught.value).startswith(said)
+    del data[field]
+    with pytest.raises(ValueError, match="expected a field"):
+        decode(Everything, data)
+
+
+def test_what_cannot_be_written_is_refused():
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
+        encode({"a": [object()]})
