@@ -9,7 +9,7 @@ from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapte
 from sdmw.errors import CheckpointError, Problem
 from sdmw.planning.plan import Plan
 from sdmw.reporting.report import Report
-from sdmw.storage.locate import hub_id, split_adapter
+from sdmw.storage.locate import hub_id
 from sdmw.tensors.low_rank import Computed
 from sdmw.writing import side_files
 from sdmw.writing.adapter_config import adapter_config
@@ -50,7 +50,7 @@ def _adapter_config(plan: Plan) -> bytes:
     made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Computed)]
     trained = [c.path for c in plan.checkpoints if c.adapts is not None]
     return adapter_config(
-        base=plan.recipe.base_model or "",
+        base=plan.recipe.base_model,
         rank=next(info.shape[0] for info in made if info.side == "A"),
         modules={info.delta.module for info in made},
         fan_in_fan_out=any(info.delta.transposed and not info.delta.embedding for info in made),
@@ -59,11 +59,12 @@ def _adapter_config(plan: Plan) -> bytes:
 
 
 def _card(plan: Plan, report: Report) -> str:
-    names = list(dict.fromkeys([plan.recipe.base_model or plan.models[0], *plan.models]))
+    base, models = plan.recipe.base_model, [entry.model for entry in plan.recipe.models]
+    parts = dict.fromkeys(part for model in (base or models[0], *models) for part in model.parts)
     return model_card(
         method=plan.recipe.merge_method,
-        base_model=plan.recipe.base_model,
-        hub_ids=[found for name in names for part in split_adapter(name) if part and (found := hub_id(part))],
+        base_model=None if base is None else str(base),
+        hub_ids=list(dict.fromkeys(found for part in parts if (found := hub_id(part)))),
         license=common_license([checkpoint.path for checkpoint in plan.checkpoints]),
         models=[(model.name, model.weight, model.kept_share) for model in report.models],
         recipe_text=plan.recipe.text,
