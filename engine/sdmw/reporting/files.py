@@ -1,14 +1,13 @@
 """What stands in the output beside its shards: config, tokenizer and the rest, card, recipe, report. CHECKPOINT.md."""
 
-import os
-
 import xxhash
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
-from sdmw.errors import CheckpointError, Problem
+from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
 from sdmw.planning.plan import Plan
 from sdmw.reporting.report import Report
+from sdmw.storage.files import read_bounded
 from sdmw.storage.locate import hub_id
 from sdmw.tensors.low_rank import Computed
 from sdmw.writing import side_files
@@ -37,13 +36,8 @@ def add_files(output: Output, plan: Plan, base: Checkpoint, report: Report) -> N
 
 def _add_model_files(output: Output, plan: Plan, base: Checkpoint) -> None:
     side_files.copy(base.path, plan.copied, output.path)
-    config = os.path.join(base.path, "config.json")
-    try:
-        with open(config, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise CheckpointError([Problem(config, "to be read", str(error))]) from error
-    output.add("config.json", merged_config(text, plan.recipe.output_dtype))
+    text = read_bounded(base.path, CONFIG, LARGEST_CONFIG)
+    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype))
 
 
 def _adapter_config(plan: Plan) -> bytes:
