@@ -5,15 +5,11 @@ import re
 
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
 from sdmw.recipes.model_ref import ModelRef, expanded
+from sdmw.storage.weight_files import not_fetched
 
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LONGEST_ID = 96  # characters
-# What is never read or copied, so never fetched: other formats of the same weights, and traces of training.
-_NOT_FETCHED = [
-    "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.tflite", "*.mlmodel",
-    "original/*", "onnx/*", "consolidated*", "optimizer*", "scheduler*", "rng_state*", "training_args.bin",
-]  # fmt: skip
 
 
 def locate(model: ModelRef, *, download: bool = False) -> str:
@@ -71,7 +67,7 @@ def _snapshot(model: ModelRef, download: bool) -> str:
     try:
         return str(
             snapshot_download(
-                model.path, revision=model.revision, local_files_only=not download, ignore_patterns=_NOT_FETCHED
+                model.path, revision=model.revision, local_files_only=not download, ignore_patterns=not_fetched()
             )
         )
     except LocalEntryNotFoundError as error:

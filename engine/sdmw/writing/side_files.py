@@ -10,20 +10,18 @@ import xxhash
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
 from sdmw.storage.files import entries, listing, open_file, size_of
+from sdmw.storage.weight_files import not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
 
-# A deny list, for what a future tokenizer is called nobody knows. Patterns match one path component in lower case.
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt")
+# A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
+# Patterns match one path component in lower case.
 _DENIED = {
-    **dict.fromkeys(_WEIGHTS, "weights"),
     **dict.fromkeys(("*.index.json", "readme.md", "sdmw_*", "mergekit_config.yml"), "the merge writes its own"),
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
-    **dict.fromkeys(("consolidated*", "adapter_*"), "another form of the weights"),
-    **dict.fromkeys(("optimizer*", "scheduler*", "rng_state*", "trainer_state.json"), "state of a training"),
+    "adapter_*": "another form of the weights",
 }
-_DENIED_FOLDERS = {**_DENIED, **dict.fromkeys(("original", "onnx"), "another form of the weights")}
 
 
 def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -100,8 +98,8 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
         for name, is_folder in entries(base_dir, folder):
             path = os.path.join(folder, name)
             if not is_folder:
-                yield path, _denied(name, _DENIED) or _unfit(base_dir, path)
-            elif reason := _denied(name, _DENIED_FOLDERS):
+                yield path, _denied(name, folder=False) or _unfit(base_dir, path)
+            elif reason := _denied(name, folder=True):
                 yield f"{path}/", reason
             elif path.count("/") == DEEPEST:
                 yield f"{path}/", "nested too deeply"
@@ -109,8 +107,9 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
                 folders.append(path)
 
 
-def _denied(name: str, patterns: dict[str, str]) -> str:
-    return next((reason for pattern, reason in patterns.items() if fnmatchcase(name.lower(), pattern)), "")
+def _denied(name: str, *, folder: bool) -> str:
+    own = next((reason for pattern, reason in _DENIED.items() if fnmatchcase(name.lower(), pattern)), "")
+    return own or not_beside_a_merge(name, folder=folder)
 
 
 def _unfit(base_dir: str, path: str) -> str:
