@@ -15,6 +15,7 @@ from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import open_inputs
 from sdmw.planning.plan import Plan
 from sdmw.recipes.load import load
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
 from sdmw.writing.target import check_target
@@ -149,7 +150,7 @@ def plan(
     inputs = open_inputs(loaded, deltas=method.needs_base, download=download, header_limit=most_header)
     if isinstance(inputs, list):
         problems = (*inputs, *(check_target(options.target, (), 0, overwrite) if options.target is not None else ()))
-        return Plan(loaded, tuple(entry.model for entry in loaded.models), problems=problems, notes=loaded.notes)
+        return Plan(loaded, tuple(str(entry.model) for entry in loaded.models), problems=problems, notes=loaded.notes)
     return build(loaded, method, inputs, options)
 
 
@@ -171,7 +172,7 @@ def inspect(
     from sdmw.reporting.inspection import inspection
     from sdmw.storage.locate import locate
 
-    path = locate(os.fspath(checkpoint), download=download)
+    path = locate(ModelRef.parse(os.fspath(checkpoint)), download=download)
     found = formats.read(path, header_limit=parse_size(header_limit, "header_limit"))
     if found.adapts is not None:  # what is in it, and not what it means
         found = dataclasses.replace(adapter.read_matrices(path), adapts=found.adapts)
@@ -274,8 +275,9 @@ def extract(
     from sdmw.running.extraction import carry_out
     from sdmw.storage.locate import locate
 
-    limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
-    below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
+    limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
+    references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
+    below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
     planned = plan_extraction(below, above, rank, target, overwrite=overwrite)
     if planned.problems:
         raise PlanError(planned.problems)
@@ -287,7 +289,7 @@ def extract(
         weights, left_out = carry_out(planned, publication, context)
         publication.finish()
         report = extraction_report(planned, target, weights, left_out)
-        add_files(publication, planned, report, *names)
+        add_files(publication, planned, report, *references)
     return report
 
 
@@ -336,8 +338,9 @@ def pack(
     from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
 
-    limit, names, target = parse_size(header_limit, "header_limit"), (os.fspath(base), os.fspath(model)), os.fspath(out)
-    below, above = (formats.read(locate(name, download=download), header_limit=limit) for name in names)
+    limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
+    references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
+    below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
     if problems := check_packing(below, above, target, overwrite=overwrite):
         raise PlanError(problems)
     with (
@@ -426,7 +429,7 @@ def _restored(
 
     most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
     target = os.fspath(out)
-    model = formats.read(locate(os.fspath(name), download=download), header_limit=limit)
+    model = formats.read(locate(ModelRef.parse(os.fspath(name)), download=download), header_limit=limit)
     packed = read_archive(os.fspath(archive))
     shards = lay_out(((info.name, info.dtype, info.shape) for info in model.tensors.values()), most)
     if problems := check_applying(model, packed, shards, target, overwrite=overwrite):

@@ -80,6 +80,7 @@ def test_no_file_raises_anything_else(tmp_path: Path, data):
 
 
 NAMES = st.text(st.characters(exclude_characters="\0+", exclude_categories=["Cs"]), min_size=1, max_size=12)
+MODEL_NAMES = NAMES.filter(lambda name: name.partition("@")[1:] != ("@", ""))  # a revision is not empty
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-5, 5)
 
 
@@ -99,7 +100,7 @@ GOOD = st.builds(
         "parameters": top,
         **fields,
     },
-    st.lists(NAMES, min_size=1, max_size=3),
+    st.lists(MODEL_NAMES, min_size=1, max_size=3),
     st.lists(mappings(["k"], varying(PERCENT)), min_size=3, max_size=3),
     st.fixed_dictionaries(
         {}, optional={"k": varying(PERCENT), "weight": varying(FLOAT32), "lambda": varying(FLOAT32),

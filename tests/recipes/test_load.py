@@ -13,6 +13,7 @@ from recipes.asking import loaded, refused, sdm_w
 from recipes.grammars import METHODS
 from sdmw.errors import RecipeError
 from sdmw.recipes.load import load
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
@@ -39,10 +40,10 @@ class TestGoodRecipes:
         assert loaded("./my.yaml") == Recipe(
             merge_method="sdm_w",
             models=(
-                ModelEntry("./corp", {"weight": (Rule(None, 1.0),)}),
-                ModelEntry("./func", {"weight": (Rule(None, 1e-5),), "k": (Rule(None, (10.0, 20.0)),)}),
+                ModelEntry(ModelRef("./corp"), {"weight": (Rule(None, 1.0),)}),
+                ModelEntry(ModelRef("./func"), {"weight": (Rule(None, 1e-5),), "k": (Rule(None, (10.0, 20.0)),)}),
             ),
-            base_model="./base",
+            base_model=ModelRef("./base"),
             parameters={
                 "k": (Rule("mlp", 20.0), Rule(None, 10.0)),
                 "normalization": {"power": 5.5},
@@ -71,15 +72,15 @@ class TestGoodRecipes:
     def test_numpy_scalars_and_paths_are_taken_from_python(self):
         recipe = loaded(sdm_w(base_model=Path("base"), parameters={"k": np.int64(3), "lambda": np.float32(0.5)}))
         assert (recipe.base_model, recipe.parameters) == (
-            "base",
+            ModelRef("base"),
             {"k": (Rule(None, 3.0),), "lambda": (Rule(None, 0.5),)},
         )
 
     def test_any_mapping_and_tuples_will_do(self):
-        assert loaded(MappingProxyType(sdm_w(models=({"model": "a"},)))).models == (ModelEntry("a"),)
+        assert loaded(MappingProxyType(sdm_w(models=({"model": "a"},)))).models == (ModelEntry(ModelRef("a")),)
 
     def test_empty_parameters(self):
-        assert loaded(sdm_w(models=[{"model": "a", "parameters": None}])).models == (ModelEntry("a"),)
+        assert loaded(sdm_w(models=[{"model": "a", "parameters": None}])).models == (ModelEntry(ModelRef("a")),)
 
     def test_one_filter_alone_is_a_list_of_one(self):
         assert loaded(sdm_w(parameters={"k": {"filter": "mlp", "value": 3}})).parameters["k"] == (Rule("mlp", 3.0),)
@@ -118,10 +119,10 @@ class TestByHandAndAgain:
                           "parameters": {"k": 10}})  # fmt: skip
         assert set(loaded(self.HAND).text.splitlines()) == set(by_dict.text.splitlines())
         assert replace(loaded(self.HAND), text="") == replace(by_dict, text="")
-        assert loaded(self.HAND).models == (ModelEntry("./corp"),)
+        assert loaded(self.HAND).models == (ModelEntry(ModelRef("./corp")),)
 
     def test_by_hand_with_our_own_types(self):
-        hand = replace(self.HAND, models=(ModelEntry("a", {"k": (Rule("mlp", (1, 2)), Rule(None, 3))}),))
+        hand = replace(self.HAND, models=(ModelEntry(ModelRef("a"), {"k": (Rule("mlp", (1, 2)), Rule(None, 3))}),))
         assert loaded(hand).models[0].parameters == {"k": (Rule("mlp", (1.0, 2.0)), Rule(None, 3.0))}
 
     def test_by_hand_is_checked(self):
@@ -299,7 +300,7 @@ class TestModels:
             recipe = loaded(
                 sdm_w(models=[{"model": spelling, "parameters": {"weight": 1, "density": 1}}, {"model": "a"}])
             )
-            assert recipe.models == (ModelEntry("a"),)
+            assert recipe.models == (ModelEntry(ModelRef("a")),)
             assert recipe.notes == (
                 f"'{spelling}' among models is base_model: its weight and other parameters are ignored",
             )
@@ -346,9 +347,9 @@ class TestModels:
 
     def test_adapters(self, here):
         names = ["a+x", "a@r+y/z@s", "a+z"]
-        assert [entry.model for entry in loaded(sdm_w(models=[{"model": name} for name in names])).models] == names
+        assert [str(entry.model) for entry in loaded(sdm_w(models=[{"model": name} for name in names])).models] == names
         (here / "c++").mkdir()
-        assert loaded(sdm_w(models=[{"model": "c++"}, {"model": "c++@main"}])).models[0].model == "c++"
+        assert loaded(sdm_w(models=[{"model": "c++"}, {"model": "c++@main"}])).models[0].model == ModelRef("c++")
         assert refused(sdm_w(base_model="+x", models=[{"model": "a+"}, {"model": "a+b"}, {"model": "./a+b/"}])) == [
             "base_model: expected model+adapter, found '+x'",
             "models.0.model: expected model+adapter, found 'a+'",
@@ -361,9 +362,10 @@ class TestModels:
             {"model": {"model": "b", "lora": "c"}},
         ]
         recipe = loaded(sdm_w(base_model={"model": {"path": "base"}}, models=models))
-        assert (recipe.base_model, [entry.model for entry in recipe.models]) == ("base", ["a@r", "b+c"])
+        assert recipe.base_model == ModelRef("base")
+        assert [entry.model for entry in recipe.models] == [ModelRef("a", "r"), ModelRef("b", adapter=ModelRef("c"))]
         long = {"model": {"path": "a"}, "lora": {"path": "x", "revision": "v2"}}
-        assert loaded(sdm_w(models=[{"model": long}])).models[0].model == "a+x@v2"
+        assert loaded(sdm_w(models=[{"model": long}])).models[0].model == ModelRef("a", adapter=ModelRef("x", "v2"))
 
     def test_mergekit_s_long_form_at_fault(self):
         long = {"model": {"path": "a"}, "lora": {"path": 3}, "override_architecture": "X"}
@@ -384,7 +386,7 @@ class TestModels:
             "models: expected weights for all fine-tunes or none, found none for 'b', 'c'"
         ]
         assert loaded(sdm_w(models=weighed, parameters={"weight": 1})).parameters == {"weight": (Rule(None, 1.0),)}
-        assert loaded(sdm_w(models=[{"model": "base"}, weighed[0]])).models[0].model == "a"
+        assert loaded(sdm_w(models=[{"model": "base"}, weighed[0]])).models[0].model == ModelRef("a")
         many = refused(sdm_w(models=[weighed[0], *({"model": f"m{i}"} for i in range(12))]))
         assert many[0].endswith("'m9' and 2 more")
 

@@ -10,6 +10,7 @@ from recipes.asking import loaded, refused
 from sdmw.errors import RecipeError
 from sdmw.recipes import yaml
 from sdmw.recipes.findings import Findings
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Rule
 
 GOOD = "merge_method: linear\nmodels:\n- model: a\n"
@@ -72,7 +73,7 @@ class TestFiles:
             parsed("#" * ((1 << 18) + 1))
 
     def test_as_large_as_may_be(self):
-        assert read(GOOD + "#" * ((1 << 18) - len(GOOD))).models == (ModelEntry("a"),)
+        assert read(GOOD + "#" * ((1 << 18) - len(GOOD))).models == (ModelEntry(ModelRef("a")),)
 
     def test_empty(self):
         assert faults("") == ["r.yaml: expected a recipe, found an empty file"]

@@ -3,10 +3,14 @@ import socket
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from checkpoints.formats.handmade import INDEX, SINGLE, checkpoint, entry, shard
 from sdmw.checkpoints.formats import read
 from sdmw.errors import CheckpointError
+from sdmw.storage import files
+from sdmw.storage.links import follow
 
 ONE = shard({"t": entry()}, b"1234")
 
@@ -133,3 +137,90 @@ def test_a_file_that_may_not_be_read(tmp_path):
     path = checkpoint(tmp_path, {SINGLE: ONE})
     (tmp_path / SINGLE).chmod(0)
     assert "cannot be opened: Permission denied" in problems(path)
+
+
+class TestFollow:
+    """The one policy, which weights and the files beside them share."""
+
+    def test_what_is_no_link(self, tmp_path):
+        for name, allowed in (("x", True), ("sub/x", True), (".", True), ("../x", False), ("/etc/passwd", False)):
+            assert follow(str(tmp_path), name) == (os.path.realpath(tmp_path / name), allowed)
+
+    def test_a_snapshot_leads_into_its_own_blobs_alone(self, tmp_path):
+        snapshot = hub_cache(tmp_path)
+        repository = snapshot.parent.parent
+        for name, target, allowed in (
+            ("ours", repository / "blobs" / "b0", True),
+            ("refs", repository / "refs" / "main", False),
+            ("sibling", repository / "snapshots" / "other" / "x", False),
+            ("theirs", tmp_path / "hub" / "models--org--other" / "blobs" / "b", False),
+            ("alike", tmp_path / "hub" / "models--org--name" / "blobs-2" / "b", False),
+        ):
+            (snapshot / name).symlink_to(target)
+            assert follow(str(snapshot), name) == (str(target), allowed)
+
+    def test_what_only_looks_like_a_cache(self, tmp_path):
+        for folder in ("models--/snapshots/rev", "datasets--o--n/snapshots/rev", "models--o--n/snapshots/rev/sub"):
+            place = tmp_path / folder
+            place.mkdir(parents=True)
+            blobs = tmp_path / folder.split("/")[0] / "blobs"
+            blobs.mkdir(exist_ok=True)
+            (place / "x").symlink_to(blobs / "b")
+            assert follow(str(place), "x") == (str(blobs / "b"), False)
+
+    def test_links_in_links(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "out").symlink_to("..")
+        (tmp_path / "model" / "x").symlink_to("out/secret")
+        (tmp_path / "model" / "back").symlink_to("out/model/y")
+        assert follow(str(tmp_path / "model"), "x") == (str(tmp_path / "secret"), False)
+        assert follow(str(tmp_path / "model"), "back") == (str(tmp_path / "model" / "y"), True)
+
+    @given(st.lists(st.sampled_from(["a", "b", "..", ".", "loop", "up", "in"]), min_size=1, max_size=6).map("/".join))
+    def test_a_file_that_may_be_read_lies_in_the_directory(self, linked, name):
+        target, allowed = follow(linked, name)
+        assert allowed == (f"{target}/".startswith(f"{linked}/"))
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory):
+    path = tmp_path_factory.mktemp("linked").resolve() / "model"
+    (path / "a" / "b").mkdir(parents=True)
+    (path / "loop").symlink_to("loop")
+    (path / "up").symlink_to("..")
+    (path / "a" / "in").symlink_to("../a/b")
+    return str(path)
+
+
+class TestOtherReads:
+    def test_entries(self, tmp_path):
+        checkpoint(tmp_path, {"x": b""})
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "y").touch()
+        (tmp_path / "link").symlink_to("sub")
+        assert sorted(files.entries(str(tmp_path), "")) == [
+            ("config.json", False), ("link", False), ("sub", True), ("x", False)
+        ]  # fmt: skip
+        assert files.entries(str(tmp_path), "sub") == [("y", False)]
+        with pytest.raises(CheckpointError, match="none: the directory cannot be read: No such file"):
+            files.entries(str(tmp_path), "none")
+
+    def test_sizes_and_starts(self, tmp_path):
+        (tmp_path / "x").write_bytes(b"12345")
+        (tmp_path / "out").symlink_to("/etc/passwd")
+        os.mkfifo(tmp_path / "pipe")
+        assert files.size_of(str(tmp_path), "x") == 5
+        assert files.size_of(str(tmp_path), "out") == "a link that leaves the folder"
+        assert files.size_of(str(tmp_path), "pipe") == "not a regular file"
+        assert files.size_of(str(tmp_path), "none") == "cannot be read: No such file or directory"
+        assert [files.read_start(str(tmp_path), "x", most) for most in (0, 3, 5, 9)] == [
+            b"",
+            b"123",
+            b"12345",
+            b"12345",
+        ]
+        assert files.read_bounded(str(tmp_path), "x", 5) == b"12345"
+        with pytest.raises(CheckpointError, match="expected at most 4 bytes, found 5 bytes"):
+            files.read_bounded(str(tmp_path), "x", 4)
+        with pytest.raises(CheckpointError, match="a link that leaves it"):
+            files.read_start(str(tmp_path), "out", 9)

@@ -3,9 +3,19 @@ import builtins
 import pytest
 
 from sdmw.errors import CheckpointError, MissingExtraError
-from sdmw.storage.locate import hub_id, locate, split_adapter
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.storage import locate as located
 
+OTHER = "fedcba9876543210fedcba9876543210fedcba98"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def locate(name, **options):
+    return located.locate(ModelRef.parse(name), **options)
+
+
+def hub_id(name):
+    return located.hub_id(ModelRef.parse(name))
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +73,9 @@ def test_a_hub_id_that_is_not_in_the_cache(here, cached, name):
     assert "--download" in said
 
 
-@pytest.mark.parametrize("name", ["./none", "/none", "~/none", "a/b/c", "../none", "none/", "a b", "", "-x", "a..b"])
+@pytest.mark.parametrize(
+    "name", ["./none", "/none", "~/none", "a/b/c", "../none", "none/", "a b", "", "-x", "a..b", "~\0x"]
+)
 def test_what_can_be_no_hub_id_is_no_such_directory(name):
     assert "no such directory" in problem(name)
     assert hub_id(name) is None
@@ -74,20 +86,33 @@ def test_a_file_is_no_directory(here):
     assert "a file, not a directory" in problem("./m.gguf")
 
 
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("org/name", ("org/name", None)),
-        ("org/name+org/lora", ("org/name", "org/lora")),
-        ("org/name@v1+lora@v2", ("org/name@v1", "lora@v2")),
-        ("c++", ("c++", None)),  # directories of these names are there
-        ("c+++lora", ("c++", "lora")),
-        ("a+b+c", ("a", "b+c")),
-    ],
-)
-def test_a_model_and_its_adapter(here, name, parts):
-    (here / "work" / "c++").mkdir()
-    assert split_adapter(name) == parts
+def test_an_adapter_has_its_own_revision(here, cached):
+    """Each is looked up by itself, so that another commit of it is another directory."""
+    repository = here / "hub" / "models--org--lora"
+    for commit, branch in ((REVISION, "main"), (OTHER, "v2")):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / branch).write_text(commit)
+    for name, commit in (("org/lora", REVISION), ("org/lora@v2", OTHER), (f"org/lora@{OTHER}", OTHER)):
+        parts = ModelRef.parse(f"org/name@v1+{name}").parts
+        assert [located.locate(part) for part in parts] == [cached, str(repository / "snapshots" / commit)]
+        assert [located.hub_id(part) for part in parts] == ["org/name", "org/lora"]
+    assert "'org/lora@v3': no directory" in problem("org/lora@v3")
+
+
+def test_a_model_with_an_adapter_is_two_directories(cached):
+    said = problem("org/name@v1+org/lora")
+    assert said == (
+        "'org/name@v1+org/lora': expected a model alone, found a model with an adapter on it. "
+        "Write 'org/name@v1', or merge the adapter first"
+    )
+
+
+def test_directories_with_marks_in_their_names(here):
+    for name in ("c++", "m@1"):
+        (here / "work" / name).mkdir()
+    assert [located.locate(part) for part in ModelRef.parse("c+++m@1").parts] == ["c++", "m@1"]
+    assert "a directory has no revisions. Write 'm@1'" in problem("m@1@2")
 
 
 def test_a_directory_has_no_revisions(here):

@@ -173,6 +173,13 @@ def test_no_card_no_licence(tmp_path):
     assert license_of(str(tmp_path)) is None
 
 
+def test_a_card_that_is_a_link_out_of_the_folder(tmp_path):
+    readme(tmp_path / "other", "---\nlicense: mit\n---\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").symlink_to("../other/README.md")
+    assert license_of(str(tmp_path / "model")) is None
+
+
 @pytest.mark.parametrize(
     "front",
     ["[" * 900_000, "- " * 400_000, "{a: " * 200_000, "? " * 400_000, "a: &a [x]\n" + "b: [*a, *a]\n" * 10_000,

@@ -24,6 +24,7 @@ COME_ALONG = [
     "œ name\n.txt",
 ]
 STAY = [
+    "64.tflite",
     ".cache/",
     ".git/",
     ".gitattributes",
@@ -33,6 +34,8 @@ STAY = [
     "adapter_model.bin",
     "consolidated.00.pth",
     "flax_model.msgpack",
+    "flax_model_config.json",
+    "head.mlmodel",
     "mergekit_config.yml",
     "model.ckpt",
     "model.gguf",

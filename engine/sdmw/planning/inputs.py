@@ -1,12 +1,14 @@
 """Finds and reads the headers of every input; all that is wrong with any of them is collected."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, SdmwError, quoted
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
-from sdmw.storage.locate import locate, split_adapter
+from sdmw.storage.locate import locate
 from sdmw.views.adapter import adapted, wrong_base
 
 
@@ -40,50 +42,83 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
         download: models that are not on this machine may be fetched from the Hub.
         header_limit: bytes that a shard's header may have.
     """
-    names = [entry.model for entry in recipe.models]
-    base_name = recipe.base_model or names[0]
-    parts = {name: split_adapter(name) for name in (base_name, *names)}
-    read: dict[str, Checkpoint] = {}
+    references = [entry.model for entry in recipe.models]
+    base_reference = recipe.base_model or references[0]
+    read = _read([base_reference, *references], download, header_limit)
+    if isinstance(read, list):
+        return read
+    base = _base(base_reference, read)
+    if isinstance(base, list):
+        return base
     problems: list[Problem] = []
-    for part in dict.fromkeys(part for pair in parts.values() for part in pair if part is not None):
+    models: dict[str, Checkpoint] = {}
+    first: dict[tuple[str, ...], str] = {}  # by the folders of a model: its first name in the recipe
+    for reference in references:
+        name = str(reference)
+        found = _model(reference, base_reference, base, read, deltas=deltas)
+        if isinstance(found, list):
+            problems += found
+        elif (other := first.setdefault(_folders(reference, base_reference, read), name)) != name:
+            problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
+        else:
+            models[name] = found
+    return problems or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
+
+
+def _read(
+    references: Iterable[ModelRef], download: bool, header_limit: int
+) -> dict[ModelRef, Checkpoint] | list[Problem]:
+    """The models and adapters of all references, each by itself."""
+    found: dict[ModelRef, Checkpoint] = {}
+    problems: list[Problem] = []
+    for part in dict.fromkeys(part for reference in references for part in reference.parts):
         try:
-            read[part] = formats.read(locate(part, download=download), header_limit=header_limit)
+            found[part] = formats.read(locate(part, download=download), header_limit=header_limit)
         except SdmwError as error:
             problems += error.problems
-    if problems:
-        return problems
-    model, adapter = parts[base_name]
-    base = read[model]
+    return problems or found
+
+
+def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> Checkpoint | list[Problem]:
+    base = read[reference.alone]
     if base.adapts is not None:
         mend = f"Write base_model: it was trained on {quoted(base.adapts)}" if base.adapts else "Write base_model"
         return [Problem(base.path, "a model for the base", "an adapter", mend)]
-    if adapter is not None:
-        on_it = _put(read[adapter], base, model, meant=True, deltas=False)
-        if isinstance(on_it, list):
-            return on_it
-        base = replace(on_it, path=base.path, adapts=None)
-    plain = adapter is None
-    models: dict[str, Checkpoint] = {}
-    put: dict[tuple[str, str], str] = {}  # adapter and model, by their paths: the name that the recipe has for both
-    for name in names:
-        model, adapter = parts[name]
-        if adapter is None and read[model].adapts is None:
-            models[name] = base if name == base_name else read[model]
-            continue
-        alone = adapter is None
-        on, called = (base, base_name) if alone or model == base_name else (read[model], model)
-        changed = _put(read[model if adapter is None else adapter], on, called, meant=not alone,
-                       deltas=deltas and (on is base or (plain and on.path == base.path)))  # fmt: skip
-        if isinstance(changed, list):
-            problems += changed
-        elif (other := put.setdefault((changed.path, on.path), name)) != name:
-            problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
-        else:
-            models[name] = changed
-    return problems or Inputs(base, models, tuple(read.items()))
+    if reference.adapter is None:
+        return base
+    on_it = _put(read[reference.adapter], base, reference.alone, meant=True, deltas=False)
+    return on_it if isinstance(on_it, list) else replace(on_it, path=base.path, adapts=None)
 
 
-def _put(adapter: Checkpoint, on: Checkpoint, called: str, *, meant: bool, deltas: bool) -> Checkpoint | list[Problem]:
+def _model(
+    reference: ModelRef,
+    base_reference: ModelRef,
+    base: Checkpoint,
+    read: Mapping[ModelRef, Checkpoint],
+    *,
+    deltas: bool,
+) -> Checkpoint | list[Problem]:
+    """What a reference comes to; an adapter without a model is put on the base."""
+    model = read[reference.alone]
+    if reference.adapter is None and model.adapts is None:
+        return base if reference == base_reference else model
+    if reference.adapter is None:
+        return _put(model, base, base_reference, meant=False, deltas=deltas)
+    on = base if reference.alone == base_reference else model
+    same = on is base or (base_reference.adapter is None and on.path == base.path)
+    return _put(read[reference.adapter], on, reference.alone, meant=True, deltas=deltas and same)
+
+
+def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> tuple[str, ...]:
+    """The folders that a model consists of: equal for one model that the Hub cache has under two revisions, too."""
+    on_base = reference.adapter is None and read[reference.alone].adapts is not None
+    parts = (*base_reference.parts, reference) if on_base else reference.parts
+    return tuple(read[part].path for part in parts)
+
+
+def _put(
+    adapter: Checkpoint, on: Checkpoint, called: ModelRef, *, meant: bool, deltas: bool
+) -> Checkpoint | list[Problem]:
     """An adapter on a model, or all that speaks against it."""
     if adapter.adapts is None or on.adapts is not None:
         wrong, expected = (adapter, "an adapter") if adapter.adapts is None else (on, "a model")

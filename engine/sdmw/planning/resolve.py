@@ -67,7 +67,7 @@ def check_settings(
 def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str, Settings]) -> list[Problem]:
     """A parameter that is computed where it is not given is given for all models and tensors, or for none."""
     gaps = [
-        (tensor, entry.model)
+        (tensor, str(entry.model))
         for tensor, resolved in values.items()
         for entry, value in zip(recipe.models, resolved.by_model[parameter.name], strict=True)
         if value is None
@@ -90,7 +90,7 @@ def _check_same(
         for tensor in tensors[1:]:
             found = values[tensor].by_model[parameter.name][place]
             if found != expected:
-                where = f"recipe: {parameter.name} of model {quoted(entry.model)} in layer {quoted(layer)}"
+                where = f"recipe: {parameter.name} of model {quoted(str(entry.model))} in layer {quoted(layer)}"
                 said = f"{found:g} for {quoted(tensor)}"
                 mend = "Let filters and gradients follow the layers, or choose a finer granularity"
                 problems.append(Problem(where, f"one value, {expected:g} as for {quoted(first)}", said, mend))

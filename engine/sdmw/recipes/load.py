@@ -8,13 +8,13 @@ from typing import Any
 from sdmw.errors import Problem, RecipeError, quoted
 from sdmw.recipes import yaml
 from sdmw.recipes.findings import Findings, Path, described, guess
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import (
-    Entry,
     check_models,
     check_name,
     check_weights,
     entries_of,
-    shorten_references,
+    read_references,
     without_base,
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Recipe
@@ -96,14 +96,15 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     for name in UNBUILT:
         if name in data and data[name] is None:
             del data[name]
-    shorten_references(data, findings, ignore_unknown=ignore_unknown)
+    references = read_references(data, findings, ignore_unknown=ignore_unknown)
     method = _method(data.get("merge_method"), methods, findings)
     names = [parameter.name for parameter in method.parameters] if method else []
     shape = shaped(RecipeShape, data, (), findings, ignore_unknown=ignore_unknown, parameters=names)
 
-    base, entries = data.get("base_model"), entries_of(data)
-    _check_lengths(base, entries, findings)
-    check_name(("base_model",), base, findings)
+    base, entries = references.get(("base_model",)), entries_of(data, references)
+    _check_lengths(references, findings)
+    if base is not None:
+        check_name(("base_model",), base, findings)
     check_models(entries, findings)
     top: dict[str, Any] = {}
     models: list[ModelEntry] = []
@@ -120,7 +121,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     return Recipe(
         merge_method=shape.merge_method,
         models=tuple(models),
-        base_model=shape.base_model,
+        base_model=base,
         parameters=top,
         dtype=shape.dtype,
         out_dtype=shape.out_dtype,
@@ -131,14 +132,13 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     )
 
 
-def _check_lengths(base: Any, entries: list[Entry], findings: Findings) -> None:
+def _check_lengths(references: Mapping[Path, ModelRef], findings: Findings) -> None:
     """Raises where the models have names that no file has: each part of a path costs a look at the file system."""
-    named: list[tuple[Path, str]] = [(("models", index, "model"), model) for index, model, _ in entries]
-    named += [(("base_model",), base)] if isinstance(base, str) else []
-    too_long = [(path, model) for path, model in named if len(model) > LONGEST_MODEL]
-    for path, model in too_long:
-        findings.add(path, str(len(model)), expected=f"at most {LONGEST_MODEL} characters")
-    slashes = sum(model.count("/") for _, model in named)
+    named = {path: str(model) for path, model in references.items()}
+    too_long = {path: name for path, name in named.items() if len(name) > LONGEST_MODEL}
+    for path, name in too_long.items():
+        findings.add(path, str(len(name)), expected=f"at most {LONGEST_MODEL} characters")
+    slashes = sum(name.count("/") for name in named.values())
     if slashes > MOST_SLASHES and not too_long:
         findings.add(("models",), str(slashes), expected=f"names of models with at most {MOST_SLASHES} slashes in all")
     if too_long or slashes > MOST_SLASHES:

@@ -1,85 +1,102 @@
 """How a recipe names models: mergekit's spellings, one model named in two ways, the base among the models."""
 
-import os
 from typing import Any
 
 from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path, dotted
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import MethodGrammar
-from sdmw.recipes.schema import ReferenceShape, shaped
+from sdmw.recipes.schema import PathShape, ReferenceShape, shaped
 
-Entry = tuple[int, str, Any]  # its index in the recipe, its model, its parameters as they are given
+Entry = tuple[int, ModelRef, Any]  # its index in the recipe, its model, its parameters as they are given
 
 
-def shorten_references(data: dict[str, Any], findings: Findings, *, ignore_unknown: bool) -> None:
-    """Put mergekit's long form, `{model: {path, revision}, lora: {path}}`, as `path@revision+path`, in place."""
+def read_references(data: dict[str, Any], findings: Findings, *, ignore_unknown: bool) -> dict[Path, ModelRef]:
+    """What `base_model` and each `model` refer to, by their paths in the recipe.
+
+    mergekit's long form, `{model: {path, revision}, lora: {path, revision}}`, is replaced in `data` by the name that
+    means the same, if there is one.
+    """
     holders: list[tuple[Path, Any, str]] = [((), data, "base_model")]
     if isinstance(data.get("models"), list):
         holders += [(("models", index), entry, "model") for index, entry in enumerate(data["models"])]
+    found: dict[Path, ModelRef] = {}
     for at, holder, name in holders:
-        if isinstance(holder, dict) and isinstance(holder.get(name), dict):
-            holder[name] = _shortened(holder[name], (*at, name), findings, ignore_unknown)
+        given = holder.get(name) if isinstance(holder, dict) else None
+        path = (*at, name)
+        if isinstance(given, str):
+            found[path] = ModelRef.parse(given)
+        elif isinstance(given, dict):
+            found[path] = _from_long_form(given, path, findings, ignore_unknown)
+            holder[name] = found[path].plain()
+    return found
 
 
-def _shortened(given: dict[str, Any], at: Path, findings: Findings, ignore_unknown: bool) -> str:
-    if isinstance(given.get("model"), str):
-        given["model"] = {"path": given["model"]}
-    if isinstance(given.get("lora"), str):
-        given["lora"] = {"path": given["lora"]}
+def _from_long_form(given: dict[str, Any], at: Path, findings: Findings, ignore_unknown: bool) -> ModelRef:
+    for name in ("model", "lora"):
+        if isinstance(given.get(name), str):
+            alone = ModelRef.parse_alone(given[name])
+            given[name] = {"path": alone.path, "revision": alone.revision}
     if given.get("override_architecture") is not None:
         findings.add((*at, "override_architecture"), "not supported yet", key=True)
     reference = shaped(ReferenceShape, given, at, findings, ignore_unknown=ignore_unknown)
     if reference is None:
-        return dotted(at)  # some text, unlike any other model's: what is wrong has been told
-    parts = [reference.model, *([reference.lora] if reference.lora else [])]
-    return "+".join(f"{part.path}@{part.revision}" if part.revision else part.path for part in parts)
+        return ModelRef(dotted(at))  # unlike any other model; the faults are in `findings`
+    adapter = None if reference.lora is None else _part(reference.lora)
+    return ModelRef(reference.model.path, reference.model.revision, adapter)
 
 
-def entries_of(data: dict[str, Any]) -> list[Entry]:
+def _part(given: PathShape) -> ModelRef:
+    return ModelRef(given.path, given.revision)
+
+
+def entries_of(data: dict[str, Any], references: dict[Path, ModelRef]) -> list[Entry]:
     """The models that have the shape of one, so that the rest of a recipe at fault is checked too."""
     models = data.get("models")
     return [
-        (index, entry["model"], entry.get("parameters"))
+        (index, references[path], entry.get("parameters"))
         for index, entry in enumerate(models if isinstance(models, list) else [])
-        if isinstance(entry, dict) and isinstance(entry.get("model"), str)
+        if (path := ("models", index, "model")) in references
     ]
 
 
-def check_name(path: Path, model: Any, findings: Findings) -> None:
-    """What a model cannot be called."""
-    if not isinstance(model, str):
-        return
-    if "\0" in model:
-        findings.add(path, quoted(model), expected="a path or a Hub name")
-    elif "+" in model and not _is_directory(model) and not all(model.split("+", 1)):
-        findings.add(path, quoted(model), expected="model+adapter")
+def check_name(path: Path, model: ModelRef, findings: Findings) -> None:
+    """Add a problem if no model can have this name."""
+    if "\0" in str(model):
+        findings.add(path, quoted(str(model)), expected="a path or a Hub name")
+    elif not all(part.path for part in model.parts):
+        findings.add(path, quoted(str(model)), expected="model+adapter")
+    elif any(part.revision == "" for part in model.parts):
+        findings.add(path, quoted(str(model)), expected="model@revision")
 
 
 def check_models(entries: list[Entry], findings: Findings) -> None:
     """Each has a name that a model can have, and none is listed twice, which would merge it with itself."""
     first: dict[tuple[str, ...], int] = {}
+    names: dict[str, int] = {}
     for index, model, _ in entries:
-        check_name(("models", index, "model"), model, findings)
-        other = first.setdefault(_identity(model), index)
-        if other != index:
-            mend = f"It is models.{other} too"
-            findings.add(("models", index, "model"), quoted(model), expected="each model once", mend=mend)
+        path, name = ("models", index, "model"), str(model)
+        check_name(path, model, findings)
+        if (other := first.setdefault(model.identity(), index)) != index:
+            findings.add(path, quoted(name), expected="each model once", mend=f"It is models.{other} too")
+        elif (other := names.setdefault(name, index)) != index:  # the long form can say `a+b` in two ways
+            findings.add(path, quoted(name), expected=f"another name than that of models.{other}", mend="Rename one")
 
 
-def without_base(entries: list[Entry], base: Any, method: MethodGrammar, findings: Findings) -> list[Entry]:
+def without_base(entries: list[Entry], base: ModelRef | None, method: MethodGrammar, findings: Findings) -> list[Entry]:
     """The models that are merged; what becomes of a base that is, or is not, among `models` is noted."""
-    identity = _identity(base) if isinstance(base, str) else None
-    among = [entry for entry in entries if _identity(entry[1]) == identity]
+    identity = None if base is None else base.identity()
+    among = [entry for entry in entries if entry[1].identity() == identity]
     if not method.needs_base:
         if identity and entries and not among:
             gives = "gives config, tokenizer and names and is not merged (mergekit averages it in)"
-            findings.note(f"base_model {quoted(base)} is not among models: it {gives}")
+            findings.note(f"base_model {quoted(str(base))} is not among models: it {gives}")
         return entries
     if identity is None:
         mend = f"Write base_model: {method.name} merges what the models changed of it"
         findings.add(("base_model",), "missing", mend=mend)
     for _, model, _ in among:
-        findings.note(f"{quoted(model)} among models is base_model: its weight and other parameters are ignored")
+        findings.note(f"{quoted(str(model))} among models is base_model: its weight and other parameters are ignored")
     rest = [entry for entry in entries if entry not in among]
     if among and not rest:
         findings.add(("models",), "only the base", expected="at least one fine-tune")
@@ -90,33 +107,8 @@ def check_weights(entries: list[Entry], top: Any, method: MethodGrammar, finding
     """Weights that some models have and others lack have no meaning together."""
     if not any(parameter.name == "weight" and parameter.by_model for parameter in method.parameters):
         return
-    lacking = [model for _, model, given in entries if not (isinstance(given, dict) and "weight" in given)]
+    lacking = [str(model) for _, model, given in entries if not (isinstance(given, dict) and "weight" in given)]
     if (isinstance(top, dict) and "weight" in top) or len(lacking) in (0, len(entries)):
         return
     shown = ", ".join(map(quoted, lacking[:10])) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
     findings.add(("models",), f"none for {shown}", expected="weights for all fine-tunes or none")
-
-
-def _parts(model: str) -> tuple[str, str]:
-    """The path and the revision of `path@revision`; a directory may have an @ in its name."""
-    if _is_directory(model):
-        return model, ""
-    path, _, revision = model.partition("@")
-    return path, revision
-
-
-def _is_directory(path: str) -> bool:
-    return os.path.isdir(os.path.expanduser(path))
-
-
-def _identity(model: str) -> tuple[str, ...]:
-    """What is equal where two names mean one model."""
-    parts = [model] if _is_directory(model) else model.split("+", 1)
-    return tuple(piece for part in parts for piece in _resolved(*_parts(part)))
-
-
-def _resolved(path: str, revision: str) -> tuple[str, str]:
-    try:
-        return os.path.realpath(os.path.expanduser(path)), revision
-    except (OSError, ValueError):  # a NUL in the name, no working directory: the name itself must do
-        return path, revision

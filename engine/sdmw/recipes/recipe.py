@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from sdmw.recipes.model_ref import ModelRef
+
 Value = float | bool | tuple[float, ...]  # a number, a flag, or a gradient over depth
 
 
@@ -68,9 +70,9 @@ class MethodGrammar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One of `models`: where it is, and what holds for it alone."""
+    """One of `models`: what it is, and what holds for it alone."""
 
-    model: str
+    model: ModelRef
     parameters: Mapping[str, Setting] = field(default_factory=dict)
 
 
@@ -78,8 +80,9 @@ class ModelEntry:
 class Recipe:
     """What to merge, and how.
 
-    Built by hand with the plain values of the YAML (`models=[{"model": "./a"}]`, `parameters={"k": 10}`) it is checked
-    and put in this form when it is used, exactly as a file is; `sdmw.recipes.load.load` does that.
+    Built by hand with the plain values of the YAML (`models=[{"model": "./a"}]`, `base_model="./base"`,
+    `parameters={"k": 10}`) it is checked and put in this form when it is used, exactly as a file is;
+    `sdmw.recipes.load.load` does that.
 
     Attributes:
         merge_method: the method's name.
@@ -98,7 +101,7 @@ class Recipe:
 
     merge_method: str
     models: tuple[ModelEntry, ...]
-    base_model: str | None = None
+    base_model: ModelRef | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     out_dtype: Literal["float32", "float16", "bfloat16"] | None = None

@@ -6,7 +6,7 @@ What a parameter may be depends on the method: settings.py holds that against th
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from sdmw.recipes.findings import Findings, Path, close, described, dotted, guess
@@ -45,10 +45,18 @@ class ReferenceShape(_Shape):
     override_architecture: Any = None
 
 
+def _as_name(given: Any) -> Any:
+    # models.py has held the long form against ReferenceShape, and has left in the tree only what has that shape.
+    return "the long form" if isinstance(given, dict) else given
+
+
+Reference = Annotated[str, Field(min_length=1), BeforeValidator(_as_name)]
+
+
 class EntryShape(_Shape):
     """One of `models`."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Reference
     parameters: dict[str, Any] | None = None
 
 
@@ -57,7 +65,7 @@ class RecipeShape(_Shape):
 
     merge_method: str
     models: Annotated[list[EntryShape], Field(min_length=1)]
-    base_model: Annotated[str, Field(min_length=1)] | None = None
+    base_model: Reference | None = None
     parameters: dict[str, Any] | None = None
     dtype: DTypeName | None = None
     out_dtype: DTypeName | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 DEEPEST = 20  # levels; a recipe has eight
@@ -64,6 +65,8 @@ def _plain(value: Any, path: Path, findings: Findings, bounds: Bounds) -> Any:
         case Rule():
             rule = {"value": value.value} if value.filter is None else {"filter": value.filter, "value": value.value}
             return _mapping(rule, path, findings, bounds)
+        case ModelRef():
+            return _plain(value.plain(), path, findings, bounds)
         case ModelEntry():
             entry = {"model": value.model, **({"parameters": value.parameters} if value.parameters else {})}
             return _mapping(entry, path, findings, bounds)

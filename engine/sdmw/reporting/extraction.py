@@ -8,6 +8,7 @@ from typing import Any
 
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.planning.extraction import ExtractionPlan
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.as_json import as_json
 from sdmw.reporting.files import fingerprint
 from sdmw.storage.locate import hub_id
@@ -72,15 +73,17 @@ def extraction_report(
     return ExtractionReport(__version__, path, plan.rank, error, weights, list(left_out))
 
 
-def add_files(output: Publication, plan: ExtractionPlan, report: ExtractionReport, base: str, model: str) -> None:
+def add_files(
+    output: Publication, plan: ExtractionPlan, report: ExtractionReport, base: ModelRef, model: ModelRef
+) -> None:
     """The config, the card and the report, into an output that is not published yet.
 
     Args:
         output: of the adapter.
         plan: what was extracted.
         report: what was found.
-        base: what it is called.
-        model: what the fine-tune is called.
+        base: as it was named.
+        model: the fine-tune, as it was named.
     """
     config = adapter_config(
         base=base,
@@ -92,10 +95,10 @@ def add_files(output: Publication, plan: ExtractionPlan, report: ExtractionRepor
     output.add(ADAPTER_CONFIG, config)
     card = model_card(
         method=f"extract, rank {plan.rank}",
-        base_model=base,
+        base_model=str(base),
         hub_ids=[found for found in map(hub_id, (base, model)) if found],
         license=common_license([plan.base.path, plan.model.path]),
-        models=[(model, [])],
+        models=[(str(model), [])],
         recipe_text=None,
         version=__version__,
         fingerprints=[("base", fingerprint(plan.base)), ("model", fingerprint(plan.model))],

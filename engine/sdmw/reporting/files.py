@@ -1,17 +1,17 @@
 """What stands in the output beside its shards: config, tokenizer and the rest, card, recipe, report. CHECKPOINT.md."""
 
-import os
 from collections.abc import Sequence
 
 import xxhash
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
-from sdmw.errors import CheckpointError, Problem
+from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
 from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan
 from sdmw.reporting.report import ModelReport
-from sdmw.storage.locate import hub_id, split_adapter
+from sdmw.storage.files import read_bounded
+from sdmw.storage.locate import hub_id
 from sdmw.tensors.low_rank import Factor
 from sdmw.version import __version__
 from sdmw.writing import side_files
@@ -45,20 +45,15 @@ def add_files(output: Publication, plan: Plan, base: Checkpoint, models: Sequenc
 
 def _add_model_files(output: Publication, plan: Plan, base: Checkpoint) -> None:
     side_files.copy(base.path, plan.copied, output.path)
-    config = os.path.join(base.path, "config.json")
-    try:
-        with open(config, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise CheckpointError([Problem(config, "to be read", str(error))]) from error
-    output.add("config.json", merged_config(text, plan.recipe.output_dtype))
+    text = read_bounded(base.path, CONFIG, LARGEST_CONFIG)
+    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype))
 
 
 def _adapter_config(plan: Plan) -> bytes:
     made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Factor)]
     trained = [c.path for c in plan.checkpoints if c.adapts is not None]
     return adapter_config(
-        base=plan.recipe.base_model or "",
+        base=plan.recipe.base_model,
         rank=next(info.shape[0] for info in made if info.side == "A"),
         modules={info.delta.module for info in made},
         fan_in_fan_out=any(info.delta.transposed and not info.delta.embedding for info in made),
@@ -67,12 +62,13 @@ def _adapter_config(plan: Plan) -> bytes:
 
 
 def _card(plan: Plan, models: Sequence[ModelReport]) -> str:
-    method = all_methods()[plan.recipe.merge_method]
-    names = list(dict.fromkeys([plan.recipe.base_model or plan.models[0], *plan.models]))
+    method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
+    references = [base or plan.recipe.models[0].model, *(entry.model for entry in plan.recipe.models)]
+    parts = dict.fromkeys(part for reference in references for part in reference.parts)
     return model_card(
         method=plan.recipe.merge_method,
-        base_model=plan.recipe.base_model,
-        hub_ids=[found for name in names for part in split_adapter(name) if part and (found := hub_id(part))],
+        base_model=None if base is None else str(base),
+        hub_ids=list(dict.fromkeys(found for part in parts if (found := hub_id(part)))),
         license=common_license([checkpoint.path for checkpoint in plan.checkpoints]),
         models=[(model.name, list(method.describe(model.facts))) for model in models],
         recipe_text=plan.recipe.text,

@@ -1,9 +1,10 @@
-"""Opening a file of a checkpoint directory without being led astray: links, pipes, sizes."""
+"""Listing and opening the files of a checkpoint directory without being led astray: links, pipes, sizes."""
 
 import os
 import stat
 
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.links import follow
 
 HEADER_LIMIT = 16 * 2**20  # bytes of one shard's header, unless told otherwise; 100,000 tensors take 11 MB
 
@@ -25,6 +26,38 @@ def listing(path: str) -> frozenset[str]:
     except OSError as error:
         problem = Problem(path, "", f"the directory cannot be read: {error.strerror}")
     raise CheckpointError([problem])
+
+
+def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
+    """The names in a folder of a checkpoint, each with whether it is a folder; a link to one is not.
+
+    Args:
+        directory: the checkpoint.
+        folder: in it; empty for the directory itself.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    path = os.path.join(directory, folder) if folder else directory
+    try:
+        with os.scandir(path) as found:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except OSError as error:
+        raise CheckpointError([Problem(path, "", f"the directory cannot be read: {error.strerror}")]) from error
+
+
+def size_of(directory: str, name: str) -> int | str:
+    """The bytes of a file of a checkpoint, or why it is none that `open_file` opens."""
+    target, allowed = follow(directory, name)
+    if not allowed:
+        return "a link that leaves the folder"
+    try:
+        status = os.stat(target)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if stat.S_ISDIR(status.st_mode):
+        return "a link to a folder"
+    return status.st_size if stat.S_ISREG(status.st_mode) else "not a regular file"
 
 
 def open_file(directory: str, name: str) -> tuple[int, os.stat_result]:
@@ -62,16 +95,19 @@ def read_bounded(directory: str, name: str, most: int) -> bytes:
     Raises:
         CheckpointError: as `open_file`, or larger than `most`, or not readable.
     """
-    path = os.path.join(directory, name)
-    fd, status = open_file(directory, name)
-    try:
-        if status.st_size > most:
-            raise CheckpointError([Problem(path, f"at most {most:,} bytes", f"{status.st_size:,} bytes")])
-        return read_exactly(fd, status.st_size, 0)
-    except OSError as error:
-        raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
-    finally:
-        os.close(fd)
+    size, data = _start(directory, name, most)
+    if size > most:
+        raise CheckpointError([Problem(os.path.join(directory, name), f"at most {most:,} bytes", f"{size:,} bytes")])
+    return data
+
+
+def read_start(directory: str, name: str, most: int) -> bytes:
+    """The first bytes of a file of a checkpoint, at most `most`.
+
+    Raises:
+        CheckpointError: as `open_file`, or not readable.
+    """
+    return _start(directory, name, most)[1]
 
 
 def read_exactly(fd: int, size: int, offset: int) -> bytes:
@@ -84,30 +120,26 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts) if len(parts) != 1 else parts[0]
 
 
-def _resolved(directory: str, name: str) -> str:
-    """The file behind a name, links followed.
-
-    A checkpoint comes from strangers: a link in it could make a private file part of the merge. The Hub's cache is
-    built of links, from `models--*/snapshots/REV/` into the `blobs/` of the same model: only these may leave.
-    """
-    root = os.path.realpath(directory)
-    target = os.path.realpath(os.path.join(root, name))
-    allowed = [root]
-    snapshots, repository = os.path.split(root)[0], os.path.dirname(os.path.dirname(root))
-    if os.path.basename(snapshots) == "snapshots" and os.path.basename(repository).startswith("models--"):
-        allowed.append(os.path.join(repository, "blobs"))
-    if not any(target.startswith(os.path.join(place, "")) for place in allowed):
+def _start(directory: str, name: str, most: int) -> tuple[int, bytes]:
+    """The size of a file, and its first bytes."""
+    fd, status = open_file(directory, name)
+    try:
+        return status.st_size, read_exactly(fd, min(status.st_size, most), 0)
+    except OSError as error:
         raise CheckpointError(
-            [
-                Problem(
-                    os.path.join(directory, name),
-                    "a file of this directory",
-                    f"a link that leaves it, to {quoted(target)}",
-                    "Copy the file into the directory",
-                )
-            ]
-        )
-    return target
+            [Problem(os.path.join(directory, name), "", f"cannot be read: {error.strerror}")]
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _resolved(directory: str, name: str) -> str:
+    target, allowed = follow(directory, name)
+    if allowed:
+        return target
+    found = f"a link that leaves it, to {quoted(target)}"
+    mend = "Copy the file into the directory"
+    raise CheckpointError([Problem(os.path.join(directory, name), "a file of this directory", found, mend)])
 
 
 def _kind(mode: int) -> str:

@@ -1,91 +1,73 @@
-"""From a model's name in a recipe to a directory: a path, or a Hub id that is looked up in the cache."""
+"""From a model's name in a recipe to a directory: the one named, or a snapshot in the Hub cache."""
 
 import os
 import re
 
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
+from sdmw.recipes.model_ref import ModelRef, expanded
+from sdmw.storage.weight_files import not_fetched
 
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LONGEST_ID = 96  # characters
-# What is never read or copied, so never fetched: other formats of the same weights, and traces of training.
-_NOT_FETCHED = [
-    "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt", "*.tflite", "*.mlmodel",
-    "original/*", "onnx/*", "consolidated*", "optimizer*", "scheduler*", "rng_state*", "training_args.bin",
-]  # fmt: skip
 
 
-def locate(name: str, *, download: bool = False) -> str:
-    """The directory that a recipe's model name means.
+def locate(model: ModelRef, *, download: bool = False) -> str:
+    """The directory that a model's name in a recipe means.
 
     Args:
-        name: a directory, relative to the working directory, `~` allowed; or a Hub id, `org/name` or `name`, with
-            `@revision` or without.
+        model: a directory, relative to the working directory, `~` allowed; or a Hub id, with a revision or without. An
+            adapter is a model of its own here: see `ModelRef.parts`.
         download: whether the network may be used for what the Hub cache lacks.
 
     Returns:
         The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache.
 
     Raises:
-        CheckpointError: no such directory, not in the cache, or not to be fetched.
+        CheckpointError: no such directory, not in the cache, or not to be fetched; or a model with an adapter.
         MissingExtraError: it may be a Hub id, and huggingface_hub is not installed.
     """
-    path = os.path.expanduser(name)
-    if os.path.isdir(path):
-        return path
-    before, at, revision = name.rpartition("@")
-    if at and os.path.isdir(os.path.expanduser(before)):
-        raise CheckpointError([Problem(quoted(name), "", "a directory has no revisions", f"Write {quoted(before)}")])
-    repository = hub_id(name)
-    if repository is None:
+    name = quoted(str(model))
+    if model.adapter is not None:
+        mend = f"Write {quoted(str(model.alone))}, or merge the adapter first"
+        raise CheckpointError([Problem(name, "a model alone", "a model with an adapter on it", mend)])
+    if model.directory is not None:
+        if model.revision is None:
+            return model.directory
+        raise CheckpointError([Problem(name, "", "a directory has no revisions", f"Write {quoted(model.path)}")])
+    if hub_id(model) is None:
+        path = expanded(model.path)
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
-        raise CheckpointError([Problem(quoted(name), "", f"{found} (looked for {quoted(os.path.abspath(path))})")])
-    return _snapshot(name, repository, revision if at else None, download)
+        raise CheckpointError([Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))})")])
+    return _snapshot(model, download)
 
 
-def split_adapter(name: str) -> tuple[str, str | None]:
-    """The model and the adapter of `model+adapter`, mergekit's spelling; None where there is no adapter.
-
-    Args:
-        name: as in a recipe; a directory may have a + in its own name.
-    """
-    places = [place for place, character in enumerate(name) if character == "+"]
-    if not places or os.path.isdir(os.path.expanduser(name)):
-        return name, None
-    place = next((p for p in places if os.path.isdir(os.path.expanduser(name[:p]))), places[0])
-    return name[:place], name[place + 1 :]
-
-
-def hub_id(name: str) -> str | None:
-    """The Hub id that a model name means, without its revision; None for a directory or what can be no id.
-
-    Args:
-        name: as in a recipe.
-    """
-    before, at, revision = name.rpartition("@")
-    repository = before if at else name
-    if os.path.isdir(os.path.expanduser(name)) or os.path.isdir(os.path.expanduser(repository)):
+def hub_id(model: ModelRef) -> str | None:
+    """The Hub id of a model, without revision and adapter; None for a directory or what can be no id."""
+    path, revision = model.path, model.revision
+    if model.directory is not None:
         return None
-    if at and (not revision or ".." in revision or revision.startswith("/")):
+    if revision is not None and (not revision or ".." in revision or revision.startswith("/")):
         return None
-    if len(repository) > _LONGEST_ID or ".." in repository or "--" in repository:
+    if len(path) > _LONGEST_ID or ".." in path or "--" in path:
         return None
-    return repository if _HUB_ID.fullmatch(repository) else None
+    return path if _HUB_ID.fullmatch(path) else None
 
 
-def _snapshot(name: str, repository: str, revision: str | None, download: bool) -> str:
-    here = f"no directory {quoted(os.path.abspath(name))}"
+def _snapshot(model: ModelRef, download: bool) -> str:
+    name = quoted(str(model))
+    here = f"no directory {quoted(os.path.abspath(str(model)))}"
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import HF_HUB_CACHE
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         found = f"{here}; to look it up on the Hub, huggingface_hub is needed and not installed"
-        raise MissingExtraError([Problem(quoted(name), "", found, "pip install 'sdmw[hub]'")]) from None
+        raise MissingExtraError([Problem(name, "", found, "pip install 'sdmw[hub]'")]) from None
     try:
         return str(
             snapshot_download(
-                repository, revision=revision, local_files_only=not download, ignore_patterns=_NOT_FETCHED
+                model.path, revision=model.revision, local_files_only=not download, ignore_patterns=not_fetched()
             )
         )
     except LocalEntryNotFoundError as error:
@@ -93,9 +75,9 @@ def _snapshot(name: str, repository: str, revision: str | None, download: bool) 
         mend = "Give a directory, or allow the network with --download"
         if download:
             found, mend = f"{found}; the Hub cannot be reached: {_first_line(error)}", "Check the network"
-        raise CheckpointError([Problem(quoted(name), "", found, mend)]) from error
+        raise CheckpointError([Problem(name, "", found, mend)]) from error
     except Exception as error:  # HTTP errors come from requests, httpx or the Hub's own tree, by its version
-        raise CheckpointError([Problem(quoted(name), "", f"{here}; the Hub says: {_first_line(error)}")]) from error
+        raise CheckpointError([Problem(name, "", f"{here}; the Hub says: {_first_line(error)}")]) from error
 
 
 def _first_line(error: Exception) -> str:

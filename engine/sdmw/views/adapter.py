@@ -7,6 +7,7 @@ from dataclasses import replace
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, SdmwError, quoted
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.storage.locate import hub_id
 from sdmw.tensors.low_rank import LowRank
 from sdmw.tensors.tensor import Tensor
@@ -43,46 +44,48 @@ def adapted(adapter: Checkpoint, on: Checkpoint, *, deltas: bool) -> Checkpoint 
     return problems or replace(adapter, shards=shards, tensors=tensors, config=on.config, warnings=warnings)
 
 
-def wrong_base(adapter: Checkpoint, on: Checkpoint, name: str, *, meant: bool) -> tuple[list[Problem], list[str]]:
+def wrong_base(
+    adapter: Checkpoint, on: Checkpoint, called: ModelRef, *, meant: bool
+) -> tuple[list[Problem], list[str]]:
     """Whether the adapter says that it was trained on another model: problems, or warnings.
 
     Args:
         adapter: as its format reads it.
         on: the model that it is put on.
-        name: how the recipe calls that model.
+        called: that model in the recipe.
         meant: the recipe names both together.
     """
     trained_on = adapter.adapts or ""
-    same = _same(trained_on, on, name)
+    name = quoted(str(called))
+    same = _same(ModelRef(trained_on), on, called)
     if same:
         return [], []
-    said = f"{adapter.path}: an adapter of {quoted(trained_on)}, put on {quoted(name)}"
+    said = f"{adapter.path}: an adapter of {quoted(trained_on)}, put on {name}"
     if same is None or meant:
         return [], [said]
     mend = "Give it with the model that it belongs to, model+adapter, or with the right base_model"
     found = f"base_model_name_or_path {quoted(trained_on)}"
-    return [Problem(adapter.path, f"an adapter of {quoted(name)}", found, mend)], []
+    return [Problem(adapter.path, f"an adapter of {name}", found, mend)], []
 
 
-def _same(trained_on: str, on: Checkpoint, name: str) -> bool | None:
+def _same(trained_on: ModelRef, on: Checkpoint, called: ModelRef) -> bool | None:
     """Whether two models are one; None where nobody can tell."""
-    if not trained_on or trained_on.rstrip("/") == name.rstrip("/"):
+    name = trained_on.path.rstrip("/")
+    if not name or name == called.path.rstrip("/"):
         return True
-    if os.path.isdir(os.path.expanduser(trained_on)):
-        path = os.path.realpath(os.path.expanduser(trained_on))
-        if path == os.path.realpath(on.path):
+    if trained_on.directory is not None:
+        if trained_on.identity() == ModelRef(on.path).identity():
             return True
         try:
-            other = formats.read(path)
+            other = formats.read(trained_on.directory)
         except SdmwError:
             return None
         alike = {(s.size, s.header_hash) for s in other.shards} == {(s.size, s.header_hash) for s in on.shards}
         return None if alike else False  # a copy, or a fine-tune
-    there, here = hub_id(trained_on), hub_id(name)
+    there, here = hub_id(trained_on), hub_id(called)
     if there and here:
         return there.lower() == here.lower()
-    last = os.path.basename(os.path.normpath(os.path.abspath(on.path)))
-    return True if os.path.basename(trained_on.rstrip("/")).lower() == last.lower() else None
+    return True if os.path.basename(name).lower() == os.path.basename(on.path).lower() else None
 
 
 def _fitted(info: Tensor, adapter: Checkpoint, on: Checkpoint) -> Tensor | Problem:

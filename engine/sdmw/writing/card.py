@@ -1,12 +1,11 @@
 """The model card (README.md): front matter that the Hub reads, a body for people. Every name in it is hostile."""
 
 import io
-import os
 import re
-import stat
 from collections.abc import Iterable, Sequence
 
-from sdmw.errors import printable
+from sdmw.errors import CheckpointError, printable
+from sdmw.storage.files import read_start
 
 _LARGEST_README = 2**20  # bytes; what lies beyond is not looked at
 _DEEPEST = 32  # nested collections of front matter: ruamel's time grows with the square
@@ -64,14 +63,10 @@ def common_license(directories: Sequence[str]) -> str | None:
 def license_of(directory: str) -> str | None:
     """`license:` in the front matter of a checkpoint's README.md; None where it cannot be found in its first MiB."""
     try:
-        fd = os.open(os.path.join(directory, "README.md"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            text = file.read(_LARGEST_README)
+        text = read_start(directory, "README.md", _LARGEST_README)
         front = re.match(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", text, re.DOTALL | re.MULTILINE)
         return _license_in(front[1].decode()) if front else None
-    except (OSError, UnicodeDecodeError):
+    except (CheckpointError, UnicodeDecodeError):
         return None
 
 

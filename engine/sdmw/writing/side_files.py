@@ -1,8 +1,6 @@
 """The base's other files (tokenizer, templates, processors, licences): which come along, and copying them."""
 
 import os
-import re
-import stat
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import BinaryIO
@@ -11,21 +9,19 @@ import xxhash
 
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
+from sdmw.storage.files import entries, listing, open_file, size_of
+from sdmw.storage.weight_files import not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
 
-# A deny list, for what a future tokenizer is called nobody knows. Patterns match one path component in lower case.
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ckpt")
+# A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
+# Patterns match one path component in lower case.
 _DENIED = {
-    **dict.fromkeys(_WEIGHTS, "weights"),
     **dict.fromkeys(("*.index.json", "readme.md", "sdmw_*", "mergekit_config.yml"), "the merge writes its own"),
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
-    **dict.fromkeys(("consolidated*", "adapter_*"), "another form of the weights"),
-    **dict.fromkeys(("optimizer*", "scheduler*", "rng_state*", "trainer_state.json"), "state of a training"),
+    "adapter_*": "another form of the weights",
 }
-_DENIED_FOLDERS = {**_DENIED, **dict.fromkeys(("original", "onnx"), "another form of the weights")}
-_SNAPSHOT = re.compile(r"(.*/models--[^/]+)/snapshots/[^/]+", re.DOTALL)
 
 
 def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -77,7 +73,7 @@ def own_files(folder: str) -> list[str]:
     Raises:
         CheckpointError: a folder cannot be listed.
     """
-    config = ["config.json"] if os.path.lexists(os.path.join(folder, "config.json")) else []
+    config = {"config.json"} & listing(folder)
     return sorted([*choose(folder)[0], *config])
 
 
@@ -99,16 +95,11 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
     folders = [""]
     while folders:
         folder = folders.pop()
-        try:
-            with os.scandir(os.path.join(base_dir, folder)) as listing:
-                entries = list(listing)
-        except OSError as error:
-            raise _unreadable(folder or base_dir, error) from error
-        for entry in entries:
-            path = os.path.join(folder, entry.name)
-            if not entry.is_dir(follow_symlinks=False):
-                yield path, _denied(entry.name, _DENIED) or _unfit(base_dir, path)
-            elif reason := _denied(entry.name, _DENIED_FOLDERS):
+        for name, is_folder in entries(base_dir, folder):
+            path = os.path.join(folder, name)
+            if not is_folder:
+                yield path, _denied(name, folder=False) or _unfit(base_dir, path)
+            elif reason := _denied(name, folder=True):
                 yield f"{path}/", reason
             elif path.count("/") == DEEPEST:
                 yield f"{path}/", "nested too deeply"
@@ -116,44 +107,23 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
                 folders.append(path)
 
 
-def _denied(name: str, patterns: dict[str, str]) -> str:
-    return next((reason for pattern, reason in patterns.items() if fnmatchcase(name.lower(), pattern)), "")
+def _denied(name: str, *, folder: bool) -> str:
+    own = next((reason for pattern, reason in _DENIED.items() if fnmatchcase(name.lower(), pattern)), "")
+    return own or not_beside_a_merge(name, folder=folder)
 
 
 def _unfit(base_dir: str, path: str) -> str:
     """Why a file cannot come along, whatever it is called; empty where it can."""
-    if not _inside(base_dir, path):
-        return "a link that leaves the folder"
-    try:
-        status = os.stat(os.path.join(base_dir, path))
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if stat.S_ISDIR(status.st_mode):
-        return "a link to a folder"
-    if not stat.S_ISREG(status.st_mode):
-        return "not a regular file"
-    return "larger than 64 MiB" if status.st_size > LARGEST else ""
-
-
-def _inside(base_dir: str, path: str) -> bool:
-    """Whether a path, links followed, stays in the folder, or, from a Hub cache's snapshot, in that model's blobs."""
-    root = os.path.realpath(base_dir)
-    roots = [root]
-    if snapshot := _SNAPSHOT.fullmatch(root):
-        roots.append(os.path.join(snapshot[1], "blobs"))
-    real = os.path.realpath(os.path.join(root, path))
-    return any(os.path.commonpath((root, real)) == root for root in roots)
+    size = size_of(base_dir, path)
+    if isinstance(size, str):
+        return size
+    return "larger than 64 MiB" if size > LARGEST else ""
 
 
 def _opened(base_dir: str, name: str) -> BinaryIO:
     if reason := _unfit(base_dir, name):
         raise CheckpointError([Problem(quoted(name), "a file that can be copied", reason)])
-    try:
-        # Without O_NONBLOCK a pipe put there since would hang the open for ever; it means nothing to a regular file.
-        fd = os.open(os.path.join(base_dir, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unreadable(name, error) from error
-    return os.fdopen(fd, "rb")
+    return os.fdopen(open_file(base_dir, name)[0], "rb")
 
 
 def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:
@@ -161,8 +131,4 @@ def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:
         while chunk := source.read(2**20):
             yield chunk
     except OSError as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(name: str, error: OSError) -> CheckpointError:
-    return CheckpointError([Problem(quoted(name), "", f"cannot be read: {error.strerror}")])
+        raise CheckpointError([Problem(quoted(name), "", f"cannot be read: {error.strerror}")]) from error

@@ -53,6 +53,12 @@ def test_only_gguf(tmp_path):
     assert "only GGUF: 'm.gguf'" in problems(checkpoint(tmp_path, {"m.gguf": b"GGUF"}, config=None))
 
 
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack", "model.onnx", "64.tflite", "M.MLMODEL"])
+def test_only_other_formats(tmp_path, name):
+    said = problems(checkpoint(tmp_path, {name: b"", "rng_state.pth": b""}))
+    assert f"only weights of other formats: '{name}'. Give the safetensors" in said
+
+
 def test_no_weights_and_no_config_are_told_together(tmp_path):
     said = problems(checkpoint(tmp_path, {"training_args.bin": b"", "optimizer.pt": b""}, config=None))
     assert "found no weights" in said

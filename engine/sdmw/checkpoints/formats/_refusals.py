@@ -5,39 +5,37 @@ import os
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.files import listing
+from sdmw.storage.weight_files import Format, format_of
 
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-# Written by trainers beside the weights; a directory with only these has no weights.
-_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
 _SHOWN = 5  # names in one message
+# What there may be instead of safetensors, the likeliest first, and the mend.
+_INSTEAD: dict[Format, tuple[str, str]] = {
+    "pickle": (
+        "only pickled weights, which are never opened",
+        "Convert them to safetensors: load with transformers, then save_pretrained",
+    ),
+    "GGUF": ("only GGUF", "Give the safetensors they were made from"),
+    "other": ("only weights of other formats", "Give the safetensors they were made from"),
+}
 
 
 def refusal(path: str) -> CheckpointError:
-    """The error for a directory without weights that can be read: none, pickled ones, GGUF; with config's problems.
+    """The error for a directory without weights that can be read: none, or other formats; with config's problems.
 
     Raises:
         CheckpointError: the directory is missing, not a directory, or not readable.
     """
-    names = listing(path)
-    pickled = sorted(n for n in names if n.endswith(_PICKLED) and not n.startswith(_NO_WEIGHTS))
-    gguf = sorted(n for n in names if n.endswith(".gguf"))
-    if gguf and not pickled:
-        return CheckpointError(
-            [
-                Problem(
-                    path, "safetensors weights", f"only GGUF: {some(gguf)}", "Give the safetensors they were made from"
-                )
-            ]
-        )
-    if pickled:
-        found = f"only pickled weights, which are never opened: {some(pickled)}"
-        mend = "Convert them to safetensors: load with transformers, then save_pretrained"
-        problem = Problem(path, "safetensors weights", found, mend)
+    names = sorted(listing(path))
+    instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
+    if instead is None:
+        expected = "model.safetensors or model.safetensors.index.json"
+        problem = Problem(path, expected, "no weights", "Give a checkpoint directory")
     else:
-        problem = Problem(
-            path, "model.safetensors or model.safetensors.index.json", "no weights", "Give a checkpoint directory"
-        )
-    return CheckpointError([problem, *read_config(os.path.abspath(path))[1]])
+        said, mend = _INSTEAD[instead]
+        found = some([name for name in names if format_of(name) == instead])
+        problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
+    # A folder of GGUF files needs no config.json.
+    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path))[1])])
 
 
 def some(names: list[str]) -> str:

@@ -1,0 +1,47 @@
+"""What a file of a model's folder is, by its name: one table for what is refused, fetched and copied. CHECKPOINT.md."""
+
+from fnmatch import fnmatchcase
+from typing import Literal
+
+Format = Literal["safetensors", "pickle", "GGUF", "other"]
+
+# Safetensors alone are read.
+_SUFFIXES: dict[str, Format] = {
+    ".safetensors": "safetensors",
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), "pickle"),
+    ".gguf": "GGUF",
+    **dict.fromkeys((".h5", ".msgpack", ".onnx", ".tflite", ".mlmodel"), "other"),
+}
+# The same weights once more, with their indices and configs. Patterns match one path component in lower case.
+_OTHER_FORMS = ("consolidated*", "pytorch_model*", "tf_model*", "flax_model*")
+_FOLDERS_OF_OTHER_FORMS = ("original", "onnx")
+_TRAINING = ("optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin")
+
+
+def format_of(name: str) -> Format | None:
+    """The format of the weights in a file; None for other files, such as an optimizer's state."""
+    lower = name.lower()
+    if _matches(lower, _TRAINING):
+        return None
+    return next((found for suffix, found in _SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+def not_beside_a_merge(name: str, *, folder: bool) -> str:
+    """Why a file or folder of this name would be wrong beside merged weights; empty if it would not."""
+    lower = name.lower()
+    if _matches(lower, _TRAINING):
+        return "state of a training"
+    if _matches(lower, _OTHER_FORMS) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
+        return "another form of the weights"
+    return "weights" if format_of(lower) else ""
+
+
+def not_fetched() -> list[str]:
+    """Patterns of the Hub's client for files that are neither read nor copied. They match whole paths, `*` any `/`."""
+    suffixes = [f"*{suffix}" for suffix, found in _SUFFIXES.items() if found != "safetensors"]
+    names = [*_OTHER_FORMS, *(f"{folder}/*" for folder in _FOLDERS_OF_OTHER_FORMS), *_TRAINING]
+    return [*suffixes, *names, *(f"*/{name}" for name in names)]
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
