@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -262,7 +263,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     try:
-        with _ending_at_signals():
+        with _ending_at_signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             try:
                 app()
             finally:
@@ -281,6 +283,14 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Ours as one line; those of other packages with their place in the source."""
+    ours = category.__module__.startswith("sdmw.")
+    sys.stderr.write(f"warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno))
 
 
 def _same_command() -> str:
