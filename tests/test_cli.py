@@ -427,3 +427,11 @@ def test_a_quiet_merge_shows_no_progress(recipe, capsys, monkeypatch, option):
     done = told(capsys, monkeypatch, "merge", recipe, "out", option)
     assert (done.code, done.err) == (0, "")
     assert done.out
+
+
+def test_verifying_takes_the_limit_that_its_message_speaks_of(recipe, capsys, monkeypatch):
+    assert told(capsys, monkeypatch, "merge", recipe, "out").code == 0
+    refused = told(capsys, monkeypatch, "verify", "out", "--header-limit", "100")
+    assert refused.code == 1
+    assert "raise the header limit" in refused.errors[0]
+    assert told(capsys, monkeypatch, "verify", "out", "--header-limit", "1MB", "--download").code == 0

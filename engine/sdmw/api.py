@@ -176,7 +176,14 @@ def inspect(
     return inspection(found)
 
 
-def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | None = None) -> "Verification":
+def verify(
+    out: str | os.PathLike[str],
+    *,
+    sample: float = 0.01,
+    threads: int | None = None,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+) -> "Verification":
     """Hold a merged checkpoint against its report: every byte by checksum, a sample computed anew from the inputs.
 
     The inputs must lie where the recipe in `out` says, seen from the current directory.
@@ -184,7 +191,9 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
     Args:
         out: a directory that `merge` made.
         sample: the share of tiles that is computed anew, above 0; 1 for all of them.
-        threads: that compute; by default one a core.
+        threads: number of worker threads; default: one per core.
+        header_limit: bytes that the header of a file may have.
+        download: download models that are not in the local Hub cache.
 
     Returns:
         What was looked at, and all that is wrong.
@@ -204,10 +213,12 @@ def verify(out: str | os.PathLike[str], *, sample: float = 0.01, threads: int | 
 
     path = os.fspath(out)
     report = verification.read_report(path)
-    planned = plan(verification.recipe_of(path), threads=threads, ignore_unknown=True)
+    recipe = verification.recipe_of(path)
+    planned = plan(recipe, threads=threads, header_limit=header_limit, download=download, ignore_unknown=True)
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
-    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path)
+    limit = parse_size(header_limit, "header_limit")
+    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     method = all_methods()[planned.recipe.merge_method]
     with tile_memory(), ThreadPoolExecutor(planned.threads, thread_name_prefix="sdmw") as executor:
         return verification.verify(merged, report, planned, method, executor, sample)

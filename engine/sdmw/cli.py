@@ -1,5 +1,6 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
+import atexit
 import dataclasses
 import io
 import os
@@ -239,13 +240,16 @@ def verify(
     everything: Annotated[bool, typer.Option("--all", help="Compute every tile again.")] = False,
     threads: Threads = None,
     as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs."""
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_share
 
-    found = api.verify(out, sample=1 if everything else parse_share(sample, "sample"), threads=threads)
+    share = 1 if everything else parse_share(sample, "sample")
+    found = api.verify(out, sample=share, threads=threads, header_limit=header_limit, download=download)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -262,6 +266,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
+    # The exit code is known by then: another Ctrl-C while Python takes itself down must not change it.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         with _ending_at_signals(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
