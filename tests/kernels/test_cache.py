@@ -44,7 +44,7 @@ class World:
             "XDG_CACHE_HOME": str(self.root),
             "TMPDIR": str(folder / "tmp"),
         }
-        (folder / "tmp").mkdir()
+        (folder / "tmp").mkdir(0o700)
         shutil.copytree(PACKAGE / "kernels", self.sources, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("__init__.py", "version.py"):
             shutil.copy(PACKAGE / name, self.sources.parent)
@@ -122,6 +122,48 @@ def test_code_is_not_loaded_from_where_another_user_could_put_it(world, monkeypa
     second.parent.parent.chmod(0o777)  # and now there too
     with pytest.warns(cache.CacheWarning, match="only this user can write to"):
         assert find() is None
+
+
+@pytest.fixture
+def find(tmp_path, monkeypatch):
+    """How a process whose home is `home` chooses its folder; temporary files go to `tmp`."""
+    (tmp_path / "home").mkdir(0o700)
+    (tmp_path / "tmp").mkdir(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    return lambda: Path(cache.folder.__wrapped__()).relative_to(tmp_path).parts
+
+
+def test_a_home_without_a_cache_gets_one(find):
+    assert find()[:4] == ("home", ".cache", "sdmw", "kernels")
+
+
+def test_a_relative_cache_home_is_ignored(find, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert find()[:2] == ("home", ".cache")
+    assert not Path("here").exists()
+
+
+def test_a_user_without_a_home_leaves_no_folder_named_by_a_tilde(find, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert find()[0] == "tmp"
+    assert not Path("~").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_root_leaves_nothing_in_the_home_of_a_user(find):
+    os.chown("home", 1, 1)
+    assert find()[0] == "tmp"
+    assert os.listdir("home") == []
+
+
+def test_numbas_own_setting_is_followed(find, monkeypatch, tmp_path):
+    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path / "chosen"))
+    assert find()[0] == "chosen"
 
 
 def test_a_shared_folder_of_temporary_files_is_taken_where_nobody_can_rename_what_is_ours(world):
