@@ -19,7 +19,9 @@ import sdmw
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
 from sdmw import api
+from sdmw.errors import OutputError, Problem
 from sdmw.reporting import terminal
+from sdmw.running import events
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "HOME": os.environ.get("HOME", "/")}
@@ -151,6 +153,12 @@ def test_help(capsys, monkeypatch):
         assert (done.code, done.err) == (0, "")
         assert max(map(len, done.out.splitlines())) <= 80
         assert "Usage: " in done.out
+        assert told(capsys, monkeypatch, *arguments[:-1], "-h") == done
+
+
+def test_the_version(capsys, monkeypatch):
+    done = told(capsys, monkeypatch, "--version")
+    assert (done.code, done.out, done.err) == (0, f"sdmw {sdmw.__version__}\n", "")
 
 
 HEAVY = {"numba", "llvmlite", "zarr", "torch", "transformers", "safetensors.torch"}
@@ -363,3 +371,67 @@ def test_the_target_is_free_again_after_a_fault(recipe, capsys, monkeypatch, tmp
         file.write(good)
     assert told(capsys, monkeypatch, "merge", recipe, "out").code == 0
     assert sdmw.inspect("out").total.tensors == 9
+
+
+def fail():
+    raise OutputError([Problem("the disk", "", "is tired")])
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupted(capsys, monkeypatch, end, *arguments):
+    """A command that is ended while it applies."""
+
+    def receive(_display, event):
+        if isinstance(event, events.Progress) and event.stage == "apply":
+            end()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(terminal.Display, "__call__", receive)
+        return told(capsys, monkeypatch, *arguments)
+
+
+def tensors_of(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("end", [fail, stop])
+def test_the_mend_of_a_changed_recipe_is_followed(recipe, capsys, monkeypatch, end):
+    """An interrupted merge, then another recipe: the message names the option that gives the right result."""
+    ended = interrupted(capsys, monkeypatch, end, "merge", recipe, "out")
+    assert ended.code == (1 if end is fail else 128 + signal.SIGTERM)
+    assert os.listdir(".out.sdmw")
+
+    changed = {**json.loads(Path(recipe).read_text()), "parameters": {"k": 50}}
+    Path(recipe).write_text(json.dumps(changed))
+    refused = told(capsys, monkeypatch, "merge", recipe, "out")
+    assert (refused.code, refused.out) == (1, "")
+    assert all("--restart" in error for error in refused.errors)
+
+    assert told(capsys, monkeypatch, "merge", recipe, "out", "--restart").code == 0
+    assert told(capsys, monkeypatch, "merge", recipe, "undisturbed").code == 0
+    assert tensors_of("out") == tensors_of("undisturbed")
+    assert not Path(".out.sdmw").exists()
+
+
+def test_the_command_that_goes_on_does_not_restart(recipe, capsys, monkeypatch):
+    ended = interrupted(capsys, monkeypatch, fail, "merge", recipe, "out", "--restart")
+    assert f"Go on with: sdmw merge {recipe} out\n" in ended.err
+
+
+@pytest.mark.parametrize("option", ["-q", "--quiet"])
+def test_a_quiet_merge_shows_no_progress(recipe, capsys, monkeypatch, option):
+    monkeypatch.setattr(terminal, "EVERY", 0)
+    done = told(capsys, monkeypatch, "merge", recipe, "out", option)
+    assert (done.code, done.err) == (0, "")
+    assert done.out
+
+
+def test_verifying_takes_the_limit_that_its_message_speaks_of(recipe, capsys, monkeypatch):
+    assert told(capsys, monkeypatch, "merge", recipe, "out").code == 0
+    refused = told(capsys, monkeypatch, "verify", "out", "--header-limit", "100")
+    assert refused.code == 1
+    assert "raise the header limit" in refused.errors[0]
+    assert told(capsys, monkeypatch, "verify", "out", "--header-limit", "1MB", "--download").code == 0

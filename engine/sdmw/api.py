@@ -185,6 +185,8 @@ def verify(
     sample: float = 0.01,
     threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "Verification":
     """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
@@ -196,6 +198,8 @@ def verify(
         sample: the share of tiles that is computed again, above 0; 1 for all of them.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
+        header_limit: bytes that the header of a file may have.
+        download: download models that are not in the local Hub cache.
         executor: as for `merge`.
 
     Returns:
@@ -220,12 +224,15 @@ def verify(
 
     path = os.fspath(out)
     report = read_report(path)
-    planned = plan(recipe_of(path), threads=threads, ignore_unknown=True)
+    planned = plan(
+        recipe_of(path), threads=threads, header_limit=header_limit, download=download, ignore_unknown=True
+    )  # fmt: skip
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     verification.check_inputs(planned, [(each.size, each.header, each.sample) for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
-    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path)
+    limit = parse_size(header_limit, "header_limit")
+    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:

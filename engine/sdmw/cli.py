@@ -1,10 +1,12 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
+import atexit
 import io
 import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,29 +15,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdmw.running.stop import SIGNALS
+from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw.reporting.packing import PackReport
 
 app = typer.Typer(
     name="sdmw",
-    help="Merge large language models out of core: exact, in bounded memory, at the speed of the disk.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file; mergekit's language.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads that compute; one a core by default.")]
-Budget = Annotated[str | None, typer.Option(help="Resident memory that may be reached, as 1GiB.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of worker threads; default: one per core.")]
+Budget = Annotated[str | None, typer.Option(help="Limit of resident memory, for instance 1GiB.")]
 ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output file.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a directory that is there.")]
-IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Say unknown recipe fields and go on.")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch models from the Hub that are not here.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Begin anew where a killed run has left something.")]
-HeaderLimit = Annotated[str, typer.Option(help="Largest header that an input may have.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
+IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")]
+Download = Annotated[bool, typer.Option("--download", help="Download models not in the local Hub cache.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
+HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sdmw {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Merge large language models out of core: exact, in bounded memory, at the speed of the disk."""
 
 
 @app.command()
@@ -46,18 +65,21 @@ def merge(
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
+    restart: Restart = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Merge checkpoints into a new one."""
+    """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
     from sdmw.reporting import terminal
 
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit,
+        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit, resume=not restart,
+        progress=not quiet,
     )  # fmt: skip
     terminal.print_warnings(report.warnings, report.notes)
     if as_json:
@@ -69,7 +91,7 @@ def merge(
 @app.command()
 def plan(
     recipe: RecipeArgument,
-    out: Annotated[str | None, typer.Argument(metavar="[OUT]", help="Where the result would go.")] = None,
+    out: Annotated[str | None, typer.Argument(metavar="OUT", help="Where the result would go.")] = None,
     threads: Threads = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
@@ -79,7 +101,7 @@ def plan(
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Say what a merge would read, write and need, and all that stands against it; touches no tensor data."""
+    """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.reporting.summary import summary
@@ -107,7 +129,7 @@ def inspect(
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Say what is in a checkpoint."""
+    """Show what is in a checkpoint."""
     from sdmw import api
     from sdmw.reporting import terminal
 
@@ -124,18 +146,20 @@ def extract(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the adapter that will appear.")],
-    rank: Annotated[int, typer.Option(metavar="N", help="Of the adapter's matrices.")] = 32,
+    rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapter's matrices.")] = 32,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Approximate what a fine-tune changed by a PEFT adapter, and say how well."""
+    """Approximate a fine-tune by a PEFT adapter. Prints the error of each weight."""
     from sdmw import api
     from sdmw.reporting import terminal
 
     report = api.extract(
-        base, model, out, rank=rank, overwrite=overwrite, download=download, header_limit=header_limit
+        base, model, out, rank=rank, overwrite=overwrite, download=download, header_limit=header_limit,
+        progress=not quiet,
     )  # fmt: skip
     if as_json:
         _print_json(report.to_dict())
@@ -148,16 +172,19 @@ def pack(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the archive that will appear.")],
-    k: Annotated[float, typer.Option("--k", help="Percent of each tensor's nonzero deltas left out.")] = 0.0,
+    k: Annotated[float, typer.Option("--k", help="Percent of nonzero deltas to drop, per tensor.")] = 0.0,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Keep what a model changed of its base as a sparse archive, exact to the bit."""
+    """Store what a model changed as a sparse archive, exact to the bit."""
     from sdmw import api
 
-    report = api.pack(base, model, out, k=k, overwrite=overwrite, download=download, header_limit=header_limit)
+    report = api.pack(
+        base, model, out, k=k, overwrite=overwrite, download=download, header_limit=header_limit, progress=not quiet
+    )  # fmt: skip
     _print_packed(report, as_json)
 
 
@@ -168,16 +195,17 @@ def apply(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Make the packed model again from its base."""
+    """Make the packed model again from its base and the archive."""
     from sdmw import api
 
     report = api.apply(
         base, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
-        header_limit=header_limit,
+        header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -189,16 +217,17 @@ def revert(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Make the base again from the packed model."""
+    """Make the base again from the packed model and the archive."""
     from sdmw import api
 
     report = api.revert(
         model, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
-        header_limit=header_limit,
+        header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -206,18 +235,23 @@ def revert(
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
-    sample: Annotated[str, typer.Option(help="Share of tiles that is computed anew, as 1%.")] = "1%",
-    everything: Annotated[bool, typer.Option("--all", help="Compute every tile anew.")] = False,
+    sample: Annotated[str, typer.Option(help="Share of tiles to compute again.")] = "1%",
+    everything: Annotated[bool, typer.Option("--all", help="Compute every tile again.")] = False,
     threads: Threads = None,
+    quiet: Quiet = False,
     as_json: Json = False,
+    download: Download = False,
+    header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Hold a merge against its report: every byte by checksum, a sample computed anew from the inputs."""
+    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs."""
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_share
 
     share = 1 if everything else parse_share(sample, "sample")
-    found = api.verify(out, sample=share, threads=threads)
+    found = api.verify(
+        out, sample=share, threads=threads, header_limit=header_limit, download=download, progress=not quiet
+    )  # fmt: skip
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -234,8 +268,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
+    # The exit code is known by then: another Ctrl-C while Python takes itself down must not change it.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
-        with _ending_at_signals():
+        with _ending_at_signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             try:
                 app()
             finally:
@@ -254,6 +291,14 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Ours as one line; those of other packages with their place in the source."""
+    ours = category.__module__.startswith("sdmw.")
+    sys.stderr.write(f"warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno))
 
 
 def _same_command() -> str:

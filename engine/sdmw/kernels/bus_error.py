@@ -7,11 +7,10 @@ written in Python would need the GIL, which the interrupted thread may hold or n
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba.core import types
 
-from sdmw.kernels.jit import compiled_in_cache, words64
+from sdmw.kernels.jit import callback, words64
 
 # Where the table lies is part of the machine code, which is cached for all processes: a place that Linux gives to
 # nobody by itself, half way between programs and libraries.
@@ -38,7 +37,7 @@ def handler() -> Any:
     Once a process: machine code that was loaded is never let go of.
     """
     signature = types.void(types.int32, types.int64, types.int64)
-    return compiled_in_cache(lambda kept: numba.cfunc(signature, cache=kept)(_on_bus_error))
+    return callback(signature, _on_bus_error)
 
 
 def _on_bus_error(signum: Any, info: Any, context: Any) -> None:

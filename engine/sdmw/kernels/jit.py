@@ -1,26 +1,28 @@
-"""How a kernel is compiled, where its machine code is kept, and what Numba has no word for."""
+"""How a kernel is compiled, and what Numba has no word for."""
 
 import ctypes
-import os
-import stat
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import config, types
+from numba.core import config, sigutils, types
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
+
+from sdmw.kernels.cache import keep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
     """Compile on first call: no object mode, no GIL, cached on disk, no fast-math, so each operation rounds once."""
-    return compiled_in_cache(lambda c: numba.njit(nogil=True, cache=c, error_model="numpy")(function))  # type: ignore[no-any-return]
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    if not config.DISABLE_JIT:
+        keep(compiled, function)
+    return compiled  # type: ignore[no-any-return]
 
 
 def part(function: F) -> F:
@@ -32,36 +34,12 @@ def part(function: F) -> F:
     return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
 
 
-def compiled_in_cache(compile_it: Callable[[bool], Any]) -> Any:
-    """What `compile_it` returns, told whether there is a folder for machine code, which is set meanwhile."""
-    folder = config.CACHE_DIR or _cache_folder()
-    if folder is None:
-        return compile_it(False)
-    # Set for this decoration only: other Numba code in the process keeps its own place.
-    before, config.CACHE_DIR = config.CACHE_DIR, folder
-    try:
-        return compile_it(True)
-    finally:
-        config.CACHE_DIR = before
-
-
-def _cache_folder() -> str | None:
-    """The user's cache folder, else a private one among the temporary files, else None.
-
-    Numba's own choice is beside the source, which fails at import where that is read-only (numba #4908, #7248).
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    for folder in (Path(home, "sdmw", "kernels"), Path(tempfile.gettempdir(), f"sdmw-{os.getuid()}", "kernels")):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.stat()
-            # Machine code is loaded from here: nobody else may be able to write it.
-            private = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022
-            if private and os.access(folder, os.W_OK | os.X_OK):
-                return str(folder)
-        except (OSError, RuntimeError):
-            continue
-    return None
+def callback(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile a C callback now, or load it from the cache of kernels; its `address` is that of the machine code."""
+    compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
+    keep(compiled, function)
+    compiled.compile()
+    return compiled
 
 
 @intrinsic  # type: ignore[untyped-decorator]
