@@ -368,7 +368,7 @@ class Merges(RuleBasedStateMachine):
 def results(out):
     """The bits, and of the report what is no measurement."""
     report = json.loads(Path(out, "sdmw_report.json").read_text())
-    return bits(out), {name: report[name] for name in ("models", "layers", "percentile", "pieces", "inputs")}
+    return bits(out), {name: report[name] for name in ("models", "layers", "facts", "pieces", "inputs")}
 
 
 def kept_files():
