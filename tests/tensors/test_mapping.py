@@ -72,10 +72,12 @@ def test_a_dropped_mapping_lives_as_long_as_its_tiles(file, source, monkeypatch)
     other = file.parent / "other"
     other.write_bytes(b"x")
     kept.of(str(other))
-    assert kept.kept(str(file)) is None
     gc.collect()
     np.testing.assert_array_equal(tile, VALUES[5:10])
-    assert len(mappings_of(file)) == 1
+    assert sum(mappings_of(file)) > 0
+    source.release(5, 10)
+    assert sum(mappings_of(file)) == 0
+    np.testing.assert_array_equal(tile, VALUES[5:10])
     del tile
     gc.collect()
     assert mappings_of(file) == []
@@ -89,13 +91,13 @@ def test_truncated_before_a_tile(file, source):
 
 
 def test_truncated_between_looking_and_reading(file, source, monkeypatch):
-    populate = mapping.MappedFile.populate
+    populate = mapping.MappedBytes.populate
 
-    def late(self, start, stop):
+    def late(self):
         os.truncate(file, 4096)
-        return populate(self, start, stop)
+        return populate(self)
 
-    monkeypatch.setattr(mapping.MappedFile, "populate", late)
+    monkeypatch.setattr(mapping.MappedBytes, "populate", late)
     with pytest.raises(InputChangedError, match=r"was 1\.20 MB at the start, is 4\.10 KB now"):
         source.tile(0, ELEMENTS)
 
@@ -143,7 +145,7 @@ def test_a_read_error_names_file_tensor_and_offset(file, source, monkeypatch, nu
             raise OSError(errno.EIO, "Input/output error")
         return pread(fd, size, offset)
 
-    monkeypatch.setattr(mapping.MappedFile, "populate", lambda *_: number)
+    monkeypatch.setattr(mapping.MappedBytes, "populate", lambda *_: number)
     monkeypatch.setattr(os, "pread", broken)
     with pytest.raises(RunError, match=r"tensor 't': read error at byte \d{3},\d{3} of the file: Input/output error"):
         source.tile(0, ELEMENTS)
