@@ -2,11 +2,9 @@ import errno
 import gc
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from checkpoints.formats.handmade import SINGLE, checkpoint, entry, shard, shard
 from sdmw.checkpoints.formats import open_tensor, read
 from sdmw.errors import InputChangedError, RunError
 from sdmw.tensors import mapping
+from tensors.mappings import mappings_of
 
 ELEMENTS = 300_000
 VALUES = np.arange(ELEMENTS, dtype="<u4")
@@ -29,13 +28,6 @@ def file(tmp_path):
 @pytest.fixture
 def source(file):
     return open_tensor(read(str(file.parent)).tensors["t"])
-
-
-def mappings_of(path):
-    """What is resident of each mapping of a file, in KiB."""
-    smaps = Path("/proc/self/smaps").read_text()
-    block = rf"^[0-9a-f]+-.* {re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB"
-    return [int(resident) for resident in re.findall(block, smaps, re.MULTILINE)]
 
 
 def test_releasing_a_tile_lets_its_pages_go_and_it_reads_the_same_again(file, source):
