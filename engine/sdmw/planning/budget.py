@@ -1,5 +1,6 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
+import mmap
 import sys
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
+EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
 COUNTERS = 3 * MiB // 2  # a model's counters in a worker: histogram 0.8 and list 0.5; or low bits 1
 STATISTIC = 3 * MiB  # at most, of one model and component: 32,640 bins of 18 bytes, list 1, low halves 1.3

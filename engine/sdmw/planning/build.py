@@ -214,7 +214,8 @@ def _fitted(plan: Plan, options: Options) -> Plan:
         + budget.DECISION * len(plan.layers) * len(plan.models)
         + budget.PIECE * len(plan.tensors),
         element=max((sum(i.held_itemsize for i in (*t.inputs, t.output)) for t in plan.tensors), default=0),
-        working=max((info.working_bytes for tensor in plan.tensors for info in tensor.inputs), default=0),
+        working=max((info.working_bytes for tensor in plan.tensors for info in tensor.inputs), default=0)
+        + budget.EDGES * max((len(tensor.inputs) for tensor in plan.tensors), default=0),
         output=max((t.output.dtype.itemsize for t in plan.tensors), default=0),
         models=len(plan.models) if plan.passes > 1 else 0,
         components=components,
