@@ -327,7 +327,8 @@ PLANNING = [
           r"model 'HERE/func': tensor 'more' is not in the base"),
          tensors=also("more", np.zeros(3, np.float32), "corp", "func")),
     Case("another base altogether", PlanError,
-         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by taking .x\.. off",),
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by taking "
+          r"'x\.' off its names\. Rename",),
          tensors=lambda w: setattr(w, "corp", {f"x.{name}": a for name, a in w.corp.items()})),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
