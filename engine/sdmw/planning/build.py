@@ -21,7 +21,7 @@ from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import ties
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.side_files import choose
+from sdmw.writing.side_files import choose, remarks
 from sdmw.writing.target import check_target
 
 
@@ -97,6 +97,7 @@ def build(
     except CheckpointError as error:
         problems += error.problems
         copied, skipped = [], []
+    problems += _pointers(inputs.base.path, skipped)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -116,9 +117,18 @@ def build(
         untied=tuple(sorted(untie)),
         extra=_extra(wanted, inputs),
         notes=recipe.notes,
-        warnings=tuple(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+        warnings=(
+            *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+            *remarks(inputs.base.path, copied, skipped),
+        ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(problems)), options), method, options)
+
+
+def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
+    """A model whose tokenizer is a pointer would be merged into one that does not load."""
+    mend = "Fetch it: git lfs pull, or download the model again"
+    return [Problem(os.path.join(folder, path), "the file", why, mend) for path, why in skipped if "Git LFS" in why]
 
 
 def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:

@@ -77,7 +77,7 @@ def _check_model(
         mend = "Recipe field `missing: base` takes the base's values"
         found += _first([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
     if extra and recipe.extra == "error":
-        mend = "Recipe field `extra: take` copies it into the output"
+        mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
         found += _first([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
     return found
 
