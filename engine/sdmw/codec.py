@@ -12,6 +12,7 @@ import json
 import math
 import re
 import reprlib
+import sys
 import types
 from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
@@ -23,6 +24,7 @@ import xxhash
 T = TypeVar("T")
 
 TAG = "type"
+LARGEST = sys.float_info.max
 _tagged: dict[str, type[Any]] = {}
 
 
@@ -35,16 +37,16 @@ def tagged(kind: type[T]) -> type[T]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Within:
-    """Limits a number: at least `low`, at most `high`. NaN is outside any limits."""
+    """Limits a number: at least `low`, at most `high`. NaN and infinity are outside any limits."""
 
     low: float
-    high: float = math.inf
+    high: float = LARGEST
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"a number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
+        return f"a number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < LARGEST else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ def _decoded(kind: Any, data: Any, at: str) -> Any:
     if origin is Annotated:
         return _limited(get_args(kind), data, at)
     if origin is Literal:
-        return data if data in get_args(kind) else _refuse(at, f"one of {', '.join(map(str, get_args(kind)))}", data)
+        words = get_args(kind)
+        known = any(type(data) is type(word) and data == word for word in words)
+        return data if known else _refuse(at, f"one of {', '.join(map(str, words))}", data)
     if origin is not None:
         return _collection(origin, get_args(kind), data, at)
     if dataclasses.is_dataclass(kind) and not getattr(kind, "__abstractmethods__", None):
@@ -129,7 +133,7 @@ def _decoded(kind: Any, data: Any, at: str) -> Any:
 
 def _scalar(kind: type[Any], data: Any, at: str) -> Any:
     if kind is float and type(data) in (int, float):
-        return float(data) if abs(data) <= _LARGEST else _refuse(at, "a number that float64 holds", data)
+        return float(data) if abs(data) <= LARGEST else _refuse(at, "a number that float64 holds", data)
     if kind is float and data in ("inf", "-inf", "nan"):
         return float(data)
     return data if type(data) is kind else _refuse(at, _NAMES[kind], data)
@@ -143,7 +147,6 @@ def _limited(arguments: tuple[Any, ...], data: Any, at: str) -> Any:
     return value
 
 
-_LARGEST = 1.7976931348623157e308  # of float64
 _NAMES = {bool: "true or false", int: "a whole number", str: "text", float: "a number", type(None): "null"}
 
 
@@ -211,13 +214,13 @@ def _fields_of(kind: Hashable) -> tuple[tuple[str, Any], ...]:
 
 
 def _refuse(at: str, expected: str, found: Any) -> Any:
-    raise ValueError(f"{at.lstrip('.') or 'the whole'}: expected {expected}, found {_shown(found)}")
+    raise ValueError(f"{at.lstrip('.') or 'the whole'}: expected {expected}, found {shorten(found)}")
 
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 100
 
 
-def _shown(value: Any) -> str:
-    """A value for a message; never all of a large one, whose `repr` may not fit in memory."""
+def shorten(value: Any) -> str:
+    """A value for a message: never all of a large one, whose `repr` may not fit in memory."""
     return _short.repr(value)
