@@ -105,22 +105,22 @@ def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
     """
     wanted = sorted(expected)
     sampled = any(sample for _, _, sample in wanted)
-    found = {
-        shard.path: (shard.size, shard.header_hash, sample_of(shard.path) if sampled else "")
+    found = [
+        (shard.path, (shard.size, shard.header_hash, sample_of(shard.path) if sampled else ""))
         for _, checkpoint in plan.sources
         for shard in checkpoint.shards
-    }
-    # Reports without samples list what two models share twice.
-    if sorted(found.values()) == wanted or (not sampled and set(found.values()) == set(wanted)):
+    ]
+    # Reports without samples list twice what two models share.
+    if sorted(one for _, one in found) == wanted or (not sampled and {one for _, one in found} == set(wanted)):
         return
-    known = set(wanted)
+    mend = "Put the inputs back"
     raise InputChangedError(
         [
-            Problem(path, "the file that was merged", "another size or content", "Put the inputs back")
-            for path, one in found.items()
-            if one not in known
+            Problem(path, "the file that was merged", "another size or content", mend)
+            for path, one in found
+            if one not in wanted
         ]
-        or [Problem("inputs", f"{len(known)} files, as were merged", str(len(set(found.values()))), "Put them back")]
+        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", mend)]
     )
 
 
