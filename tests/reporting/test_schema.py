@@ -20,7 +20,7 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base, two fine-tunes, one that lacks a tensor, one that has another, two adapters, one of a copy of the base."""
+    """A base, two fine-tunes, one that lacks tensors, one that has others, three adapters, one of them of a copy."""
     folder = tmp_path_factory.mktemp("world") / "machine"
     folder.mkdir()
     rng = np.random.default_rng(8)

@@ -58,7 +58,7 @@ RECIPES = {
 def test_what_was_merged_is_equal(world, name):
     merged(**RECIPES[name])
     found = sdmw.verify("out", sample=1)
-    assert found.problems == []
+    assert found.problems == ()
     assert found.tiles == found.recomputed == len(sdmw.plan("out/sdmw_recipe.yaml").tensors)
     assert found.unseen == 0
     assert found.nbytes == sum(info.nbytes for info in read("out").tensors.values())
@@ -189,7 +189,7 @@ def test_the_command(world, capsys, monkeypatch):
 
 def test_nothing_stays_mapped(world):
     merged()
-    assert sdmw.verify("out", sample=1).problems == []
+    assert sdmw.verify("out", sample=1).problems == ()
     with open("/proc/self/maps") as maps:
         assert [line for line in maps if str(world) in line] == []
 
@@ -200,7 +200,7 @@ def test_the_process_holds_no_more_after_many_runs(world):
     def again():
         shutil.rmtree("out", ignore_errors=True)
         merged()
-        assert sdmw.verify("out", sample=1).problems == []
+        assert sdmw.verify("out", sample=1).problems == ()
         gc.collect()
         with open("/proc/self/maps") as maps:
             return len(maps.readlines())

@@ -1,17 +1,17 @@
 """Holds a merge against its report: every byte by checksum, sampled tiles computed again from the inputs."""
 
-import dataclasses
 import math
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 
+from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted
 from sdmw.planning.plan import Plan
@@ -54,11 +54,11 @@ class Verification:
     tiles: int
     recomputed: int
     unseen: float
-    problems: list[Problem]
+    problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
 
 def verify(
@@ -94,7 +94,7 @@ def verify(
         tasks = _tasks(out, job, pieces, wanted, context, nbytes, problems.append)
         context.pool.run(lambda: next(tasks, None))
     unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, problems)
+    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, tuple(problems))
 
 
 def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
