@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.report import Report
     from sdmw.running.events import Event
     from sdmw.running.pool import ExecutorLike
+    from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
 
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
@@ -152,6 +153,56 @@ def plan(
         problems = (*inputs, *(check_target(options.target, (), 0, overwrite) if options.target is not None else ()))
         return Plan(loaded, tuple(str(entry.model) for entry in loaded.models), problems=problems, notes=loaded.notes)
     return build(loaded, method, inputs, options)
+
+
+def open(  # noqa: A001  the word of safetensors
+    recipe: RecipeLike,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: "bool | Callable[[Event], None]" = True,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+    executor: "ExecutorLike" = None,
+) -> "MergeReader":
+    """Open a merge without writing it: its tensors are computed when they are read, bit for bit as `merge` writes them.
+
+    Methods that measure read the inputs once here, to decide; each tensor that is asked for reads its own inputs again.
+
+    Args:
+        recipe: as for `merge`.
+        budget: as for `merge`; it bounds this call, and not the arrays that are asked for later.
+        threads: as for `merge`.
+        progress: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        ignore_unknown: report unknown recipe fields and go on.
+        executor: as for `merge`.
+
+    Returns:
+        `keys()`, `get_tensor(name)` and `get_slice(name)[...]`, as of `safetensors.safe_open`.
+
+    Raises:
+        RecipeError, UsageError, PlanError: as for `merge`.
+        RunError: inputs changed, are not finite, or cannot be read.
+    """
+    _check_progress(progress)
+    planned = plan(
+        recipe, budget=budget, threads=threads, header_limit=header_limit, download=download,
+        ignore_unknown=ignore_unknown,
+    )  # fmt: skip
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    from sdmw.running.context import working
+    from sdmw.running.driver import Run
+    from sdmw.running.job import Job
+    from sdmw.running.merged import opened
+    from sdmw.running.reader import MergeReader
+
+    with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+        decisions = Run(planned, context).decide()
+    return MergeReader(opened(Job(planned, decisions)).tensors)
 
 
 def inspect(

@@ -180,6 +180,8 @@ def _alternative(kinds: tuple[Any, ...], data: Any, at: str) -> Any:
 
 
 def _object(kind: type[Any], data: Any, at: str) -> Any:
+    if isinstance(data, kind):  # decoded before, as part of something untyped
+        return data
     if not isinstance(data, dict):
         _refuse(at, "an object", data)
     fields = _fields_of(cast(Hashable, kind))

@@ -50,6 +50,7 @@ class SdmWParams:
         return self.weights is not None and not any(self.k)
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Share:
     """One model's part in a layer.
@@ -74,6 +75,7 @@ class Share:
 Shares = tuple[Share, ...]  # the decision of a layer: one for each model
 
 
+@tagged
 @dataclass(frozen=True, slots=True)
 class Weights:
     """What all layers together decide.

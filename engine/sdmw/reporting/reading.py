@@ -90,8 +90,7 @@ def decisions_of(report: Report, plan: Plan) -> Decisions:
         if report.schema == 1:
             return _decisions_of_schema_1(report, plan, method)
         kind = decision_type(method)
-        # Encoded again: a tagged decision was read as what it is.
-        layers = [codec.decode(kind, codec.encode(layer.decision)) for layer in report.layers]
+        layers = [codec.decode(kind, layer.decision) for layer in report.layers]
         for name, layer in zip(told, layers, strict=True):
             if (facts := method.layer_facts(layer)) and len(facts) != len(plan.models):
                 raise ValueError(f"layer {quoted(name)}: a decision on {len(facts)} models of {len(plan.models)}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
 from sdmw.kernels.codes import DELTA, F32
-from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 from sdmw.statistics.near import MOST_OF_PIECE, NONE_MET, NOTHING, Near, bracket
 
 MiB = 1 << 20
@@ -157,6 +157,7 @@ class HistogramCounter:
 
     def add(self, tile: Tile) -> None:
         """Count a tile; while a bracket is unknown, in samples, of which the first to tell is repeated."""
+        check_models(tile, len(self._counts))
         while self._near and tile.count and not self._edges.any(axis=1).all():
             sample = tile.cut(0, min(SAMPLE, tile.count))
             self._add(sample, self._counts, self._low_sums, self._edges)

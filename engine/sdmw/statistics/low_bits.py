@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.kernels.bins import LOW
-from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 
 Occurrences = NDArray[np.int64]  # (LOW,), but index 0 is always 0: the histogram's count leaves those over
 
@@ -98,11 +98,12 @@ class LowBitsCounter:
         self._count = tiles.count_low_bits
         self._asked = bins
         opened = [asked for asked in bins if asked]
-        self._bins = np.array([[*asked, -1][:2] for asked in opened], np.int64)
+        self._bins = np.array([[*asked, -1][:2] for asked in opened], np.int64).reshape(-1, 2)
         self._counts = np.zeros((len(opened), 2, LOW), np.int64)
 
     def add(self, tile: Tile) -> None:
-        """Count a tile."""
+        """Count a tile of the models of which bins are asked."""
+        check_models(tile, len(self._counts))
         self._count(tile.addresses, tile.codes, tile.count, self._bins, self._counts)
 
     def result(self) -> tuple[LowBits, ...]:

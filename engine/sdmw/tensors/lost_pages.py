@@ -11,7 +11,7 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -28,7 +28,6 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _lock = threading.RLock()  # finalizers of mappings may come while it is held
 _table: NDArray[np.int64] | None = None
 _guards: list[bytes] = []  # the handler that each run found
-_for_good = ExitStack()  # never left
 
 
 @cache
@@ -40,12 +39,10 @@ def can_guard() -> bool:
 @contextmanager
 def guarded() -> Iterator[None]:
     """While it is entered, the handler is in place; another one, such as faulthandler's, is put back afterwards."""
-    from sdmw.kernels import bus_error
-
     if _made_table() is None:
         yield
         return
-    action = _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
+    action = _handling()
     with _lock:
         _guards.append(_set_action(action))
     try:
@@ -60,8 +57,14 @@ def guarded() -> Iterator[None]:
 def guard_for_good() -> None:
     """As `guarded`, for the rest of the process's life: in workers that another process drives."""
     with _lock:
-        if not _guards:
-            _for_good.enter_context(guarded())
+        if not _guards and _made_table() is not None:
+            _guards.append(_set_action(_handling()))
+
+
+def _handling() -> bytes:
+    from sdmw.kernels import bus_error
+
+    return _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
 
 
 def protect(address: int, size: int) -> None:
