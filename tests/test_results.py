@@ -1,4 +1,4 @@
-"""What public functions return: frozen, picklable, and plain data for JSON by `to_dict`, which is what commands print."""
+"""What public functions return: frozen, picklable, and by `to_dict` plain data for JSON, which commands print."""
 
 import dataclasses
 import inspect
@@ -120,7 +120,7 @@ def test_a_report_is_loaded_again(folder, results, monkeypatch):
         assert loaded.to_dict() == results["merge"].to_dict()
         assert loaded.path == str(path)
     for path in ("base", "nothing", "adapter"):
-        with pytest.raises(CheckpointError, match="sdmw_report.json: expected"):
+        with pytest.raises(CheckpointError, match=r"sdmw_report\.json: expected"):
             sdmw.Report.load(path)
 
 
