@@ -143,6 +143,13 @@ def test_an_unknown_tag_of_any_type_names_nothing():
     assert decode(object, {TAG: "sdmw.cli.main"}) == {TAG: "sdmw.cli.main"}
 
 
+def test_a_tag_of_another_class_is_refused():
+    for tag in ("Group", 3, None):
+        with pytest.raises(ValueError, match="expected a Square, found"):
+            decode(Square, {TAG: tag, "side": 1.0})
+    assert decode(Square, {"side": 1.0}) == Square(1.0)
+
+
 def test_what_cannot_be_written_is_refused():
     with pytest.raises(TypeError, match="object cannot be written as JSON"):
         encode({"a": [object()]})

@@ -184,6 +184,8 @@ def _object(kind: type[Any], data: Any, at: str) -> Any:
         return data
     if not isinstance(data, dict):
         _refuse(at, "an object", data)
+    if _tagged.get(kind.__name__) is kind and data.get(TAG, kind.__name__) != kind.__name__:
+        _refuse(at, f"a {kind.__name__}", data[TAG])
     fields = _fields_of(cast(Hashable, kind))
     if lacking := [name for name, _ in fields if name not in data]:
         _refuse(at, f"a field {lacking[0]!r}", sorted(data)[:10])
