@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, cast
 import numpy as np
 
 from sdmw.codec import Count, Within, tagged
-from sdmw.methods.method import Destination, Facts, Method, Settings, common_weights, float32s
-from sdmw.recipes.recipe import Parameter
+from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
+from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
 from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
@@ -108,18 +108,17 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
 
     def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
-        weights = settings.by_model["weight"]
-        normalization = settings.top["normalization"]
+        normalization = cast("str | Mapping[str, float]", settings.top["normalization"])
         powers = {"linear": 1, "square": 2}
         return SdmWParams(
-            k=settings.by_model["k"],
-            weights=None if None in weights else weights,
+            k=settings.numbers("k"),
+            weights=None if None in settings.by_model["weight"] else settings.numbers("weight"),
             power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
-            exact=settings.top["percentile"] == "exact",
-            scale=settings.top["lambda"],
+            exact=settings.word("percentile") == "exact",
+            scale=settings.number("lambda"),
         )
 
-    def granularity(self, top: Mapping[str, Any]) -> str:
+    def granularity(self, top: Mapping[str, Setting]) -> str:
         """As the recipe says: the tensor by default."""
         return str(top.get("granularity", "tensor"))
 
@@ -268,7 +267,7 @@ def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
     return Share(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
 
 
-def _sums(shares: Sequence[Share]) -> dict[str, Any]:
+def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
     """M and counts of one model over all layers; None where not all of them were measured."""
     if any(share.magnitude is None for share in shares):
         return dict.fromkeys(("magnitude", "nonzero", "kept", "kept_share", "magnitude_by_component"))

@@ -1,5 +1,6 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
+import mmap
 import sys
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
+EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
@@ -77,7 +79,8 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         reserved=resident + kernels_to_load() + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
-        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0),
+        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
+        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0),
         models=len(plan.models) if measured else 0,
         components=components,
         looks=memory_of(method),

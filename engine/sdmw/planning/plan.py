@@ -12,6 +12,7 @@ from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import TiedHead
 from sdmw.writing.layout import Place, ShardLayout
 
 BLOCK = 4096  # bytes of a file that are written together
@@ -90,20 +91,6 @@ class LayerPlan:
     name: str
     tensors: tuple[int, ...]
     measured: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TiedHead:
-    """A model's output head that the base ties to its embedding: dropped if equal to the model's own embedding.
-
-    Attributes:
-        model: its name in the recipe.
-        head, embedding: the two tensors in it.
-    """
-
-    model: str
-    head: Tensor
-    embedding: Tensor
 
 
 @dataclass(frozen=True, slots=True)

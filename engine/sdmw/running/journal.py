@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import xxhash
 
@@ -17,7 +16,7 @@ from sdmw.writing.publication import Publication
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 
 
-def head(plan: Plan) -> dict[str, Any]:
+def head(plan: Plan) -> dict[str, object]:
     """What must be the same for a run to be gone on with: version, recipe, plan, and the fingerprint of each input.
 
     Threads, budget and tile may differ: the bits do not depend on them.
@@ -57,7 +56,7 @@ class RunJournal:
         self._output, self._plan = output, plan
         self.layers, self.pieces = _read(output.records if output else (), decision_type(method))
         self.written: dict[Piece, str] = {}
-        self._fresh: list[Any] = []
+        self._fresh: list[object] = []
         self._committed = time.monotonic()
         self._committing = False
 
@@ -100,7 +99,7 @@ class RunJournal:
             self._output.settle()
             self._output.vouch(records)
 
-    def _commit(self, output: Publication, records: list[Any]) -> None:
+    def _commit(self, output: Publication, records: list[object]) -> None:
         # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
         check_unchanged(self._plan.checkpoints)
         output.sync()
@@ -123,13 +122,13 @@ def check_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
         raise InputChangedError(problems)
 
 
-def _read(records: Iterable[Any], decision: Any) -> tuple[dict[int, Any], dict[Piece, str]]:
-    layers: dict[int, Any] = {}
+def _read(records: Iterable[object], decision: type[object]) -> tuple[dict[int, object], dict[Piece, str]]:
+    layers: dict[int, object] = {}
     pieces: dict[Piece, str] = {}
     for record in records:
-        if "layer" in record:
+        if isinstance(record, dict) and "layer" in record:
             layers[record["layer"]] = codec.decode(decision, record["decision"])
-        elif "piece" in record:
+        elif isinstance(record, dict) and "piece" in record:
             pieces[Piece(*record["piece"])] = record["xxh3"]
     return layers, pieces
 

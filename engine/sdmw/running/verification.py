@@ -24,6 +24,7 @@ from sdmw.running.stop import GivenUp
 from sdmw.running.work import read_tiles, tile_borders
 from sdmw.storage.files import open_file
 from sdmw.storage.shard import sample_of
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 
 READ = 1 << 22  # bytes read at once for a checksum
@@ -132,7 +133,7 @@ def _tasks(
     context: Context,
     nbytes: int,
     found: Callable[[Problem], None],
-) -> Iterator[Task]:
+) -> Iterator[Task[Problem | None]]:
     done = 0
 
     def take(size: int, problem: Problem | None) -> None:
@@ -183,7 +184,7 @@ def _wrong_structure(out: Checkpoint, plan: Plan) -> Iterator[Problem]:
             yield Problem(f"{out.path}: tensor {quoted(name)}", _said(planned.get(name)), _said(found.get(name)))
 
 
-def _said(what: tuple[Any, tuple[int, ...]] | None) -> str:
+def _said(what: tuple[DType, tuple[int, ...]] | None) -> str:
     return f"{what[0].name} {list(what[1])}" if what else "none"
 
 
