@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -220,9 +221,9 @@ def test_a_counter_takes_what_it_declares(sample, models):
 
 
 def of_models(look: Look[Any], models: int) -> Look[Any]:
-    """The same look at fewer models."""
-    shorter = {field.name: given[:models] for field in fields(look) if (given := getattr(look, field.name)) is not None}
-    return replace(look, **shorter)
+    """The same look at as many models, each asked what the first is."""
+    told = {field.name: given for field in fields(look) if (given := getattr(look, field.name)) is not None}
+    return replace(look, **{name: given[:1] * models for name, given in told.items()})
 
 
 def test_a_result_takes_what_it_declares(sample):
@@ -238,6 +239,19 @@ def test_what_is_kept_takes_what_it_declares(sample):
         kept = sample.look.add(kept, measured(sample, sample.patterns))
         sample.use(kept)
         assert size_of(kept) <= MODELS * sample.look.memory.kept
+
+
+@pytest.mark.parametrize("models", [1, MODELS, 6])
+def test_adding_takes_no_more_than_one_component_beside(sample, models):
+    """As `planning.budget` has it, with the looks of a whole method."""
+    look = of_models(sample.look, models)
+    counter, kept = look.counter(models), look.nothing(models)
+    most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)
+    for _ in range(3):
+        add(counter, sample.patterns, models)
+        result = counter.result()
+        kept, most = allocated(partial(look.add, kept, result))
+        assert most <= models * most_kept
 
 
 def test_the_samples_are_the_worst(sample):
