@@ -327,8 +327,8 @@ PLANNING = [
           r"model 'HERE/func': tensor 'more' is not in the base"),
          tensors=also("more", np.zeros(3, np.float32), "corp", "func")),
     Case("another base altogether", PlanError,
-         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by taking "
-          r"'x\.' off its names\. Rename",),
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by "
+          r"taking 'x\.' off its names\. Rename",),
          tensors=lambda w: setattr(w, "corp", {f"x.{name}": a for name, a in w.corp.items()})),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
@@ -639,7 +639,7 @@ def test_a_tied_head_that_differs_is_written_and_the_config_unties_it(tmp_path):
     assert report.warnings[0] == (
         "'lm_head.weight' differs from the embedding: it is written, and the config says that it is not tied"
     )
-    assert sdmw.verify(world.at("out"), sample=1, progress=False).problems == []
+    assert sdmw.verify(world.at("out"), sample=1, progress=False).problems == ()
 
 
 def test_an_untied_head_is_an_extra_tensor(tmp_path, capsys, monkeypatch):

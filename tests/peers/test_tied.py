@@ -108,7 +108,7 @@ def check(folder, kind, base, one, two):
     found = loaded(folder / "out", kind)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    assert sdmw.verify(folder / "out", sample=1, progress=False).problems == []
+    assert sdmw.verify(folder / "out", sample=1, progress=False).problems == ()
 
 
 def test_an_untied_model_without_a_head_is_refused(tmp_path):

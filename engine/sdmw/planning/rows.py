@@ -56,7 +56,7 @@ def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties, untie: C
     """
     base, models = completed(inputs, tied)
     left_out = tied.dropped.difference(untie)
-    found = [row for row in _of_base(base, models) if row.name not in left_out]
+    found = [row for row in _of_base(recipe, base, models) if row.name not in left_out]
     found += _taken(recipe, base, models, left_out)
     depth = depths(row.name for row in found)
     return [
@@ -69,14 +69,15 @@ def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties, untie: C
     ]
 
 
-def _of_base(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Row]:
+def _of_base(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Row]:
     """Every tensor of the base. Where a model lacks it, the base's stands in: no delta."""
     for name, tensor in base.tensors.items():
         theirs = tuple(checkpoint.tensors.get(name, tensor) for checkpoint in models.values())
         if tensor.dtype.merges:
             yield Row(name, tensor, "merge", tensor, theirs)
         else:
-            yield Row(name, tensor, "copy", tensor, tuple(other for other in theirs if other is not tensor))
+            others = () if recipe.integers == "base" else (other for other in theirs if other is not tensor)
+            yield Row(name, tensor, "copy", tensor, tuple(others))
 
 
 def completed(inputs: Inputs, tied: Ties) -> tuple[Checkpoint, dict[str, Checkpoint]]:
