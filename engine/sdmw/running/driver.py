@@ -21,7 +21,6 @@ from sdmw.statistics.look import Look, Measured
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
-
 SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measured
 
 

@@ -313,5 +313,6 @@ def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, othe
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
     where = f"{info.where}, element {start + element}"
     expected = f"{first[element]} as in {tensor.inputs[0].origin}"
-    mend = f"{tensor.output.dtype.name} tensors are copied, not merged: make them equal in all inputs, or write `integers: base`"
+    copied = f"{tensor.output.dtype.name} tensors are copied, not merged"
+    mend = f"{copied}: make them equal in all inputs, or take the base's with the recipe field `integers: base`"
     return Problem(where, expected, str(other[element]), mend)
