@@ -52,8 +52,8 @@ class Pool:
     """Workers for the tasks of a run: threads, or what the caller gives. A context manager.
 
     An executor that the caller made stays the caller's: where it breaks, it is shut down, and the run ends with an
-    error that can be resumed. One that the caller's function makes is shut down here, and made anew when a worker is lost: the tasks that
-    it had are done again.
+    error that can be resumed. One that the caller's function makes is shut down here, and made anew when a worker is
+    lost: the tasks that it had are done again.
 
     Attributes:
         apart: tasks may run in other processes.
