@@ -13,6 +13,7 @@ from sdmw.methods import all_methods
 from sdmw.methods.lora import HIGHEST_RANK
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import open_inputs
+from sdmw.planning.limits import Limits
 from sdmw.planning.plan import Plan
 from sdmw.recipes.load import load
 from sdmw.recipes.model_ref import ModelRef
@@ -83,8 +84,7 @@ def merge(
             at fault (`resumable`), else nothing is.
     """
     _check_progress(progress)
-    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
-        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
+    _check_executor(executor)
     planned = plan(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
@@ -135,15 +135,8 @@ def plan(
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
     """
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
-        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
-    options = Options(
-        None if out is None else os.fspath(out),
-        overwrite,
-        parse_size(max_shard_size, "max_shard_size"),
-        None if budget is None else parse_size(budget, "budget"),
-        threads,
-    )
+    limits, most = _limits(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    options = Options(None if out is None else os.fspath(out), overwrite, most, limits.budget, limits.threads)
     most_header = parse_size(header_limit, "header_limit")
     loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
     method = all_methods()[loaded.merge_method]
@@ -245,6 +238,8 @@ def extract(
     out: str | os.PathLike[str],
     *,
     rank: int = 32,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
@@ -306,6 +301,8 @@ def pack(
     out: str | os.PathLike[str],
     *,
     k: float = 0.0,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
@@ -323,6 +320,8 @@ def pack(
         out: the archive's directory, which will appear complete or not at all.
         k: percent of each tensor's nonzero deltas that are left out, the smallest, exactly as SDM-W drops them; `apply`
             then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept whole.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
@@ -333,29 +332,33 @@ def pack(
 
     Raises:
         UsageError: k is no percentage.
-        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
+        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
         RunError: the data or the machine; nothing is left behind.
     """
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
-    from sdmw.archives import packing
-    from sdmw.archives.planning import check_packing
+    _check_progress(progress)
+    limits = _limits(budget, threads)
+    from sdmw.archives.planning import plan_packing
     from sdmw.checkpoints import formats
-    from sdmw.reporting.packing import pack_report
-    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
 
     limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
     references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
     below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
-    if problems := check_packing(below, above, target, overwrite=overwrite):
-        raise PlanError(problems)
+    planned = plan_packing(below, above, float(k), target, limits, overwrite=overwrite)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    from sdmw.archives import packing
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running.context import publishing, working
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
+        working(tell, planned.threads) as context,
         publishing(context, target, (), [below, above], overwrite=overwrite) as publication,
     ):
-        archive = packing.pack(below, above, float(k), publication, context)
+        archive = packing.pack(planned, publication, context)
         publication.finish()
         return pack_report(archive, above, target)
 
@@ -365,6 +368,8 @@ def apply(
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     max_shard_size: Size = "5GB",
@@ -377,6 +382,8 @@ def apply(
         base: what the archive was packed with; how it is cut into shards does not matter.
         archive: its directory.
         out: the directory that will appear, complete or not at all.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         max_shard_size: bytes of tensors in one output file.
@@ -388,12 +395,23 @@ def apply(
 
     Raises:
         ArchiveError: the archive is damaged, or is none.
-        CheckpointError, PlanError: all that headers and disk tell against it.
+        CheckpointError, PlanError: all that headers, disk and memory tell against it.
         OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
             signature) of a tensor.
         RunError: the data or the machine; nothing is left behind.
     """
-    return _restored("base", base, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+    return _restored(
+        "base",
+        base,
+        archive,
+        out,
+        _limits(budget, threads),
+        progress,
+        overwrite,
+        max_shard_size,
+        header_limit,
+        download,
+    )
 
 
 def revert(
@@ -401,6 +419,8 @@ def revert(
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     max_shard_size: Size = "5GB",
@@ -411,7 +431,18 @@ def revert(
 
     Args, result and errors as for `apply`, with the model in the place of the base.
     """
-    return _restored("model", model, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+    return _restored(
+        "model",
+        model,
+        archive,
+        out,
+        _limits(budget, threads),
+        progress,
+        overwrite,
+        max_shard_size,
+        header_limit,
+        download,
+    )
 
 
 def _restored(
@@ -419,36 +450,50 @@ def _restored(
     name: str | os.PathLike[str],
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    limits: Limits,
     progress: "bool | Callable[[Event], None]",
     overwrite: bool,
     max_shard_size: Size,
     header_limit: Size,
     download: bool,
 ) -> "PackReport":
-    from sdmw.archives import packing
+    _check_progress(progress)
     from sdmw.archives.archive import read_archive
-    from sdmw.archives.planning import check_applying
+    from sdmw.archives.planning import plan_restoring
     from sdmw.checkpoints import formats
-    from sdmw.reporting.packing import pack_report
-    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
-    from sdmw.writing.layout import lay_out
 
     most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
     target = os.fspath(out)
     model = formats.read(locate(ModelRef.parse(os.fspath(name)), download=download), header_limit=limit)
     packed = read_archive(os.fspath(archive))
-    shards = lay_out(((info.name, info.dtype, info.shape) for info in model.tensors.values()), most)
-    if problems := check_applying(model, packed, shards, target, overwrite=overwrite):
-        raise PlanError(problems)
+    planned = plan_restoring(model, packed, side, most, target, limits, overwrite=overwrite)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    from sdmw.archives.restoring import restore
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running.context import publishing, working
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
-        publishing(context, target, shards, [model], overwrite=overwrite) as publication,
+        working(tell, planned.threads) as context,
+        publishing(context, target, planned.shards, [model], overwrite=overwrite) as publication,
     ):
-        packing.restore(model, packed, side, publication, context)
+        restore(planned, publication, context)
         publication.finish()
     return pack_report(packed, model, target)
+
+
+def _limits(budget: Size | None, threads: int | None) -> Limits:
+    """What a call allows; UsageError where that is no number."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
+    return Limits(None if budget is None else parse_size(budget, "budget"), threads)
+
+
+def _check_executor(executor: object) -> None:
+    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
+        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
 
 
 def _check_progress(progress: object) -> None:
