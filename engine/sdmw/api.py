@@ -244,50 +244,68 @@ def extract(
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    resume: bool = True,
+    executor: "ExecutorLike" = None,
 ) -> "ExtractionReport":
     """Approximate what a fine-tune changed by a PEFT adapter: every weight's delta by matrices of a rank.
 
     The decomposition is randomised, from numbers that depend on names alone; its last bits depend on the BLAS that
-    NumPy has. A weight takes up to nine looks at its data, and in memory some rank + 8 rows and columns of float64.
+    NumPy has and on how many threads that uses, not on `threads`. A weight takes up to nine looks at its data, and in
+    memory some rank + 8 rows and columns of float64, several times. An interrupted run of the same call is resumed.
 
     Args:
         base: what the fine-tune was made from.
         model: the fine-tune, with the same names and shapes.
         out: the adapter's directory, which will appear complete or not at all.
         rank: of the matrices, from 1.
+        budget: as for `merge`.
+        threads: number of worker threads, or of the executor's workers to be kept busy. Default: one per core, but a
+            single thread where NumPy's BLAS has threads of its own, which then keep all cores busy. With
+            OPENBLAS_NUM_THREADS=1 in the environment it has none: extracting takes a third of the processor time.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
+        resume: False starts over where an interrupted run has left something.
+        executor: as for `merge`.
 
     Returns:
         The error of each weight, and what was left out because an adapter cannot say it.
 
     Raises:
-        UsageError: the rank is none.
-        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
-        RunError: the data or the machine; nothing is left behind.
+        UsageError: the rank, or another argument, is none.
+        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
+        ResumeError: a killed run left something, and inputs, rank or version are others now.
+        RunError: the data or the machine. What is done is kept beside the target where the inputs are not at fault
+            (`resumable`), else nothing is.
     """
     if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
+    _check_progress(progress)
+    _check_executor(executor)
+    limits = _limits(budget, threads)
     from sdmw.checkpoints import formats
     from sdmw.planning.extraction import plan_extraction
-    from sdmw.reporting.extraction import add_files, extraction_report
-    from sdmw.running.context import publishing, working
-    from sdmw.running.extraction import carry_out
     from sdmw.storage.locate import locate
 
     limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
     references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
     below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
-    planned = plan_extraction(below, above, rank, target, overwrite=overwrite)
+    planned = plan_extraction(below, above, rank, target, limits, overwrite=overwrite, apart=executor is not None)
     if planned.problems:
         raise PlanError(planned.problems)
+    from sdmw.reporting.extraction import add_files, extraction_report
+    from sdmw.running.context import publishing, working
+    from sdmw.running.extraction import carry_out, head
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
-        publishing(context, target, planned.shards, [below, above], overwrite=overwrite) as publication,
-    ):
+        working(tell, planned.threads, executor) as context,
+        publishing(
+            context, target, planned.shards, [below, above],
+            overwrite=overwrite, head=head(planned), resume=resume,
+        ) as publication,
+    ):  # fmt: skip
         weights, left_out = carry_out(planned, publication, context)
         publication.finish()
         report = extraction_report(planned, target, weights, left_out)

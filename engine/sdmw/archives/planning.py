@@ -27,7 +27,7 @@ from sdmw.writing.shard_writer import IN_FLIGHT
 from sdmw.writing.target import check_target
 
 TILE = 8 * BLOCK  # elements of a task: 4 MiB at most in each of two models
-ZARR = 20 * MiB  # measured: the packages that write and read archives
+ZARR = 44 * MiB  # measured: the packages that write and read archives, with all that they load when they are first used
 SCRATCH = 4 * MiB  # of a worker, for what it computes of a block
 TENSOR = 3072  # of one tensor: the states of two checksums, its line in the archive's attributes, their JSON
 _ALONE = "Make a model of it first, by a recipe with `merge_method: task_arithmetic`"

@@ -29,5 +29,12 @@ class Limits:
         return self.threads or len(os.sched_getaffinity(0))
 
     def fit(self, tasks: Tasks, resident: int) -> Workers | Problem:
-        """As many threads as these limits allow, for tasks in a process that occupies `resident` bytes."""
-        return budget.fit_threads(tasks, self.allowed(resident), self.most_threads())
+        """As many threads as these limits allow, for tasks in a process that occupies `resident` bytes.
+
+        Tasks cannot be made smaller. Where nobody set a budget and the default is too small for a single thread, that
+        may take half of what is free.
+        """
+        allowed = self.allowed(resident)
+        if self.budget is None:
+            allowed = max(allowed, min(tasks.peak(1), resident + memory.available() // 2))
+        return budget.fit_threads(tasks, allowed, self.most_threads())

@@ -13,6 +13,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.writing.layout import Place, ShardLayout
 
 BLOCK = 4096  # bytes of a file that are written together
+SMALLEST = 4096  # elements; what is left of a piece behind its last whole tile may be less, and is no tile of its own
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
 
 
