@@ -1,65 +1,130 @@
-"""Peak memory of merging: by model size, by shape, and in a control group. Prints a table, writes results/memory.json.
+"""Peak memory of merging: by model size, by shape, by file system, cached and not, and in a control group.
+
+Prints a table, writes results/memory.json.
 
 python benchmarks/memory.py [--folder FOLDER] [--quick]
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
+from dataclasses import dataclass
+from typing import Any
 
 import processes
 import synthetic
 
 MB = 10**6
 GIB = 1 << 30
+SMALLEST = 2 * 10**8  # elements: long enough for every thread to hold a whole tile of everything at once
+FLAT = 5  # MB that one tensor may take more than a smaller one, cached or not, on every file system
+
+
+@dataclass(frozen=True)
+class Case:
+    """One merge.
+
+    Attributes:
+        name: in the table.
+        paths: base and fine-tunes.
+        method: of the recipe.
+        group: bytes of the control group it runs in; None for none.
+        cached: inputs are wholly in the page cache before; else none of them is.
+        budget: of the merge; None for the default.
+        flat: among the merges that must take no more than the first of them.
+    """
+
+    name: str
+    paths: list[str]
+    method: str = "sdm_w"
+    group: int | None = None
+    cached: bool = False
+    budget: str | None = None
+    flat: bool = False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
-    parser.add_argument("--quick", action="store_true", help="0.1 B parameters and 10^8 elements")
+    parser.add_argument("--quick", action="store_true", help="a tenth of parameters and elements")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        measure(arguments.folder or temporary, arguments.quick)
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = arguments.folder or temporary
+        disk = stack.enter_context(processes.loop_disk("xfs", os.path.join(folder, "xfs")))
+        measure(folder, cases(folder, disk, arguments.quick))
 
 
-def measure(folder: str, quick: bool) -> None:
-    scale = 10 if quick else 1
-    models = synthetic.write_models(os.path.join(folder, "decoder"), synthetic.decoder(1_100_000_000 // scale), 2)
-    sparse = synthetic.write_sparse(folder, 10**10 // (100 if quick else 1), 2)
-    cases = [
-        ("1.1 B parameters, 174 tensors", models, "sdm_w", None),
-        ("the same, averaged", models, "linear", None),
-        ("one tensor of 10^10 elements", sparse, "sdm_w", None),
+def cases(folder: str, xfs: str | None, quick: bool) -> list[Case]:
+    """What is measured; what this machine cannot do is left out and said."""
+    models = synthetic.write_models(
+        os.path.join(folder, "decoder"), synthetic.decoder(11 * 10 ** (7 if quick else 8)), 2
+    )
+
+    def sparse(where: str, elements: int) -> list[str]:
+        elements = max(SMALLEST, elements // 10 if quick else elements)
+        return synthetic.write_sparse(os.path.join(where, f"{elements:.0e}"), elements, 2)
+
+    found = [
+        Case("1.1 B parameters, 174 tensors", models),
+        Case("the same, averaged", models, "linear"),
+        Case("one tensor of 2*10^8 elements, cached", sparse(folder, SMALLEST), cached=True, flat=True),
+        Case("one of 10^10, not cached", sparse(folder, 10**10), flat=True),
+        Case("one of 2*10^9, cached", sparse(folder, 2 * 10**9), cached=True, flat=True),
     ]
+    if xfs:
+        cached = sparse(xfs, 2 * 10**9)
+        found += [
+            Case("the same on XFS", cached, cached=True, flat=True),
+            Case("the same, budget 230 MiB", cached, cached=True, budget="230MiB"),
+        ]
+    else:
+        print("no XFS can be made here: its rows are left out")
     if processes.can_group():
-        cases += [
-            ("1.1 B in a 512 MiB control group", models, "sdm_w", 512 << 20),
-            ("1.1 B in a 256 MiB control group", models, "sdm_w", 256 << 20),
+        found += [
+            Case("1.1 B in a 512 MiB control group", models, group=512 << 20),
+            Case("1.1 B in a 256 MiB control group", models, group=256 << 20),
         ]
     else:
         print("no memory control groups can be made here: those rows are left out")
+    return found
+
+
+def measure(folder: str, found: list[Case]) -> None:
     print(processes.machine())
     print(f"{'case':36} {'peak MB':>8} {'plan MB':>8} {'anon MB':>8} {'group MB':>9} {'s':>7}")
-    rows = []
-    for name, paths, method, limit in cases:
-        recipe = synthetic.recipe(paths, method)
-        processes.drop_cache(*paths)
-        out = os.path.join(folder, "merged")
-        measured, report = processes.merge(recipe, out, memory=limit)
-        row = {
-            "case": name,
-            "peak_rss": measured.peak_rss,
-            "planned": report["run"]["planned_peak"],
-            "peak_anonymous": report["run"]["peak_anonymous"],
-            "group_peak": measured.group_peak,
-            "wall_s": measured.wall_s,
-        }
-        rows.append(row)
-        megabytes = [row[key] / MB for key in ("peak_rss", "planned", "peak_anonymous")]
-        group = f"{measured.group_peak / MB:9.0f}" if measured.group_peak else f"{'–':>9}"
-        print(f"{name:36}", *(f"{each:8.0f}" for each in megabytes), group, f"{row['wall_s']:7.1f}")
-    processes.write_json("memory", {"machine": processes.machine(), "rows": rows})
+    rows = [measure_one(folder, case) for case in found]
+    first, *others = (row["peak_rss"] for row, case in zip(rows, found, strict=True) if case.flat)
+    growth = (max(others) - first) / MB
+    said = "flat" if growth <= FLAT else f"NOT flat, {FLAT} allowed"
+    print(f"larger tensors take at most {growth:.1f} MB more than the smallest: {said}")
+    for row in rows:
+        if row["peak_rss"] > row["planned"]:
+            print(f"{row['case']}: ABOVE THE PLAN")
+    processes.write_json("memory", {"machine": processes.machine(), "rows": rows, "growth_mb": growth})
+
+
+def measure_one(folder: str, case: Case) -> dict[str, Any]:
+    recipe = synthetic.recipe(case.paths, case.method)
+    processes.drop_cache(*case.paths)
+    if case.cached:
+        processes.fill_cache(*case.paths)
+    options = {"budget": case.budget} if case.budget else {}
+    out = os.path.join(folder, "merged")
+    measured, report = processes.merge(recipe, out, memory=case.group, **options)
+    processes.remove(out)
+    row = {
+        "case": case.name,
+        "peak_rss": measured.peak_rss,
+        "planned": report["run"]["planned_peak"],
+        "peak_anonymous": report["run"]["peak_anonymous"],
+        "group_peak": measured.group_peak,
+        "wall_s": measured.wall_s,
+    }
+    megabytes = [row[key] / MB for key in ("peak_rss", "planned", "peak_anonymous")]
+    group = f"{measured.group_peak / MB:9.0f}" if measured.group_peak else f"{'–':>9}"
+    print(f"{case.name:36}", *(f"{each:8.0f}" for each in megabytes), group, f"{row['wall_s']:7.1f}", flush=True)
+    return row
 
 
 if __name__ == "__main__":

@@ -173,6 +173,26 @@ def fill_cache(*paths: str) -> None:
 
 
 @contextlib.contextmanager
+def loop_disk(kind: str, at: str, size: int = 16 << 30) -> Iterator[str | None]:
+    """A fresh file system in a sparse image, mounted while it is entered; None where it cannot be made."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = os.path.join(folder, "image")
+        with open(image, "wb") as file:
+            file.truncate(size)
+        os.makedirs(at, exist_ok=True)
+        try:
+            subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
+            subprocess.run(["mount", "-t", kind, "-o", "loop", image, at], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            yield None
+            return
+        try:
+            yield at
+        finally:
+            subprocess.run(["umount", at], check=True)
+
+
+@contextlib.contextmanager
 def _group(memory: int | None) -> Iterator[Path | None]:
     if memory is None:
         yield None

@@ -109,11 +109,13 @@ def stored(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 
 
 def write_sparse(folder: str, elements: int, models: int, *, islands: int = 64, seed: int = 1) -> list[str]:
-    """One bfloat16 tensor of any size as sparse files: islands of 4,096 random elements, zeros between.
+    """One bfloat16 matrix of any size as sparse files: islands of 4,096 random elements, zeros between.
 
-    Takes almost no disk; what reads it reads every byte all the same.
+    Takes almost no disk; what reads it reads every byte all the same. The header is as short as can be, so that the
+    edges of tiles lie within pages, as in most files of others.
     """
-    (layout,) = lay_out([("model.layers.0.mlp.up_proj.weight", DType.BF16, (elements,))], 2**62)
+    rows, columns = (elements // 10**4, 10**4) if elements % 10**4 == 0 else (1, elements)
+    header = _shortest_header("model.layers.0.mlp.up_proj.weight", "BF16", (rows, columns), 2 * elements)
     rng = np.random.default_rng(seed)
     places = sorted(rng.integers(0, max(1, elements - 4096), islands).tolist())
     paths = []
@@ -122,15 +124,22 @@ def write_sparse(folder: str, elements: int, models: int, *, islands: int = 64, 
         os.makedirs(path, exist_ok=True)
         with open(os.path.join(path, "config.json"), "w") as file:
             json.dump({"architectures": ["LlamaForCausalLM"]}, file)
-        with open(os.path.join(path, layout.name), "wb") as weights:
-            weights.write(layout.header)
-            weights.truncate(layout.size)
+        with open(os.path.join(path, "model.safetensors"), "wb") as weights:
+            weights.write(header)
+            weights.truncate(len(header) + 2 * elements)
             for place in places:
                 values = rng.standard_normal(min(4096, elements), np.float32)
-                weights.seek(len(layout.header) + 2 * place)
+                weights.seek(len(header) + 2 * place)
                 weights.write(stored(values, "BF16").tobytes())
         paths.append(path)
     return paths
+
+
+def _shortest_header(name: str, dtype: str, shape: tuple[int, ...], nbytes: int) -> bytes:
+    """That of a file of one tensor, not padded to whole pages as `lay_out` does."""
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, nbytes]}
+    text = json.dumps({name: entry}, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def recipe(paths: list[str], method: str = "sdm_w", **fields: Any) -> dict[str, Any]:

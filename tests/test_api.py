@@ -115,17 +115,20 @@ def test_the_report_is_the_file(world):
     assert told == report.to_dict() == json.loads(report.to_json())
     assert sdmw.Report.load("out") == report
     assert told.keys() >= {"version", "method", "models", "layers", "facts", "schema", "run", "files"}
-    assert (told["version"], told["method"], told["path"]) == (sdmw.__version__, "sdm_w", "out")
+    assert (told["version"], told["method"], report.path) == (sdmw.__version__, "sdm_w", "out")
     for model, name in zip(told["models"], ("corp", "func"), strict=True):
-        assert model["name"] == name
-        assert model.keys() >= {"weight", "magnitude", "nonzero", "kept", "magnitude_by_component"}
-        assert sum(model["magnitude_by_component"].values()) == pytest.approx(model["magnitude"])
-    assert sum(model["weight"] for model in told["models"]) == pytest.approx(1)
+        facts = model["facts"]
+        assert (model["name"], model["commit"]) == (name, None)
+        assert facts.keys() >= {"weight", "magnitude", "nonzero", "kept", "magnitude_by_component"}
+        assert sum(facts["magnitude_by_component"].values()) == pytest.approx(facts["magnitude"])
+    assert sum(model["facts"]["weight"] for model in told["models"]) == pytest.approx(1)
     assert [layer["name"] for layer in told["layers"]] == [layer["tensors"][0] for layer in told["layers"]]
     for layer in told["layers"]:
-        assert layer.keys() >= {"name", "tensors", "models"}
-        assert all(model.keys() >= {"threshold", "nonzero", "kept"} for model in layer["models"])
-    assert told["percentile"].keys() >= {"mode", "rank_error"}
+        assert layer.keys() == {"name", "tensors", "facts", "decision"}
+        assert all(facts.keys() == {"threshold", "nonzero", "kept"} for facts in layer["facts"])
+    assert told["facts"].keys() == {"percentile", "rank_error", "rank_error_share"}
+    assert told["inputs"][0].keys() == {"model", "file", "size", "header", "sample"}
+    assert told["files"]["written"].keys() >= {"config.json", "README.md", "sdmw_recipe.yaml"}
     run = told["run"]
     assert run.keys() >= {"wall_s", "cpu_s", "bytes_read", "bytes_read_again", "bytes_written", "peak_rss",
                           "peak_anonymous"}  # fmt: skip

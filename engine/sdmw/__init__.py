@@ -10,7 +10,7 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import apply, extract, inspect, merge, pack, plan, revert, verify
+    from sdmw.api import apply, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
     from sdmw.errors import SdmwError
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
+    from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
 
 __all__ = [
     "ExtractionReport",
     "Inspection",
+    "MergeReader",
     "PackReport",
     "Plan",
     "Recipe",
@@ -35,6 +37,7 @@ __all__ = [
     "extract",
     "inspect",
     "merge",
+    "open",
     "pack",
     "plan",
     "revert",
@@ -44,6 +47,7 @@ __all__ = [
 _HOMES = {
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
+    "MergeReader": "sdmw.running.reader",
     "PackReport": "sdmw.reporting.packing",
     "Plan": "sdmw.planning.plan",
     "Recipe": "sdmw.recipes.recipe",
@@ -54,6 +58,7 @@ _HOMES = {
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
     "merge": "sdmw.api",
+    "open": "sdmw.api",
     "pack": "sdmw.api",
     "plan": "sdmw.api",
     "revert": "sdmw.api",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.report import Report
     from sdmw.running.events import Event
     from sdmw.running.pool import ExecutorLike
+    from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
 
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
@@ -147,6 +148,56 @@ def plan(
     return build(loaded, method, inputs, options)
 
 
+def open(  # noqa: A001  the word of safetensors
+    recipe: RecipeLike,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: "bool | Callable[[Event], None]" = True,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+    executor: "ExecutorLike" = None,
+) -> "MergeReader":
+    """Open a merge without writing it: its tensors are computed when they are read, bit for bit as `merge` writes them.
+
+    Methods that measure read the inputs once here, to decide; each tensor that is asked for reads its own inputs again.
+
+    Args:
+        recipe: as for `merge`.
+        budget: as for `merge`; it bounds this call, and not the arrays that are asked for later.
+        threads: as for `merge`.
+        progress: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        ignore_unknown: report unknown recipe fields and go on.
+        executor: as for `merge`.
+
+    Returns:
+        `keys()`, `get_tensor(name)` and `get_slice(name)[...]`, as of `safetensors.safe_open`.
+
+    Raises:
+        RecipeError, UsageError, PlanError: as for `merge`.
+        RunError: inputs changed, are not finite, or cannot be read.
+    """
+    _check_progress(progress)
+    planned = plan(
+        recipe, budget=budget, threads=threads, header_limit=header_limit, download=download,
+        ignore_unknown=ignore_unknown,
+    )  # fmt: skip
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    from sdmw.running.context import working
+    from sdmw.running.driver import Run
+    from sdmw.running.job import Job
+    from sdmw.running.merged import opened
+    from sdmw.running.reader import MergeReader
+
+    with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+        decisions = Run(planned, context).decide()
+    return MergeReader(opened(Job(planned, decisions)).tensors)
+
+
 def inspect(
     checkpoint: str | os.PathLike[str], *, header_limit: Size = HEADER_LIMIT, download: bool = False
 ) -> "Inspection":
@@ -210,7 +261,7 @@ def verify(
     _check_progress(progress)
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
-    from sdmw.reporting.reading import decisions_of, read_report, recipe_of
+    from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
     from sdmw.running.context import working
     from sdmw.running.job import Job
@@ -222,14 +273,15 @@ def verify(
     )  # fmt: skip
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
-    verification.check_inputs(planned, [(each.size, each.header, each.sample) for each in report.inputs])
+    verification.check_inputs(planned, [(each.size, each.header, each.sample or "") for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
+    known = list(contradictions(report, planned, job.decisions))
     limit = parse_size(header_limit, "header_limit")
     merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
-        return verification.verify(merged, job, report.pieces, files, context, sample)
+        return verification.verify(merged, job, report.pieces, files, context, sample, known)
 
 
 def extract(

@@ -59,7 +59,7 @@ import sdmw
 from sdmw.running import journal, work
 from sdmw.running.events import Progress
 (recipe, shard), pause, options = json.loads(sys.argv[1])
-journal.EVERY = 0.0
+journal.COMMIT_EVERY = 0.0
 for name in ("measure", "apply"):
     real = getattr(work, name)
     setattr(work, name, lambda *a, real=real: (time.sleep(pause), real(*a))[1])
@@ -282,7 +282,7 @@ class Merges(RuleBasedStateMachine):
                 action(event)
 
         try:
-            with mock.patch.object(journal, "EVERY", every):
+            with mock.patch.object(journal, "COMMIT_EVERY", every):
                 self.merge(options, progress=receive)
             error = None
         except (SdmwError, EndedError) as caught:
@@ -368,7 +368,7 @@ class Merges(RuleBasedStateMachine):
 def results(out):
     """The bits, and of the report what is no measurement."""
     report = json.loads(Path(out, "sdmw_report.json").read_text())
-    return bits(out), {name: report[name] for name in ("models", "layers", "percentile", "pieces", "inputs")}
+    return bits(out), {name: report[name] for name in ("models", "layers", "facts", "pieces", "inputs")}
 
 
 def kept_files():

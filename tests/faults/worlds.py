@@ -26,7 +26,7 @@ import sdmw
 from sdmw.running import journal, work
 from sdmw.running.events import Progress
 recipe, out, pause, every, synced = json.loads(sys.argv[1])
-journal.EVERY = every
+journal.COMMIT_EVERY = every
 for name in ("measure", "apply"):
     real = getattr(work, name)
     setattr(work, name, lambda *a, real=real: (time.sleep(pause), real(*a))[1])

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import StoppedError
+from sdmw.running import verification
 from sdmw.running.events import Planned, Published
 from sdmw.running.stop import SIGNALS, StopSignals
 
@@ -93,3 +95,25 @@ def test_other_threads_leave_signals_alone():
     thread.start()
     thread.join()
     assert inside == before
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_stops_verifying(tmp_path, recipe, monkeypatch, signum):
+    """At the next tile: what is queued is not waited for."""
+    sdmw.merge(recipe, tmp_path / "out", progress=False)
+    read, begun = verification.read_tiles, []
+
+    def slow(*arguments):
+        for tile in read(*arguments):
+            begun.append(1)
+            time.sleep(0.1)
+            yield tile
+
+    monkeypatch.setattr(verification, "read_tiles", slow)
+    assert sdmw.verify(tmp_path / "out", sample=1, progress=False).problems == ()
+    tiles = len(begun)
+    begun.clear()
+    with pytest.raises(StoppedError) as caught:
+        sdmw.verify(tmp_path / "out", sample=1, threads=2, progress=sends(signum, at="verify"))
+    assert caught.value.signum == signum
+    assert len(begun) <= 6 < tiles  # one done, what ran beside it, and what a worker began before it was told

@@ -16,9 +16,10 @@ ks = st.sampled_from([0.0, 10.0, 50.0, 99.9, 100.0])
 
 def counted(look, arrays, codes, step):
     """A statistic a model, measured in pieces of `step` elements, each of two tiles."""
-    total = None
+    models, total = len(arrays) - 1, None
+    arrays, codes = ([each[0], *(each[1 + n] for n in look.reads(models))] for each in (arrays, codes))
     for start in range(0, arrays[0].size, step):
-        counter = look.counter(len(arrays) - 1)
+        counter = look.counter(models)
         for part in np.array_split(np.arange(start, min(start + step, arrays[0].size)), 2):
             if part.size:
                 counter.add(tile_of([a[part[0] : part[-1] + 1] for a in arrays], codes))

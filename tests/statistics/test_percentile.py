@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,9 @@ ks = st.one_of(st.sampled_from([0.0, 10.0, 50.0, 90.0, 100.0]), st.floats(0, 100
 
 
 def look(kind, arrays, codes):
-    counter = kind.counter(len(arrays) - 1)
+    models = len(arrays) - 1
+    counter = kind.counter(models)
+    arrays, codes = ([each[0], *(each[1 + n] for n in kind.reads(models))] for each in (arrays, codes))
     for start in range(0, arrays[0].size, 5000):
         counter.add(tile_of([a[start : start + 5000] for a in arrays], codes))
     return counter.result()
@@ -82,3 +85,24 @@ def test_the_smallest_pattern_from_a_value_between_two_float32():
     between = (float(below) + float(above)) / 2
     for value, expected in ((float(below), below), (between, above), (np.nextafter(float(below), 1), above)):
         assert percentile.smallest_pattern_from(value) == int(expected.view(np.uint32))
+
+
+@pytest.mark.parametrize("kind", [HistogramLook(), LowBitsLook(((), (3,)))])
+def test_a_tile_of_other_models_than_are_counted_is_refused(kind):
+    """A kernel would write beyond its arrays."""
+    arrays = [np.zeros(10, np.float32)] * 4
+    with pytest.raises(ValueError, match="a tile of 3 models for a counter of"):
+        kind.counter(2).add(tile_of(arrays, [0] * 4))
+
+
+def test_low_bits_read_the_models_that_they_are_asked_of():
+    rng = np.random.default_rng(3)
+    base, *tunes = (rng.normal(0, 1, 500).astype(np.float32) for _ in range(4))
+    opened = tuple(percentile.bins_to_open(h, 50) for h in look(HistogramLook(), [base, *tunes], [0] * 4))
+    asked = (opened[0], (), opened[2])
+    some, whole = look(LowBitsLook(asked), [base, *tunes], [0] * 4), look(LowBitsLook(opened), [base, *tunes], [0] * 4)
+    assert LowBitsLook(asked).reads(3) == (0, 2)
+    assert some[1].values == {}
+    for model in (0, 2):
+        for place in opened[model]:
+            np.testing.assert_array_equal(some[model].counts[place], whole[model].counts[place])

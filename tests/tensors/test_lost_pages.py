@@ -32,14 +32,14 @@ PRELUDE = """
     from sdmw.tensors import mapping
     RECIPE = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "corp"}]}
     shard = os.path.abspath("corp/model.safetensors")
-    looked = mapping.MappedFile.populate
-    def taken_away(self, start, stop):
-        found = looked(self, start, stop)
-        if TAKE and stop - start > 100_000:  # between looking and reading
-            self.release(start, stop)
+    looked = mapping.MappedBytes.populate
+    def taken_away(self):
+        found = looked(self)
+        if TAKE and self.nbytes > 100_000:  # between looking and reading
+            self.release()
             os.truncate(shard, 5000)
         return found
-    mapping.MappedFile.populate = taken_away
+    mapping.MappedBytes.populate = taken_away
     TAKE = True
 """
 

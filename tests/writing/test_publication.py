@@ -445,6 +445,7 @@ def test_an_old_checkpoint_moved_aside_by_a_killed_run_comes_back(tmp_path):
 
 def test_an_empty_file_where_a_shard_was_is_not_published(tmp_path):
     with written(tmp_path / "out") as out:
+        out.sync()
         (Path(out.path) / out.layouts[0].name).write_bytes(b"")
         with pytest.raises(OutputError, match="a shard that safetensors opens"):
             out.finish()
@@ -455,6 +456,7 @@ def test_an_empty_file_where_a_shard_was_is_not_published(tmp_path):
 
 def test_another_shard_in_its_place_is_not_published(tmp_path):
     with written(tmp_path / "out") as out:
+        out.sync()
         save_file({"z": np.zeros(1)}, Path(out.path) / out.layouts[0].name)
         with pytest.raises(OutputError, match="tensors laid out"):
             out.finish()

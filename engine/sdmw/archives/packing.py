@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -121,11 +121,11 @@ class _Packing:
             for (name, info), tally in zip(self._plan.base.tensors.items(), self._tallies.values(), strict=True)
         )
 
-    def _next_task(self) -> Task | None:
+    def _next_task(self) -> Task[Any] | None:
         """Chunks that wait go first, so that they never become many."""
         return (self._compressing if self._chunks else self._comparing).next_task()
 
-    def _tiles(self) -> Iterator[Task]:
+    def _tiles(self) -> Iterator[Task[Compared]]:
         given_up = self._context.pool.given_up
         for name, base in self._plan.base.tensors.items():
             for start, stop in tiles_of(base):
@@ -140,7 +140,7 @@ class _Packing:
         self._done += 2 * found.base.nbytes
         self._context.tell(Progress("pack", self._done, self._total))
 
-    def _compression(self) -> Task | None:
+    def _compression(self) -> Task[bytes] | None:
         if not self._chunks:
             return None
         name, chunk = self._chunks.popleft()

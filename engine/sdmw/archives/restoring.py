@@ -115,7 +115,7 @@ class _Restoring:
         tiles = self._tiles()
         self._context.pool.run(InOrder(lambda: next(tiles, None), AHEAD * self._plan.threads).next_task)
 
-    def _tiles(self) -> Iterator[Task]:
+    def _tiles(self) -> Iterator[Task[Changed]]:
         places = {place.name: place for shard in self._plan.shards for place in shard.tensors}
         for archived in self._plan.archive.tensors:
             tally = _Tally(self._plan.checkpoint.tensors[archived.name], archived, places[archived.name])

@@ -47,7 +47,7 @@ class Linear(Method[LinearParams, None, None]):
 
     def params(self, settings: Settings) -> LinearParams:
         """The parameters of one tensor."""
-        return LinearParams(settings.by_model["weight"], settings.top["normalize"])
+        return LinearParams(settings.numbers("weight"), settings.flag("normalize"))
 
     def objection(self, params: LinearParams) -> str | None:
         """Weights that add up to zero, or to infinity, cannot be normalised."""

@@ -5,14 +5,14 @@ Source: Smirnov, Rachkov 2025 (the baseline); peft 0.21, `add_weighted_adapter`,
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from sdmw.codec import tagged
 from sdmw.errors import PlanError, Problem, quoted
 from sdmw.methods.method import Destination, Facts, Method, Product, Settings, common_weights, float32s
-from sdmw.recipes.recipe import Parameter
+from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics.look import Measured, Tile
 from sdmw.tensors.combined import Combination, Kind, combined
 from sdmw.tensors.low_rank import LowRank, Sum
@@ -52,14 +52,14 @@ class Lora(Method[LoraParams, None, None]):
 
     def params(self, settings: Settings) -> LoraParams:
         """The parameters of one tensor."""
-        top = settings.top
-        return LoraParams(settings.by_model["weight"], cast(Kind, top["combination_type"]), top["svd_rank"])
+        kind = cast(Kind, settings.word("combination_type"))
+        return LoraParams(settings.numbers("weight"), kind, settings.number("svd_rank"))
 
     def objection(self, params: LoraParams) -> str | None:
         """A rank is a whole number."""
         return None if params.svd_rank == int(params.svd_rank) else f"svd_rank {params.svd_rank:g} is no whole number"
 
-    def product(self, top: Mapping[str, Any]) -> Product:
+    def product(self, top: Mapping[str, Setting]) -> Product:
         """`output`: the base with the combined adapter, or the adapter alone."""
         return "adapter" if top.get("output") == "adapter" else "model"
 

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.recipes.recipe import Parameter
+from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.tensors.tensor import Tensor
 
@@ -17,6 +17,7 @@ D = TypeVar("D")  # the decision of one layer: a frozen dataclass, a tuple of th
 M = TypeVar("M")  # the decision of the whole model, likewise
 
 Takes = Literal["deltas", "values"]  # what a tile holds: the base and what models changed of it, or the models alone
+Chosen = float | bool | str | Mapping[str, float] | None  # what a recipe may choose; None where nothing is chosen
 Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
 Facts = Mapping[str, Fact]
@@ -31,8 +32,24 @@ class Settings:
         by_model: a value for each model, of each parameter that may differ between them.
     """
 
-    top: Mapping[str, Any]
-    by_model: Mapping[str, tuple[Any, ...]]
+    top: Mapping[str, Chosen]
+    by_model: Mapping[str, tuple[float | None, ...]]
+
+    def number(self, name: str) -> float:
+        """A parameter of the kind "number" that stands at the top only."""
+        return cast(float, self.top[name])
+
+    def flag(self, name: str) -> bool:
+        """A parameter of the kind "flag"."""
+        return cast(bool, self.top[name])
+
+    def word(self, name: str) -> str:
+        """A parameter of the kind "choice" without a mapping form."""
+        return cast(str, self.top[name])
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A parameter that may differ between models, and has a default."""
+        return cast("tuple[float, ...]", self.by_model[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +95,11 @@ class Method(ABC, Generic[P, D, M]):
         """What makes these parameters unusable, which no single one of them shows; None where nothing does."""
         return None
 
-    def granularity(self, top: Mapping[str, Any]) -> str:
+    def granularity(self, top: Mapping[str, Setting]) -> str:
         """Which tensors are decided together (`planning.layers`), by the recipe's top level of parameters."""
         return "tensor"
 
-    def product(self, top: Mapping[str, Any]) -> Product:
+    def product(self, top: Mapping[str, Setting]) -> Product:
         """What the merge makes, by the recipe's top level of parameters."""
         return "model"
 
@@ -148,17 +165,17 @@ class Method(ABC, Generic[P, D, M]):
         return ()
 
     def decisions_of_schema_1(
-        self, params: Sequence[P], layers: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+        self, params: Sequence[P], layers: Sequence[Sequence[Facts]], models: Sequence[Facts]
     ) -> tuple[list[D], M]:
         """The decisions that a report of schema 1 holds.
 
         Args:
             params: of each layer's first tensor.
-            layers: as they stand in the report.
-            models: likewise.
+            layers: of each the facts on every model: threshold, nonzero, kept.
+            models: of each its facts: weight, magnitude, nonzero, kept.
 
         Raises:
-            KeyError, TypeError, ValueError: the report is malformed.
+            ValueError: the facts contradict each other.
         """
         decided = [self.decide_layer(each, Measured()) for each in params]
         return decided, self.decide_model(list(zip(params, decided, strict=True)))

@@ -43,7 +43,7 @@ class TaskArithmetic(Method[TaskArithmeticParams, None, None]):
 
     def params(self, settings: Settings) -> TaskArithmeticParams:
         """The parameters of one tensor."""
-        return TaskArithmeticParams(settings.by_model["weight"], settings.top["normalize"], settings.top["lambda"])
+        return TaskArithmeticParams(settings.numbers("weight"), settings.flag("normalize"), settings.number("lambda"))
 
     def decide_layer(self, params: TaskArithmeticParams, have: Measured) -> None:
         """Nothing is measured, and nothing is to be decided."""

@@ -1,5 +1,6 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
+import mmap
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
+EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
 KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
@@ -60,12 +62,12 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
     Each thread maps a tile of every input, holds one of output, and counts into its own arrays. Some tiles of output
-    are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
-    many as threads.
+    are on their way to the disk. The driver holds the statistics of one layer, a copy of one of its components while a
+    piece's are added, and those of the pieces under way, twice as many as threads.
     """
     looks = demand.looks
     worker = tile * demand.element + demand.working + demand.models * looks.counter
-    statistics = demand.models * (looks.kept * demand.components + looks.result * 2 * threads)
+    statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
     return demand.reserved + threads * worker + written + statistics + STAGING
 
@@ -78,7 +80,8 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         reserved=resident + kernels_to_load() + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
-        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0),
+        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
+        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0),
         models=len(plan.models) if measured else 0,
         components=components,
         looks=memory_of(method),

@@ -4,14 +4,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.errors import CheckpointError, PlanError, Problem, quoted
 from sdmw.linux import free
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, memory
-from sdmw.planning.check import check_inputs, tied_heads
+from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.layers import component_of, layer_of
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
@@ -20,6 +19,7 @@ from sdmw.planning.rows import Row, rows
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import tied_heads
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.side_files import choose
 from sdmw.writing.target import check_target
@@ -56,7 +56,7 @@ class _Part:
 
     row: Row
     inputs: tuple[Tensor, ...]
-    params: Any
+    params: object
 
 
 def build(recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options) -> Plan:
@@ -133,11 +133,11 @@ def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:
     return layers
 
 
-def _params(method: AnyMethod, merged: Sequence[Row]) -> tuple[dict[str, Any], list[Problem]]:
+def _params(method: AnyMethod, merged: Sequence[Row]) -> tuple[dict[str, object], list[Problem]]:
     """The method's parameters of each tensor, equal ones shared, and what speaks against them."""
-    shared: dict[Any, Any] = {}
-    objections: dict[Any, Problem] = {}
-    params = {}
+    shared: dict[object, object] = {}
+    objections: dict[object, Problem] = {}
+    params: dict[str, object] = {}
     for row in merged:
         assert row.settings is not None
         own = method.params(row.settings)
@@ -149,7 +149,7 @@ def _params(method: AnyMethod, merged: Sequence[Row]) -> tuple[dict[str, Any], l
     return params, list(objections.values())
 
 
-def _parts(method: AnyMethod, wanted: Sequence[Row], params: Mapping[str, Any]) -> list[_Part]:
+def _parts(method: AnyMethod, wanted: Sequence[Row], params: Mapping[str, object]) -> list[_Part]:
     """What each row is read from; PlanError where the method cannot read it so."""
     merged = [row for row in wanted if row.action == "merge"]
     arranged = method.arrange([params[row.name] for row in merged], [row.inputs for row in merged])

@@ -4,15 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted
-from sdmw.planning.plan import TiedHead
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import tied_heads
 
 Shaped = tuple[DType, tuple[int, ...]]
 
 MOST_SAID = 50  # problems of one kind in one model; the rest are counted
-EMBEDDINGS = ("embed", "wte")  # in the names of input embeddings: embed_tokens, word_embeddings, embed_in, wte
 
 
 def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[Problem]:
@@ -58,32 +57,6 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
 
 def _shaped(what: Shaped) -> str:
     return f"{what[0].name} {list(what[1])}"
-
-
-def tied_heads(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[TiedHead]:
-    """Output heads of models where the base ties its own to the embedding and stores none."""
-    config = base.config or {}
-    text_config = config.get("text_config")
-    inner = text_config if isinstance(text_config, Mapping) else {}
-    # transformers ties where the config says nothing.
-    if not config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)):
-        return []
-    found = []
-    for model, checkpoint in models.items():
-        for name, head in checkpoint.tensors.items():
-            if name not in base.tensors and name.split(".")[-2:] == ["lm_head", "weight"]:
-                embedding = _embedding_like(checkpoint, head)
-                if embedding:
-                    found.append(TiedHead(model, head, embedding))
-    return found
-
-
-def _embedding_like(checkpoint: Checkpoint, head: Tensor) -> Tensor | None:
-    for name, tensor in checkpoint.tensors.items():
-        same = (tensor.shape, tensor.dtype) == (head.shape, head.dtype)
-        if same and tensor is not head and any(part in name for part in EMBEDDINGS):
-            return tensor
-    return None
 
 
 def _check_model(recipe: Recipe, base: Checkpoint, model: str, checkpoint: Checkpoint) -> list[Problem]:

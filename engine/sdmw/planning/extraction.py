@@ -9,13 +9,14 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
-from sdmw.planning.check import EMBEDDINGS, MOST_SAID
+from sdmw.planning.check import MOST_SAID
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.conv1d import is_conv1d
+from sdmw.views.tied import EMBEDDINGS
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
 from sdmw.writing.shard_writer import IN_FLIGHT
 from sdmw.writing.target import check_target

@@ -1,10 +1,10 @@
 """What the recipe's levels come to for each tensor. Source: DESIGN.md, the recipe language; mergekit's precedence."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import cast
 
 from sdmw.errors import Problem, quoted
-from sdmw.methods.method import AnyMethod, Settings
+from sdmw.methods.method import AnyMethod, Chosen, Settings
 from sdmw.recipes.recipe import Parameter, Recipe, value_of
 
 ROUNDING = 1e-12  # how far a gradient between two values of a range may lead out of it. Source: METHODS.md, section 6
@@ -12,23 +12,23 @@ ROUNDING = 1e-12  # how far a gradient between two values of a range may lead ou
 
 def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Settings:
     """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
-    top: dict[str, Any] = {}
-    by_model: dict[str, tuple[Any, ...]] = {}
+    top: dict[str, Chosen] = {}
+    by_model: dict[str, tuple[float | None, ...]] = {}
     for parameter in method.parameters:
         general = _general(recipe, parameter, tensor, depth)
         if parameter.by_model:
             given = (value_of(entry.parameters.get(parameter.name), tensor, depth) for entry in recipe.models)
             own = (_bounded(parameter, value) for value in given)
-            by_model[parameter.name] = tuple(general if value is None else value for value in own)
+            by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
     return Settings(top, by_model)
 
 
-def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Any:
+def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:
     setting = recipe.parameters.get(parameter.name)
     if parameter.kind == "choice":
-        return parameter.default if setting is None else setting
+        return parameter.default if setting is None else cast("str | Mapping[str, float]", setting)
     value = value_of(setting, tensor, depth)
     return parameter.default if value is None else _bounded(parameter, value)
 

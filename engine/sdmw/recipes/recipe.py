@@ -80,8 +80,8 @@ class ModelEntry:
 class Recipe:
     """What to merge, and how.
 
-    Built by hand with the plain values of the YAML (`models=[{"model": "./a"}]`, `base_model="./base"`,
-    `parameters={"k": 10}`) it is checked and put in this form when it is used, exactly as a file is;
+    Built by hand with the plain values of the YAML (`models=[{"model": "./a"}]`, `parameters={"k": 10}`)
+    it is checked and put in this form when it is used, exactly as a file is;
     `sdmw.recipes.load.load` does that.
 
     Attributes:

@@ -1,11 +1,11 @@
 """What an extraction found: how well each weight is approximated, and what was left out; and its files."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from sdmw import codec
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.recipes.model_ref import ModelRef
@@ -35,7 +35,7 @@ class ExtractedWeight:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionReport:
-    """What was extracted. `sdmw_report.json` has the same names.
+    """What was extracted. `sdmw_report.json` has the same names but `path`.
 
     Attributes:
         version: of sdmw.
@@ -50,27 +50,27 @@ class ExtractionReport:
     path: str
     rank: int
     error: float
-    weights: list[ExtractedWeight]
-    left_out: list[str]
+    weights: tuple[ExtractedWeight, ...]
+    left_out: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
     def to_json(self) -> str:
-        """As JSON, indented."""
-        return as_json(self.to_dict())
+        """As JSON, indented: what stands in the adapter's `sdmw_report.json`, which names no path of this machine."""
+        return as_json({name: value for name, value in self.to_dict().items() if name != "path"})
 
 
 def extraction_report(
     plan: ExtractionPlan, path: str, found: Sequence[tuple[str, float, float]], left_out: Sequence[str]
 ) -> ExtractionReport:
     """The report of a finished extraction: of each weight its name, norm and error."""
-    weights = [ExtractedWeight(*each) for each in found]
+    weights = tuple(ExtractedWeight(*each) for each in found)
     whole = math.fsum(weight.norm**2 for weight in weights)
     rest = math.fsum((weight.norm * weight.error) ** 2 for weight in weights)
     error = math.sqrt(rest / whole) if whole else 0.0
-    return ExtractionReport(__version__, path, plan.rank, error, weights, list(left_out))
+    return ExtractionReport(__version__, path, plan.rank, error, weights, tuple(left_out))
 
 
 def add_files(

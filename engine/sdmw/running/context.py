@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.running.events import Published, Receiver
@@ -51,7 +50,7 @@ def publishing(
     inputs: Iterable[Checkpoint],
     *,
     overwrite: bool,
-    head: Any = None,
+    head: object = None,
     resume: bool = False,
 ) -> Iterator[Publication]:
     """An output that appears when the block ends, if its inputs are still those whose headers were read.

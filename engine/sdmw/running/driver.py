@@ -9,7 +9,7 @@ from typing import Any
 from sdmw.errors import DisagreementError, Problem, quoted
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
-from sdmw.planning.plan import Piece, Plan, TiedHead
+from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.context import Context
 from sdmw.running.events import Progress, Stage
@@ -17,6 +17,7 @@ from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
 from sdmw.statistics.look import Look, Measured
+from sdmw.views.tied import TiedHead
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
@@ -103,7 +104,7 @@ class Run:
         self._run(lambda: next(tasks, None))
         return kept
 
-    def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task]:
+    def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task[Any]]:
         told = self._told("apply", self._plan.applied_bytes)
 
         def take(pieces: Sequence[Piece], checksums: Sequence[str]) -> None:
@@ -135,7 +136,7 @@ class Run:
         head, embedding = quoted(tied.head.name), quoted(tied.embedding.name)
         return f"model {quoted(tied.model)}: {head} equals {embedding} and is tied in the base: dropped"
 
-    def _run(self, next_task: Callable[[], Task | None]) -> None:
+    def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
         self._pool.run(lambda: self._journal.commit() or next_task())
 
@@ -154,7 +155,7 @@ class Run:
         return told
 
 
-def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[Any]) -> Any:
+def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[object]) -> object:
     """What all layers together decide; None where nothing is merged."""
     params = (plan.tensors[layer.tensors[0]].params for layer in plan.layers)
     return method.decide_model(list(zip(params, decisions, strict=True))) if plan.layers else None
@@ -188,11 +189,11 @@ class Measuring:
         self.read_again = 0
         self._plan, self._method, self._span, self._told, self._journal = plan, method, span, told, journal
         self._open: dict[int, _OpenLayer] = {}
-        self._decided: dict[int, Any] = dict(journal.layers)
-        self._again: deque[Iterator[Task]] = deque()
+        self._decided: dict[int, object] = dict(journal.layers)
+        self._again: deque[Iterator[Task[Any]]] = deque()
         self._first = self._first_looks()
 
-    def next_task(self) -> Task | None:
+    def next_task(self) -> Task[Any] | None:
         """The next piece to look at; None where there is none now, though results to come may bring some."""
         while self._again:
             if task := next(self._again[0], None):
@@ -200,16 +201,16 @@ class Measuring:
             self._again.popleft()
         return next(self._first, None)
 
-    def decisions(self) -> tuple[Any, ...]:
+    def decisions(self) -> tuple[object, ...]:
         """Of every layer, in the plan's order; once all tasks are done."""
         return tuple(self._decided[number] for number in range(len(self._plan.layers)))
 
-    def _first_looks(self) -> Iterator[Task]:
+    def _first_looks(self) -> Iterator[Task[Any]]:
         for number in range(len(self._plan.layers)):
             if number not in self._decided:
                 yield from self._advance(number, Measured())
 
-    def _advance(self, number: int, have: Measured) -> Iterator[Task]:
+    def _advance(self, number: int, have: Measured) -> Iterator[Task[Any]]:
         """Look once more, or decide."""
         tensors = self._plan.layers[number].tensors
         params = self._plan.tensors[tensors[0]].params
@@ -225,7 +226,7 @@ class Measuring:
             self._journal.note_layer(number, decision)
         return iter(())
 
-    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task]:
+    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
         models = len(self._plan.models)
         for tensor in self._plan.layers[number].tensors:
             for piece in self._plan.pieces_of(tensor):

@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from sdmw.tensors import lost_pages
 from sdmw.tensors.tile_memory import forget
+
+R = TypeVar("R")
 
 _lock = threading.Lock()
 _run: str | None = None  # whose tasks this process has last carried out
 
 
-def elsewhere(run: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def elsewhere(run: str, function: Callable[..., R], arguments: tuple[object, ...]) -> R:
     """Carry out a task in a process that was set up for its run.
 
     Args:

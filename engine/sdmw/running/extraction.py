@@ -96,7 +96,8 @@ class _Extraction:
 
     def finish_weights(self) -> Mapping[int, Finished]:
         """Every weight, those first that an earlier run may have finished."""
-        earlier = {record["weight"]: codec.decode(Finished, record["finished"]) for record in self._output.records}
+        records = (record for record in self._output.records if isinstance(record, dict))
+        earlier = {record["weight"]: codec.decode(Finished, record["finished"]) for record in records}
         self._run(self._checks(earlier))
         self._run(self._extractions())
         return self._finished
@@ -112,10 +113,10 @@ class _Extraction:
         self._run(tasks)
         return found
 
-    def _run(self, tasks: Iterator[Task]) -> None:
+    def _run(self, tasks: Iterator[Task[Any]]) -> None:
         self._context.pool.run(lambda: self.notes.commit() or next(tasks, None))
 
-    def _checks(self, earlier: Mapping[int, Finished]) -> Iterator[Task]:
+    def _checks(self, earlier: Mapping[int, Finished]) -> Iterator[Task[bool]]:
         for number, finished in earlier.items():
             places = self._places_of(self._plan.weights[number])
             arguments = (places, finished.checksums, self._output.sink, self._context.pool.given_up)
@@ -125,7 +126,7 @@ class _Extraction:
         if same:
             self._finish(number, finished)
 
-    def _extractions(self) -> Iterator[Task]:
+    def _extractions(self) -> Iterator[Task[Extracted]]:
         given_up = self._context.pool.given_up
         for number, weight in enumerate(self._plan.weights):
             if number not in self._finished:

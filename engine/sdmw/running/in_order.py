@@ -15,19 +15,19 @@ class InOrder:
     turn it is was handed over before all of those that wait for it, so there is always one to go on with.
     """
 
-    def __init__(self, next_task: Callable[[], Task | None], most: int) -> None:
+    def __init__(self, next_task: Callable[[], Task[Any] | None], most: int) -> None:
         self._next, self._most = next_task, most
-        self._waiting: dict[int, tuple[Task, Any]] = {}
+        self._waiting: dict[int, tuple[Task[Any], Any]] = {}
         self._given = self._taken = 0
 
-    def next_task(self) -> Task | None:
+    def next_task(self) -> Task[Any] | None:
         """The next task; None where there is none now, though results to come may bring some."""
         if self._given - self._taken >= self._most or not (task := self._next()):
             return None
         number, self._given = self._given, self._given + 1
         return replace(task, then=partial(self._take, number, task))
 
-    def _take(self, number: int, task: Task, result: Any) -> None:
+    def _take(self, number: int, task: Task[Any], result: Any) -> None:
         self._waiting[number] = task, result
         del result  # held by nobody else once it is taken
         while self._taken in self._waiting:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import xxhash
 
@@ -19,7 +18,7 @@ from sdmw.writing.publication import Publication
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 
 
-def head(plan: Plan) -> dict[str, Any]:
+def head(plan: Plan) -> dict[str, object]:
     """What must be the same for a run to be gone on with: version, recipe, plan, and the fingerprint of each input.
 
     Threads, budget and tile may differ: the bits do not depend on them.
@@ -64,15 +63,15 @@ class Notes:
     def __init__(self, output: Publication | None, inputs: Sequence[Checkpoint]) -> None:
         """Without an output nothing is vouched for."""
         self._output, self._inputs = output, inputs
-        self._fresh: list[Any] = []
+        self._fresh: list[object] = []
         self._committed = time.monotonic()
         self._committing = False
 
-    def note(self, record: Any) -> None:
+    def note(self, record: object) -> None:
         """Note a JSON value; what it speaks of was handed to the output."""
         self._fresh.append(record)
 
-    def commit(self) -> Task | None:
+    def commit(self) -> Task[None] | None:
         """The task that vouches for what was noted, if it is time for one."""
         output = self._output
         if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < COMMIT_EVERY:
@@ -102,7 +101,7 @@ class Notes:
             self._output.settle()
             self._output.vouch(records)
 
-    def _commit(self, output: Publication, records: list[Any]) -> None:
+    def _commit(self, output: Publication, records: list[object]) -> None:
         # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
         check_unchanged(self._inputs)
         output.sync()
@@ -156,12 +155,12 @@ def check_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
         raise InputChangedError(problems)
 
 
-def _read(records: Iterable[Any], decision: Any) -> tuple[dict[int, Any], dict[Piece, str]]:
-    layers: dict[int, Any] = {}
+def _read(records: Iterable[object], decision: type[object]) -> tuple[dict[int, object], dict[Piece, str]]:
+    layers: dict[int, object] = {}
     pieces: dict[Piece, str] = {}
     for record in records:
-        if "layer" in record:
+        if isinstance(record, dict) and "layer" in record:
             layers[record["layer"]] = codec.decode(decision, record["decision"])
-        elif "piece" in record:
+        elif isinstance(record, dict) and "piece" in record:
             pieces[Piece(*record["piece"])] = record["xxh3"]
     return layers, pieces

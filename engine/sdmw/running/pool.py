@@ -15,7 +15,7 @@ from concurrent.futures import (
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from sdmw.errors import LostWorkerError, Problem
 from sdmw.running.elsewhere import elsewhere
@@ -28,8 +28,11 @@ MOST_OPENED = 3  # times that an executor is made anew after it broke
 ExecutorLike = Executor | Callable[[], Executor] | None
 
 
+R = TypeVar("R")
+
+
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Generic[R]):
     """One call for an executor, and what to do with its result in the driving thread.
 
     Attributes:
@@ -39,9 +42,9 @@ class Task:
         here: it belongs to this process, whatever the executor is.
     """
 
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    then: Callable[[Any], None]
+    function: Callable[..., R]
+    arguments: tuple[object, ...]
+    then: Callable[[R], None]
     here: bool = False
 
 
@@ -79,7 +82,7 @@ class Pool:
         if self._here:
             self._here.shutdown()
 
-    def run(self, next_task: Callable[[], Task | None]) -> None:
+    def run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task that `next_task` gives until it gives none, and take their results in the order they end.
 
         Raises:
@@ -87,8 +90,8 @@ class Pool:
             LostWorkerError: the executor broke for good.
             Exception: what a task or taking its result raised; nothing is running any more.
         """
-        running: dict[Future[Any], Task] = {}
-        again: deque[Task] = deque()
+        running: dict[Future[Any], Task[Any]] = {}
+        again: deque[Task[Any]] = deque()
         try:
             while True:
                 while len(running) < AHEAD * self._workers and (task := again.popleft() if again else next_task()):
@@ -107,7 +110,7 @@ class Pool:
                 future.cancel()
             wait(running)
 
-    def _submit(self, task: Task, running: dict[Future[Any], Task], again: deque[Task]) -> None:
+    def _submit(self, task: Task[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         if task.here and self.apart:
             self._here = self._here or ThreadPoolExecutor(1, thread_name_prefix="sdmw-here")
             running[self._here.submit(task.function, *task.arguments)] = task
@@ -118,12 +121,12 @@ class Pool:
             again.append(task)
             self._renew(error, running, again)
 
-    def _submitted(self, task: Task) -> Future[Any]:
+    def _submitted(self, task: Task[R]) -> Future[R]:
         if self.apart:
             return self._executor.submit(elsewhere, self._run, task.function, task.arguments)
         return self._executor.submit(task.function, *task.arguments)
 
-    def _take(self, future: Future[Any], running: dict[Future[Any], Task], again: deque[Task]) -> None:
+    def _take(self, future: Future[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         task = running.pop(future, None)
         if task is None:  # its executor broke meanwhile, and it is done again
             return
@@ -135,7 +138,7 @@ class Pool:
         else:
             task.then(result)
 
-    def _renew(self, error: BaseException, running: dict[Future[Any], Task], again: deque[Task]) -> None:
+    def _renew(self, error: BaseException, running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         """Another executor in the place of one that broke; what that one had goes to it."""
         lost = [future for future, task in running.items() if not task.here]
         again.extend(running.pop(future) for future in lost)

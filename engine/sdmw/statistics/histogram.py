@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
 from sdmw.kernels.codes import DELTA, F32
-from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 from sdmw.statistics.near import MOST_OF_PIECE, NONE_MET, NOTHING, Near, bracket
 
 MiB = 1 << 20
@@ -118,9 +118,9 @@ class HistogramLook(Look[tuple[Histogram, ...]]):
 
     near: tuple[float, ...] | None = None
 
-    # A worker's arrays take 0.8 MB and its list 0.5; a result has at most 32,640 bins of 18 bytes and the list; what is
-    # kept has a list of 1 MB.
-    memory: ClassVar[LookMemory] = LookMemory(counter=3 * MiB // 2, result=5 * MiB // 4, kept=7 * MiB // 4)
+    # A worker's arrays take 0.8 MB and its list 0.5, a sample that is counted aside 0.3, the kernel 0.1; a result has
+    # at most 32,705 bins of 18 bytes and the list; what is kept has a list of 1 MB, and ranks of 8 bytes a bin.
+    memory: ClassVar[LookMemory] = LookMemory(counter=15 * MiB // 8, result=5 * MiB // 4, kept=15 * MiB // 8)
 
     def counter(self, models: int) -> "HistogramCounter":
         """A new counter, at zero."""
@@ -157,6 +157,7 @@ class HistogramCounter:
 
     def add(self, tile: Tile) -> None:
         """Count a tile; while a bracket is unknown, in samples, of which the first to tell is repeated."""
+        check_models(tile, len(self._counts))
         while self._near and tile.count and not self._edges.any(axis=1).all():
             sample = tile.cut(0, min(SAMPLE, tile.count))
             self._add(sample, self._counts, self._low_sums, self._edges)

@@ -96,6 +96,12 @@ class Look(ABC, Generic[S]):
         return 0
 
 
+def check_models(tile: Tile, models: int) -> None:
+    """ValueError where a tile is not one of the base and so many models: a kernel would write beyond its arrays."""
+    if tile.addresses.size != models + 1:
+        raise ValueError(f"a tile of {tile.addresses.size - 1} models for a counter of {models}")
+
+
 class Additive(Protocol):
     """A statistic of one model."""
 

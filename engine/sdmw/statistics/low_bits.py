@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.kernels.bins import LOW
-from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 
 Occurrences = NDArray[np.int64]  # (LOW,), but index 0 is always 0: the histogram's count leaves those over
 
@@ -68,8 +68,9 @@ class LowBitsLook(Look[tuple[LowBits, ...]]):
 
     bins: tuple[tuple[int, ...], ...]
 
-    # 65,536 counts of 8 bytes in each of two bins; what is kept has 10 bytes for each low half that occurs.
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 20, result=5 << 18, kept=5 << 18)
+    # 65,536 counts of 8 bytes in each of two bins, and 0.1 MB of the kernel's; a result has 10 bytes for each low half
+    # that occurs, and the arrays' heads.
+    memory: ClassVar[LookMemory] = LookMemory(counter=9 << 17, result=21 << 16, kept=21 << 16)
 
     def reads(self, models: int) -> tuple[int, ...]:
         """The models of which bins are asked."""
@@ -98,11 +99,12 @@ class LowBitsCounter:
         self._count = tiles.count_low_bits
         self._asked = bins
         opened = [asked for asked in bins if asked]
-        self._bins = np.array([[*asked, -1][:2] for asked in opened], np.int64)
+        self._bins = np.array([[*asked, -1][:2] for asked in opened], np.int64).reshape(-1, 2)
         self._counts = np.zeros((len(opened), 2, LOW), np.int64)
 
     def add(self, tile: Tile) -> None:
-        """Count a tile."""
+        """Count a tile of the models of which bins are asked."""
+        check_models(tile, len(self._counts))
         self._count(tile.addresses, tile.codes, tile.count, self._bins, self._counts)
 
     def result(self) -> tuple[LowBits, ...]:

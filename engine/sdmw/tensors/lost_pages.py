@@ -11,24 +11,23 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
-
-import numpy as np
-from numpy.typing import NDArray
 
 _MAP_FIXED_NOREPLACE = 0x100000  # from linux/mman.h; since 4.17, before it is a mere wish
 _SA_SIGINFO, _SA_ONSTACK = 4, 0x08000000
 _SIGACTION = struct.Struct("=q128siiq")  # glibc's struct sigaction: handler, mask, flags, filling, restorer
+_FIRST = 2  # of the table: how many ranges, pages lost, then start and stop of each
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 
 _lock = threading.RLock()  # finalizers of mappings may come while it is held
-_table: NDArray[np.int64] | None = None
+_table: memoryview | None = None  # of int64; at a third of the time of an array's elements
+_places: dict[int, int] = {}  # where each range stands in the table, by its first address
+_free: list[int] = []  # places in the table that are used no more
 _guards: list[bytes] = []  # the handler that each run found
-_for_good = ExitStack()  # never left
 
 
 @cache
@@ -40,12 +39,10 @@ def can_guard() -> bool:
 @contextmanager
 def guarded() -> Iterator[None]:
     """While it is entered, the handler is in place; another one, such as faulthandler's, is put back afterwards."""
-    from sdmw.kernels import bus_error
-
     if _made_table() is None:
         yield
         return
-    action = _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
+    action = _handling()
     with _lock:
         _guards.append(_set_action(action))
     try:
@@ -60,8 +57,14 @@ def guarded() -> Iterator[None]:
 def guard_for_good() -> None:
     """As `guarded`, for the rest of the process's life: in workers that another process drives."""
     with _lock:
-        if not _guards:
-            _for_good.enter_context(guarded())
+        if not _guards and _made_table() is not None:
+            _guards.append(_set_action(_handling()))
+
+
+def _handling() -> bytes:
+    from sdmw.kernels import bus_error
+
+    return _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
 
 
 def protect(address: int, size: int) -> None:
@@ -70,28 +73,30 @@ def protect(address: int, size: int) -> None:
         table = _made_table()
         if table is None:
             return
-        places = table[2:].reshape(-1, 2)
-        for number in range(min(int(table[0]) + 1, len(places))):
-            if not places[number].any():
-                places[number] = address, address + size
-                table[0] = max(int(table[0]), number + 1)
-                return
+        place = _free.pop() if _free else _FIRST + 2 * table[0]
+        if place + 1 < len(table):
+            _places[address] = place
+            # In this order: the handler, which has no lock, must not see a range that begins at 0.
+            table[place] = address
+            table[place + 1] = address + size
+            table[0] = max(table[0], (place - _FIRST) // 2 + 1)
 
 
 def forget(address: int) -> None:
     """The range that begins here is no longer mapped; harmless where it was never protected."""
     with _lock:
-        if _table is not None:
-            places = _table[2:].reshape(-1, 2)
-            places[np.flatnonzero(places[: int(_table[0]), 0] == address)] = 0
+        place = _places.pop(address, None)
+        if place is not None and _table is not None:
+            _table[place + 1] = 0
+            _free.append(place)
 
 
 def lost() -> int:
     """How many times pages were lost in this process."""
-    return 0 if _table is None else int(_table[1])
+    return 0 if _table is None else _table[1]
 
 
-def _made_table() -> NDArray[np.int64] | None:
+def _made_table() -> memoryview | None:
     """The handler's table; None where there can be none."""
     global _table
     with _lock:
@@ -101,7 +106,7 @@ def _made_table() -> NDArray[np.int64] | None:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
             found = _libc.mmap(TABLE, TABLE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
             if found == TABLE:
-                _table = np.frombuffer(memoryview((ctypes.c_ubyte * TABLE_BYTES).from_address(TABLE)), np.int64)
+                _table = memoryview((ctypes.c_ubyte * TABLE_BYTES).from_address(TABLE)).cast("B").cast("q")
         return _table
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self
 
 from sdmw.linux import fsync_path
 
@@ -20,14 +20,14 @@ class Journal:
         records: what was believed when it was opened, the head first.
     """
 
-    def __init__(self, path: str, records: list[Any], size: int) -> None:
+    def __init__(self, path: str, records: list[object], size: int) -> None:
         """Cut off behind the last line that is believed: what a power cut left there would hide what follows."""
         self.records = records
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._fd, size)
 
     @classmethod
-    def begin(cls, path: str, head: Any) -> Self:
+    def begin(cls, path: str, head: object) -> Self:
         """A new one, durable with its head before anything is done that it could vouch for."""
         journal = cls(path, [head], 0)
         journal.append([head])
@@ -40,7 +40,7 @@ class Journal:
         records, size = read(path)
         return cls(path, records, size) if records else None
 
-    def append(self, records: Iterable[Any]) -> None:
+    def append(self, records: Iterable[object]) -> None:
         """Adds records, durably. What they vouch for must be durable before."""
         left = memoryview(b"".join(map(_line, records)))
         if not left:
@@ -54,7 +54,7 @@ class Journal:
         os.close(self._fd)
 
 
-def read(path: str) -> tuple[list[Any], int]:
+def read(path: str) -> tuple[list[object], int]:
     """The records up to the first line that is not whole, and how many bytes they take; none where there is no file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -62,7 +62,7 @@ def read(path: str) -> tuple[list[Any], int]:
         return [], 0
     with open(fd, "rb") as file:
         content = file.read(MOST)
-    records: list[Any] = []
+    records: list[object] = []
     size = 0
     for line in content.splitlines(keepends=True):
         if not (line.endswith(b"\n") and line[8:9] == b" " and line[:8] == b"%08x" % zlib.crc32(line[9:-1])):
@@ -75,6 +75,6 @@ def read(path: str) -> tuple[list[Any], int]:
     return records, size
 
 
-def _line(record: Any) -> bytes:
+def _line(record: object) -> bytes:
     text = json.dumps(record, separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)

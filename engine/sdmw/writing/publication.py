@@ -6,7 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import xxhash
 
@@ -42,14 +42,14 @@ class Publication:
         self.sink = Sink.of(self.path, self.layouts, uuid.uuid4().hex)
         self._writer = self.sink.at_home()
         self._failure = self._writer.failure
-        self.records: list[Any] = []
+        self.records: list[object] = []
         self._journal: Journal | None = None
         self._vouched = False  # something in the journal is worth keeping
         self._finished = False
 
     @classmethod
     def begin(
-        cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool, head: Any = None, resume: bool = True
+        cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool, head: object = None, resume: bool = True
     ) -> Self:
         """Takes the lock, reserves every shard and writes headers and index, or finds them as an earlier run left them.
 
@@ -117,7 +117,7 @@ class Publication:
         """Wait until the kernel has what has been given to the sink in this process; OutputError as for `sync`."""
         self._writer.settle()
 
-    def vouch(self, records: Iterable[Any]) -> None:
+    def vouch(self, records: Iterable[object]) -> None:
         """Notes durably what a run need not do again; the data that records vouch for are synced before.
 
         Raises:
@@ -219,7 +219,7 @@ class Publication:
             self._journal.close()
             self._journal = None
 
-    def _reopened(self, head: Any) -> Journal | None:
+    def _reopened(self, head: object) -> Journal | None:
         """The journal of an earlier run, its shards made ready; None where there is none to go on with."""
         journal = Journal.reopen(self._work.journal) if os.path.isdir(self.path) else None
         if journal is None:
@@ -252,7 +252,7 @@ class Publication:
             raise OutputError([Problem(self.path, "no shards but its own", ", ".join(map(quoted, strays)))])
 
 
-def _differences(before: Any, now: Any) -> Iterator[Problem]:
+def _differences(before: object, now: object) -> Iterator[Problem]:
     mend = "Restore it, or begin anew (--restart, resume=False)"
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:

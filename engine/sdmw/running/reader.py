@@ -1,0 +1,106 @@
+"""Reads an unwritten merge as `safetensors.safe_open` reads a file: names, whole tensors, and slices, in NumPy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.errors import Problem, UsageError, quoted
+from sdmw.tensors.dtype import DType
+from sdmw.tensors.tensor import Tensor
+from sdmw.tensors.tile_memory import tile_memory
+
+Index = int | slice | EllipsisType
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReader:
+    """The tensors of a merge that is decided: each is computed when it is asked for, as it would be written.
+
+    Nothing is open, so it pickles. bfloat16 is `ml_dtypes.bfloat16`, as in safetensors.
+
+    Attributes:
+        tensors: by name.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def keys(self) -> list[str]:
+        """The tensors' names, in the order of the output."""
+        return list(self.tensors)
+
+    def get_tensor(self, name: str) -> NDArray[Any]:
+        """All of a tensor.
+
+        Raises:
+            UsageError: there is no tensor of this name.
+            RunError: inputs changed, are not finite, or cannot be read.
+        """
+        return self.get_slice(name)[...]
+
+    def get_slice(self, name: str) -> "TensorSlice":
+        """A tensor of which parts can be read; UsageError where there is none of this name."""
+        if name not in self.tensors:
+            raise UsageError([Problem("name", "the name of a tensor of the merge", quoted(name))])
+        return TensorSlice(self.tensors[name])
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlice:
+    """One tensor, read by `[...]` with integers, slices and an ellipsis.
+
+    Only the rows (of the first axis) between the first and the last that are asked for are computed.
+
+    Attributes:
+        tensor: the tensor.
+    """
+
+    tensor: Tensor
+
+    def get_shape(self) -> list[int]:
+        """Elements along each axis."""
+        return list(self.tensor.shape)
+
+    def get_dtype(self) -> str:
+        """Its safetensors name."""
+        return self.tensor.dtype.name
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> NDArray[Any]:
+        """A part of the tensor, as NumPy's basic indexing gives it.
+
+        Raises:
+            IndexError: the index is beyond the tensor.
+            RunError: inputs changed, are not finite, or cannot be read.
+        """
+        shape = self.tensor.shape
+        asked = index if isinstance(index, tuple) else (index,)
+        if not shape or not asked or asked[0] is Ellipsis:
+            return self._rows(0, shape[0] if shape else 1)[index]
+        first, *rest = asked
+        if isinstance(first, int):
+            row = range(shape[0])[first]  # IndexError as NumPy has it
+            return self._rows(row, row + 1)[(0, *rest)]
+        assert isinstance(first, slice)
+        rows = range(*first.indices(shape[0]))
+        low, high = (min(rows[0], rows[-1]), max(rows[0], rows[-1]) + 1) if rows else (0, 0)
+        start, stop = ((rows[0] - low, high - low) if rows.step > 0 else (rows[0] - low, None)) if rows else (0, 0)
+        return self._rows(low, high)[(slice(start, stop, rows.step), *rest)]
+
+    def _rows(self, low: int, high: int) -> NDArray[Any]:
+        shape = self.tensor.shape
+        row = self.tensor.elements // shape[0] if shape and shape[0] else 1
+        with tile_memory():
+            tile = self.tensor.open().tile(low * row, high * row if shape else 1)
+            values = np.array(tile).view(_numpy_dtype(self.tensor.dtype))
+        return values.reshape((high - low, *shape[1:]) if shape else ())
+
+
+def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    if dtype is DType.BF16:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+    return np.dtype({DType.F32: "<f4", DType.F16: "<f2", DType.BOOL: "?"}.get(dtype, dtype.storage.str))

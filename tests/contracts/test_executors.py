@@ -1,0 +1,258 @@
+"""Whatever executor carries out the tasks, the output has the same bits, and a lost worker costs only its tasks."""
+
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdmw
+from adapters_on_disk import adapter_of, write_adapter
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from sdmw.errors import LostWorkerError, RunError, UsageError
+from sdmw.planning import budget
+from sdmw.running import elsewhere
+from sdmw.running.events import Progress
+from sdmw.tensors import lost_pages
+from sdmw.tensors.dtype import DType
+from sdmw.writing.layout import lay_out
+from sdmw.writing.publication import Publication
+
+processes = partial(ProcessPoolExecutor, 2, mp_context=multiprocessing.get_context("spawn"))
+
+
+class Shuffled(Executor):
+    """Keeps tasks back and runs them in another order, in a thread of its own; what it gets and gives is pickled."""
+
+    def __init__(self):
+        self._waiting, self._rng, self._lock = [], random.Random(1), threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def submit(self, function, /, *arguments):
+        future = Future()
+        with self._lock:
+            self._waiting.append((future, pickle.dumps((function, arguments))))
+            self._lock.notify()
+        return future
+
+    def _work(self):
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    return
+                future, task = self._waiting.pop(self._rng.randrange(len(self._waiting)))
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                function, arguments = pickle.loads(task)
+                future.set_result(pickle.loads(pickle.dumps(function(*arguments))))
+            except BaseException as error:
+                future.set_exception(error)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        with self._lock:
+            self._ended = True
+            self._lock.notify()
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Models with tensors of five elements, which share blocks of the file, and with others of several pieces."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    base |= {f"model.tiny.{n}": rng.normal(0, 1, 5).astype(np.float32) for n in range(40)}
+    base |= {f"model.half.{n}": rng.normal(0, 1, 5).astype(np.float16) for n in range(40)}
+    base["model.wide.weight"] = rng.normal(0, 0.02, (300, 1111)).astype(np.float32)
+    others = {"model.position_ids": np.arange(7)}
+    write_checkpoint(folder / "base", base | others)
+    for name in ("corp", "func"):
+        write_checkpoint(folder / name, fine_tuned(rng, base) | others)
+    write_adapter(folder / "lora", adapter_of(rng, base), base_model_name_or_path=str(folder / "base"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(budget, "SMALLEST_TILE", 4096)
+    monkeypatch.setattr(budget, "LARGEST_TILE", 4096)
+
+
+def recipe(world, *models, **fields):
+    names = models or ("corp", "func")
+    entries = [{"model": str(world / name)} for name in names]
+    return {"merge_method": "sdm_w", "base_model": str(world / "base"), "models": entries, **fields}
+
+
+def bits(out):
+    return {path.name: path.read_bytes() for path in Path(out).iterdir() if path.name != "sdmw_report.json"}
+
+
+def merged(world, out, asked=None, **options):
+    sdmw.merge(asked or recipe(world), out, progress=False, max_shard_size="500KB", **options)
+    return bits(out)
+
+
+RECIPES = {
+    "sdm_w": {},
+    "sdm_w by blocks, exactly": {"parameters": {"granularity": "block", "k": 33}},
+    "task_arithmetic": {"merge_method": "task_arithmetic", "out_dtype": "bfloat16"},
+    "linear": {"merge_method": "linear"},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_threads_of_the_caller_and_any_order(world, tmp_path, name):
+    asked = recipe(world, **RECIPES[name])
+    expected = merged(world, tmp_path / "own", asked)
+    with ThreadPoolExecutor(3) as threads:
+        assert merged(world, tmp_path / "threads", asked, executor=threads) == expected
+        assert threads.submit(int, "7").result() == 7  # it is still the caller's
+    with Shuffled() as shuffled:
+        assert merged(world, tmp_path / "shuffled", asked, executor=shuffled) == expected
+    assert merged(world, tmp_path / "made", asked, executor=Shuffled) == expected
+
+
+def test_processes_give_the_same_bits(world, tmp_path):
+    """One pool for several merges: nothing of one is left for the next, not even under the same name."""
+    asked = {name: recipe(world, **fields) for name, fields in RECIPES.items()}
+    asked["adapters"] = recipe(world, "corp", "lora")
+    expected = {name: merged(world, tmp_path / f"own {name}", each) for name, each in asked.items()}
+    with processes() as pool:
+        for name, each in asked.items():
+            assert merged(world, tmp_path / "out", each, executor=pool, overwrite=True) == expected[name], name
+        assert sdmw.verify(tmp_path / "out", sample=1, executor=pool, progress=False).problems == ()
+        reader = sdmw.open(recipe(world), executor=pool, progress=False)
+    assert reader.get_tensor("model.tiny.3").tobytes() in expected["sdm_w"]["model-00001-of-00003.safetensors"]
+
+
+def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path):
+    expected = merged(world, tmp_path / "own")
+    pools, stages = [], []
+
+    def make():
+        pools.append(processes())
+        return pools[-1]
+
+    def kill(event):
+        if isinstance(event, Progress) and (len(pools), event.stage) in ((1, "measure"), (2, "apply")):
+            stages.append(event.stage)
+            for pid in list(pools[-1]._processes):
+                os.kill(pid, signal.SIGKILL)
+
+    sdmw.merge(recipe(world), tmp_path / "out", progress=kill, max_shard_size="500KB", executor=make)
+    assert (len(pools), set(stages)) == (3, {"measure", "apply"})
+    assert bits(tmp_path / "out") == expected
+
+
+def test_an_executor_of_the_caller_that_breaks_can_be_resumed(world, tmp_path):
+    expected = merged(world, tmp_path / "own")
+
+    def kill(event):
+        if isinstance(event, Progress) and event.stage == "apply":
+            for pid in list(pool._processes):
+                os.kill(pid, signal.SIGKILL)
+
+    with processes() as pool, pytest.raises(LostWorkerError, match="a worker was lost") as caught:
+        sdmw.merge(recipe(world), tmp_path / "out", progress=kill, max_shard_size="500KB", executor=pool)
+    assert caught.value.resumable
+    assert isinstance(caught.value, RunError)
+    assert "the same merge goes on after it" in caught.value.__notes__[0]
+    measured = []
+    with processes() as pool:
+        sdmw.merge(
+            recipe(world), tmp_path / "out", max_shard_size="500KB", executor=pool,
+            progress=lambda event: measured.append(event) if getattr(event, "stage", "") == "measure" else None,
+        )  # fmt: skip
+    assert bits(tmp_path / "out") == expected
+    assert measured == []  # what was decided was kept
+
+
+def test_a_function_whose_executors_always_break_is_given_up(world, tmp_path):
+    made = []
+
+    def make():
+        made.append(processes())
+        made[-1].shutdown()  # refuses every task
+        return made[-1]
+
+    with pytest.raises(LostWorkerError):
+        merged(world, tmp_path / "out", executor=make)
+    assert len(made) == 4  # the first, and three more
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_a_task_reaches_the_caller_with_all_that_it_says(world, tmp_path):
+    rng = np.random.default_rng(3)
+    broken = fine_tuned(rng, {"a.weight": np.ones(9, np.float32)})
+    write_checkpoint(tmp_path / "base", {"a.weight": np.ones(9, np.float32)})
+    broken["a.weight"][4] = np.nan
+    write_checkpoint(tmp_path / "bad", broken)
+    asked = {
+        "merge_method": "sdm_w",
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / "bad")}],
+    }
+    with processes() as pool, pytest.raises(sdmw.errors.NonFiniteError, match="element 4: expected a finite number"):
+        sdmw.merge(asked, tmp_path / "out", progress=False, executor=pool)
+
+
+@pytest.mark.parametrize("executor", [3, "threads", [], ThreadPoolExecutor.submit.__name__])
+def test_what_is_no_executor(world, tmp_path, executor):
+    with pytest.raises(UsageError, match="expected an Executor, or a function that makes one"):
+        merged(world, tmp_path / "out", executor=executor)
+
+
+def test_a_worker_is_set_up_once_a_run(monkeypatch):
+    guarded, forgotten = [], []
+    monkeypatch.setattr(lost_pages, "guard_for_good", lambda: guarded.append(1))
+    monkeypatch.setattr(elsewhere, "forget", lambda: forgotten.append(1))
+    monkeypatch.setattr(elsewhere, "_run", None)
+    for run in ("a", "a", "a", "b", "b"):
+        assert elsewhere.elsewhere(run, max, (3, 4)) == 4
+    assert (len(guarded), len(forgotten)) == (2, 2)
+
+
+def test_groups_apart_share_no_block(world):
+    planned = sdmw.plan(recipe(world), max_shard_size="500KB")
+    blocks, pieces = {}, []
+    for number, group in enumerate(planned.groups_apart()):
+        for piece in group:
+            pieces.append(piece)
+            place = planned.tensors[piece.tensor].output
+            first, last = (place.offset + element * place.dtype.itemsize for element in (piece.start, piece.stop))
+            for block in range(first // 4096, -(-last // 4096)):
+                assert blocks.setdefault((place.shard, block), number) == number
+    wanted = [piece for tensor in range(len(planned.tensors)) for piece in planned.pieces_of(tensor)]
+    assert sorted(pieces, key=lambda piece: (piece.tensor, piece.start)) == wanted
+    assert len(set(blocks.values())) > 5
+
+
+def _write(sink, start, stop, value):
+    """In another process: elements of five bytes each, two of three of which share a block with the neighbour's."""
+    for element in range(start, stop):
+        sink.write(0, 4096 + 5 * element, bytes([value + element % 7]) * 5)
+    sink.settle()
+
+
+def test_two_processes_that_write_next_to_each_other_lose_no_byte(tmp_path):
+    layouts = lay_out([("a", DType.U8, (5 * 20_000,))], 10**9)
+    with processes() as pool, Publication.begin(str(tmp_path / "out"), layouts, overwrite=False) as out:
+        tasks = [pool.submit(_write, out.sink, n * 1000, (n + 1) * 1000, 1 + 10 * n) for n in range(20)]
+        for task in tasks:
+            task.result()
+        out.finish()
+        out.publish()
+    found = (tmp_path / "out" / "model.safetensors").read_bytes()[4096:]
+    assert found == b"".join(bytes([1 + 10 * (e // 1000) + e % 7]) * 5 for e in range(20_000))
