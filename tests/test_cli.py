@@ -348,7 +348,7 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(large, tmp_path, signum, t
     if left:  # a layer was decided before
         assert left == [".out.sdmw"]
         again = shlex.join(["sdmw", *command[len(MAIN) :]])
-        said += f"note: what is done is kept in {tmp_path}/.out.sdmw: the same merge goes on after it. "
+        said += f"note: what is done is kept in {tmp_path}/.out.sdmw: the same command resumes it. "
         said += f"Go on with: {again}\n"
     assert told_err.decode() in ([said] if times == 1 else [said, ""])
     assert sorted(os.listdir(large)) == before

@@ -12,13 +12,14 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from reference.rounding import STORED
 from sdmw.errors import NonFiniteError, PlanError, UsageError
-from sdmw.running import extraction
+from sdmw.running import decomposition, extraction
 
 
 @pytest.fixture(params=[None, 100], ids=["whole", "by blocks"])
 def world(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if request.param:
+        monkeypatch.setattr(decomposition, "ROWS", request.param)
         monkeypatch.setattr(extraction, "ROWS", request.param)
     rng = np.random.default_rng(8)
     base = llama_like(rng)

@@ -22,7 +22,7 @@ from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
 from reference import sdm_w
 from reference.rounding import STORED, bits, widen
-from sdmw.archives import arrays, packing
+from sdmw.archives import planning, runs, shards
 from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, StoppedError, UsageError
 from sdmw.running.events import Progress, Published
 
@@ -113,8 +113,7 @@ def test_there_and_back_is_where_it_began(tmp_path_factory, pairs, k, small):
     with pytest.MonkeyPatch.context() as patch:
         if small:
             for where, name, size in (
-                (arrays, "BLOCK", 8), (arrays, "CHUNK", 8), (arrays, "SHARD", 32),
-                (packing, "TILE", 24),
+                (runs, "BLOCK", 8), (shards, "CHUNK", 8), (shards, "SHARD", 32), (planning, "TILE", 24),
             ):  # fmt: skip
                 patch.setattr(where, name, size)
         pack(path / "base", path / "tune", path / "archive", k=k)

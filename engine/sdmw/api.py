@@ -12,6 +12,7 @@ from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.methods.lora import HIGHEST_RANK
 from sdmw.planning.build import Options
+from sdmw.planning.limits import Limits
 from sdmw.planning.plan import Plan
 from sdmw.planning.prepared import Prepared, prepare
 from sdmw.recipes.load import load
@@ -83,8 +84,7 @@ def merge(
             at fault (`resumable`), else nothing is.
     """
     _check_progress(progress)
-    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
-        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
+    _check_executor(executor)
     prepared = _prepared(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
@@ -152,15 +152,8 @@ def _prepared(
     download: bool = False,
     ignore_unknown: bool = False,
 ) -> Prepared:
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
-        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
-    options = Options(
-        None if out is None else os.fspath(out),
-        overwrite,
-        parse_size(max_shard_size, "max_shard_size"),
-        None if budget is None else parse_size(budget, "budget"),
-        threads,
-    )
+    limits, most = _limits(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    options = Options(None if out is None else os.fspath(out), overwrite, most, limits.budget, limits.threads)
     most_header = parse_size(header_limit, "header_limit")
     loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
     return prepare(loaded, options, download=download, header_limit=most_header)
@@ -314,54 +307,74 @@ def extract(
     out: str | os.PathLike[str],
     *,
     rank: int = 32,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    resume: bool = True,
+    executor: "ExecutorLike" = None,
 ) -> "ExtractionReport":
     """Approximate what a fine-tune changed by a PEFT adapter: every weight's delta by matrices of a rank.
 
     The decomposition is randomised, from numbers that depend on names alone; its last bits depend on the BLAS that
-    NumPy has. A weight takes up to nine looks at its data, and in memory some rank + 8 rows and columns of float64.
+    NumPy has and on how many threads that uses, not on `threads`. A weight takes up to nine looks at its data, and in
+    memory some rank + 8 rows and columns of float64, several times. An interrupted run of the same call is resumed.
 
     Args:
         base: what the fine-tune was made from.
         model: the fine-tune, with the same names and shapes.
         out: the adapter's directory, which will appear complete or not at all.
         rank: of the matrices, from 1.
+        budget: as for `merge`.
+        threads: number of worker threads, or of the executor's workers to be kept busy. Default: one per core, but a
+            single thread where NumPy's BLAS has threads of its own, which then keep all cores busy. With
+            OPENBLAS_NUM_THREADS=1 in the environment it has none: extracting takes a third of the processor time.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
+        resume: False starts over where an interrupted run has left something.
+        executor: as for `merge`.
 
     Returns:
         The error of each weight, and what was left out because an adapter cannot say it.
 
     Raises:
-        UsageError: the rank is none.
-        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
-        RunError: the data or the machine; nothing is left behind.
+        UsageError: the rank, or another argument, is none.
+        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
+        ResumeError: a killed run left something, and inputs, rank or version are others now.
+        RunError: the data or the machine. What is done is kept beside the target where the inputs are not at fault
+            (`resumable`), else nothing is.
     """
     if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
+    _check_progress(progress)
+    _check_executor(executor)
+    limits = _limits(budget, threads)
     from sdmw.checkpoints import formats
     from sdmw.planning.extraction import plan_extraction
-    from sdmw.reporting.extraction import add_files, extraction_report
-    from sdmw.running.context import publishing, working
-    from sdmw.running.extraction import carry_out
     from sdmw.storage.locate import locate
 
     limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
     references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
     below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
-    planned = plan_extraction(below, above, rank, target, overwrite=overwrite)
+    planned = plan_extraction(below, above, rank, target, limits, overwrite=overwrite, apart=executor is not None)
     if planned.problems:
         raise PlanError(planned.problems)
+    from sdmw.reporting.extraction import add_files, extraction_report
+    from sdmw.running.context import publishing, working
+    from sdmw.running.extraction import carry_out, head
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
-        publishing(context, target, planned.shards, [below, above], overwrite=overwrite) as publication,
-    ):
+        working(tell, planned.threads, executor) as context,
+        publishing(
+            context, target, planned.shards, [below, above],
+            overwrite=overwrite, head=head(planned), resume=resume,
+        ) as publication,
+    ):  # fmt: skip
         weights, left_out = carry_out(planned, publication, context)
         publication.finish()
         report = extraction_report(planned, target, weights, left_out)
@@ -375,6 +388,8 @@ def pack(
     out: str | os.PathLike[str],
     *,
     k: float = 0.0,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
@@ -392,6 +407,8 @@ def pack(
         out: the archive's directory, which will appear complete or not at all.
         k: percent of each tensor's nonzero deltas that are left out, the smallest, exactly as SDM-W drops them; `apply`
             then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept whole.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
@@ -402,29 +419,33 @@ def pack(
 
     Raises:
         UsageError: k is no percentage.
-        CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
+        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
         RunError: the data or the machine; nothing is left behind.
     """
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
-    from sdmw.archives import packing
-    from sdmw.archives.planning import check_packing
+    _check_progress(progress)
+    limits = _limits(budget, threads)
+    from sdmw.archives.planning import plan_packing
     from sdmw.checkpoints import formats
-    from sdmw.reporting.packing import pack_report
-    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
 
     limit, target = parse_size(header_limit, "header_limit"), os.fspath(out)
     references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
     below, above = (formats.read(locate(each, download=download), header_limit=limit) for each in references)
-    if problems := check_packing(below, above, target, overwrite=overwrite):
-        raise PlanError(problems)
+    planned = plan_packing(below, above, float(k), target, limits, overwrite=overwrite)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    from sdmw.archives import packing
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running.context import publishing, working
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
+        working(tell, planned.threads) as context,
         publishing(context, target, (), [below, above], overwrite=overwrite) as publication,
     ):
-        archive = packing.pack(below, above, float(k), publication, context)
+        archive = packing.pack(planned, publication, context)
         publication.finish()
         return pack_report(archive, above, target)
 
@@ -434,6 +455,8 @@ def apply(
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     max_shard_size: Size = "5GB",
@@ -446,6 +469,8 @@ def apply(
         base: what the archive was packed with; how it is cut into shards does not matter.
         archive: its directory.
         out: the directory that will appear, complete or not at all.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
         progress: as for `merge`.
         overwrite: replace a directory that is there.
         max_shard_size: bytes of tensors in one output file.
@@ -457,12 +482,23 @@ def apply(
 
     Raises:
         ArchiveError: the archive is damaged, or is none.
-        CheckpointError, PlanError: all that headers and disk tell against it.
+        CheckpointError, PlanError: all that headers, disk and memory tell against it.
         OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
             signature) of a tensor.
         RunError: the data or the machine; nothing is left behind.
     """
-    return _restored("base", base, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+    return _restored(
+        "base",
+        base,
+        archive,
+        out,
+        _limits(budget, threads),
+        progress,
+        overwrite,
+        max_shard_size,
+        header_limit,
+        download,
+    )
 
 
 def revert(
@@ -470,6 +506,8 @@ def revert(
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    budget: Size | None = None,
+    threads: int | None = None,
     progress: "bool | Callable[[Event], None]" = True,
     overwrite: bool = False,
     max_shard_size: Size = "5GB",
@@ -480,7 +518,18 @@ def revert(
 
     Args, result and errors as for `apply`, with the model in the place of the base.
     """
-    return _restored("model", model, archive, out, progress, overwrite, max_shard_size, header_limit, download)
+    return _restored(
+        "model",
+        model,
+        archive,
+        out,
+        _limits(budget, threads),
+        progress,
+        overwrite,
+        max_shard_size,
+        header_limit,
+        download,
+    )
 
 
 def _restored(
@@ -488,36 +537,50 @@ def _restored(
     name: str | os.PathLike[str],
     archive: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    limits: Limits,
     progress: "bool | Callable[[Event], None]",
     overwrite: bool,
     max_shard_size: Size,
     header_limit: Size,
     download: bool,
 ) -> "PackReport":
-    from sdmw.archives import packing
+    _check_progress(progress)
     from sdmw.archives.archive import read_archive
-    from sdmw.archives.planning import check_applying
+    from sdmw.archives.planning import plan_restoring
     from sdmw.checkpoints import formats
-    from sdmw.reporting.packing import pack_report
-    from sdmw.running.context import publishing, working
     from sdmw.storage.locate import locate
-    from sdmw.writing.layout import lay_out
 
     most, limit = parse_size(max_shard_size, "max_shard_size"), parse_size(header_limit, "header_limit")
     target = os.fspath(out)
     model = formats.read(locate(ModelRef.parse(os.fspath(name)), download=download), header_limit=limit)
     packed = read_archive(os.fspath(archive))
-    shards = lay_out(((info.name, info.dtype, info.shape) for info in model.tensors.values()), most)
-    if problems := check_applying(model, packed, shards, target, overwrite=overwrite):
-        raise PlanError(problems)
+    planned = plan_restoring(model, packed, side, most, target, limits, overwrite=overwrite)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    from sdmw.archives.restoring import restore
+    from sdmw.reporting.packing import pack_report
+    from sdmw.running.context import publishing, working
+
     with (
         _receiver(progress) as tell,
-        working(tell, 1) as context,
-        publishing(context, target, shards, [model], overwrite=overwrite) as publication,
+        working(tell, planned.threads) as context,
+        publishing(context, target, planned.shards, [model], overwrite=overwrite) as publication,
     ):
-        packing.restore(model, packed, side, publication, context)
+        restore(planned, publication, context)
         publication.finish()
     return pack_report(packed, model, target)
+
+
+def _limits(budget: Size | None, threads: int | None) -> Limits:
+    """What a call allows; UsageError where that is no number."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
+    return Limits(None if budget is None else parse_size(budget, "budget"), threads)
+
+
+def _check_executor(executor: object) -> None:
+    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
+        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
 
 
 def _check_progress(progress: object) -> None:

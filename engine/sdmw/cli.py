@@ -33,6 +33,9 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of worker threads; default: one per core.")]
+ExtractThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Number of worker threads; default: 1, as BLAS has its own.")
+]
 Budget = Annotated[str | None, typer.Option(help="Limit of resident memory, for instance 1GiB.")]
 ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
@@ -145,19 +148,22 @@ def extract(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the adapter that will appear.")],
     rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapter's matrices.")] = 32,
+    threads: ExtractThreads = None,
+    budget: Budget = None,
     overwrite: Overwrite = False,
+    restart: Restart = False,
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Approximate a fine-tune by a PEFT adapter. Prints the error of each weight."""
+    """Approximate a fine-tune by a PEFT adapter. Prints the error of each weight. An interrupted run is resumed."""
     from sdmw import api
     from sdmw.reporting import terminal
 
     report = api.extract(
-        base, model, out, rank=rank, overwrite=overwrite, download=download, header_limit=header_limit,
-        progress=not quiet,
+        base, model, out, rank=rank, threads=threads, budget=budget, overwrite=overwrite, download=download,
+        header_limit=header_limit, resume=not restart, progress=not quiet,
     )  # fmt: skip
     if as_json:
         _print_json(report.to_dict())
@@ -171,6 +177,8 @@ def pack(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the archive that will appear.")],
     k: Annotated[float, typer.Option("--k", help="Percent of nonzero deltas to drop, per tensor.")] = 0.0,
+    threads: Threads = None,
+    budget: Budget = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -181,7 +189,8 @@ def pack(
     from sdmw import api
 
     report = api.pack(
-        base, model, out, k=k, overwrite=overwrite, download=download, header_limit=header_limit, progress=not quiet
+        base, model, out, k=k, threads=threads, budget=budget, overwrite=overwrite, download=download,
+        header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -191,6 +200,8 @@ def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The base that the archive was packed with.")],
     archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    threads: Threads = None,
+    budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -202,8 +213,8 @@ def apply(
     from sdmw import api
 
     report = api.apply(
-        base, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
-        header_limit=header_limit, progress=not quiet,
+        base, archive, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
+        download=download, header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -213,6 +224,8 @@ def revert(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What sdmw apply makes with the archive.")],
     archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    threads: Threads = None,
+    budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -224,8 +237,8 @@ def revert(
     from sdmw import api
 
     report = api.revert(
-        model, archive, out, max_shard_size=max_shard_size, overwrite=overwrite, download=download,
-        header_limit=header_limit, progress=not quiet,
+        model, archive, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
+        download=download, header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 

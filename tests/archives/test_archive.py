@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmw.archives import arrays
-from sdmw.archives.archive import Archive, ArchivedTensor, read_archive
-from sdmw.archives.arrays import ArchiveReader, ArchiveWriter
+from sdmw.archives import runs, shards
+from sdmw.archives.archive import Archive, ArchivedTensor, believed, read_archive
+from sdmw.archives.arrays import ArchiveReader, ArchiveWriter, shuffle_of
 from sdmw.errors import ArchiveError
 from sdmw.tensors.dtype import DType
 
@@ -25,8 +26,8 @@ DTYPES = (DType.BOOL, DType.BF16, DType.F32, DType.F64)
 def _small():
     """Many blocks, chunks and shards of few elements."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in (("BLOCK", 8), ("CHUNK", 4), ("SHARD", 16)):
-            patch.setattr(arrays, name, size)
+        for where, name, size in ((runs, "BLOCK", 8), (shards, "CHUNK", 4), (shards, "SHARD", 16)):
+            patch.setattr(where, name, size)
         yield
 
 
@@ -36,16 +37,39 @@ def kept_of(mask, dtype, seed):
     return places, rng.integers(1, 1 << 8 * dtype.itemsize - 1, places.size, f"<u{dtype.itemsize}", endpoint=True)
 
 
+def run_of(mask, dtype, seed):
+    places, bits = kept_of(mask, dtype, seed)
+    xor = np.zeros(len(mask), bits.dtype)
+    xor[places] = bits
+    return runs.run_of(xor, np.empty(len(mask), np.uint16))
+
+
 def write(path, contents, files=None):
     """An archive of (dtype, mask) for each tensor."""
-    writer, tensors = ArchiveWriter(str(path)), []
-    for number, (dtype, mask) in enumerate(contents):
-        places, xor = kept_of(mask, dtype, number)
-        writer.add(len(mask), places, xor)
-        tensors.append(ArchivedTensor(f"t{number}", dtype, (len(mask),), places.size, HASH, HASH))
-    archive = Archive(str(path), 0.0, tuple(tensors), files or {"base": {}, "model": {}})
-    writer.close(archive)
+    tensors = []
+    with ArchiveWriter(str(path)) as writer:
+
+        def store(chunks):
+            for name, chunk in chunks:
+                writer.store(name, shards.compressed(chunk, shuffle_of(name)))
+
+        for number, (dtype, mask) in enumerate(contents):
+            run = run_of(mask, dtype, number)
+            store(writer.add(run))
+            tensors.append(ArchivedTensor(f"t{number}", dtype, (len(mask),), run.gaps.size, HASH, HASH))
+        store(writer.rest())
+        archive = Archive(str(path), 0.0, tuple(tensors), files or {"base": {}, "model": {}})
+        writer.close(archive)
     return archive
+
+
+def read(reader, tensor, elements):
+    """Places and bits of the next run."""
+    run = reader.take(tensor, elements)
+    marks = np.zeros(elements, np.uint8)
+    with believed("gaps"):
+        runs.flip(marks, replace(run, xor=np.ones(run.gaps.size, np.uint8)))
+    return np.flatnonzero(marks), run.xor
 
 
 masks = st.lists(st.booleans(), max_size=60)
@@ -62,7 +86,7 @@ def test_what_is_written_is_read(tmp_path_factory, contents):
     for number, (dtype, mask) in enumerate(contents):
         found = []
         for start in range(0, max(1, len(mask)), 16):  # runs of two blocks, as tiles are
-            places, xor = reader.take(archive.tensors[number], min(16, len(mask) - start))
+            places, xor = read(reader, archive.tensors[number], min(16, len(mask) - start))
             found.append((places + start, xor))
         for had, part in zip(kept_of(mask, dtype, number), zip(*found, strict=True), strict=True):
             np.testing.assert_array_equal(np.concatenate(part), had)
@@ -71,10 +95,26 @@ def test_what_is_written_is_read(tmp_path_factory, contents):
 CONTENTS = [(DType.BF16, [True, False, True] * 13), (DType.F64, [False] * 9), (DType.BF16, [True] * 20)]
 
 
+def test_the_files_are_those_that_zarr_writes(sound, tmp_path):
+    for name in sorted(each.name for each in sound.iterdir() if each.is_dir()):
+        array = zarr.open_array(sound / name, mode="r")
+        metadata = array.metadata.to_dict()
+        again = zarr.create_array(
+            store=tmp_path / name, shape=array.shape, dtype=array.dtype, chunks=array.chunks, shards=array.shards,
+            compressors=array.compressors, fill_value=0,
+            config={"write_empty_chunks": True},
+        )  # fmt: skip
+        again[:] = array[:]
+        assert again.metadata.to_dict() == metadata
+        files = sorted(each.relative_to(sound) for each in (sound / name).rglob("c/*"))
+        assert files == sorted(each.relative_to(tmp_path) for each in (tmp_path / name).rglob("c/*"))
+        assert all((sound / each).read_bytes() == (tmp_path / each).read_bytes() for each in files)
+
+
 def taken(path):
     archive = read_archive(str(path))
     reader = ArchiveReader(archive)
-    return [reader.take(tensor, tensor.elements) for tensor in archive.tensors]
+    return [read(reader, tensor, tensor.elements) for tensor in archive.tensors]
 
 
 @pytest.fixture(scope="module")

@@ -138,6 +138,19 @@ def test_processes_give_the_same_bits(world, tmp_path):
     assert reader.get_tensor("model.tiny.3").tobytes() in expected["sdm_w"]["model-00001-of-00003.safetensors"]
 
 
+def test_an_extraction_has_the_same_bits_wherever_it_is_computed(world, tmp_path):
+    def extracted(out, **options):
+        sdmw.extract(world / "base", world / "corp", out, rank=4, progress=False, **options)
+        return bits(out)
+
+    expected = extracted(tmp_path / "own")
+    assert extracted(tmp_path / "made", executor=Shuffled) == expected
+    with processes() as pool:
+        assert extracted(tmp_path / "apart", executor=pool) == expected
+    with pytest.raises(UsageError, match="executor"):
+        extracted(tmp_path / "never", executor=3)
+
+
 @pytest.mark.parametrize("start", ["spawn", "fork"])
 def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path, start):
     expected = merged(world, tmp_path / "own")

@@ -2,6 +2,7 @@
 
 import mmap
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdmw.errors import Problem
@@ -126,6 +127,45 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
             if peak <= budget:
                 return Fit(count, tile, peak)
             tile //= 2
-    least = projected_peak(demand, SMALLEST_TILE, 1)
+    return refusal(projected_peak(demand, SMALLEST_TILE, 1), budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What a run of tasks that are cut beforehand asks of memory.
+
+    Attributes:
+        reserved: bytes resident before the run, and what it takes in any case.
+        waiting: bytes more for each thread: results that wait for their turn, say.
+        each: bytes that a task takes while it runs, of each.
+    """
+
+    reserved: int
+    waiting: int
+    each: Sequence[int]
+
+    def peak(self, threads: int) -> int:
+        """Bound on the resident memory of the process, in bytes: the largest tasks may come together."""
+        return self.reserved + threads * self.waiting + sum(sorted(self.each, reverse=True)[:threads]) + STAGING
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many threads fit, and the bound that follows."""
+
+    threads: int
+    peak: int
+
+
+def fit_threads(tasks: Tasks, budget: int, threads: int) -> Workers | Problem:
+    """As many threads as keep within the budget."""
+    for count in range(threads, 0, -1):
+        if (peak := tasks.peak(count)) <= budget:
+            return Workers(count, peak)
+    return refusal(tasks.peak(1), budget)
+
+
+def refusal(least: int, budget: int) -> Problem:
+    """What to say where a run needs more than the budget."""
     mend = f"Set the budget to {-(-(least + ROOM) // MiB)}MiB or more"
     return Problem("budget", f"at least {shown(least)} of memory", shown(budget), mend)

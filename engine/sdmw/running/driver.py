@@ -2,12 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sdmw.errors import OutputError
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
@@ -59,13 +57,8 @@ class Run:
             RunError: inputs changed, are not finite, disagree, or a signal came; nothing is running any more.
         """
         self._journal = RunJournal(output, self._plan, self._method)
-        try:
+        with self._journal.kept():
             return self._carry_out(output)
-        except BaseException as error:
-            if getattr(error, "resumable", True):
-                with suppress(OutputError):
-                    self._journal.keep()
-            raise
 
     def decide(self) -> Decisions:
         """Measure and decide, for whoever applies it in a way of its own; no journal is kept.
@@ -137,11 +130,7 @@ class Run:
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
-        self._pool.run(lambda: self._commit() or next_task())
-
-    def _commit(self) -> Task[Any] | None:
-        commit = self._journal.due()
-        return commit and Task(commit, (), lambda _: self._journal.committed(), here=True)
+        self._pool.run(lambda: self._journal.commit() or next_task())
 
     def _span(self, piece: Piece) -> work.Span:
         return span_of(self._plan, piece, self._pool.given_up)

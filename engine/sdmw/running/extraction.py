@@ -1,135 +1,62 @@
-"""A fine-tune's delta approximated by low-rank matrices, tensor by tensor, without a whole delta in memory.
+"""Extracts an adapter from a fine-tune: each weight is a task of the pool, the driver writes its matrices.
 
-Source: Halko, Martinsson, Tropp, arXiv:0909.4061, algorithms 4.4 (power iterations) and 5.1.
+Any executor will do: a weight travels as two names of tensors, and comes back as two small matrices. Weights that an
+earlier run finished are not done again: the journal has their norm and error, and the checksums of their matrices,
+which are read again before they are believed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from sdmw.errors import NonFiniteError, Problem
-from sdmw.planning.extraction import ExtractionPlan
+from sdmw import codec
+from sdmw.planning.extraction import ROWS, ExtractionPlan, Weight
 from sdmw.running.context import Context
+from sdmw.running.decomposition import Extracted, extract
 from sdmw.running.events import Progress
+from sdmw.running.journal import Notes, hash_of, identity_of
+from sdmw.running.pool import Task
+from sdmw.running.stop import GivenUp
 from sdmw.running.work import equal, read_tiles
 from sdmw.tensors.matrices import widened
 from sdmw.tensors.tensor import Tensor
+from sdmw.version import __version__
+from sdmw.writing.layout import Place
 from sdmw.writing.publication import Publication
+from sdmw.writing.sink import Sink
 
-Block = NDArray[np.float64]
-OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
-POWERS = 2  # further looks at the delta, for spectra that fall slowly
-ROWS = 1 << 20  # elements of a block of rows
+READ = 1 << 22  # bytes read at once for a checksum
 
 
 @dataclass(frozen=True, slots=True)
-class Extracted:
-    """The matrices of one weight, and how well they do.
+class Finished:
+    """A weight whose matrices are in the output.
 
     Attributes:
-        a: (rank, in), float32.
-        b: (out, rank), float32; b @ a approximates the delta of shape (out, in).
-        norm: of the delta, Frobenius.
-        error: of what is left of it, the same norm over the delta's; 0 where there is no delta.
+        norm: of its delta, Frobenius.
+        error: of what the matrices leave of it, the same norm over the delta's.
+        checksums: XXH3-128 of A's bytes and of B's, in hex.
     """
 
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
     norm: float
     error: float
+    checksums: tuple[str, str]
 
 
-class Delta:
-    """The delta of one weight, read by blocks of rows; its transpose where the module keeps it so.
-
-    `check` is called before each block; what it raises ends the work.
-    """
-
-    def __init__(self, base: Tensor, model: Tensor, check: Callable[[], None], *, transposed: bool) -> None:
-        self.base, self.model, self.check, self.transposed = base, model, check, transposed
-        rows, columns = base.shape
-        self.shape = (columns, rows) if transposed else (rows, columns)
-
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
-        """Rows of the weight as it is stored, and which they are.
-
-        Raises:
-            NonFiniteError: a delta is NaN or infinite.
-        """
-        rows, columns = self.base.shape
-        step = max(1, ROWS // columns)
-        infos = (self.base, self.model)
-        for start, tiles in read_tiles(infos, 0, rows * columns, step * columns, self.check):
-            below, above = (widened(tile, info.dtype) for tile, info in zip(tiles, infos, strict=True))
-            found = (above - below).reshape(-1, columns).astype(np.float64)
-            first = start // columns
-            last = first + len(found)
-            if not np.isfinite(found).all():
-                where = self.model.where
-                raise NonFiniteError([Problem(where, "finite deltas", "NaN or infinity", "Repair the checkpoint")])
-            yield slice(first, last), found
-
-    def times(self, right: Block) -> Block:
-        """Delta @ right."""
-        return self._transposed_times(right) if self.transposed else self._times(right)
-
-    def transposed_times(self, right: Block) -> Block:
-        """Delta' @ right."""
-        return self._times(right) if self.transposed else self._transposed_times(right)
-
-    def _times(self, right: Block) -> Block:
-        out = np.empty((self.base.shape[0], right.shape[1]))
-        for rows, block in self.blocks():
-            out[rows] = block @ right
-        return out
-
-    def _transposed_times(self, right: Block) -> Block:
-        out = np.zeros((self.base.shape[1], right.shape[1]))
-        for rows, block in self.blocks():
-            out += block.T @ right[rows]
-        return out
-
-    def norms(self, a: Block, b: Block) -> tuple[float, float]:
-        """The Frobenius norms of the delta, and of what b @ a leaves of it."""
-        left, right = (a.T, b.T) if self.transposed else (b, a)
-        whole = rest = 0.0
-        for rows, block in self.blocks():
-            whole += float(np.square(block).sum())
-            rest += float(np.square(block - left[rows] @ right).sum())
-        return float(np.sqrt(whole)), float(np.sqrt(rest))
-
-
-def extract(delta: Delta, rank: int) -> Extracted:
-    """The best matrices of a rank that a randomised decomposition finds; singular values are shared out evenly.
-
-    The random numbers depend on the tensor's name alone, so that the same call gives the same matrices.
-
-    Args:
-        delta: of a weight.
-        rank: of the matrices; what lies beyond the delta's own is zero.
-    """
-    rows, columns = delta.shape
-    width = min(rank + OVERSAMPLED, rows, columns)
-    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(delta.base.name.encode()))
-    found = delta.times(rng.standard_normal((columns, width)))
-    for _ in range(POWERS):
-        found = delta.times(_basis(delta.transposed_times(_basis(found))))
-    basis = _basis(found)
-    left, values, right = np.linalg.svd(delta.transposed_times(basis).T, full_matrices=False)
-    kept = min(rank, values.size)
-    root = np.sqrt(values[:kept])
-    a, b = np.zeros((rank, columns), np.float32), np.zeros((rows, rank), np.float32)
-    a[:kept] = root[:, None] * right[:kept]
-    b[:, :kept] = (basis @ left[:, :kept]) * root
-    norm, rest = delta.norms(a.astype(np.float64), b.astype(np.float64))
-    return Extracted(a, b, norm, rest / norm if norm else 0.0)
-
-
-def _basis(columns: Block) -> Block:
-    return np.asarray(np.linalg.qr(columns)[0])
+def head(plan: ExtractionPlan) -> dict[str, Any]:
+    """What must be the same for an extraction to be gone on with. Another NumPy may have other linear algebra."""
+    weights = (each.fingerprint() for weight in plan.weights for each in (weight.base, weight.model))
+    return {
+        "version": __version__,
+        "numpy": np.__version__,
+        "rank": plan.rank,
+        "plan": hash_of([plan.shards[0].header, *weights]),
+        "inputs": identity_of([plan.base, plan.model]),
+    }
 
 
 def carry_out(
@@ -143,27 +70,110 @@ def carry_out(
     Raises:
         RunError: inputs changed, are not finite, or a signal came.
     """
-    places = {place.name: place.offset for place in plan.shards[0].tensors}
-    total, done, found = sum(weight.base.nbytes for weight in plan.weights), 0, []
-    for weight in plan.weights:
-        delta = Delta(weight.base, weight.model, context.signals.check, transposed=weight.transposed)
-        made = extract(delta, plan.rank)
-        for name, matrix in zip(weight.names, (made.a, made.b), strict=True):
-            output.sink.write(0, places[name], matrix)
-        found.append((weight.base.name, made.norm, made.error))
-        done += weight.base.nbytes
-        context.tell(Progress("extract", done, total))
-    differing = [base.name for base, model in plan.rest if _differ(base, model, context.signals.check)]
-    return found, [*differing, *plan.added]
+    run = _Extraction(plan, output, context)
+    with run.notes.kept():
+        finished = run.finish_weights()
+        differing = run.differing()
+    found = [
+        (weight.base.name, finished[number].norm, finished[number].error) for number, weight in enumerate(plan.weights)
+    ]
+    return found, [*(base.name for (base, _), other in zip(plan.rest, differing, strict=True) if other), *plan.added]
 
 
-def _differ(base: Tensor, model: Tensor, check: Callable[[], None]) -> bool:
+class _Extraction:
+    """One run.
+
+    Attributes:
+        notes: what it has done.
+    """
+
+    def __init__(self, plan: ExtractionPlan, output: Publication, context: Context) -> None:
+        self.notes = Notes(output, [plan.base, plan.model])
+        self._plan, self._output, self._context = plan, output, context
+        self._places = {place.name: place for place in plan.shards[0].tensors}
+        self._finished: dict[int, Finished] = {}
+        self._total, self._done = sum(weight.base.nbytes for weight in plan.weights), 0
+
+    def finish_weights(self) -> Mapping[int, Finished]:
+        """Every weight, those first that an earlier run may have finished."""
+        records = (record for record in self._output.records if isinstance(record, dict))
+        earlier = {record["weight"]: codec.decode(Finished, record["finished"]) for record in records}
+        self._run(self._checks(earlier))
+        self._run(self._extractions())
+        return self._finished
+
+    def differing(self) -> list[bool]:
+        """Of each tensor that is no matrix, whether the fine-tune changed it."""
+        found = [False] * len(self._plan.rest)
+        given_up = self._context.pool.given_up
+        tasks = (
+            Task(differ, (base, model, given_up), partial(found.__setitem__, number))
+            for number, (base, model) in enumerate(self._plan.rest)
+        )
+        self._run(tasks)
+        return found
+
+    def _run(self, tasks: Iterator[Task[Any]]) -> None:
+        self._context.pool.run(lambda: self.notes.commit() or next(tasks, None))
+
+    def _checks(self, earlier: Mapping[int, Finished]) -> Iterator[Task[bool]]:
+        for number, finished in earlier.items():
+            places = self._places_of(self._plan.weights[number])
+            arguments = (places, finished.checksums, self._output.sink, self._context.pool.given_up)
+            yield Task(holds, arguments, partial(self._take_check, number, finished))
+
+    def _take_check(self, number: int, finished: Finished, same: bool) -> None:
+        if same:
+            self._finish(number, finished)
+
+    def _extractions(self) -> Iterator[Task[Extracted]]:
+        given_up = self._context.pool.given_up
+        for number, weight in enumerate(self._plan.weights):
+            if number not in self._finished:
+                yield Task(extract, (weight, self._plan.rank, given_up), partial(self._take, number))
+
+    def _take(self, number: int, made: Extracted) -> None:
+        matrices = made.a, made.b
+        for place, matrix in zip(self._places_of(self._plan.weights[number]), matrices, strict=True):
+            self._output.sink.write(place.shard, place.offset, matrix)
+        a, b = (xxhash.xxh3_128_hexdigest(matrix.data) for matrix in matrices)
+        finished = Finished(made.norm, made.error, (a, b))
+        self.notes.note({"weight": number, "finished": codec.encode(finished)})
+        self._finish(number, finished)
+
+    def _finish(self, number: int, finished: Finished) -> None:
+        self._finished[number] = finished
+        self._done += self._plan.weights[number].base.nbytes
+        self._context.tell(Progress("extract", self._done, self._total))
+
+    def _places_of(self, weight: Weight) -> tuple[Place, ...]:
+        return tuple(self._places[name] for name in weight.names)
+
+
+def holds(places: Sequence[Place], checksums: Sequence[str], sink: Sink, given_up: GivenUp) -> bool:
+    """Whether the output already has tensors: their bytes are read again and compared by their checksums."""
+    try:
+        found = [_checksum(place, sink, given_up.check) for place in places]
+    finally:
+        sink.settle()
+    return found == list(checksums)
+
+
+def differ(base: Tensor, model: Tensor, given_up: GivenUp) -> bool:
     """Whether two tensors have other values, or zeros of another sign."""
     infos = (base, model)
     if not (base.dtype.merges and model.dtype.merges):
-        return base.dtype is not model.dtype or not equal(base, model, ROWS)
-    for _, tiles in read_tiles(infos, 0, base.elements, ROWS, check):
+        return base.dtype is not model.dtype or not equal(base, model, ROWS, given_up.check)
+    for _, tiles in read_tiles(infos, 0, base.elements, ROWS, given_up.check):
         below, above = (widened(tile, info.dtype).view(np.uint32) for tile, info in zip(tiles, infos, strict=True))
         if not np.array_equal(below, above):
             return True
     return False
+
+
+def _checksum(place: Place, sink: Sink, check: Callable[[], None]) -> str:
+    found = xxhash.xxh3_128()
+    for start in range(0, place.nbytes, READ):
+        check()
+        found.update(sink.read(place.shard, place.offset + start, min(READ, place.nbytes - start)))
+    return found.hexdigest()

@@ -1,15 +1,17 @@
 """What a run has decided and written, kept so that the same run goes on where it was killed."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import xxhash
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import InputChangedError, Problem
+from sdmw.errors import InputChangedError, OutputError, Problem
 from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Piece, Plan, TensorPlan
+from sdmw.running.pool import Task
 from sdmw.version import __version__
 from sdmw.writing.publication import Publication
 
@@ -26,14 +28,27 @@ def head(plan: Plan) -> dict[str, object]:
     layers = (codec.digest((layer.name, layer.tensors)) for layer in plan.layers)
     return {
         "version": __version__,
-        "recipe": _hash([plan.recipe.text.encode()]),
-        "plan": _hash([*layout, *steps, *layers]),
-        "inputs": {
-            shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.inode, shard.header_hash]
-            for checkpoint in plan.checkpoints
-            for shard in checkpoint.shards
-        },
+        "recipe": hash_of([plan.recipe.text.encode()]),
+        "plan": hash_of([*layout, *steps, *layers]),
+        "inputs": identity_of(plan.checkpoints),
     }
+
+
+def identity_of(checkpoints: Iterable[Checkpoint]) -> dict[str, list[int | str]]:
+    """What tells the files of inputs from others, and from themselves after a change."""
+    return {
+        shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.inode, shard.header_hash]
+        for checkpoint in checkpoints
+        for shard in checkpoint.shards
+    }
+
+
+def hash_of(parts: Iterable[bytes]) -> str:
+    """XXH3-128 of the parts and of where each ends, in hex."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
 
 
 def _step(tensor: TensorPlan) -> Iterator[bytes]:
@@ -42,8 +57,62 @@ def _step(tensor: TensorPlan) -> Iterator[bytes]:
         yield each.fingerprint()
 
 
-class RunJournal:
-    """Notes what the driver is told, and vouches for it every few seconds, once the data are durable.
+class Notes:
+    """What a run has done, vouched for every few seconds, once the data are durable."""
+
+    def __init__(self, output: Publication | None, inputs: Sequence[Checkpoint]) -> None:
+        """Without an output nothing is vouched for."""
+        self._output, self._inputs = output, inputs
+        self._fresh: list[object] = []
+        self._committed = time.monotonic()
+        self._committing = False
+
+    def note(self, record: object) -> None:
+        """Note a JSON value; what it speaks of was handed to the output."""
+        self._fresh.append(record)
+
+    def commit(self) -> Task[None] | None:
+        """The task that vouches for what was noted, if it is time for one."""
+        output = self._output
+        if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < COMMIT_EVERY:
+            return None
+        records, self._fresh = self._fresh, []
+        self._committing = True
+        return Task(self._commit, (output, records), self._commit_done, here=True)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block that carries the run out: where it fails and can be resumed, what was noted is kept."""
+        try:
+            yield
+        except BaseException as error:
+            if getattr(error, "resumable", True):
+                with suppress(OutputError):
+                    self._keep()
+            raise
+
+    def _keep(self) -> None:
+        """Note what is not committed yet, once the kernel has it; a run that ends early cannot wait for the disk.
+
+        Nothing is trusted without its checksum, so a piece that a power cut took after all is written again.
+        """
+        records, self._fresh = self._fresh, []
+        if self._output and not changes(self._inputs):
+            self._output.settle()
+            self._output.vouch(records)
+
+    def _commit(self, output: Publication, records: list[object]) -> None:
+        # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
+        check_unchanged(self._inputs)
+        output.sync()
+        output.vouch(records)
+
+    def _commit_done(self, _: None) -> None:
+        self._committing, self._committed = False, time.monotonic()
+
+
+class RunJournal(Notes):
+    """What a merge has decided and written.
 
     Attributes:
         layers: decisions of an earlier run, by the layer's number.
@@ -52,58 +121,22 @@ class RunJournal:
     """
 
     def __init__(self, output: Publication | None, plan: Plan, method: AnyMethod) -> None:
-        """Without an output nothing is vouched for."""
-        self._output, self._plan = output, plan
+        super().__init__(output, plan.checkpoints)
         self.layers, self.pieces = _read(output.records if output else (), decision_type(method))
         self.written: dict[Piece, str] = {}
-        self._fresh: list[object] = []
-        self._committed = time.monotonic()
-        self._committing = False
 
     def note_layer(self, number: int, decision: object) -> None:
         """A layer was decided."""
-        self._fresh.append({"layer": number, "decision": codec.encode(decision)})
+        self.note({"layer": number, "decision": codec.encode(decision)})
 
     def note_piece(self, piece: Piece, checksum: str) -> None:
         """A piece was handed to the output; `checksum` is the XXH3-128 of its bytes, in hex."""
         self.written[piece] = checksum
-        self._fresh.append({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": checksum})
+        self.note({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": checksum})
 
     def found_piece(self, piece: Piece) -> None:
         """The output still holds a piece of an earlier run."""
         self.written[piece] = self.pieces[piece]
-
-    def due(self) -> Callable[[], None] | None:
-        """The commit to be run by a worker, if it is time for one; `committed` is to be called when it is done."""
-        output = self._output
-        if not (output and self._fresh) or self._committing or time.monotonic() - self._committed < COMMIT_EVERY:
-            return None
-        records, self._fresh = self._fresh, []
-        self._committing = True
-        return lambda: self._commit(output, records)
-
-    def committed(self) -> None:
-        """A commit is done."""
-        self._committing, self._committed = False, time.monotonic()
-
-    def keep(self) -> None:
-        """Note what is not committed yet, once the kernel has it; a run that ends early cannot wait for the disk.
-
-        Nothing is trusted without its checksum, so a piece that a power cut took after all is written again.
-
-        Raises:
-            OutputError: something could not be written.
-        """
-        records, self._fresh = self._fresh, []
-        if self._output and not changes(self._plan.checkpoints):
-            self._output.settle()
-            self._output.vouch(records)
-
-    def _commit(self, output: Publication, records: list[object]) -> None:
-        # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
-        check_unchanged(self._plan.checkpoints)
-        output.sync()
-        output.vouch(records)
 
 
 def changes(checkpoints: Iterable[Checkpoint]) -> list[Problem]:
@@ -131,10 +164,3 @@ def _read(records: Iterable[object], decision: type[object]) -> tuple[dict[int, 
         elif isinstance(record, dict) and "piece" in record:
             pieces[Piece(*record["piece"])] = record["xxh3"]
     return layers, pieces
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from sdmw.errors import DisagreementError, InputChangedError, NonFiniteError, Pr
 from sdmw.kernels import tiles
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.methods.method import AnyMethod, Destination
-from sdmw.planning.plan import TensorPlan
+from sdmw.planning.plan import SMALLEST, TensorPlan
 from sdmw.running.nonfinite import MEND, explain
 from sdmw.running.stop import GivenUp
 from sdmw.statistics.look import Counter, Look, S, Tile
@@ -26,7 +26,6 @@ from sdmw.writing.sink import Sink
 Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data that nobody changes any more
 Arrays = Sequence[NDArray[np.generic]]
 
-SMALLEST = 4096  # elements; what is left of a piece behind its last whole tile may be less, and is no tile of its own
 CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 
 

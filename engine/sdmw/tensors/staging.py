@@ -13,6 +13,11 @@ PAGE = 4096  # O_DIRECT wants addresses, offsets and sizes that are multiples of
 _HUGE = 2 * 2**20  # bytes of a huge page
 
 
+def resident_bytes(nbytes: int) -> int:
+    """Bytes that an array of so many takes at most: whole huge pages."""
+    return -(-(nbytes + PAGE) // _HUGE) * _HUGE
+
+
 class Staging:
     """Arrays whose memory is used again as soon as nobody holds them; safe for threads.
 

@@ -211,7 +211,7 @@ class Publication:
     def _keep(self, error: BaseException) -> None:
         self._let_go()
         self._work.release()
-        error.add_note(f"what is done is kept in {self._work.path}: the same merge goes on after it")
+        error.add_note(f"what is done is kept in {self._work.path}: the same command resumes it")
 
     def _let_go(self) -> None:
         self._writer.discard(self.target)
@@ -256,7 +256,7 @@ def _differences(before: object, now: object) -> Iterator[Problem]:
     mend = "Restore it, or begin anew (--restart, resume=False)"
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:
-            yield Problem("resume", "the merge that was begun", "another", mend)
+            yield Problem("resume", "the run that was begun", "another", mend)
         return
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
