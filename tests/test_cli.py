@@ -20,7 +20,7 @@ from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
 from sdmw import api
 from sdmw.errors import OutputError, Problem
-from sdmw.reporting import terminal
+from sdmw.reporting import display
 from sdmw.running import events
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
@@ -208,8 +208,8 @@ def test_names_are_shown_whole_and_harmless_at_eighty_columns(tmp_path, capsys, 
 
 
 def test_a_line_at_times_where_there_is_no_terminal(recipe, capsys, monkeypatch):
-    assert terminal.LINE_EVERY == 30
-    monkeypatch.setattr(terminal, "LINE_EVERY", 0)
+    assert display.LINE_EVERY == 30
+    monkeypatch.setattr(display, "LINE_EVERY", 0)
     done = told(capsys, monkeypatch, "merge", recipe, "out", "--json")
     assert done.code == 0
     json.loads(done.out)
@@ -388,7 +388,7 @@ def interrupted(capsys, monkeypatch, end, *arguments):
             end()
 
     with monkeypatch.context() as patched:
-        patched.setattr(terminal.Display, "__call__", receive)
+        patched.setattr(display.Display, "__call__", receive)
         return told(capsys, monkeypatch, *arguments)
 
 
@@ -422,7 +422,7 @@ def test_the_command_that_goes_on_does_not_restart(recipe, capsys, monkeypatch):
 
 @pytest.mark.parametrize("option", ["-q", "--quiet"])
 def test_a_quiet_merge_shows_no_progress(recipe, capsys, monkeypatch, option):
-    monkeypatch.setattr(terminal, "LINE_EVERY", 0)
+    monkeypatch.setattr(display, "LINE_EVERY", 0)
     done = told(capsys, monkeypatch, "merge", recipe, "out", option)
     assert (done.code, done.err) == (0, "")
     assert done.out

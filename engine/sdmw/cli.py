@@ -74,13 +74,14 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
-    from sdmw.reporting import terminal
 
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, header_limit=header_limit, resume=not restart,
         progress=not quiet,
     )  # fmt: skip
+    from sdmw.reporting import terminal
+
     terminal.print_warnings(report.warnings, report.notes)
     if as_json:
         _print_json(report.to_dict())

@@ -1,10 +1,10 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
 import mmap
-import sys
 from dataclasses import dataclass
 
 from sdmw.errors import Problem
+from sdmw.kernels import ready
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Plan
 from sdmw.sizes import shown
@@ -16,7 +16,9 @@ LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
-KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
+LOADED = 72 * MiB  # measured: the compiler without its code, the kernels, safetensors, the report
+LOADING = 176 * MiB  # measured: at most while kernels are loaded, each page of LLVM that they need counted as 2 MiB
+COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM's code stays mapped
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
@@ -31,6 +33,7 @@ class Demand:
 
     Attributes:
         reserved: bytes resident before the run, and what is loaded in any case.
+        loading: bytes resident at most before the run begins.
         element: bytes that one element takes in all inputs and the output, of the widest tensor.
         output: bytes that one element takes in the output, at most.
         working: bytes that a thread takes beside its tiles and counters.
@@ -40,6 +43,7 @@ class Demand:
     """
 
     reserved: int
+    loading: int
     element: int
     output: int
     working: int
@@ -60,23 +64,26 @@ class Fit:
 def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
-    Each thread maps a tile of every input, holds one of output, and counts into its own arrays. Some tiles of output
-    are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
-    many as threads.
+    Before the run the kernels are loaded. Then each thread maps a tile of every input, holds one of output, and counts
+    into its own arrays. Some tiles of output are on their way to the disk. The driver holds the statistics of one layer
+    and of the pieces under way, twice as many as threads.
     """
     looks = demand.looks
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * demand.components + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
-    return demand.reserved + threads * worker + written + statistics + STAGING
+    running = demand.reserved + threads * worker + written + statistics + STAGING
+    return max(demand.loading, running)
 
 
 def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
     """What a plan asks of memory, in a process that occupies `resident` bytes."""
+    kernels = kernels_to_load()
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
     tensors, measured = plan.tensors, any(layer.measured for layer in plan.layers)
     return Demand(
-        reserved=resident + kernels_to_load() + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        reserved=resident + kernels.stay + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        loading=resident + kernels.most,
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
@@ -105,14 +112,28 @@ def is_measured(method: AnyMethod, params: object) -> bool:
 def default_budget(resident: int, available: int) -> int:
     """What is resident, and of what is free half, at most 1 GiB: neighbours and page cache need room too.
 
-    Where little is free, three quarters up to 256 MiB: a small control group should not be refused what fits.
+    Where little is free, seven eighths up to 256 MiB: a small control group should not be refused what fits.
     """
-    return resident + min(DEFAULT_CAP, max(available // 2, min(available * 3 // 4, TIGHT)))
+    return resident + min(DEFAULT_CAP, max(available // 2, min(available * 7 // 8, TIGHT)))
 
 
-def kernels_to_load() -> int:
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What kernels add to the process, in bytes: at most while they are loaded, and what stays."""
+
+    most: int
+    stay: int
+
+
+def kernels_to_load() -> Kernels:
     """What the compiler and the kernels will add to the process: nothing where they are loaded already."""
-    return 0 if "sdmw.kernels.tiles" in sys.modules else KERNELS
+    match ready.state():
+        case "loaded":
+            return Kernels(0, 0)
+        case "here":
+            return Kernels(COMPILING, COMPILING)
+        case _:
+            return Kernels(LOADING, LOADED)
 
 
 def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
