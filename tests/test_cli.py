@@ -240,6 +240,9 @@ def test_a_bar_on_a_terminal(recipe):
     assert b"\x1b[" in seen
     assert b"measure" in seen
     assert b"apply" in seen
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", seen.decode()))
+    # What a terminal shows for Ctrl-C stays on the line of the bar, which is then wiped away.
+    assert max(map(len, lines)) == 80 - display.MARGIN
     assert re.search(rb"20\.3/20\.3\s+kB", seen), seen
 
 

@@ -75,3 +75,8 @@ def _in_range(size: int, text: object, argument: str) -> int:
 def _not_a_size(text: object, argument: str, mend: str = "Write for instance 5GB or 512MiB") -> UsageError:
     expected = "a number of bytes, or a number with KB to TB or KiB to TiB"
     return UsageError([Problem(argument, expected, quoted(text), mend)])
+
+
+def counted(count: int, what: str) -> str:
+    """A count with its noun: `1 model`, `1,200 tensors`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -95,7 +95,7 @@ def _bar(console: "Console") -> "Progress":
 
     class Bar(Progress):
         def get_renderables(self) -> Iterable[RenderableType]:
-            yield Constrain(self.make_tasks_table(self.tasks), max(1, self.console.width - MARGIN))
+            yield Constrain(self.make_tasks_table(self.tasks), max(1, console.width - MARGIN))
 
     return Bar(
         TextColumn("{task.description}"),

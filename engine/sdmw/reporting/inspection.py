@@ -9,6 +9,7 @@ from typing import Any
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.planning.layers import component_of, layer_index
+from sdmw.sizes import counted, shown
 from sdmw.tensors.tensor import Tensor
 
 
@@ -56,6 +57,11 @@ class Inspection:
     components: dict[str, Amount]
     tensors: list[InspectedTensor]
     warnings: list[str]
+
+    def __repr__(self) -> str:
+        total = f"{self.total.parameters:,} parameters in {counted(self.total.tensors, 'tensor')}"
+        said = counted(len(self.warnings), "warning")
+        return f"Inspection({self.path!r}, {self.architecture}, {total}, {shown(self.total.bytes)}, {said})"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

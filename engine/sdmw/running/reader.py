@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.errors import Problem, UsageError, quoted
+from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.tensors.tile_memory import tile_memory
@@ -27,6 +28,9 @@ class MergeReader:
     """
 
     tensors: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        return f"MergeReader({counted(len(self.tensors), 'tensor')})"
 
     def keys(self) -> list[str]:
         """The tensors' names, in the order of the output."""
