@@ -56,7 +56,7 @@ def test_below_the_least_the_number_is_named():
     assert fit(SDM_W, least, 3).threads == 1
     refused = fit(SDM_W, least - 1, 3)
     assert isinstance(refused, Problem)
-    assert refused.mend == f"Set the budget to {-(-(least + budget.ROOM) // MIB)}MiB or more"
+    assert refused.mend == f"Set the budget to {-(-(least + budget.ROOM) // 10**6)}MB or more"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.writing.shard_writer import IN_FLIGHT
 
+MB = 10**6
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
@@ -148,5 +149,5 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
                 return Fit(count, tile, peak)
             tile //= 2
     least = projected_peak(demand, SMALLEST_TILE, 1)
-    mend = f"Set the budget to {-(-(least + ROOM) // MiB)}MiB or more"
+    mend = f"Set the budget to {-(-(least + ROOM) // MB)}MB or more"
     return Problem("budget", f"at least {shown(least)} of memory", shown(budget), mend)
