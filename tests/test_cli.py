@@ -112,7 +112,7 @@ def test_a_plan(recipe, capsys, monkeypatch):
     done = told(capsys, monkeypatch, "plan", recipe, "--threads", 1)
     assert (done.code, done.err) == (0, "")
     pairs = dict(line.rstrip().split("  ", 1) for line in done.out.splitlines())
-    assert list(pairs) == ["models", "layers", "tensors", "read", "written", "peak memory", "free disk", "time"]
+    assert list(pairs) == ["models", "blocks", "tensors", "read", "written", "peak memory", "free disk", "time"]
     assert re.fullmatch(r" *at most \d+ MB, with 1 thread", pairs["peak memory"])
     assert re.fullmatch(r" *0\.0 s at 1\.00 GB/s", pairs["time"])
 
@@ -254,7 +254,33 @@ def test_a_reader_that_leaves(recipe, arguments):
         [*MAIN, *arguments], env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
     )
     os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_reader_that_leaves_hides_no_fault(recipe):
+    os.rename("corp", "gone")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*MAIN, "plan", recipe, "--json"],
+        env=ENVIRONMENT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_has_an_example_and_the_exit_codes_and_cuts_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = told(capsys, monkeypatch, "--help").out
+    assert "sdmw merge recipe.yaml merged\n" in out
+    assert re.search(r"^ +2 +a fault of the recipe or the call$", out, re.MULTILINE)
+    assert "--install-completion" in out
+    assert "..." not in out.replace("[ARGS]...", "")
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_a_terminal_that_cannot_show_a_name(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmw.errors import Problem
+from sdmw.planning.layers import layer_index
 from sdmw.planning.plan import Plan
 
 RATE = 1_000_000_000  # bytes a second, read and written: a plain NVMe disk; what a plan's time is reckoned with
@@ -16,7 +17,8 @@ class PlanSummary:
 
     Attributes:
         models: how many are merged.
-        layers: how many are thresholded apart.
+        blocks: transformer blocks, by the layer indices in the tensors' names.
+        layers: groups of tensors that are decided together, by the recipe's granularity.
         tensors: how many the output has.
         bytes_read: of tensors, further looks at a layer not counted.
         bytes_written: of shards.
@@ -31,6 +33,7 @@ class PlanSummary:
     """
 
     models: int
+    blocks: int
     layers: int
     tensors: int
     bytes_read: int
@@ -53,6 +56,7 @@ def summary(plan: Plan) -> PlanSummary:
     """The plan in numbers."""
     return PlanSummary(
         models=len(plan.models),
+        blocks=len({layer_index(tensor.name) for tensor in plan.tensors} - {None}),
         layers=len(plan.layers),
         tensors=len(plan.tensors),
         bytes_read=plan.bytes_read,

@@ -79,7 +79,7 @@ def print_plan(plan: PlanSummary) -> None:
     _print(
         _pairs(
             ("models", str(plan.models)),
-            ("layers", f"{plan.layers:,}"),
+            ("blocks", f"{plan.blocks:,}"),
             ("tensors", f"{plan.tensors:,}"),
             ("read", shown(plan.bytes_read)),
             ("written", shown(plan.bytes_written)),
