@@ -313,7 +313,7 @@ def main() -> None:
 class _Output(io.FileIO):
     """Standard output whose reader may leave, as `head` does: what follows is dropped, and is no error."""
 
-    def write(self, data: "Buffer", /) -> int | None:
+    def write(self, data: "Buffer", /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
