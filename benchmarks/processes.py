@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _sample(pid: int, began: float, every: float, samples: list[tuple[float, int
 
 
 MERGE = """
-import json, sys, time, sdmw
+import json, resource, sys, time, sdmw
 from sdmw import linux
 recipe, out, options, mapped, small = json.loads(sys.argv[1])
 if not mapped:
@@ -117,6 +117,7 @@ stages, began = {}, time.perf_counter()
 def progress(event):
     stages[getattr(event, "stage", type(event).__name__)] = time.perf_counter() - began
 report = sdmw.merge(recipe, out, progress=progress, overwrite=True, resume=False, **options)
+stages["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # without children, which compile kernels
 print(json.dumps(stages))
 print(report.to_json())
 """
@@ -129,6 +130,7 @@ def merge(
     memory: int | None = None,
     mapped: bool = True,
     small: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
     **options: Any,
 ) -> tuple[Measured, dict[str, Any]]:
     """`sdmw.merge` in a process of its own, and the report it returns; after a small merge, where one is given.
@@ -136,11 +138,16 @@ def merge(
     The report has one more field: `stages`, the seconds after which the plan stood, and measuring and applying were
     done.
     """
-    measured = run([sys.executable, "-c", MERGE, json.dumps([recipe, out, options, mapped, small])], memory=memory)
+    measured = run(
+        [sys.executable, "-c", MERGE, json.dumps([recipe, out, options, mapped, small])],
+        memory=memory,
+        environment=environment,
+    )
     if measured.returncode:
         raise RuntimeError(f"merge ended with {measured.returncode}: {measured.output[-2000:]}")
-    stages, _, report = measured.output.partition("\n")
-    return measured, {**json.loads(report), "stages": json.loads(stages)}
+    first, _, report = measured.output.partition("\n")
+    stages = json.loads(first)
+    return replace(measured, peak_rss=stages.pop("peak")), {**json.loads(report), "stages": stages}
 
 
 def can_group() -> bool:

@@ -212,6 +212,30 @@ def test_a_receiver_that_fails_leaves_what_is_done(world):
     assert sorted(os.listdir(world)) == sorted([*before, "out"])
 
 
+def test_what_a_notebook_shows_is_one_line(world):
+    plan = sdmw.plan(RECIPE, "out")
+    report = sdmw.merge(RECIPE, "out", progress=False)
+    refused = sdmw.plan(RECIPE, "out")
+    things = [
+        plan,
+        refused,
+        report,
+        sdmw.open(RECIPE, progress=False),
+        sdmw.inspect("corp"),
+        sdmw.verify("out", progress=False),
+        sdmw.extract("base", "corp", "lora", rank=2, progress=False),
+        sdmw.pack("base", "corp", "packed", progress=False),
+    ]
+    for each in things:
+        assert repr(each).startswith(f"{type(each).__name__}(")
+        assert len(repr(each)) < 400
+        assert "\n" not in repr(each)
+    assert "2 models" in repr(plan)
+    assert "no problem" in repr(plan)
+    assert "1 problem: out: " in repr(refused)
+    assert "0 warnings" in repr(report)
+
+
 def test_plans_and_reports_can_be_sent_elsewhere(world):
     plan = sdmw.plan(RECIPE, "out")
     assert pickle.loads(pickle.dumps(plan)) == plan

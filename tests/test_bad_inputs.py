@@ -138,7 +138,7 @@ RECIPES = [
     Case("tag", RecipeError, (r"recipe.yaml:4:17: parameters.k: expected no tag, found the tag '!!python/name:os'",),
          recipe=SHORT + "parameters: {k: !!python/name:os 1}\n"),
     Case("alias bomb", RecipeError, (r"more than 10000 values\. Is this a recipe\?",), recipe=BOMB + SHORT),
-    Case("not YAML", RecipeError, (r"recipe.yaml:2:1: not YAML: expected ',' or '\]'",),
+    Case("not YAML", RecipeError, (r"recipe.yaml:1:15: not YAML: a bracket", r"    merge_method: \[sdm_w", r" {18}\^"),
          recipe="merge_method: [sdm_w\n"),
     Case("empty", RecipeError, (r"recipe.yaml: expected a recipe, found an empty file",), recipe=""),
     Case("k below", RecipeError, (r"recipe.yaml:4:17: parameters.k: expected a number from 0 to 100, found -1",),
@@ -151,7 +151,7 @@ RECIPES = [
          recipe="merge_method: sdm_w\nbase_model: a\nmodels:\n- {model: b, parameters: {k: 1, weight: .NaN}}\n"),
     Case("no models", RecipeError, (r"models: expected at least one model, found an empty list",),
          recipe={"models": []}),
-    Case("models missing", RecipeError, (r"recipe.yaml:1:1: models: missing\. Write models",),
+    Case("models missing", RecipeError, (r"recipe.yaml:1:1: models: missing\. Write for instance models: ",),
          recipe="merge_method: sdm_w\nbase_model: a\n"),
     Case("a model twice", RecipeError,
          (r"recipe.yaml:5:10: models.1.model: expected each model once, found 'HERE/./corp'\. It is models.0 too",),
@@ -174,9 +174,6 @@ RECIPES = [
          files=lambda w: (os.unlink(w.at("recipe.yaml")), os.mkfifo(w.at("recipe.yaml")))),
     Case("budget is no size", UsageError, (r"^budget: expected a number of bytes.*, found 'x'\. Write for instance",),
          options={"budget": "x"}),
-    Case("shards of parameters", UsageError,
-         (r"^max_shard_size: expected .*, found '5B'\. mergekit counts parameters with B: write bytes",),
-         options={"max_shard_size": "5B"}),
     Case("header limit is no size", UsageError, (r"^header_limit: expected .*, found '-1'",),
          options={"header_limit": "-1"}),
 ]  # fmt: skip
@@ -375,7 +372,7 @@ def test_what_headers_tell_is_told_at_planning(case, tmp_path, capsys, monkeypat
     assert as_json.code == 1
     problems = json.loads(as_json.out)["problems"]
     assert len(problems) == len(merged.errors)
-    assert all(set(problem) == {"where", "expected", "found", "mend"} for problem in problems)
+    assert all(set(problem) == {"where", "expected", "found", "mend", "excerpt"} for problem in problems)
 
 
 def in_place(make):
@@ -414,7 +411,7 @@ def test_the_budget_that_the_message_asks_for_is_enough(tmp_path):
     world.write()
     with pytest.raises(PlanError) as caught:
         sdmw.merge(world.recipe, world.at("out"), budget=1, progress=False)
-    enough = re.search(r"Set the budget to (\d+MiB) or more", str(caught.value))[1]
+    enough = re.search(r"Set the budget to (\d+MB) or more", str(caught.value))[1]
     planned = sdmw.plan(world.recipe, budget=enough)
     assert planned.problems == ()
     assert planned.threads == 1
@@ -422,7 +419,7 @@ def test_the_budget_that_the_message_asks_for_is_enough(tmp_path):
 
 
 @pytest.mark.parametrize("given", [{"threads": 0}, {"threads": True}, {"threads": 1.5}, {"progress": "yes"},
-                                   {"budget": 0}, {"max_shard_size": "5B"}])  # fmt: skip
+                                   {"budget": 0}, {"max_shard_size": "5Q"}])  # fmt: skip
 def test_arguments_are_checked(tmp_path, given):
     world = World(tmp_path)
     world.write()

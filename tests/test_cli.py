@@ -20,7 +20,7 @@ from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
 from sdmw import api
 from sdmw.errors import OutputError, Problem
-from sdmw.reporting import terminal
+from sdmw.reporting import display
 from sdmw.running import events
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
@@ -112,7 +112,7 @@ def test_a_plan(recipe, capsys, monkeypatch):
     done = told(capsys, monkeypatch, "plan", recipe, "--threads", 1)
     assert (done.code, done.err) == (0, "")
     pairs = dict(line.rstrip().split("  ", 1) for line in done.out.splitlines())
-    assert list(pairs) == ["models", "layers", "tensors", "read", "written", "peak memory", "free disk", "time"]
+    assert list(pairs) == ["models", "blocks", "tensors", "read", "written", "peak memory", "free disk", "time"]
     assert re.fullmatch(r" *at most \d+(\.\d+)? [MG]B, with 1 thread", pairs["peak memory"])
     assert re.fullmatch(r" *0\.0 s at 1\.00 GB/s", pairs["time"])
 
@@ -208,8 +208,8 @@ def test_names_are_shown_whole_and_harmless_at_eighty_columns(tmp_path, capsys, 
 
 
 def test_a_line_at_times_where_there_is_no_terminal(recipe, capsys, monkeypatch):
-    assert terminal.LINE_EVERY == 30
-    monkeypatch.setattr(terminal, "LINE_EVERY", 0)
+    assert display.LINE_EVERY == 30
+    monkeypatch.setattr(display, "LINE_EVERY", 0)
     done = told(capsys, monkeypatch, "merge", recipe, "out", "--json")
     assert done.code == 0
     json.loads(done.out)
@@ -240,6 +240,9 @@ def test_a_bar_on_a_terminal(recipe):
     assert b"\x1b[" in seen
     assert b"measure" in seen
     assert b"apply" in seen
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", seen.decode()))
+    # What a terminal shows for Ctrl-C stays on the line of the bar, which is then wiped away.
+    assert max(map(len, lines)) == 80 - display.MARGIN
     assert re.search(rb"20\.3/20\.3\s+kB", seen), seen
 
 
@@ -251,7 +254,33 @@ def test_a_reader_that_leaves(recipe, arguments):
         [*MAIN, *arguments], env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
     )
     os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_reader_that_leaves_hides_no_fault(recipe):
+    os.rename("corp", "gone")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*MAIN, "plan", recipe, "--json"],
+        env=ENVIRONMENT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_has_an_example_and_the_exit_codes_and_cuts_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = told(capsys, monkeypatch, "--help").out
+    assert "sdmw merge recipe.yaml merged\n" in out
+    assert re.search(r"^ +2 +a fault of the recipe or the call$", out, re.MULTILINE)
+    assert "--install-completion" in out
+    assert "..." not in out.replace("[ARGS]...", "")
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_a_terminal_that_cannot_show_a_name(tmp_path, monkeypatch):
@@ -388,7 +417,7 @@ def interrupted(capsys, monkeypatch, end, *arguments):
             end()
 
     with monkeypatch.context() as patched:
-        patched.setattr(terminal.Display, "__call__", receive)
+        patched.setattr(display.Display, "__call__", receive)
         return told(capsys, monkeypatch, *arguments)
 
 
@@ -422,7 +451,7 @@ def test_the_command_that_goes_on_does_not_restart(recipe, capsys, monkeypatch):
 
 @pytest.mark.parametrize("option", ["-q", "--quiet"])
 def test_a_quiet_merge_shows_no_progress(recipe, capsys, monkeypatch, option):
-    monkeypatch.setattr(terminal, "LINE_EVERY", 0)
+    monkeypatch.setattr(display, "LINE_EVERY", 0)
     done = told(capsys, monkeypatch, "merge", recipe, "out", option)
     assert (done.code, done.err) == (0, "")
     assert done.out

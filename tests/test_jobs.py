@@ -228,7 +228,7 @@ class TestAnInterruptedExtraction:
 
 def test_each_term_of_the_bound_on_tasks(monkeypatch):
     monkeypatch.setattr("sdmw.planning.budget.STAGING", 19)
-    tasks = extraction.Tasks(reserved=23, waiting=5, each=[2, 11, 3, 7])
+    tasks = extraction.Tasks(loading=0, reserved=23, waiting=5, each=[2, 11, 3, 7])
     assert [tasks.peak(threads) for threads in (1, 2, 9)] == [
         23 + 5 + 11 + 19, 23 + 2 * 5 + 11 + 7 + 19, 23 + 9 * 5 + 23 + 19
     ]  # fmt: skip

@@ -11,6 +11,12 @@ from sdmw.sizes import parse_size, shown
         (5_000_000_000, 5 * 10**9),
         ("17", 17),
         ("5GB", 5 * 10**9),
+        ("5G", 5 * 10**9),
+        ("5M", 5 * 10**6),
+        ("800k", 800_000),
+        ("1T", 10**12),
+        ("5B", 5 * 10**9),
+        ("0.5b", 500_000_000),
         ("5 GB", 5 * 10**9),
         (" 5gb ", 5 * 10**9),
         ("1.5GB", 1_500_000_000),
@@ -30,17 +36,11 @@ def test_a_size_is_bytes(text, size):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "GB", "-1", "0", 0, -5, "0GB", "1.5", "5G", "5GBs", "1e9", "٣", "nan", "5 000", "9" * 5000, "9999999TB", True,
+    ["", "GB", "-1", "0", 0, -5, "0GB", "1.5", "5GBs", "1e9", "٣", "nan", "5 000", "9" * 5000, "9999999TB", True,
      5.0, None, "1.0000000000000000000000000GB", "0.0001KB"],
 )  # fmt: skip
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="size: expected"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize("text", ["5B", "5b", "800M", "3K"])
-def test_a_count_of_parameters_is_refused_and_explained(text):
-    with pytest.raises(UsageError, match="mergekit counts parameters"):
         parse_size(text)
 
 

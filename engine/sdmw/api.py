@@ -58,7 +58,7 @@ def merge(
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
         out: the directory that will appear, complete or not at all.
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
-            free, at most 1 GiB (three quarters, up to 256 MiB, where little is free).
+            free, at most 1 GiB (seven eighths, up to 256 MiB, where little is free).
         threads: number of worker threads, or of the executor's workers to be kept busy; default: one per core.
         progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
         overwrite: replace a directory that is there.
@@ -89,32 +89,34 @@ def merge(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
     )  # fmt: skip
-    planned = prepared.plan()
-    if planned.problems or planned.base is None:
-        raise PlanError(planned.problems)
-    # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
-    from sdmw.reporting.files import add_files
-    from sdmw.reporting.report import REPORT, build_report, model_reports
-    from sdmw.running.context import publishing, working
-    from sdmw.running.driver import Run
-    from sdmw.running.events import Planned
-    from sdmw.running.heads import settled
-    from sdmw.running.journal import head
+    planned = _sound(prepared.plan())
+    from sdmw.running.context import load_kernels, publishing, working
     from sdmw.running.usage import Usage
 
-    with _receiver(progress) as tell, Usage() as usage, working(tell, planned.threads, executor) as context:
-        planned = settled(prepared, planned, context)
-        with publishing(
-            context, os.fspath(out), planned.shards, planned.checkpoints,
-            overwrite=overwrite, head=head(planned), resume=resume,
-        ) as publication:  # fmt: skip
-            tell(Planned(planned))
-            outcome = Run(planned, context).carry_out(publication)
-            publication.finish()
-            models = model_reports(planned, outcome.decisions)
-            add_files(publication, planned, models)
-            report = build_report(planned, outcome, usage, models, publication.checksums())
-            publication.add(REPORT, report.to_json().encode())
+    with _receiver(progress) as tell, Usage() as usage:
+        if not load_kernels(tell):
+            planned = _sound(prepared.plan())
+        # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
+        from sdmw.reporting.files import add_files
+        from sdmw.reporting.report import REPORT, build_report, model_reports
+        from sdmw.running.driver import Run
+        from sdmw.running.events import Planned
+        from sdmw.running.heads import settled
+        from sdmw.running.journal import head
+
+        with working(tell, planned.threads, executor) as context:
+            planned = settled(prepared, planned, context)
+            with publishing(
+                context, os.fspath(out), planned.shards, planned.checkpoints,
+                overwrite=overwrite, head=head(planned), resume=resume,
+            ) as publication:  # fmt: skip
+                tell(Planned(planned))
+                outcome = Run(planned, context).carry_out(publication)
+                publication.finish()
+                models = model_reports(planned, outcome.decisions)
+                add_files(publication, planned, models)
+                report = build_report(planned, outcome, usage, models, publication.checksums())
+                publication.add(REPORT, report.to_json().encode())
     return report
 
 
@@ -159,6 +161,13 @@ def _prepared(
     return prepare(loaded, options, download=download, header_limit=most_header)
 
 
+def _sound(planned: Plan) -> Plan:
+    """A plan that can be carried out; PlanError where there are problems."""
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    return planned
+
+
 def open(  # noqa: A001  the word of safetensors
     recipe: RecipeLike,
     *,
@@ -196,19 +205,21 @@ def open(  # noqa: A001  the word of safetensors
         recipe, budget=budget, threads=threads, header_limit=header_limit, download=download,
         ignore_unknown=ignore_unknown,
     )  # fmt: skip
-    planned = prepared.plan()
-    if planned.problems or planned.base is None:
-        raise PlanError(planned.problems)
-    from sdmw.running.context import working
-    from sdmw.running.driver import Run
-    from sdmw.running.heads import settled
-    from sdmw.running.job import Job
-    from sdmw.running.merged import opened
-    from sdmw.running.reader import MergeReader
+    planned = _sound(prepared.plan())
+    from sdmw.running.context import load_kernels, working
 
-    with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
-        planned = settled(prepared, planned, context)
-        decisions = Run(planned, context).decide()
+    with _receiver(progress) as tell:
+        if not load_kernels(tell):
+            planned = _sound(prepared.plan())
+        from sdmw.running.driver import Run
+        from sdmw.running.heads import settled
+        from sdmw.running.job import Job
+        from sdmw.running.merged import opened
+        from sdmw.running.reader import MergeReader
+
+        with working(tell, planned.threads, executor) as context:
+            planned = settled(prepared, planned, context)
+            decisions = Run(planned, context).decide()
     return MergeReader(opened(Job(planned, decisions)))
 
 
@@ -593,7 +604,7 @@ def _receiver(progress: "bool | Callable[[Event], None]") -> "Iterator[Callable[
     if callable(progress):
         yield progress
     elif progress:
-        from sdmw.reporting.terminal import Display
+        from sdmw.reporting.display import Display
 
         with Display() as display:
             yield display

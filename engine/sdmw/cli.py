@@ -2,7 +2,6 @@
 
 import atexit
 import io
-import os
 import shlex
 import signal
 import sys
@@ -18,12 +17,13 @@ from sdmw.running.stop import SIGNALS
 from sdmw.version import __version__
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from sdmw.reporting.packing import PackReport
 
 app = typer.Typer(
     name="sdmw",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -45,13 +45,28 @@ Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupt
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
 
+EPILOG = """\b
+Example:
+  sdmw plan recipe.yaml merged     what it would read, write and need
+  sdmw merge recipe.yaml merged
+  sdmw verify merged
+
+\b
+Exit codes:
+  0             done
+  1             a fault of inputs, data or machine
+  2             a fault of the recipe or the call
+  130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP
+"""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sdmw {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
@@ -77,13 +92,14 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
-    from sdmw.reporting import terminal
 
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, header_limit=header_limit, resume=not restart,
         progress=not quiet,
     )  # fmt: skip
+    from sdmw.reporting import terminal
+
     terminal.print_warnings(report.warnings, report.notes)
     if as_json:
         _print_json(report.to_dict())
@@ -279,6 +295,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
+    if type(sys.stdout) is io.TextIOWrapper:
+        before, raw = sys.stdout, _Output(sys.stdout.fileno(), "wb", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), before.encoding, "backslashreplace", line_buffering=before.line_buffering
+        )
     # The exit code is known by then: another Ctrl-C while Python takes itself down must not change it.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
@@ -287,7 +308,7 @@ def main() -> None:
             try:
                 app()
             finally:
-                sys.stdout.flush()  # here, where a reader that has left is caught
+                sys.stdout.flush()  # here, where a fault is told
     except SdmwError as error:
         from sdmw.reporting.terminal import print_error, print_note
 
@@ -295,13 +316,19 @@ def main() -> None:
         for note in getattr(error, "__notes__", []):
             print_note(f"{note}. Go on with: {_same_command()}")
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has left; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+class _Output(io.FileIO):
+    """Standard output whose reader may leave, as `head` does: what follows is dropped, and is no error."""
+
+    def write(self, data: "Buffer", /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
 
 
 def _show_warning(

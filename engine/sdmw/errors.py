@@ -16,17 +16,20 @@ class Problem:
         expected: what should have been there; empty where the finding says it all.
         found: what is there.
         mend: what to do about it.
+        excerpt: lines of the file that show it, the last of them a caret; empty where there is no use for them.
     """
 
     where: str
     expected: str
     found: str
     mend: str = ""
+    excerpt: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = f"expected {self.expected}, found {self.found}" if self.expected else self.found
-        # A file's name may hold a line end; a problem is one line all the same.
-        return printable(f"{self.where}: {said}" + (f". {self.mend}" if self.mend else "")).replace("\n", "\\n")
+        lines = (f"{self.where}: {said}" + (f". {self.mend}" if self.mend else ""), *self.excerpt)
+        # A file's name may hold a line end; a problem is one line all the same, with its excerpt below it.
+        return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
 
 
 class SdmwError(Exception):

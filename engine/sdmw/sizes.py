@@ -6,6 +6,7 @@ from decimal import Decimal
 from sdmw.errors import Problem, UsageError, quoted
 
 _UNITS = {
+    "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9,  # mergekit's: B is a billion, and all are bytes
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
@@ -18,7 +19,8 @@ def parse_size(text: int | str, argument: str = "size") -> int:
 
     Args:
         text: bytes as an int or as digits, or a number with KB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB
-            (powers of 1024), in any case, with or without a blank between. Parts of a byte are dropped.
+            (powers of 1024), in any case, with or without a blank between; or with mergekit's K, M, G, T, which are
+            powers of 1000 too, or B, a billion bytes. Parts of a byte are dropped.
         argument: what the size is for, in an error.
 
     Returns:
@@ -33,9 +35,6 @@ def parse_size(text: int | str, argument: str = "size") -> int:
     if match is None:
         raise _not_a_size(text, argument)
     number, unit = Decimal(match[1]), match[2].upper()
-    if unit in ("K", "M", "B"):
-        # mergekit's `5B` are parameters. Taking it as bytes would cut a model into millions of shards.
-        raise _not_a_size(text, argument, f"mergekit counts parameters with {unit}: write bytes, for instance 5GB")
     if (unit and unit not in _UNITS) or (not unit and "." in match[1]):
         raise _not_a_size(text, argument)
     return _in_range(int(number * _UNITS.get(unit, 1)), text, argument)
@@ -75,3 +74,8 @@ def _in_range(size: int, text: object, argument: str) -> int:
 def _not_a_size(text: object, argument: str, mend: str = "Write for instance 5GB or 512MiB") -> UsageError:
     expected = "a number of bytes, or a number with KB to TB or KiB to TiB"
     return UsageError([Problem(argument, expected, quoted(text), mend)])
+
+
+def counted(count: int, what: str) -> str:
+    """A count with its noun: `1 model`, `1,200 tensors`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"

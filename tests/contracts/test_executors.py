@@ -191,7 +191,7 @@ def test_an_executor_of_the_caller_that_breaks_can_be_resumed(world, tmp_path):
             progress=lambda event: measured.append(event) if getattr(event, "stage", "") == "measure" else None,
         )  # fmt: skip
     assert bits(tmp_path / "out") == expected
-    assert measured == []  # what was decided was kept
+    assert [each.done for each in measured] == [measured[0].total]  # what was decided was kept
 
 
 def test_forked_workers_end_when_they_are_told(world, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import sdmw
-from sdmw.kernels import cache
+from sdmw.kernels import folder
 
 PACKAGE = Path(sdmw.__file__).parent
 PROBE = """
@@ -34,17 +34,17 @@ KEPT, LOADED, NOT_KEPT = ["1.0", "_Kept", "0"], ["1.0", "_Kept", "1"], ["1.0", "
 class World:
     """A copy of the kernels with one more, and a cache folder of its own."""
 
-    def __init__(self, folder):
-        self.root = folder / "cache"
-        self.sources = folder / "source" / "sdmw" / "kernels"
+    def __init__(self, place):
+        self.root = place / "cache"
+        self.sources = place / "source" / "sdmw" / "kernels"
         self.environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join([str(folder / "source"), *filter(None, sys.path)]),
-            "HOME": str(folder),
+            "PYTHONPATH": os.pathsep.join([str(place / "source"), *filter(None, sys.path)]),
+            "HOME": str(place),
             "XDG_CACHE_HOME": str(self.root),
-            "TMPDIR": str(folder / "tmp"),
+            "TMPDIR": str(place / "tmp"),
         }
-        (folder / "tmp").mkdir(0o700)
+        (place / "tmp").mkdir(0o700)
         shutil.copytree(PACKAGE / "kernels", self.sources, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("__init__.py", "version.py"):
             shutil.copy(PACKAGE / name, self.sources.parent)
@@ -95,11 +95,11 @@ def test_a_folder_of_our_own_is_private(world):
 def test_code_is_not_loaded_from_where_another_user_could_put_it(world, monkeypatch, level, fault):
     if fault == "another's" and os.getuid() != 0:
         pytest.skip("only root can give a folder away")
-    monkeypatch.setattr(cache, "_warned", set())
+    monkeypatch.setattr(folder, "_warned", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.root))
-    monkeypatch.setattr(cache.tempfile, "tempdir", world.environment["TMPDIR"])
-    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
-    find = cache.folder.__wrapped__
+    monkeypatch.setattr(folder.tempfile, "tempdir", world.environment["TMPDIR"])
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    find = folder.folder.__wrapped__
     first = Path(find())
     assert first.is_relative_to(world.root)
     (spoiled,) = world.root.glob(level) if level != "." else [world.root]
@@ -120,7 +120,7 @@ def test_code_is_not_loaded_from_where_another_user_could_put_it(world, monkeypa
     assert second.is_relative_to(world.environment["TMPDIR"])
     assert first.name == second.name
     second.parent.parent.chmod(0o777)  # and now there too
-    with pytest.warns(cache.CacheWarning, match="only this user can write to"):
+    with pytest.warns(folder.CacheWarning, match="only this user can write to"):
         assert find() is None
 
 
@@ -132,9 +132,9 @@ def find(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
-    return lambda: Path(cache.folder.__wrapped__()).relative_to(tmp_path).parts
+    monkeypatch.setattr(folder.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    return lambda: Path(folder.folder.__wrapped__()).relative_to(tmp_path).parts
 
 
 def test_a_home_without_a_cache_gets_one(find):
@@ -162,7 +162,7 @@ def test_root_leaves_nothing_in_the_home_of_a_user(find):
 
 
 def test_numbas_own_setting_is_followed(find, monkeypatch, tmp_path):
-    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path / "chosen"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
     assert find()[0] == "chosen"
 
 
@@ -211,8 +211,8 @@ def test_a_full_disk_is_a_warning(world):
 
 def test_the_command_line_says_it_in_one_line(world, tmp_path):
     code = (
-        "import sdmw.cli, sdmw.api\nfrom sdmw.kernels import cache\n"
-        "sdmw.api.inspect = lambda *_, **__: [cache._warn('a'), cache._warn('b')] and exit()\n"
+        "import sdmw.cli, sdmw.api\nfrom sdmw.kernels import folder\n"
+        "sdmw.api.inspect = lambda *_, **__: [folder.warn('a'), folder.warn('b')] and exit()\n"
         "sdmw.cli.main()"
     )
     environment = {**world.environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,6 +1,7 @@
 """Which checkpoint each name of a recipe comes to, those of the Hub cache among them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_an_adapter_on_the_base_s_adapter_is_not_one_on_the_bare_base(world):
 
 def test_a_revision_that_is_not_there(world):
     (problem,) = problems("base+org/lora@v3")
-    assert problem.startswith("'org/lora@v3': no directory")
+    assert problem.startswith("models.0.model: 'org/lora@v3': no directory")
 
 
 def test_an_extracted_adapter_names_the_revision_of_its_base(world):
@@ -96,3 +97,30 @@ def test_an_adapter_of_a_base_that_has_another_on_it(world):
                   base_model_name_or_path="org/base")  # fmt: skip
     plan = sdmw.plan(recipe("b", base="org/base@v1+one"))
     assert (plan.problems, [warning for warning in plan.warnings if str(world / "b") in warning]) == ((), [])
+
+
+def test_every_name_that_is_no_directory_has_its_place_and_its_mend(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("d/base", "d/func"):
+        write_checkpoint(tmp_path / name, {"model.norm.weight": np.zeros(4, np.float32)})
+    Path("m.gguf").touch()
+    Path("r.yaml").write_text(
+        "merge_method: sdm_w\nbase_model: d/base\nmodels:\n"
+        "  - d/fnuc\n  - model: $HOME/x\n  - {model: m.gguf}\n  - d/func/model.safetensors\n  - ./d/func+d/bsae\n"
+    )
+    told = [str(problem) for problem in sdmw.plan("r.yaml").problems]
+    wanted = [
+        ("r.yaml:4:5: models.0.model: 'd/fnuc': ", "Did you mean 'd/func'?"),
+        ("r.yaml:5:12: models.1.model: '$HOME/x': ", "$ is not expanded in a recipe: write the path itself"),
+        ("r.yaml:6:13: models.2.model: 'm.gguf': a file, not", "name the directory of its safetensors files"),
+        ("r.yaml:7:5: models.3.model: 'd/func/model.safetensors': a file, not", "Name the directory: d/func"),
+        ("r.yaml:8:5: models.4.model: 'd/bsae': ", "Did you mean 'd/base'?"),
+    ]
+    for line, (start, end) in zip(told, wanted, strict=True):
+        assert line.startswith(start)
+        assert line.endswith(end)
+        assert "pip install" not in line
+    (problem,) = sdmw.plan({"merge_method": "linear", "models": ["./d/fnuc"]}).problems
+    assert str(problem).startswith("models.0.model: './d/fnuc': no such directory")
+    assert str(problem).endswith("Did you mean './d/func'?")

@@ -12,7 +12,9 @@ class Grammar:
     parameters: tuple[Parameter, ...]
 
 
-K = Parameter("k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100)
+K = Parameter(
+    "k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100, percent=True
+)
 WEIGHT = Parameter("weight", "number", None, by_model=True, varies=True)
 LAMBDA = Parameter("lambda", "number", 1.0, varies=True)
 NORMALIZATION = Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power")

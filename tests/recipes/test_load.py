@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,9 @@ ALL_FIELDS = (
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+MISSING_MODELS = "models: missing. Write for instance models: [{model: ./corp}, {model: ./func}]"
 
 
 class TestGoodRecipes:
@@ -132,7 +136,7 @@ class TestByHandAndAgain:
             "parameters.k: expected a number from 0 to 100, found 101",
         ]
         assert refused(Recipe(None, None)) == ["merge_method: missing. Write merge_method",
-                                               "models: missing. Write models"]  # fmt: skip
+                                               MISSING_MODELS]  # fmt: skip
 
     def test_again_is_equal_and_keeps_text_and_file(self, here):
         (here / "r.yaml").write_text(
@@ -173,7 +177,7 @@ class TestByHandAndAgain:
 
     def test_no_recipe_at_all(self):
         assert refused(3) == ["recipe: expected a path, a mapping or a Recipe, found int"]
-        assert refused({}) == ["merge_method: missing. Write merge_method", "models: missing. Write models"]
+        assert refused({}) == ["merge_method: missing. Write merge_method", MISSING_MODELS]
 
 
 class TestFields:
@@ -224,7 +228,7 @@ class TestFields:
         [
             ({"models": []}, "models: expected at least one model, found an empty list"),
             ({"models": {"model": "a"}}, "models: expected a list, found a mapping"),
-            ({"models": ["a"]}, "models.0: expected a mapping, found 'a'"),
+            ({"models": [3]}, "models.0: expected a mapping, found 3"),
             ({"models": [{"model": 7}]}, "models.0.model: expected text, found 7. Put it in quotes"),
             ({"models": [{"model": ""}]}, "models.0.model: expected text, found ''"),
             ({"models": [{"model": "a", "parameters": 1}]}, "models.0.parameters: expected a mapping, found 1"),
@@ -415,7 +419,11 @@ class TestParameters:
             ({"weight": 3.41e38}, "parameters.weight: expected a number that is finite as float32, found 3.41e+38"),
             ({"weight": 10**300}, "parameters.weight: expected a number that is finite as float32, "
                                   f"found 1{'0' * 199}…0"),
-            ({"density": 1}, "parameters.density: unknown parameter of sdm_w. "
+            ({"density": 0.9}, "parameters.density: unknown parameter of sdm_w. "
+                               "Write k: 10, the percentage that is dropped"),
+            ({"density": [1]}, "parameters.density: unknown parameter of sdm_w. "
+                               "Write k, the percentage that is dropped"),
+            ({"densities": 1}, "parameters.densities: unknown parameter of sdm_w. "
                              "Known: k, weight, normalization, granularity, percentile, lambda"),
             ({"lamda": 1}, "parameters.lamda: unknown parameter of sdm_w. Did you mean lambda?"),
             ({"percentile": "exakt"}, "parameters.percentile: expected exact or approximate, found 'exakt'. "
@@ -489,3 +497,25 @@ def test_the_recipe_s_types_are_light():
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+class TestWhatPeopleWrite:
+    def test_a_name_alone_is_a_model(self):
+        assert (
+            loaded(sdm_w(models=["./a", {"model": "./b"}])).models
+            == loaded(sdm_w(models=[{"model": "./a"}, {"model": "./b"}])).models
+        )
+
+    @pytest.mark.parametrize("k", [0.1, [0.5, 20], [{"filter": "mlp", "value": 0.2}, {"value": 10}]])
+    def test_a_percentage_below_one_is_noted(self, k):
+        (note,) = loaded(sdm_w(parameters={"k": k})).notes
+        assert re.fullmatch(r"k: (0\.\d) is \1 %, not \d+ %", note)
+        assert loaded(sdm_w(parameters={"k": 0})).notes == ()
+
+    def test_an_unknown_method_hides_no_other_fault(self):
+        parameters = {"k": 101, "densities": 1, "weight": 1}
+        told = refused(sdm_w(merge_method="sdmw", zzz=1, parameters=parameters))
+        assert [each.split(": ")[0] for each in told] == ["merge_method", "zzz", "parameters.k", "parameters.densities"]
+        told = refused(sdm_w(merge_method="ties", parameters={"density": 0.5, "weight": "x", "k": 1}))
+        assert len(told) == 2  # of the parameters of what is not built nothing is known
+        assert told[1].startswith("parameters.weight: expected a number")

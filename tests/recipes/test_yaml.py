@@ -94,15 +94,28 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("[1", "r.yaml:1:3: not YAML: expected ',' or ']', but got '<stream end>'"),
-            ("a: *x", "r.yaml:1:4: not YAML: found undefined alias 'x'"),
+            ("[1", "r.yaml:1:1: not YAML: a bracket that is not closed. Close it, or put a comma between\n"
+                   "    [1\n    ^"),
+            ("a: *x", "r.yaml:1:4: not YAML: found undefined alias 'x'\n    a: *x\n       ^"),
+            ("a: 1\nb 2\nc: 3", "r.yaml:2:1: not YAML: no colon after this name. Write name: value\n    b 2\n    ^"),
+            ("a:\n\t- b", "r.yaml:2:1: not YAML: a tab. Indent with blanks\n     - b\n    ^"),
+            ("a:\n  - b\n - c", "r.yaml:3:2: not YAML: a line that is not indented as those that it belongs to. "
+                                 "Indent them alike\n     - c\n     ^"),
+            ("a: b: c", "r.yaml:1:5: not YAML: a colon where there can be none. Indent the line as those that it "
+                        "belongs to, or put text that holds a colon in quotes\n    a: b: c\n        ^"),
+            ("a: 'b", "r.yaml:1:4: not YAML: a quote that is not closed. Close it\n    a: 'b\n       ^"),
+            ("a: @b", "r.yaml:1:4: not YAML: a character that text cannot begin with. Put the text in quotes\n"
+                      "    a: @b\n       ^"),
+            ("x" * 99 + ": b: c", "r.yaml:1:103: not YAML: a colon where there can be none. Indent the line as those "
+                                  "that it belongs to, or put text that holds a colon in quotes\n"
+                                  f"    {'x' * 47}: b: c\n{' ' * 54}^"),
             ("a: \x07", r"r.yaml:1:4: not YAML: the character '\x07'"),
             ("a: b\n---\nc: d", "r.yaml:2:1: expected one recipe in a file, found a second document"),
             ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
             ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
             ("- a\n" * 30_000, "r.yaml:10000:3: more than 10000 values. Is this a recipe?"),
         ],
-    )
+    )  # fmt: skip
     def test_what_stops_the_reading(self, text, problem):
         assert faults(text) == [problem]
 

@@ -13,7 +13,7 @@ from command_line import everything_in
 from sdmw.errors import InputChangedError, NonFiniteError, ResumeError
 from sdmw.planning import budget
 from sdmw.running import journal, work
-from sdmw.running.events import Progress
+from sdmw.running.events import Progress, Resuming
 from sdmw.writing.journal import read
 
 
@@ -86,6 +86,27 @@ def test_it_goes_on(world, undisturbed, looks, stage, after):
         assert looks.count("measure") == 0
         assert looks.count("holds") >= after - 1
         assert looks.count("apply") == layers - looks.count("holds")
+
+
+@pytest.mark.parametrize(("stage", "after"), [("measure", 5), ("apply", 1), ("apply", 9)])
+def test_it_says_from_where_it_goes_on_and_counts_what_is_kept(world, stage, after):
+    end(RECIPE, stage, after)
+    events = []
+    report = sdmw.merge(RECIPE, "out", progress=events.append)
+    plan = events[0].plan
+    resuming = events[1]
+    assert isinstance(resuming, Resuming)
+    assert 0 < resuming.done <= resuming.total == plan.bytes_read
+    progress = [each for each in events if isinstance(each, Progress)]
+    first = {stage: next(each.done for each in progress if each.stage == stage) for stage in ("measure", "apply")}
+    last = {each.stage: each for each in progress}
+    assert all(each.done == each.total for each in last.values())
+    assert (last["measure"].total, last["apply"].total) == (plan.measured_bytes, plan.applied_bytes)
+    assert ("check" in last) == (stage != "measure")
+    if stage != "measure":
+        assert first["measure"] == plan.measured_bytes
+    if (stage, after) == ("apply", len(plan.tensors)):  # everything was done
+        assert (resuming.done, first["apply"], report.run.bytes_read) == (plan.bytes_read, plan.applied_bytes, 0)
 
 
 def test_ended_again_and_again(world, undisturbed):

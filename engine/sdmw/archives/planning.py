@@ -153,6 +153,7 @@ def packing_tasks(tensors: Sequence[Tensor], resident: int, counter: int = 0) ->
     """
     sizes = _tile_sizes(tensors)
     return Tasks(
+        loading=resident + budget.kernels_to_load().most,
         reserved=_reserved(tensors, resident),
         waiting=AHEAD * max((found_bytes(n, i) + n * (2 + i) for n, i in sizes), default=0) + counter,
         each=[2 * n * i + SCRATCH for n, i in sizes],
@@ -168,6 +169,7 @@ def restoring_tasks(tensors: Sequence[Tensor], resident: int) -> Tasks:
     sizes = _tile_sizes(tensors)
     tile, gaps = (max((resident_bytes(n * i) for n, i in each), default=0) for each in (sizes, [(TILE, 2)]))
     return Tasks(
+        loading=resident + budget.kernels_to_load().most,
         reserved=_reserved(tensors, resident) + IN_FLIGHT * tile,
         waiting=AHEAD * (3 * tile + gaps),
         each=[n * i + SCRATCH for n, i in sizes],
@@ -189,7 +191,7 @@ def _reserved(tensors: Sequence[Tensor], resident: int) -> int:
     """What is resident in any case: of each array a chunk that is begun or half read, and one under way beside it."""
     imported = 0 if "zarr" in sys.modules else ZARR
     chunks = 3 * shards.CHUNK * sum({4, 2, *(tensor.dtype.itemsize for tensor in tensors)})
-    return resident + budget.kernels_to_load() + imported + chunks + TENSOR * len(tensors)
+    return resident + budget.kernels_to_load().stay + imported + chunks + TENSOR * len(tensors)
 
 
 def _tile_sizes(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:

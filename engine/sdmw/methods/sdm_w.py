@@ -96,7 +96,17 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
     paper = "Smirnov, Rachkov 2025, Economics: Yesterday, Today and Tomorrow 15 (3A)"
     takes = "deltas"
     parameters = (
-        Parameter("k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100),
+        Parameter(
+            "k",
+            "number",
+            10.0,
+            by_model=True,
+            varies=True,
+            same_within_layer=True,
+            minimum=0,
+            maximum=100,
+            percent=True,
+        ),
         Parameter("weight", "number", None, by_model=True, varies=True),
         Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power"),
         Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model")),

@@ -1,23 +1,26 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
 import mmap
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdmw.errors import Problem
+from sdmw.kernels import ready
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.writing.shard_writer import IN_FLIGHT
 
+MB = 10**6
 MiB = 1 << 20
 LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
-KERNELS = 130 * MiB  # measured: the compiler, the kernels loaded from their cache, safetensors, report
+LOADED = 72 * MiB  # measured: the compiler without its code, the kernels, safetensors, the report
+LOADING = 188 * MiB  # at most while kernels are loaded; measured 176, with the libraries cached in large folios
+COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM's code stays mapped
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
@@ -32,6 +35,7 @@ class Demand:
 
     Attributes:
         reserved: bytes resident before the run, and what is loaded in any case.
+        loading: bytes resident at most before the run begins.
         element: bytes that one element takes in all inputs and the output, of the widest tensor.
         output: bytes that one element takes in the output, at most.
         working: bytes that a thread takes beside its tiles and counters.
@@ -41,6 +45,7 @@ class Demand:
     """
 
     reserved: int
+    loading: int
     element: int
     output: int
     working: int
@@ -61,23 +66,27 @@ class Fit:
 def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
-    Each thread maps a tile of every input, holds one of output, and counts into its own arrays. Some tiles of output
-    are on their way to the disk. The driver holds the statistics of one layer, a copy of one of its components while a
-    piece's are added, and those of the pieces under way, twice as many as threads.
+    Before the run the kernels are loaded. Then each thread maps a tile of every input, holds one of output, and counts
+    into its own arrays. Some tiles of output are on their way to the disk. The driver holds the statistics of one
+    layer, a copy of one of its components while a piece's are added, and those of the pieces under way, twice as many
+    as threads.
     """
     looks = demand.looks
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
-    return demand.reserved + threads * worker + written + statistics + STAGING
+    running = demand.reserved + threads * worker + written + statistics + STAGING
+    return max(demand.loading, running)
 
 
 def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
     """What a plan asks of memory, in a process that occupies `resident` bytes."""
+    kernels = kernels_to_load()
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
     tensors, measured = plan.tensors, any(layer.measured for layer in plan.layers)
     return Demand(
-        reserved=resident + kernels_to_load() + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        reserved=resident + kernels.stay + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        loading=resident + kernels.most,
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
@@ -106,14 +115,28 @@ def is_measured(method: AnyMethod, params: object) -> bool:
 def default_budget(resident: int, available: int) -> int:
     """What is resident, and of what is free half, at most 1 GiB: neighbours and page cache need room too.
 
-    Where little is free, three quarters up to 256 MiB: a small control group should not be refused what fits.
+    Where little is free, seven eighths up to 256 MiB: a small control group should not be refused what fits.
     """
-    return resident + min(DEFAULT_CAP, max(available // 2, min(available * 3 // 4, TIGHT)))
+    return resident + min(DEFAULT_CAP, max(available // 2, min(available * 7 // 8, TIGHT)))
 
 
-def kernels_to_load() -> int:
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What kernels add to the process, in bytes: at most while they are loaded, and what stays."""
+
+    most: int
+    stay: int
+
+
+def kernels_to_load() -> Kernels:
     """What the compiler and the kernels will add to the process: nothing where they are loaded already."""
-    return 0 if "sdmw.kernels.tiles" in sys.modules else KERNELS
+    match ready.state():
+        case "loaded":
+            return Kernels(0, 0)
+        case "here":
+            return Kernels(COMPILING, COMPILING)
+        case _:
+            return Kernels(LOADING, LOADED)
 
 
 def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
@@ -135,18 +158,21 @@ class Tasks:
     """What a run of tasks that are cut beforehand asks of memory.
 
     Attributes:
-        reserved: bytes resident before the run, and what it takes in any case.
+        loading: bytes resident while the kernels are loaded, before the run.
+        reserved: bytes resident before the first task, and what the run takes in any case.
         waiting: bytes more for each thread: results that wait for their turn, say.
         each: bytes that a task takes while it runs, of each.
     """
 
+    loading: int
     reserved: int
     waiting: int
     each: Sequence[int]
 
     def peak(self, threads: int) -> int:
         """Bound on the resident memory of the process, in bytes: the largest tasks may come together."""
-        return self.reserved + threads * self.waiting + sum(sorted(self.each, reverse=True)[:threads]) + STAGING
+        largest = sum(sorted(self.each, reverse=True)[:threads])
+        return max(self.loading, self.reserved + threads * self.waiting + largest + STAGING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +193,5 @@ def fit_threads(tasks: Tasks, budget: int, threads: int) -> Workers | Problem:
 
 def refusal(least: int, budget: int) -> Problem:
     """What to say where a run needs more than the budget."""
-    mend = f"Set the budget to {-(-(least + ROOM) // MiB)}MiB or more"
+    mend = f"Set the budget to {-(-(least + ROOM) // MB)}MB or more"
     return Problem("budget", f"at least {shown(least)} of memory", shown(budget), mend)

@@ -148,8 +148,10 @@ def extraction_tasks(
     compared = [
         min(ROWS + SMALLEST, base.elements) * (base.cost.held + model.cost.held + COMPARED) for base, model in rest
     ]
+    kernels = budget.kernels_to_load()
     return Tasks(
-        reserved=resident + budget.kernels_to_load() + ALGEBRA + blas + NUMBER * len(weights) + IN_FLIGHT * matrices,
+        loading=resident + kernels.most,
+        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * len(weights) + IN_FLIGHT * matrices,
         waiting=matrices,
         each=[*working, *compared],
     )

@@ -7,6 +7,7 @@ from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, SdmwError, quoted
 from sdmw.recipes.model_ref import ModelRef
+from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.locate import locate
 from sdmw.views.adapter import adapted, wrong_base
@@ -44,13 +45,13 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
     """
     references = [entry.model for entry in recipe.models]
     base_reference = recipe.base_model or references[0]
-    read = _read([base_reference, *references], download, header_limit)
-    if isinstance(read, list):
-        return read
+    located, problems = _located(recipe, [base_reference, *references], download)
+    read, faults = _read(located, header_limit)
+    if problems := [*problems, *faults]:
+        return problems
     base = _base(base_reference, read)
     if isinstance(base, list):
         return base
-    problems: list[Problem] = []
     models: dict[str, Checkpoint] = {}
     first: dict[tuple[str, ...], str] = {}  # by the folders of a model: its first name in the recipe
     for reference in references:
@@ -65,18 +66,36 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
     return problems or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
 
 
-def _read(
-    references: Iterable[ModelRef], download: bool, header_limit: int
-) -> dict[ModelRef, Checkpoint] | list[Problem]:
-    """The models and adapters of all references, each by itself."""
-    found: dict[ModelRef, Checkpoint] = {}
-    problems: list[Problem] = []
+def _located(
+    recipe: Recipe, references: Iterable[ModelRef], download: bool
+) -> tuple[dict[ModelRef, str], list[Problem]]:
+    """The directory of each model and adapter of all references; faults with their places in the recipe."""
+    found: dict[ModelRef, str] = {}
+    faults: dict[ModelRef, tuple[Problem, ...]] = {}
     for part in dict.fromkeys(part for reference in references for part in reference.parts):
         try:
-            found[part] = formats.read(locate(part, download=download), header_limit=header_limit)
+            found[part] = locate(part, download=download)
+        except SdmwError as error:
+            faults[part] = error.problems
+    named = places(recipe) if faults else {}
+    problems = [
+        replace(problem, where=f"{named[part]}: {problem.where}" if part in named else problem.where)
+        for part, problems in faults.items()
+        for problem in problems
+    ]
+    return found, problems
+
+
+def _read(located: Mapping[ModelRef, str], header_limit: int) -> tuple[dict[ModelRef, Checkpoint], list[Problem]]:
+    """The models and adapters, each by itself, and all that is wrong with any of them."""
+    found: dict[ModelRef, Checkpoint] = {}
+    problems: list[Problem] = []
+    for part, folder in located.items():
+        try:
+            found[part] = formats.read(folder, header_limit=header_limit)
         except SdmwError as error:
             problems += error.problems
-    return problems or found
+    return found, problems
 
 
 def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> Checkpoint | list[Problem]:

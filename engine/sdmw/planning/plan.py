@@ -1,6 +1,6 @@
 """A plan as data: frozen, picklable, no open file. What it does not say cannot happen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,10 @@ from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem
 from sdmw.methods.method import Product
+from sdmw.planning.layers import layer_index
 from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
+from sdmw.sizes import counted, shown
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import TiedHead
@@ -151,6 +153,13 @@ class Plan:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        found = [self.recipe.merge_method, counted(len(self.models), "model"), counted(len(self.tensors), "tensor")]
+        if self.problems:
+            return f"Plan({', '.join(found)}, {counted(len(self.problems), 'problem')}: {self.problems[0]})"
+        size = f"{shown(self.bytes_read)} to read, {shown(self.bytes_written)} to write"
+        return f"Plan({', '.join(found)}, {size}, at most {shown(self.peak_bytes)} of memory, no problem)"
+
     @property
     def makes_adapter(self) -> bool:
         """The output is a PEFT adapter, and no model."""
@@ -159,13 +168,16 @@ class Plan:
     @property
     def measured_bytes(self) -> int:
         """Bytes that measuring reads, further looks not counted."""
-        looked_at = (self.tensors[index] for layer in self.layers if layer.measured for index in layer.tensors)
-        return sum(info.elements * info.cost.read for tensor in looked_at for info in tensor.inputs)
+        return self.bytes_of(index for layer in self.layers if layer.measured for index in layer.tensors)
 
     @property
     def applied_bytes(self) -> int:
         """Bytes that applying reads."""
-        return sum(info.elements * info.cost.read for tensor in self.tensors for info in tensor.inputs)
+        return self.bytes_of(range(len(self.tensors)))
+
+    def bytes_of(self, tensors: Iterable[int]) -> int:
+        """Bytes of all inputs of tensors, by index."""
+        return sum(each.elements * each.cost.read for index in tensors for each in self.tensors[index].inputs)
 
     @property
     def bytes_read(self) -> int:
@@ -182,10 +194,16 @@ class Plan:
         """What reading and writing take at `RATE` bytes a second."""
         return round((self.bytes_read + self.bytes_written) / RATE, 3)
 
+    @property
+    def blocks(self) -> int:
+        """How many transformer blocks the tensors' names tell of."""
+        return len({layer_index(tensor.name) for tensor in self.tensors} - {None})
+
     def to_dict(self) -> dict[str, Any]:
         """The plan in numbers, as plain data for JSON: what `sdmw plan --json` prints."""
         return {
             "models": len(self.models),
+            "blocks": self.blocks,
             "layers": len(self.layers),
             "tensors": len(self.tensors),
             "bytes_read": self.bytes_read,

@@ -41,9 +41,12 @@ class Findings:
             mend: what to do about it.
             key: the key itself is wrong, not its value.
         """
-        mark = self._mark(path, key)
-        where = ": ".join(part for part in (self._spot(mark), dotted(path)) if part) or "recipe"
-        self._problems.setdefault(path, (mark, Problem(where, expected, found, mend)))
+        problem = Problem(self.place(path, key=key), expected, found, mend)
+        self._problems.setdefault(path, (self._mark(path, key), problem))
+
+    def place(self, path: Path, *, key: bool = False) -> str:
+        """Where a value, or its key, stands: `recipe.yaml:6:5: models.0.weight`."""
+        return ": ".join(part for part in (self._spot(self._mark(path, key)), dotted(path)) if part) or "recipe"
 
     def note(self, text: str) -> None:
         """Keep something to say, once."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdmw.errors import Problem, RecipeError, quoted
@@ -17,7 +17,7 @@ from sdmw.recipes.models import (
     read_references,
     without_base,
 )
-from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Recipe
+from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
 from sdmw.recipes.settings import Settings
 from sdmw.recipes.tree import plain
@@ -98,7 +98,8 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
             del data[name]
     references = read_references(data, findings, ignore_unknown=ignore_unknown)
     method = _method(data.get("merge_method"), methods, findings)
-    names = [parameter.name for parameter in method.parameters] if method else []
+    checked = method or _any(methods)
+    names = [parameter.name for parameter in checked.parameters]
     shape = shaped(RecipeShape, data, (), findings, ignore_unknown=ignore_unknown, parameters=names)
 
     base, entries = references.get(("base_model",)), entries_of(data, references)
@@ -106,16 +107,16 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     if base is not None:
         check_name(("base_model",), base, findings)
     check_models(entries, findings)
-    top: dict[str, Any] = {}
-    models: list[ModelEntry] = []
     if method:
         entries = without_base(entries, base, method, findings)
         check_weights(entries, data.get("parameters"), method, findings)
-        settings = Settings(method, findings, ignore_unknown=ignore_unknown)
-        top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
-        for index, model, given in entries:
-            path = ("models", index, "parameters")
-            models.append(ModelEntry(model, settings.read(given, path, under_model=True)))
+    unbuilt = method is None and data.get("merge_method") in MERGEKIT_METHODS
+    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt)
+    top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
+    models: list[ModelEntry] = []
+    for index, model, given in entries:
+        path = ("models", index, "parameters")
+        models.append(ModelEntry(model, settings.read(given, path, under_model=True)))
     findings.check()
     assert shape is not None  # else there were findings
     return Recipe(
@@ -144,6 +145,24 @@ def _check_lengths(references: Mapping[Path, ModelRef], findings: Findings) -> N
         findings.add(("models",), str(slashes), expected=f"names of models with at most {MOST_SLASHES} slashes in all")
     if too_long or slashes > MOST_SLASHES:
         findings.check()
+
+
+@dataclass(frozen=True, slots=True)
+class _AnyMethod:
+    """What is checked where the method is not known: parameters that no method has, and values that none takes."""
+
+    parameters: tuple[Parameter, ...]
+    name: str = "any method"
+    needs_base: bool = False
+
+
+def _any(methods: Mapping[str, MethodGrammar]) -> MethodGrammar:
+    """All parameters of all methods, each as the first method has it; of mergekit's others nothing is known."""
+    parameters: dict[str, Parameter] = {}
+    for method in methods.values():
+        for each in method.parameters:
+            parameters.setdefault(each.name, each)
+    return _AnyMethod(tuple(parameters.values()))
 
 
 def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings) -> MethodGrammar | None:

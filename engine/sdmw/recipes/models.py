@@ -15,10 +15,11 @@ def read_references(data: dict[str, Any], findings: Findings, *, ignore_unknown:
     """What `base_model` and each `model` refer to, by their paths in the recipe.
 
     mergekit's long form, `{model: {path, revision}, lora: {path, revision}}`, is replaced in `data` by the name that
-    means the same, if there is one.
+    means the same, if there is one. A name alone becomes an entry with nothing but that model.
     """
     holders: list[tuple[Path, Any, str]] = [((), data, "base_model")]
     if isinstance(data.get("models"), list):
+        data["models"] = [{"model": each} if isinstance(each, str) else each for each in data["models"]]
         holders += [(("models", index), entry, "model") for index, entry in enumerate(data["models"])]
     found: dict[Path, ModelRef] = {}
     for at, holder, name in holders:

@@ -38,6 +38,7 @@ class Parameter:
         minimum, maximum: the closed range of a number; also finite as float32.
         choices: the words of a choice.
         keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
+        percent: of a number: a value below 1 is likely meant as a share, and is noted.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     keyed: str | None = None
+    percent: bool = False
 
 
 class MethodGrammar(Protocol):

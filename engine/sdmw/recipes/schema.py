@@ -151,6 +151,8 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
             findings.add(path, "unknown field", mend=mend, key=True)
         case "missing" if name == "models" and ("slices" in value or "modules" in value):
             pass  # they stand in its place, and are told
+        case "missing" if name == "models":
+            findings.add(path, "missing", mend="Write for instance models: [{model: ./corp}, {model: ./func}]")
         case "missing":
             findings.add(path, "missing", mend=f"Write {dotted(path[-1:])}")
         case "literal_error":

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Collection
 from typing import Any
 
 from sdmw.errors import quoted
@@ -16,10 +17,13 @@ class Settings:
     What is at fault goes to the findings, and something of the right type stands in its place until they are raised.
     """
 
-    def __init__(self, method: MethodGrammar, findings: Findings, *, ignore_unknown: bool) -> None:
+    def __init__(
+        self, method: MethodGrammar, findings: Findings, *, ignore_unknown: bool, pass_over: bool = False
+    ) -> None:
+        """`pass_over`: nothing is said of unknown parameters, because the method is one that is not built yet."""
         self._method = method
         self._findings = findings
-        self._ignore_unknown = ignore_unknown
+        self._ignore_unknown, self._pass_over = ignore_unknown, pass_over
 
     def read(self, given: Any, path: Path, *, under_model: bool) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
@@ -36,12 +40,14 @@ class Settings:
             at = (*path, name)
             if name == "int8_mask" and not under_model:
                 self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
+            elif name not in known and self._pass_over:
+                pass
             elif name not in known and self._ignore_unknown:
                 self._findings.note(f"ignored: unknown parameter {self._findings.name(at)}")
                 del given[name]
             elif name not in known:
                 found = f"unknown parameter of {self._method.name}"
-                self._findings.add(at, found, mend=guess(name, known), key=True)
+                self._findings.add(at, found, mend=_share_kept(name, value, known) or guess(name, known), key=True)
             elif under_model and not known[name].by_model:
                 mend = "Move it to the top level's parameters"
                 self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
@@ -89,6 +95,8 @@ class Settings:
         elif (low is not None and given < low) or (high is not None and given > high):
             self._findings.add(at, described(given), expected=_wanted(parameter))
         else:
+            if parameter.percent and 0 < given < 1:
+                self._findings.note(f"{parameter.name}: {given:g} is {given:g} %, not {100 * given:g} %")
             return float(given)
         return 0.0
 
@@ -108,6 +116,15 @@ class Settings:
             self._findings.add((*at, keyed), described(power), expected="a positive finite number", mend=mend)
             return ""
         return {keyed: float(power)}
+
+
+def _share_kept(name: str, given: Any, known: Collection[str]) -> str:
+    """The mend for mergekit's `density`, the share that is kept, where a method takes the percentage dropped."""
+    if name != "density" or "k" not in known:
+        return ""
+    usable = isinstance(given, int | float) and 0 <= given <= 1
+    k = f"k: {round(100 * (1 - given), 6):g}" if usable else "k"
+    return f"Write {k}, the percentage that is dropped"
 
 
 def _wanted(parameter: Parameter) -> str:

@@ -59,8 +59,7 @@ def tree(text: str, findings: Findings) -> Any:
     except RecipeError:
         raise
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        _refuse(_spot(where, mark) if mark else where, f"not YAML: {error.problem or error.context}")
+        raise RecipeError([_not_yaml(text, where, error)]) from None
     except ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
         _refuse(f"{where}:{line}:{column}", f"not YAML: the character {quoted(chr(error.character))}")
@@ -84,6 +83,35 @@ def written(data: dict[str, Any]) -> str:
     if len(text.encode()) > LARGEST:
         _refuse("recipe", f"larger than {LARGEST} bytes when written", mend="Is this a recipe?")
     return text
+
+
+# What ruamel.yaml says, whether its context is the place to look at, what it means, and the mend.
+_FAULTS = (
+    ("could not find expected ':'", True, "no colon after this name", "Write name: value"),
+    ("mapping values are not allowed", False, "a colon where there can be none",
+     "Indent the line as those that it belongs to, or put text that holds a colon in quotes"),
+    ("character '\\t'", False, "a tab", "Indent with blanks"),
+    ("cannot start any token", False, "a character that text cannot begin with", "Put the text in quotes"),
+    ("expected <block end>", False, "a line that is not indented as those that it belongs to", "Indent them alike"),
+    ("expected ',' or", True, "a bracket that is not closed", "Close it, or put a comma between"),
+    ("unexpected end of stream", True, "a quote that is not closed", "Close it"),
+)  # fmt: skip
+_BEFORE, _WIDEST = 50, 72  # characters of a line that are shown: before the fault, and in all
+
+
+def _not_yaml(text: str, where: str, error: MarkedYAMLError) -> Problem:
+    """What is wrong in plain words, with the line and a caret below."""
+    said = str(error.problem or error.context)
+    known = ((in_context, meant, mend) for words, in_context, meant, mend in _FAULTS if words in said)
+    in_context, meant, mend = next(known, (False, said, ""))
+    mark = (error.context_mark if in_context else None) or error.problem_mark or error.context_mark
+    if not mark:
+        return Problem(where, "", f"not YAML: {meant}", mend)
+    lines = text.split("\n")
+    first = max(0, mark.column - _BEFORE)
+    line = lines[mark.line][first : first + _WIDEST].replace("\t", " ") if mark.line < len(lines) else ""
+    excerpt = (f"    {line.rstrip()}", " " * (4 + mark.column - first) + "^") if line.strip() else ()
+    return Problem(_spot(where, mark), "", f"not YAML: {meant}", mend, excerpt)
 
 
 def _escaped(value: Any) -> Any:

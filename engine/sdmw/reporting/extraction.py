@@ -11,6 +11,7 @@ from sdmw.planning.extraction import ExtractionPlan
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.as_json import as_json
 from sdmw.reporting.files import fingerprint
+from sdmw.sizes import counted
 from sdmw.storage.locate import hub_id
 from sdmw.version import __version__
 from sdmw.writing.adapter_config import adapter_config
@@ -52,6 +53,10 @@ class ExtractionReport:
     error: float
     weights: tuple[ExtractedWeight, ...]
     left_out: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        found = f"rank {self.rank}, {counted(len(self.weights), 'weight')}, error {self.error:.2%}"
+        return f"ExtractionReport({self.path!r}, {found}, {len(self.left_out):,} left out)"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

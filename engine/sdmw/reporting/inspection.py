@@ -10,6 +10,7 @@ from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.planning.layers import component_of, layer_index
+from sdmw.sizes import counted, shown
 from sdmw.tensors.tensor import Tensor
 
 
@@ -57,6 +58,11 @@ class Inspection:
     components: Mapping[str, Amount]
     tensors: tuple[InspectedTensor, ...]
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        total = f"{self.total.parameters:,} parameters in {counted(self.total.tensors, 'tensor')}"
+        said = counted(len(self.warnings), "warning")
+        return f"Inspection({self.path!r}, {self.architecture}, {total}, {shown(self.total.bytes)}, {said})"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

@@ -13,6 +13,7 @@ from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
+from sdmw.sizes import counted, shown
 from sdmw.storage.shard import Shard, sample_of
 from sdmw.version import __version__
 
@@ -153,6 +154,11 @@ class Report:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     path: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        found = f"{self.method}, {counted(len(self.models), 'model')}, {shown(self.run.bytes_written)} written"
+        took = f"{self.run.wall_s:.1f} s, {shown(self.run.peak_rss)} of memory"
+        return f"Report({self.path!r}, {found}, {took}, {counted(len(self.warnings), 'warning')})"
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "Report":

@@ -1,70 +1,25 @@
-"""Progress and tables on a terminal; plain lines where there is none. Tables fold, nothing is cut."""
+"""Tables and messages on a terminal. Tables fold, nothing is cut."""
 
-import sys
-import time
 from collections.abc import Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
+from sdmw.reporting.display import say
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.loading import loading
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
-from sdmw.running import events
 from sdmw.sizes import shown
 
 if TYPE_CHECKING:  # it loads the kernels
     from sdmw.running.verification import Verification
-
-LINE_EVERY = 30.0  # seconds between lines where there is no terminal
-
-
-class Display:
-    """Receives events and shows them on standard error: a bar on a terminal or in a notebook, else a line at times."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = console.is_terminal or console.is_jupyter
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._live,
-            expand=True,
-        )
-        self._tasks = {stage: self._bar.add_task(stage, total=None, visible=False) for stage in get_args(events.Stage)}
-        self._said = self._began = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: events.Event) -> None:
-        """Show an event."""
-        if isinstance(event, events.Progress):
-            self._bar.update(self._tasks[event.stage], completed=event.done, total=event.total, visible=True)
-            if not self._live and time.monotonic() - self._said >= LINE_EVERY:
-                self._said = time.monotonic()
-                _say(
-                    f"{event.stage}: {shown(event.done)} of {shown(event.total)} read, {self._said - self._began:.0f} s"
-                )
 
 
 def print_report(report: Report) -> None:
@@ -119,7 +74,7 @@ def print_plan(plan: Plan) -> None:
     _print(
         _pairs(
             ("models", str(len(plan.models))),
-            ("layers", f"{len(plan.layers):,}"),
+            ("blocks", f"{plan.blocks:,}"),
             ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
             ("written", shown(plan.bytes_written)),
@@ -169,20 +124,20 @@ def _amounts(title: str, amounts: Iterable[tuple[str, Amount]]) -> Table:
 def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:
     """Warnings and notes, on standard error."""
     for warning in warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     for note in notes:
         print_note(note)
 
 
 def print_note(note: str) -> None:
     """A note, on standard error."""
-    _say(f"note: {note}")
+    say(f"note: {note}")
 
 
 def print_error(text: str) -> None:
     """Each line of an error, on standard error."""
     for line in text.splitlines():
-        _say(f"error: {line}")
+        say(f"error: {line}")
 
 
 def _table(first: str, *others: str) -> Table:
@@ -209,7 +164,3 @@ def _plain(text: str) -> Text:
 
 def _print(shown_thing: Table | Text) -> None:
     Console(highlight=False, soft_wrap=False).print(shown_thing)
-
-
-def _say(line: str) -> None:
-    print(printable(line).replace("\n", "\\n"), file=sys.stderr, flush=True)  # noqa: T201

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.running.events import Published, Receiver
+from sdmw.kernels import ready
+from sdmw.running.events import Compiling, Published, Receiver
 from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
 from sdmw.running.stop import StopSignals
@@ -29,6 +30,15 @@ class Context:
     pool: Pool
 
 
+def load_kernels(tell: Receiver) -> bool:
+    """Load all kernels before a run: compiling one in the middle of it would take time, and memory.
+
+    Returns:
+        False where this process has to compile them itself, which takes more memory.
+    """
+    return ready.prepare(lambda once: tell(Compiling(once)))
+
+
 @contextmanager
 def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iterator[Context]:
     """A context in which signals are noted, lost pages do not end the process, and nothing stays mapped behind.
@@ -38,6 +48,7 @@ def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iter
         workers: number of threads, or of the executor's workers to be kept busy.
         executor: None for threads; an executor that the caller owns; or a function that makes one.
     """
+    load_kernels(tell)  # before signals are noted: while they are compiled, one ends the process at once
     with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
         yield Context(tell, signals, pool)
 

@@ -11,7 +11,7 @@ from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.context import Context
-from sdmw.running.events import Progress, Stage
+from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
@@ -57,6 +57,7 @@ class Run:
             RunError: inputs changed, are not finite, disagree, or a signal came; nothing is running any more.
         """
         self._journal = RunJournal(output, self._plan, self._method)
+        self._tell_resuming()
         with self._journal.kept():
             return self._carry_out(output)
 
@@ -69,8 +70,23 @@ class Run:
         self._journal = RunJournal(None, self._plan, self._method)
         return self._decide()
 
+    def _tell_resuming(self) -> None:
+        if self._journal.layers or self._journal.pieces:
+            done = self._decided_bytes() + sum(self._span(piece).nbytes for piece in self._kept_pieces())
+            self._context.tell(Resuming(done, self._plan.bytes_read))
+
+    def _decided_bytes(self) -> int:
+        """Bytes that measuring the layers read which an earlier run decided."""
+        layers = (self._plan.layers[number] for number in self._journal.layers)
+        return self._plan.bytes_of(tensor for layer in layers for tensor in layer.tensors)
+
+    def _kept_pieces(self) -> list[Piece]:
+        """What an earlier run wrote, as it said, and cut as this plan cuts: another budget may have cut otherwise."""
+        planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
+        return [piece for piece in self._journal.pieces if piece in planned]
+
     def _decide(self) -> Decisions:
-        told = self._told("measure", self._plan.measured_bytes)
+        told = self._told("measure", self._plan.measured_bytes, self._decided_bytes())
         measuring = Measuring(self._plan, self._method, self._span, told, self._journal)
         self._run(measuring.next_task)
         self._read_again = measuring.read_again
@@ -100,22 +116,26 @@ class Run:
         """The pieces of an earlier run that the output still holds."""
         kept: set[Piece] = set()
 
+        pieces = self._kept_pieces()
+        checked, total = 0, sum(self._span(piece).written for piece in pieces)
+
         def take(piece: Piece, same: bool) -> None:
+            nonlocal checked
+            checked += self._span(piece).written
+            self._context.tell(Progress("check", checked, total))
             if same:
                 kept.add(piece)
                 self._journal.found_piece(piece)
 
-        planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
         tasks = (
-            Task(work.holds, (self._span(piece), checksum, sink), partial(take, piece))
-            for piece, checksum in self._journal.pieces.items()
-            if piece in planned  # another budget may have cut the tensors otherwise
+            Task(work.holds, (self._span(piece), self._journal.pieces[piece], sink), partial(take, piece))
+            for piece in pieces
         )
         self._run(lambda: next(tasks, None))
         return kept
 
     def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task[Any]]:
-        told = self._told("apply", self._plan.applied_bytes)
+        told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
         def take(pieces: Sequence[Piece], checksums: Sequence[str]) -> None:
             for piece, checksum in zip(pieces, checksums, strict=True):
@@ -135,8 +155,11 @@ class Run:
     def _span(self, piece: Piece) -> work.Span:
         return span_of(self._plan, piece, self._pool.given_up)
 
-    def _told(self, stage: Stage, total: int) -> Callable[[int], None]:
-        done = 0
+    def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int], None]:
+        """A receiver of bytes read in a stage, of which an earlier run has spared so many."""
+        done = kept
+        if kept:
+            self._context.tell(Progress(stage, done, total))
 
         def told(size: int) -> None:
             nonlocal done

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from sdmw.kernels import ready
 from sdmw.tensors import lost_pages
 from sdmw.tensors.tile_memory import forget
 
@@ -31,6 +32,7 @@ def _set_up(run: str) -> None:
     with _lock:
         if _run == run:
             return
+        ready.prepare(lambda _: None)
         lost_pages.guard_for_good()
         forget()
         _run = run

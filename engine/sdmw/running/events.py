@@ -6,7 +6,18 @@ from typing import Literal
 
 from sdmw.planning.plan import Plan
 
-Stage = Literal["measure", "apply", "pack", "extract", "verify"]
+Stage = Literal["check", "measure", "apply", "pack", "extract", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """Kernels are compiled now, which takes seconds.
+
+    Attributes:
+        once: they are kept for later runs.
+    """
+
+    once: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +28,25 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A piece is done.
+class Resuming:
+    """An interrupted run of the same merge is resumed.
 
     Attributes:
-        stage: measure or apply; pack, extract or verify where that is what is done.
+        done: bytes read by what it finished, both stages together.
+        total: bytes that all of the merge reads.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A piece is done; in a resumed merge also what is kept, at the start of a stage.
+
+    Attributes:
+        stage: measure or apply; check where the output of an interrupted run is read again; pack, extract or verify
+            where that is what is done.
         done: bytes read in this stage so far, further looks not counted.
         total: bytes that this stage reads.
     """
@@ -38,5 +63,5 @@ class Published:
     target: str
 
 
-Event = Planned | Progress | Published
+Event = Compiling | Planned | Resuming | Progress | Published
 Receiver = Callable[[Event], None]

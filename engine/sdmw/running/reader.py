@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.running.journal import check_unchanged
+from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.tensors.tile_memory import tile_memory
@@ -28,6 +29,9 @@ class MergeReader:
     """
 
     merge: Checkpoint
+
+    def __repr__(self) -> str:
+        return f"MergeReader({counted(len(self.merge.tensors), 'tensor')})"
 
     def keys(self) -> list[str]:
         """The tensors' names, in the order of the output."""

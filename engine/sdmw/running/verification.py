@@ -22,6 +22,7 @@ from sdmw.running.merged import Merged, merged
 from sdmw.running.pool import Task
 from sdmw.running.stop import GivenUp
 from sdmw.running.work import read_tiles, tile_borders
+from sdmw.sizes import counted, shown
 from sdmw.storage.files import open_file
 from sdmw.storage.shard import sample_of
 from sdmw.tensors.dtype import DType
@@ -56,6 +57,11 @@ class Verification:
     recomputed: int
     unseen: float
     problems: tuple[Problem, ...]
+
+    def __repr__(self) -> str:
+        found = counted(len(self.problems), "problem") + (f": {self.problems[0]}" if self.problems else "")
+        seen = f"{self.recomputed:,} of {counted(self.tiles, 'tile')} computed again"
+        return f"Verification({self.path!r}, {shown(self.nbytes)} by checksum, {seen}, {found})"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

@@ -63,6 +63,11 @@ class Span:
         before = len(self.tensor.inputs) - models
         return [*self.tensor.inputs[:before], *(self.tensor.inputs[before + number] for number in look.reads(models))]
 
+    @property
+    def written(self) -> int:
+        """Bytes of the output."""
+        return (self.stop - self.start) * self.tensor.output.dtype.itemsize
+
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
         return read_tiles(self.tensor.inputs, self.start, self.stop, self.tile, self.given_up.check)

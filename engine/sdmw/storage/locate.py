@@ -1,7 +1,9 @@
 """From a model's name in a recipe to a directory: the one named, or a snapshot in the Hub cache."""
 
+import difflib
 import os
 import re
+from itertools import islice
 
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
 from sdmw.recipes.model_ref import ModelRef, expanded
@@ -10,6 +12,8 @@ from sdmw.storage.weight_files import not_fetched
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _LONGEST_ID = 96  # characters
+_MOST_BESIDE = 1000  # directories that are compared with a name that is none
+_LONGEST_NAME = 255  # bytes of a name in a directory
 
 
 def locate(model: ModelRef, *, download: bool = False) -> str:
@@ -35,11 +39,30 @@ def locate(model: ModelRef, *, download: bool = False) -> str:
         if model.revision is None:
             return model.directory
         raise CheckpointError([Problem(name, "", "a directory has no revisions", f"Write {quoted(model.path)}")])
-    if hub_id(model) is None:
-        path = expanded(model.path)
+    path, mend = expanded(model.path), _meant(model.path)
+    if hub_id(model) is None or os.path.lexists(path):
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
-        raise CheckpointError([Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))})")])
-    return _snapshot(model, download)
+        raise CheckpointError([Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))})", mend)])
+    return _snapshot(model, download, mend)
+
+
+def _meant(name: str) -> str:
+    """What to write instead of a name that is no directory; nothing where there is no saying."""
+    path = expanded(name)
+    if "$" in name:
+        return "$ is not expanded in a recipe: write the path itself"
+    if path.endswith(".gguf") and os.path.exists(path):
+        return "GGUF is not read: name the directory of its safetensors files"
+    if os.path.isfile(path):
+        return f"Name the directory: {os.path.dirname(name) or '.'}"
+    above, last = os.path.split(path.rstrip("/"))
+    try:
+        with os.scandir(above or ".") as entries:
+            beside = [entry.name for entry in islice(entries, _MOST_BESIDE) if entry.is_dir()]
+    except (OSError, ValueError):
+        return ""
+    like = difflib.get_close_matches(last[:_LONGEST_NAME], beside, n=1)
+    return f"Did you mean {quoted(os.path.join(os.path.dirname(name.rstrip('/')), like[0]))}?" if like else ""
 
 
 def hub_id(model: ModelRef) -> str | None:
@@ -54,7 +77,8 @@ def hub_id(model: ModelRef) -> str | None:
     return path if _HUB_ID.fullmatch(path) else None
 
 
-def _snapshot(model: ModelRef, download: bool) -> str:
+def _snapshot(model: ModelRef, download: bool, mend: str) -> str:
+    """A model in the Hub cache; `mend` is what else the name may have meant."""
     name = quoted(str(model))
     here = f"no directory {quoted(os.path.abspath(str(model)))}"
     try:
@@ -63,7 +87,7 @@ def _snapshot(model: ModelRef, download: bool) -> str:
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         found = f"{here}; to look it up on the Hub, huggingface_hub is needed and not installed"
-        raise MissingExtraError([Problem(name, "", found, "pip install 'sdmw[hub]'")]) from None
+        raise MissingExtraError([Problem(name, "", found, mend or "pip install 'sdmw[hub]'")]) from None
     try:
         return str(
             snapshot_download(
@@ -72,7 +96,7 @@ def _snapshot(model: ModelRef, download: bool) -> str:
         )
     except LocalEntryNotFoundError as error:
         found = f"{here}, and not, or only in part, in the Hub cache {quoted(HF_HUB_CACHE)}"
-        mend = "Give a directory, or allow the network with --download"
+        mend = mend or "Give a directory, or allow the network with --download"
         if download:
             found, mend = f"{found}; the Hub cannot be reached: {_first_line(error)}", "Check the network"
         raise CheckpointError([Problem(name, "", found, mend)]) from error

@@ -1,0 +1,26 @@
+"""Where a recipe names a model, for faults that show only when its directory is looked for."""
+
+from sdmw.errors import RecipeError
+from sdmw.recipes import yaml
+from sdmw.recipes.findings import Findings
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.recipes.models import read_references
+from sdmw.recipes.recipe import Recipe
+
+
+def places(recipe: Recipe) -> dict[ModelRef, str]:
+    """The first place of each model and adapter: `recipe.yaml:4:5: models.0.model`, or the field alone without a file.
+
+    The text is read again: only faults ask for places.
+    """
+    findings = Findings(recipe.file)
+    found: dict[ModelRef, str] = {}
+    try:
+        data = yaml.tree(recipe.text, findings)
+        references = read_references(data, findings, ignore_unknown=True) if isinstance(data, dict) else {}
+    except RecipeError:  # the text of a recipe that was changed by hand
+        return found
+    for path, reference in references.items():
+        for part in reference.parts:
+            found.setdefault(part, findings.place(path))
+    return found

@@ -1,0 +1,203 @@
+"""Kernels are compiled once, in a child process; who loads them keeps to the plan's bound, the first run included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import sdmw
+from sdmw.kernels import folder, ready
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DATA = ROOT / "tests" / "data"
+SDM_W = {
+    "merge_method": "sdm_w",
+    "base_model": str(DATA / "base"),
+    "models": [{"model": str(DATA / "corp")}, {"model": str(DATA / "func")}],
+}
+LINEAR = {**SDM_W, "merge_method": "linear", "parameters": {"weight": 0.5}}
+ADAPTERS = [{"model": str(DATA / f"{name}-lora"), "parameters": {"weight": 0.5}} for name in ("corp", "func")]
+
+# Merges, and prints what it told, the peak, the bound, and how many kernels were compiled in it.
+MERGE = """
+import json, resource, sys
+import sdmw
+told = []
+options = json.loads(sys.argv[1])
+report = sdmw.merge(*options.pop("arguments"), progress=lambda event: told.append(type(event).__name__), **options)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from sdmw.kernels import low_rank, ready, tiles
+kernels = [each for module in (low_rank, tiles) for each in vars(module).values() if hasattr(each, "stats")]
+compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
+print(json.dumps([told[0], peak, report.run.planned_peak, compiled]))
+"""
+# A process that can neither keep machine code nor make temporary files.
+NOWHERE = "import tempfile\ndef none(): raise FileNotFoundError('none')\ntempfile.gettempdir = none\n"
+NO_CHILDREN = "import sys\nsys.executable = '/bin/false'\n"
+
+
+def environment(home):
+    given = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+    return {**given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XDG_CACHE_HOME": str(home)}
+
+
+def started(home, *arguments, before="", **options):
+    told = json.dumps({"arguments": [*map(str_or_dict, arguments)], **options})
+    command = [sys.executable, "-W", "ignore", "-c", before + MERGE, told]
+    return subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def str_or_dict(argument):
+    return argument if isinstance(argument, dict) else str(argument)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def merged(*arguments, **options):
+    return finished(started(*arguments, **options))
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A cache that a first run has filled, and what that run told."""
+    home = tmp_path_factory.mktemp("warm")
+    return home, merged(home, SDM_W, home / "out")
+
+
+def least_budget(home, recipe):
+    code = "import json, sys, sdmw; print(sdmw.plan(json.loads(sys.argv[1]), budget=1).problems[0].mend)"
+    command = [sys.executable, "-c", code, json.dumps(recipe)]
+    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, check=True)
+    return done.stdout.split()[4]
+
+
+def test_a_first_run_keeps_to_the_plan(warm):
+    _, (first, peak, planned, compiled) = warm
+    assert first == "Compiling"
+    assert peak <= planned
+    assert compiled == 0
+
+
+def test_a_first_run_keeps_to_a_small_budget(tmp_path):
+    budget = least_budget(tmp_path, SDM_W)
+    first, peak, planned, compiled = merged(tmp_path, SDM_W, tmp_path / "out", budget=budget)
+    assert (first, compiled) == ("Compiling", 0)
+    assert peak <= planned <= sdmw.sizes.parse_size(budget, "budget")
+
+
+@pytest.mark.parametrize("before", [NOWHERE, NO_CHILDREN])
+def test_what_is_compiled_in_the_process_is_counted(tmp_path, before):
+    home = "/proc" if before is NOWHERE else tmp_path
+    first, peak, planned, compiled = merged(home, SDM_W, tmp_path / "out", before=before)
+    assert (first, compiled > 0) == ("Compiling", True)
+    assert peak <= planned
+
+
+RECIPES = {
+    "linear": LINEAR,
+    "task_arithmetic": {**LINEAR, "merge_method": "task_arithmetic"},
+    "sdm_w of adapters": {**SDM_W, "models": [{"model": each["model"]} for each in ADAPTERS]},
+    "lora": {**SDM_W, "merge_method": "lora", "models": ADAPTERS},
+    "converted": {**LINEAR, "out_dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_whatever_is_merged_finds_its_kernels_compiled(warm, tmp_path, recipe):
+    first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "out")
+    assert (first, compiled) == ("Planned", 0)
+    assert peak <= planned
+
+
+def test_whoever_looks_again_finds_its_kernels_compiled(warm, tmp_path):
+    """Further looks open the low bits of bins, and happen where a bracket misses."""
+    never = "from sdmw.statistics import histogram\nhistogram.bracket = lambda *_: None\n"
+    assert merged(warm[0], SDM_W, tmp_path / "out", before=never)[3] == 0
+
+
+def test_the_compiler_s_pages_are_let_go(warm, tmp_path):
+    """Its code is mapped in larger parts where its file is cached in large folios, as it is after one long read."""
+    code = (
+        "import os, sys, psutil\nfrom sdmw.kernels import ready\nassert ready.prepare(lambda _: None)\n"
+        "print(sum(each.rss for each in psutil.Process().memory_maps() if 'libllvmlite' in each.path))\n"
+    )
+    library = next(Path(each).parent for each in [__import__("llvmlite").__file__]) / "binding" / "libllvmlite.so"
+    with open(library, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(1 << 22):
+            pass
+    done = subprocess.run([sys.executable, "-c", code], env=environment(warm[0]), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 8 << 20  # it is above 60 MiB otherwise
+    _, peak, planned, _ = merged(warm[0], LINEAR, tmp_path / "out")
+    assert peak <= planned
+
+
+def child_of(process):
+    """The process that compiles for this one."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if children := psutil.Process(process.pid).children():
+            return children[0]
+        time.sleep(0.02)
+    raise AssertionError("there is no child")
+
+
+@pytest.mark.parametrize("second", ["killed", "fine"])
+def test_two_that_begin_at_once(tmp_path, second):
+    """Both work, also where the child of one is killed; then that one compiles by itself."""
+    both = [started(tmp_path, SDM_W, tmp_path / f"out{number}") for number in range(2)]
+    if second == "killed":
+        child_of(both[0]).kill()
+        assert child_of(both[0]).is_running()  # it is tried once more
+        child_of(both[0]).kill()
+    told = [finished(each) for each in both]
+    assert [each[0] for each in told] == ["Compiling", "Compiling"]
+    assert all(peak <= planned for _, peak, planned, _ in told)
+    assert told[1][3] == 0
+    assert merged(tmp_path, SDM_W, tmp_path / "out")[3] == 0
+    assert merged(tmp_path, SDM_W, tmp_path / "again")[0] == "Planned"
+
+
+def test_an_interrupt_while_they_are_compiled_ends_it_at_once(tmp_path):
+    command = [sys.executable, "-c", "from sdmw.cli import main; main()", "merge", "tests/data/recipe.yaml"]
+    out = str(tmp_path / "out")
+    with subprocess.Popen([*command, out], env=environment(tmp_path), cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline() == b"compiling kernels (once)\n"
+        child = child_of(process)
+        time.sleep(0.5)  # between the child's start and the parent's knowing it, only the whole group can be ended
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait(60) == 130
+        assert time.monotonic() - began < 4
+        assert b"Traceback" not in process.stderr.read()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert os.listdir(tmp_path) == ["sdmw"]
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("damage", ["gone", "empty"])
+def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatch, suffix, damage):
+    place = tmp_path / "place"
+    subprocess.run(["cp", "-a", next((warm[0] / "sdmw" / "kernels").iterdir()), place], check=True)
+    monkeypatch.setattr(ready, "_reached", None)
+    monkeypatch.setattr(folder, "folder", lambda: str(place))
+    monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
+    assert ready.state() == "kept"
+    path = next(place.rglob(f"*{suffix}"))
+    path.unlink()
+    if damage == "empty":
+        path.touch()
+    assert ready.state() == "missing"
+    monkeypatch.setattr(ready, "_processor", lambda: "another")
+    assert ready.state() == "missing"
