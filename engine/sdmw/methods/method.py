@@ -121,7 +121,7 @@ class Method(ABC, Generic[P, D, M]):
 
     @abstractmethod
     def decide_layer(self, params: P, have: Measured) -> D:
-        """From a layer's statistics to its numbers; pure."""
+        """From a layer's statistics to its numbers; pure. The parameters are those of the layer's first tensor."""
 
     @abstractmethod
     def decide_model(self, layers: Sequence[tuple[P, D]]) -> M:
