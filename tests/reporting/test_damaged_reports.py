@@ -26,7 +26,8 @@ REPORT = "out/sdmw_report.json"
 TOKENS = [
     b"null", b"true", b"-1", b"0", b"1e400", b"1e-400", b"-0.5", b"9" * 30, b"9" * 5000, b"NaN", b"Infinity", b'""',
     b'"x"', b'"inf"', b'"nan"', b'"\\u0000"', b'"\\ud800"', b'"/etc/passwd"', b'"../base/config.json"', b'"\\udcff"',
-    b"[]", b"{}", b"[null]", b"[" * 3000, b'{"type": []}', b'{"type": "Decisions", "layers": [], "model": null}',
+    b"[]", b"{}", b"[null]", b"[" * 3000, b'{"type": []}',
+    b'{"type": "running.job.Decisions", "layers": [], "model": null}',
     b'"schema"', b'"threshold"', b'"decision"', b'"stop"', b'"model.norm.weight"', b'"0"', b"\xff", b",", b":", b"}",
 ]  # fmt: skip
 
@@ -158,7 +159,7 @@ def field(told, path):
 
 NONSENSE = [
     None, True, -1, 10**30, 10**400, -0.5, 1e300, "", "x", "0.5", "inf", "nan", [], {}, [None], {"type": []}, [[[{}]]],
-    {"type": "Decisions", "layers": [], "model": None},
+    {"type": "running.job.Decisions", "layers": [], "model": None},
 ]  # fmt: skip
 COMMON = ("method", "models", "models.0", "models.0.name", "layers", "layers.0", "layers.0.name", "layers.0.tensors",
           "layers.0.tensors.0", "inputs", "inputs.0", "inputs.0.size", "pieces", "pieces.0", "files")  # fmt: skip
