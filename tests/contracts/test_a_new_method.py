@@ -310,3 +310,13 @@ def test_a_class_of_it_may_be_named_as_one_of_another_method(world, tmp_path):
             assert sdmw.verify(name, sample=1, progress=False).problems == ()
     finally:
         del sys.modules["sdmw.methods.namesake"]
+
+
+@pytest.mark.parametrize("decision", ["Busiest", "tuple[Busiest, ...]", "Busiest | None"])
+def test_a_decision_that_could_not_be_read_again_is_refused_at_once(decision):
+    untagged = FILE.replace(
+        "@tagged\n@dataclass(frozen=True, slots=True)\nclass Busiest:", "@dataclass\nclass Busiest:"
+    )
+    named = untagged.replace("Method[BusiestParams, Busiest,", f"Method[BusiestParams, {decision},")
+    with pytest.raises(TypeError, match="Busiest, which BusiestMethod names as its own, must be `tagged`"):
+        exec(named, {"__name__": "untagged"})
