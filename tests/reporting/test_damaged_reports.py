@@ -100,7 +100,7 @@ def is_equal(found):
 def vouched(report):
     """All that makes one report say something else than another; floats to twelve digits."""
     plain = report.to_dict()
-    for name in ("version", "seed", "run", "warnings", "notes"):
+    for name in ("version", "run", "warnings", "notes"):
         del plain[name]
     del plain["files"]["skipped"], plain["files"]["copied"]
     plain["files"]["written"].pop("README.md", None)
@@ -111,9 +111,6 @@ def vouched(report):
     if report.schema == 1:
         del plain["facts"]
         plain["inputs"] = sorted((each["size"], each["header"]) for each in plain["inputs"])
-    for layer in plain["layers"]:
-        for share in layer["decision"] or ():
-            del share["pattern"]  # no delta may lie between two
     plain["pieces"].sort()
     return rounded(plain)
 
@@ -166,7 +163,7 @@ COMMON = ("method", "models", "models.0", "models.0.name", "layers", "layers.0",
 OF_SCHEMA_1 = ("models.0.weight", "models.0.magnitude", "layers.0.models", "layers.0.models.0",
                "layers.0.models.0.threshold", "inputs.0.header_hash", "percentile", "pieces.0.tensor",
                "pieces.0.start", "pieces.0.stop", "pieces.0.xxh3", "run", "run.wall_s")  # fmt: skip
-OF_SCHEMA_2 = ("schema", "parameters", "parameters.k", "models.0.facts", "models.0.facts.weight",
+OF_SCHEMA_2 = ("schema", "seed", "parameters", "parameters.k", "models.0.facts", "models.0.facts.weight",
                "models.0.facts.magnitude_by_component", "facts", "facts.rank_error", "layers.0.facts",
                "layers.0.facts.0", "layers.0.facts.0.threshold", "layers.0.decision", "layers.0.decision.0",
                "layers.0.decision.0.threshold", "layers.0.decision.0.nonzero", "layers.0.decision.0.kept",
@@ -353,5 +350,51 @@ def test_weights_and_magnitudes_of_schema_1_belong_together(schema_1, monkeypatc
             model = {**told["models"][0], name: math.nextafter(told["models"][0][name], 1) * (1 + 1e-9)}
             with pytest.raises(CheckpointError, match="follows from the magnitudes"):
                 raise verified({**told, "models": [model, told["models"][1]]})
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+def test_another_version_may_tell_more_and_not_less(schema_2, monkeypatch):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    fields = ("parameters", "facts", "models.0.facts", "layers.0.facts.0")
+    try:
+        for path in fields:
+            more = {**json.loads(text), "version": "9"}
+            above, key = field(more, path)
+            above[key]["later"] = 1
+            assert is_equal(verified(more)), path
+            assert not is_equal(verified({**more, "version": sdmw.__version__})), path
+            less = {**json.loads(text), "version": "9"}
+            above, key = field(less, path)
+            above[key].popitem()
+            assert not is_equal(verified(less)), path
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+@pytest.mark.parametrize("path", ["", "models.0", "layers.0", "layers.0.decision.0", "files", "inputs.0", "run"])
+def test_an_unknown_field_is_refused(schema_2, monkeypatch, path):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    told = {"whole": json.loads(text)}
+    above, key = field(told, f"whole.{path}".rstrip("."))
+    above[key]["evil"] = 1
+    try:
+        with pytest.raises(CheckpointError, match="'evil' is no field of it"):
+            raise verified(told["whole"])
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+def test_the_pattern_of_a_decision_is_its_threshold_s(schema_2, monkeypatch):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    try:
+        for change in (1, -1):
+            told = json.loads(text)
+            layers_of(told)["pattern"] += change
+            with pytest.raises(CheckpointError, match="follows from the threshold"):
+                raise verified(told)
     finally:
         Path(REPORT).write_bytes(text)

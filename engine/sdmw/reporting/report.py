@@ -208,7 +208,6 @@ def build_report(
         **derived(plan, outcome.decisions, models),
         schema=2,
         version=__version__,
-        seed=None,
         pieces=tuple(
             (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
@@ -237,6 +236,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
     return {
         "method": method.name,
         "parameters": _parameters(plan.recipe),
+        "seed": None,
         "models": models,
         "facts": method.facts(params, decisions.layers, decisions.model),
         "layers": _layers(plan, method, decisions.layers),
