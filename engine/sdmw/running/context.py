@@ -1,10 +1,13 @@
 """What every run shares: where events go, signals, the memory of tiles, workers; and how an output is published."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import Problem, UsageError, quoted
 from sdmw.running.events import Published, Receiver
 from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
@@ -37,9 +40,24 @@ def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iter
         tell: hears of what happens.
         workers: number of threads, or of the executor's workers to be kept busy.
         executor: None for threads; an executor that the caller owns; or a function that makes one.
+
+    Raises:
+        UsageError: it is none of these, or what the function makes is no executor.
     """
+    if executor is not None and not isinstance(executor, Executor):
+        if not callable(executor):
+            raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
+        executor = partial(_made, executor)
     with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
         yield Context(tell, signals, pool)
+
+
+def _made(make: Callable[[], Executor]) -> Executor:
+    """What a function of the caller's makes."""
+    found: object = make()
+    if not isinstance(found, Executor):
+        raise UsageError([Problem("executor", "a function that makes an Executor", f"one that makes {quoted(found)}")])
+    return found
 
 
 @contextmanager
