@@ -338,7 +338,7 @@ def extract(
         The error of each weight, and what was left out because an adapter cannot say it.
 
     Raises:
-        UsageError: the rank is none.
+        UsageError: the rank is no whole number from 1 to the highest allowed.
         CheckpointError, PlanError: all that the inputs' headers and the disk tell against it.
         RunError: the data or the machine; nothing is left behind.
     """
@@ -456,7 +456,7 @@ def apply(
         The archive in numbers.
 
     Raises:
-        ArchiveError: the archive is damaged, or is none.
+        ArchiveError: the archive is damaged, or the directory holds no archive.
         CheckpointError, PlanError: all that headers and disk tell against it.
         OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
             signature) of a tensor.

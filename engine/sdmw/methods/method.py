@@ -167,7 +167,7 @@ class Method(ABC, Generic[P, D, M]):
         Args:
             layers: all layers' numbers.
             model: the model's.
-            strict: NaN, infinity and overflow are errors, so there are none.
+            strict: NaN, infinity and overflow are errors, so the data hold no such value.
         """
         return ()
 

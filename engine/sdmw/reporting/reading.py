@@ -31,7 +31,7 @@ def read_report(folder: str) -> Report:
     """The report of a merge.
 
     Raises:
-        CheckpointError: there is none, or none that this version reads; it says what is wrong and where.
+        CheckpointError: there is no report, or this version cannot read it; the message says what is wrong and where.
     """
     where = os.path.join(folder, REPORT)
     data = _json(folder)
@@ -201,7 +201,7 @@ def recipe_of(path: str) -> str:
     """The recipe that stands in a merged checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no recipe.
     """
     for name in ("sdmw_recipe.yaml", "mergekit_config.yml"):
         if os.path.isfile(found := os.path.join(path, name)):

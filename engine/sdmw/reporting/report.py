@@ -162,7 +162,7 @@ class Report:
             path: the directory.
 
         Raises:
-            CheckpointError: there is none, or none that this version reads.
+            CheckpointError: there is no report, or this version cannot read it.
         """
         from sdmw.reporting.reading import read_report
 

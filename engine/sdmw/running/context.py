@@ -42,7 +42,7 @@ def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iter
         executor: None for threads; an executor that the caller owns; or a function that makes one.
 
     Raises:
-        UsageError: it is none of these, or what the function makes is no executor.
+        UsageError: `executor` is something else, or the function makes no executor.
     """
     if executor is not None and not isinstance(executor, Executor):
         if not callable(executor):

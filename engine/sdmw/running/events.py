@@ -21,7 +21,7 @@ class Progress:
     """A piece is done.
 
     Attributes:
-        stage: measure or apply; pack, extract or verify where that is what is done.
+        stage: measure or apply in a merge; else pack, extract or verify.
         done: bytes read in this stage so far, further looks not counted.
         total: bytes that this stage reads.
     """

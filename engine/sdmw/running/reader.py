@@ -43,7 +43,7 @@ class MergeReader:
         return self.get_slice(name)[...]
 
     def get_slice(self, name: str) -> "TensorSlice":
-        """A tensor of which parts can be read; UsageError where there is none of this name."""
+        """A tensor of which parts can be read; UsageError where no tensor has this name."""
         if name not in self.tensors:
             raise UsageError([Problem("name", "the name of a tensor of the merge", quoted(name))])
         return TensorSlice(self.tensors[name])
