@@ -127,7 +127,7 @@ def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
     Args:
         setting: a tuple of `Rule`, tried in order; None where the level does not have the parameter.
         tensor: the tensor's name.
-        depth: 0 to 1, the place of its layer index between the first and the last; where a gradient is read.
+        depth: 0 to 1, the place of its layer between the first and the last; where a gradient is read.
     """
     for rule in setting or ():
         if rule.matches(tensor):
