@@ -1,5 +1,6 @@
 """The one codec: whatever is encoded comes back, and whatever is not of the type is refused with its place."""
 
+import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -37,6 +38,9 @@ class Group:
     @property
     def area(self) -> float:
         return sum(shape.area for shape in self.shapes)
+
+
+SQUARE, GROUP = f"{__name__}.Square", f"{__name__}.Group"
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,13 @@ def test_what_is_encoded_comes_back(value):
         ("shape", {"side": 1.0}, "shape: expected a Shape"),
         ("shape", {TAG: "Everything"}, "shape: expected a Shape"),
         ("shape", {TAG: "os.system", "side": 1.0}, "shape: expected a Shape"),
-        ("shape", {TAG: "Square"}, "shape: expected a field 'side'"),
+        ("shape", {TAG: SQUARE}, "shape: expected a field 'side'"),
         ("maybe", "x", "maybe: expected a whole number, found 'x'"),
         ("number", 10**400, "number: expected a number that float64 holds, found 1000"),
         ("number", math.inf, "number: expected a number that float64 holds, found inf"),
         ("dtype", [], "dtype: expected a DType, found []"),
         ("word", {}, "word: expected one of a, b, found {}"),
-        ("anything", {TAG: "Square", "side": []}, "anything.side: expected a number, found []"),
+        ("anything", {TAG: SQUARE, "side": []}, "anything.side: expected a number, found []"),
         ("percent", 101, "percent: expected a number of at least 0, at most 100, found 101"),
         ("percent", -1, "percent: expected a number of at least 0, at most 100, found -1"),
         ("percent", "nan", "percent: expected a number of at least 0, at most 100, found 'nan'"),
@@ -130,10 +134,10 @@ def test_what_is_of_another_type_is_refused_by_its_place(field, wrong, said):
         decode(Everything, data)
 
 
-@pytest.mark.parametrize("deep", [{"type": "Group", "shapes": []}, {}])
+@pytest.mark.parametrize("deep", [{"type": GROUP, "shapes": []}, {}])
 def test_what_is_nested_too_deep_is_refused(deep):
     for _ in range(5000):
-        deep = {TAG: "Group", "shapes": [deep]} if TAG in deep else [deep]
+        deep = {TAG: GROUP, "shapes": [deep]} if TAG in deep else [deep]
     with pytest.raises(ValueError, match="nested too deep"):
         decode(object, deep)
 
@@ -144,7 +148,7 @@ def test_an_unknown_tag_of_any_type_names_nothing():
 
 
 def test_a_tag_of_another_class_is_refused():
-    for tag in ("Group", 3, None):
+    for tag in (GROUP, "Square", 3, None):
         with pytest.raises(ValueError, match="expected a Square, found"):
             decode(Square, {TAG: tag, "side": 1.0})
     assert decode(Square, {"side": 1.0}) == Square(1.0)
@@ -153,3 +157,30 @@ def test_a_tag_of_another_class_is_refused():
 def test_what_cannot_be_written_is_refused():
     with pytest.raises(TypeError, match="object cannot be written as JSON"):
         encode({"a": [object()]})
+
+
+FILE = """
+from dataclasses import dataclass
+from sdmw.codec import tagged
+
+@tagged
+@dataclass(frozen=True)
+class Square:
+    edge: float
+
+@dataclass(frozen=True)
+class Group:
+    shapes: tuple
+"""
+
+
+def test_classes_of_one_name_in_two_modules_are_two(tmp_path, monkeypatch):
+    (tmp_path / "other_shapes.py").write_text(FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    other = importlib.import_module("other_shapes")
+    both = (Square(1.0), other.Square(2.0))
+    assert [each[TAG] for each in encode(both)] == [SQUARE, "other_shapes.Square"]
+    assert decode(object, encode(both)) == both
+    assert TAG not in encode(other.Group(()))  # which is not tagged, as the one here is
+    again = importlib.reload(other)
+    assert decode(object, encode(again.Square(2.0))) == again.Square(2.0)

@@ -353,7 +353,7 @@ def extract(
         The error of each weight, and what was left out because an adapter cannot say it.
 
     Raises:
-        UsageError: the rank, or another argument, is none.
+        UsageError: the rank is no whole number from 1 to the highest allowed, or another argument is wrong.
         CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
         ResumeError: a killed run left something, and inputs, rank or version are others now.
         RunError: the data or the machine. What is done is kept beside the target where the inputs are not at fault
@@ -492,7 +492,7 @@ def apply(
         The archive in numbers.
 
     Raises:
-        ArchiveError: the archive is damaged, or is none.
+        ArchiveError: the archive is damaged, or the directory holds no archive.
         CheckpointError, PlanError: all that headers, disk and memory tell against it.
         OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
             signature) of a tensor.

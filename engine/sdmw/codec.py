@@ -1,8 +1,9 @@
 """Frozen dataclasses as JSON and back: decisions, jobs and reports are all written in this one way.
 
 A dataclass is an object of its fields, a tuple a list, an enum its member's name. A class marked `tagged` also says
-its name under "type", so that a field declared as a protocol or an abstract class is read back as what it was. Only
-tagged classes can be named by JSON: nothing is imported or called because a file says so.
+its module and its name under "type" ("methods.sdm_w.Share"), so that a field declared as a protocol or an abstract
+class is read back as what it was. Only tagged classes can be named by JSON: nothing is imported or called because a
+file says so.
 
 A field of type `Annotated[int, Within(0, 100)]` or `Annotated[str, Matching("[0-9a-f]*")]` is checked when it is read.
 """
@@ -30,9 +31,17 @@ _tagged: dict[str, type[Any]] = {}
 
 def tagged(kind: type[T]) -> type[T]:
     """Let a frozen dataclass be read back where a field is declared as one of its base classes or protocols."""
-    known = _tagged.setdefault(kind.__name__, kind)
-    assert known is kind, f"two classes of the name {kind.__name__}"
+    _tagged[_tag(kind)] = kind  # in the place of an earlier one where its module is loaded again
     return kind
+
+
+def _tag(kind: type[Any]) -> str:
+    return f"{kind.__module__.removeprefix('sdmw.')}.{kind.__qualname__}"
+
+
+def is_tagged(kind: type[Any]) -> bool:
+    """Whether JSON can name a class."""
+    return _tagged.get(_tag(kind)) is kind
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +92,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [encode(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {TAG: type(value).__name__} if type(value).__name__ in _tagged else {}
+        own = {TAG: _tag(type(value))} if is_tagged(type(value)) else {}
         return own | {name: encode(getattr(value, name)) for name, _ in _fields_of(cast(Hashable, type(value)))}
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
@@ -184,7 +193,7 @@ def _object(kind: type[Any], data: Any, at: str) -> Any:
         return data
     if not isinstance(data, dict):
         _refuse(at, "an object", data)
-    if _tagged.get(kind.__name__) is kind and data.get(TAG, kind.__name__) != kind.__name__:
+    if is_tagged(kind) and data.get(TAG, _tag(kind)) != _tag(kind):
         _refuse(at, f"a {kind.__name__}", data[TAG])
     fields = _fields_of(cast(Hashable, kind))
     if lacking := [name for name, _ in fields if name not in data]:

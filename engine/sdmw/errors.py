@@ -38,7 +38,7 @@ class SdmwError(Exception):
     Attributes:
         problems: all that is wrong, at least one.
         exit_code: what the command line ends with.
-        resumable: it is no fault of recipe or inputs: what a run has finished is kept.
+        resumable: neither recipe nor inputs are at fault, so what a run has finished is kept.
     """
 
     exit_code = 1

@@ -44,7 +44,7 @@ def parse_share(text: str, argument: str) -> float:
     """A share as people write it, `1%` or `0.01`, as a number above 0 and at most 1.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not such a share.
     """
     match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(%?)", text.strip())
     share = float(match[1]) / (100 if match[2] else 1) if match else 0.0

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
-from sdmw import codec, methods
+from sdmw import methods
 from sdmw.errors import CheckpointError
 from sdmw.methods import all_methods
 from sdmw.planning import budget
@@ -167,8 +167,6 @@ def busiest(request, tmp_path, monkeypatch, engine_as_it_was):
     yield all_methods()["busiest"]
     all_methods.cache_clear()
     del sys.modules["sdmw.methods.busiest"]
-    for name in ("Busiest", "BusiestParams"):
-        del codec._tagged[name]
 
 
 @pytest.fixture
@@ -233,7 +231,11 @@ def test_a_damaged_report_of_it_is_told(world):
     report = json.loads(Path("out/sdmw_report.json").read_text())
     head = next(number for number, layer in enumerate(report["layers"]) if layer["name"] == "lm_head.weight")
     assert report["layers"][head]["decision"]["model"] == 0
-    for field, value in {"model": ["x", -1, 1], "changed": [[1], [0, 0], None], "type": [3, "BusiestParams"]}.items():
+    for field, value in {
+        "model": ["x", -1, 1],
+        "changed": [[1], [0, 0], None],
+        "type": [3, "methods.busiest.BusiestParams"],
+    }.items():
         for each in value:
             damaged = json.loads(json.dumps(report))
             damaged["layers"][head]["decision"][field] = each
@@ -315,3 +317,24 @@ def test_its_warnings_are_shown(world, capsys, monkeypatch):
     done = told(capsys, monkeypatch, "merge", "recipe.yaml", "out", "--quiet")
     assert done.err == "warning: a model won nowhere\n"
     assert sdmw.Report.load("out").warnings == ("a model won nowhere",)
+
+
+def test_a_class_of_it_may_be_named_as_one_of_another_method(world, tmp_path):
+    (tmp_path / "mine" / "namesake.py").write_text(FILE.replace('name = "busiest"', 'name = "namesake"'))
+    all_methods.cache_clear()
+    try:
+        for name in ("busiest", "namesake"):
+            sdmw.merge({**RECIPE, "merge_method": name}, name, progress=False)
+            assert sdmw.verify(name, sample=1, progress=False).problems == ()
+    finally:
+        del sys.modules["sdmw.methods.namesake"]
+
+
+@pytest.mark.parametrize("decision", ["Busiest", "tuple[Busiest, ...]", "Busiest | None"])
+def test_a_decision_that_could_not_be_read_again_is_refused_at_once(decision):
+    untagged = FILE.replace(
+        "@tagged\n@dataclass(frozen=True, slots=True)\nclass Busiest:", "@dataclass\nclass Busiest:"
+    )
+    named = untagged.replace("Method[BusiestParams, Busiest,", f"Method[BusiestParams, {decision},")
+    with pytest.raises(TypeError, match="Busiest, which BusiestMethod names as its own, must be `tagged`"):
+        exec(named, {"__name__": "untagged"})

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import threading
 import time
@@ -273,6 +274,17 @@ def test_an_error_of_a_task_reaches_the_caller_with_all_that_it_says(world, tmp_
 def test_what_is_no_executor(world, tmp_path, executor):
     with pytest.raises(UsageError, match="expected an Executor, or a function that makes one"):
         merged(world, tmp_path / "out", executor=executor)
+    with pytest.raises(UsageError, match="expected an Executor, or a function that makes one"):
+        sdmw.open(recipe(world), executor=executor, progress=False)
+
+
+@pytest.mark.parametrize("made", [None, 3, ThreadPoolExecutor])
+def test_a_function_that_makes_no_executor(world, tmp_path, made):
+    with pytest.raises(UsageError, match="executor: expected a function that makes an Executor, found one"):
+        merged(world, tmp_path / "out", executor=lambda: made)
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UsageError, match=f"found one that makes {re.escape(repr(made))}"):
+        sdmw.open(recipe(world), executor=lambda: made, progress=False)
 
 
 def test_a_worker_is_set_up_once_a_run(monkeypatch):

@@ -56,8 +56,18 @@ def test_the_index_is_the_first_part_of_ascii_digits_alone(name, index):
 
 
 def test_depths_run_from_the_first_layer_to_the_last():
-    names = ["wte", "h.0.w", "h.1.w", "h.4.experts.9.w", "head"]
-    assert depths(names) == {"wte": 0, "h.0.w": 0, "h.1.w": 0.25, "h.4.experts.9.w": 1, "head": 0}
+    names = ["wte", *(f"h.{index}.w" for index in range(4)), "h.4.experts.9.w", "head"]
+    assert depths(names) == {
+        "wte": 0, "h.0.w": 0, "h.1.w": 0.25, "h.2.w": 0.5, "h.3.w": 0.75, "h.4.experts.9.w": 1, "head": 0,
+    }  # fmt: skip
     assert depths(["wte", "h.0.w"]) == {"wte": 0, "h.0.w": 1}
     assert depths(["wte"]) == {"wte": 0}
     assert depths([]) == {}
+
+
+def test_depths_count_the_layers_of_each_stack_whatever_their_indices():
+    names = ["layers.8.a", "layers.3.a", "layers.7.a", "layers.7.b", "mlp.0.w", "mlp.2.w", "head.5.w"]
+    assert depths(names) == {
+        "layers.3.a": 0, "layers.7.a": 0.5, "layers.7.b": 0.5, "layers.8.a": 1, "mlp.0.w": 0, "mlp.2.w": 1,
+        "head.5.w": 1,
+    }  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 from sdmw.methods import all_methods
 from sdmw.planning.resolve import check_settings, resolve
 from sdmw.recipes.load import load
+from sdmw.recipes.recipe import Parameter
 
 METHODS = all_methods()
 MLP, NORM = "h.1.mlp.w", "h.1.norm.w"
@@ -85,6 +86,26 @@ def test_one_k_in_a_layer():
     assert checked(gradient, one_layer, {MLP: 0.5, NORM: 0.5}) == []
     assert len(checked(gradient, one_layer, {MLP: 0.5, NORM: 1})) == 2
     assert checked(loaded({"lambda": rules(("norm", 2))}), one_layer) == []
+
+
+@pytest.mark.parametrize(
+    ("parameter", "setting", "said"),
+    [
+        (Parameter("soft", "number", 0.5, varies=True, same_within_layer=True), 2, "0.5 as for 'h.1.mlp.w', found 2"),
+        (Parameter("soft", "number", None, varies=True, same_within_layer=True), 2, "none as for 'h.1.mlp.w', found 2"),
+        (
+            Parameter("soft", "flag", False, varies=True, same_within_layer=True),
+            True,
+            "false as for 'h.1.mlp.w', found true",
+        ),
+    ],
+)
+def test_one_value_in_a_layer_of_what_stands_at_the_top_only(monkeypatch, parameter, setting, said):
+    monkeypatch.setattr(type(METHODS["linear"]), "parameters", (*METHODS["linear"].parameters, parameter))
+    recipe = loaded({"soft": rules(("norm", setting))}, method="linear")
+    assert checked(recipe, {"mlp": [MLP], "norm": [NORM]}) == []
+    (found,) = checked(recipe, {"h.1": [MLP, NORM]})
+    assert found.startswith(f"recipe: soft in layer 'h.1': expected one value, {said} for 'h.1.norm.w'")
 
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic"])

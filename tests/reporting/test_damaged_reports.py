@@ -26,7 +26,8 @@ REPORT = "out/sdmw_report.json"
 TOKENS = [
     b"null", b"true", b"-1", b"0", b"1e400", b"1e-400", b"-0.5", b"9" * 30, b"9" * 5000, b"NaN", b"Infinity", b'""',
     b'"x"', b'"inf"', b'"nan"', b'"\\u0000"', b'"\\ud800"', b'"/etc/passwd"', b'"../base/config.json"', b'"\\udcff"',
-    b"[]", b"{}", b"[null]", b"[" * 3000, b'{"type": []}', b'{"type": "Decisions", "layers": [], "model": null}',
+    b"[]", b"{}", b"[null]", b"[" * 3000, b'{"type": []}',
+    b'{"type": "running.job.Decisions", "layers": [], "model": null}',
     b'"schema"', b'"threshold"', b'"decision"', b'"stop"', b'"model.norm.weight"', b'"0"', b"\xff", b",", b":", b"}",
 ]  # fmt: skip
 
@@ -99,7 +100,7 @@ def is_equal(found):
 def vouched(report):
     """All that makes one report say something else than another; floats to twelve digits."""
     plain = report.to_dict()
-    for name in ("version", "seed", "run", "warnings", "notes"):
+    for name in ("version", "run", "warnings", "notes"):
         del plain[name]
     del plain["files"]["skipped"], plain["files"]["copied"]
     plain["files"]["written"].pop("README.md", None)
@@ -110,9 +111,6 @@ def vouched(report):
     if report.schema == 1:
         del plain["facts"]
         plain["inputs"] = sorted((each["size"], each["header"]) for each in plain["inputs"])
-    for layer in plain["layers"]:
-        for share in layer["decision"] or ():
-            del share["pattern"]  # no delta may lie between two
     plain["pieces"].sort()
     return rounded(plain)
 
@@ -158,14 +156,14 @@ def field(told, path):
 
 NONSENSE = [
     None, True, -1, 10**30, 10**400, -0.5, 1e300, "", "x", "0.5", "inf", "nan", [], {}, [None], {"type": []}, [[[{}]]],
-    {"type": "Decisions", "layers": [], "model": None},
+    {"type": "running.job.Decisions", "layers": [], "model": None},
 ]  # fmt: skip
 COMMON = ("method", "models", "models.0", "models.0.name", "layers", "layers.0", "layers.0.name", "layers.0.tensors",
           "layers.0.tensors.0", "inputs", "inputs.0", "inputs.0.size", "pieces", "pieces.0", "files")  # fmt: skip
 OF_SCHEMA_1 = ("models.0.weight", "models.0.magnitude", "layers.0.models", "layers.0.models.0",
                "layers.0.models.0.threshold", "inputs.0.header_hash", "percentile", "pieces.0.tensor",
                "pieces.0.start", "pieces.0.stop", "pieces.0.xxh3", "run", "run.wall_s")  # fmt: skip
-OF_SCHEMA_2 = ("schema", "parameters", "parameters.k", "models.0.facts", "models.0.facts.weight",
+OF_SCHEMA_2 = ("schema", "seed", "parameters", "parameters.k", "models.0.facts", "models.0.facts.weight",
                "models.0.facts.magnitude_by_component", "facts", "facts.rank_error", "layers.0.facts",
                "layers.0.facts.0", "layers.0.facts.0.threshold", "layers.0.decision", "layers.0.decision.0",
                "layers.0.decision.0.threshold", "layers.0.decision.0.nonzero", "layers.0.decision.0.kept",
@@ -352,5 +350,51 @@ def test_weights_and_magnitudes_of_schema_1_belong_together(schema_1, monkeypatc
             model = {**told["models"][0], name: math.nextafter(told["models"][0][name], 1) * (1 + 1e-9)}
             with pytest.raises(CheckpointError, match="follows from the magnitudes"):
                 raise verified({**told, "models": [model, told["models"][1]]})
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+def test_another_version_may_tell_more_and_not_less(schema_2, monkeypatch):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    fields = ("parameters", "facts", "models.0.facts", "layers.0.facts.0")
+    try:
+        for path in fields:
+            more = {**json.loads(text), "version": "9"}
+            above, key = field(more, path)
+            above[key]["later"] = 1
+            assert is_equal(verified(more)), path
+            assert not is_equal(verified({**more, "version": sdmw.__version__})), path
+            less = {**json.loads(text), "version": "9"}
+            above, key = field(less, path)
+            above[key].popitem()
+            assert not is_equal(verified(less)), path
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+@pytest.mark.parametrize("path", ["", "models.0", "layers.0", "layers.0.decision.0", "files", "inputs.0", "run"])
+def test_an_unknown_field_is_refused(schema_2, monkeypatch, path):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    told = {"whole": json.loads(text)}
+    above, key = field(told, f"whole.{path}".rstrip("."))
+    above[key]["evil"] = 1
+    try:
+        with pytest.raises(CheckpointError, match="'evil' is no field of it"):
+            raise verified(told["whole"])
+    finally:
+        Path(REPORT).write_bytes(text)
+
+
+def test_the_pattern_of_a_decision_is_its_threshold_s(schema_2, monkeypatch):
+    monkeypatch.chdir(schema_2)
+    text = Path(REPORT).read_bytes()
+    try:
+        for change in (1, -1):
+            told = json.loads(text)
+            layers_of(told)["pattern"] += change
+            with pytest.raises(CheckpointError, match="follows from the threshold"):
+                raise verified(told)
     finally:
         Path(REPORT).write_bytes(text)

@@ -77,7 +77,7 @@ def test_every_tensor_is_the_file_s(world, name):
 INDICES = [
     ..., 0, -1, slice(None), slice(1, 3), slice(None, None, 2), slice(5, 1, -2), slice(3, 3), slice(-2, None),
     (0, 1), (slice(1, 4), 2), (..., 1), (slice(None), slice(2, 9, 3), -1), (2, ..., slice(0, 2)), (),
-    slice(None, None, -1),
+    slice(None, None, -1), np.int64(3), (np.int8(-1), np.uint8(2)), slice(np.int64(1), np.int64(4)), np.array(2),
 ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_what_is_not_there(world):
     reader = sdmw.open(recipe("sdm_w"), progress=False)
     with pytest.raises(UsageError, match="expected the name of a tensor of the merge, found 'x'"):
         reader.get_tensor("x")
-    for index in (7, -8, (0, 11)):
+    for index in (7, -8, (0, 11), np.int64(7), (0, 0, 0, 0), (..., ...)):
         with pytest.raises(IndexError):
             reader.get_slice("model.odd.weight")[index]
     assert reader.get_slice("model.scalar")[...] == 2.5
@@ -112,6 +112,17 @@ def test_inputs_that_changed_since_are_not_read(world, replaced):
     path.write_bytes(raw)
     with pytest.raises(InputChangedError, match=r"corp/model\.safetensors: .*input changed"):
         reader.get_slice("model.norm.weight")[:2]
+
+
+@pytest.mark.parametrize("index", [None, True, np.True_, [0], [], np.array([0, 1]), 1.0, "a", {}], ids=repr)
+def test_what_is_no_index_is_refused_on_any_axis(world, index):
+    part = sdmw.open(recipe("sdm_w"), progress=False).get_slice("model.odd.weight")
+    for each in (index, (index,), (0, index), (..., index), (slice(3), index)):
+        with pytest.raises(TypeError, match=f"^{type(index).__name__} is no index of a tensor: integers, slices and"):
+            part[each]
+    for ends in (slice("a"), slice(1.5), (0, slice(None, "a"))):
+        with pytest.raises(TypeError):
+            part[ends]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -123,7 +123,7 @@ def test_a_parent_that_is_missing_or_a_file(tmp_path):
     for parent in ("missing", "file"):
         found = said(tmp_path / parent / "out")
         assert len(found) == 1
-        assert f"expected an existing directory to make it in, found {tmp_path}/{parent} is none" in found[0]
+        assert f"expected an existing directory to make it in, found no directory at {tmp_path}/{parent}" in found[0]
 
 
 def test_a_parent_that_cannot_be_written_to(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def read_archive(path: str) -> Archive:
     """The archive in a directory, its attributes checked, and that the files beside the weights are its own.
 
     Raises:
-        ArchiveError: there is none, or none that can be believed.
+        ArchiveError: the directory holds no archive, or a damaged one.
     """
     if not os.path.isdir(path):
         found = "a file" if os.path.exists(path) else "no such directory"

@@ -33,7 +33,7 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """Of the Hub cache's snapshot that it is; None where it is none."""
+        """The commit, where it is a snapshot of the Hub cache; else None."""
         return commit_of(self.path)
 
 

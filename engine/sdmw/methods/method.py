@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.codec import is_tagged
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.tensors.tensor import Tensor
@@ -63,8 +64,8 @@ class Destination:
 class Method(ABC, Generic[P, D, M]):
     """One merge method. A subclass says only what is special about it; it is found by its file's `METHODS`.
 
-    P, D and M are its own. Whoever carries a merge out passes them on, and writes and reads them by `sdmw.codec`; P is
-    `tagged` and hashable.
+    P, D and M are its own. Whoever carries a merge out passes them on, and writes and reads them by `sdmw.codec`: each
+    dataclass that they name must be `tagged`, which is checked where the method is defined. P is hashable.
 
     Attributes:
         name: the word in `merge_method`.
@@ -81,6 +82,12 @@ class Method(ABC, Generic[P, D, M]):
     parameters: ClassVar[tuple[Parameter, ...]]
     looks: ClassVar[tuple[type[Look[Any]], ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f"}
+
+    def __init_subclass__(cls) -> None:
+        """TypeError where what it decides would be written and could not be read again."""
+        for kind in _dataclasses_in(_own_types(cls)):
+            if not is_tagged(kind):
+                raise TypeError(f"{kind.__name__}, which {cls.__name__} names as its own, must be `tagged`")
 
     @property
     def needs_base(self) -> bool:
@@ -121,7 +128,7 @@ class Method(ABC, Generic[P, D, M]):
 
     @abstractmethod
     def decide_layer(self, params: P, have: Measured) -> D:
-        """From a layer's statistics to its numbers; pure."""
+        """From a layer's statistics to its numbers; pure. The parameters are those of the layer's first tensor."""
 
     @abstractmethod
     def decide_model(self, layers: Sequence[tuple[P, D]]) -> M:
@@ -160,7 +167,7 @@ class Method(ABC, Generic[P, D, M]):
         Args:
             layers: all layers' numbers.
             model: the model's.
-            strict: NaN, infinity and overflow are errors, so there are none.
+            strict: NaN, infinity and overflow are errors, so the data hold no such value.
         """
         return ()
 
@@ -186,11 +193,22 @@ AnyMethod = Method[Any, Any, Any]  # for whoever passes decisions on and does no
 
 def decision_type(method: AnyMethod) -> Any:
     """D of a method, for the codec."""
-    for kind in type(method).__mro__:
-        for base in getattr(kind, "__orig_bases__", ()):
-            if get_origin(base) is Method:
-                return get_args(base)[1]
+    if own := _own_types(type(method)):
+        return own[1]
     raise TypeError(f"{type(method).__name__} does not say what it decides")
+
+
+def _own_types(kind: type[AnyMethod]) -> tuple[Any, ...]:
+    """P, D and M; nothing where the class does not say them."""
+    bases = (base for each in kind.__mro__ for base in getattr(each, "__orig_bases__", ()))
+    return next((get_args(base) for base in bases if get_origin(base) is Method), ())
+
+
+def _dataclasses_in(types: Iterable[Any]) -> Iterator[type[Any]]:
+    for kind in types:
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield kind
+        yield from _dataclasses_in(get_args(kind))
 
 
 def float32s(numbers: Sequence[float]) -> NDArray[np.float32]:

@@ -71,6 +71,14 @@ class Share:
     magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
     rank_error: Count = 0
 
+    def __post_init__(self) -> None:
+        """ValueError where the pattern is not the threshold's, as in a damaged report."""
+        pattern = ALL_KEPT if self.nonzero is None else NOTHING_KEPT
+        if self.threshold is not None:
+            pattern = percentile.smallest_pattern_from(self.threshold)
+        if self.pattern != pattern:
+            raise ValueError(f"pattern {self.pattern} where {pattern} follows from the threshold {self.threshold}")
+
 
 Shares = tuple[Share, ...]  # the decision of a layer: one for each model
 

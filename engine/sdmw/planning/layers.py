@@ -44,14 +44,19 @@ def layer_index(name: str) -> int | None:
 def depths(names: Iterable[str]) -> dict[str, float]:
     """Where each tensor stands between the first layer of its stack (0) and the last (1); METHODS.md, section 6.
 
-    What stands before the layer index names the stack. A tensor outside layers is at 0, the only layer of a stack at 1.
+    What stands before the layer index names the stack. Layers are counted, so indices may begin anywhere and have gaps.
+    A tensor outside layers is at 0, the only layer of a stack at 1.
     """
     places = {name: _place_in_stack(name) for name in names}
-    last: dict[str, int] = {}
+    stacks: dict[str, set[int]] = {}
     for stack, index in filter(None, places.values()):
-        last[stack] = max(last.get(stack, 0), index)
-    return {name: place[1] / last[place[0]] if place and last[place[0]] else float(place is not None)
-            for name, place in places.items()}  # fmt: skip
+        stacks.setdefault(stack, set()).add(index)
+    depth_of = {
+        (stack, index): number / (len(indices) - 1) if len(indices) > 1 else 1.0
+        for stack, indices in stacks.items()
+        for number, index in enumerate(sorted(indices))
+    }
+    return {name: depth_of[place] if place else 0.0 for name, place in places.items()}
 
 
 def _place_in_stack(name: str) -> tuple[str, int] | None:

@@ -117,7 +117,7 @@ class Plan:
         product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
-        threads: that compute.
+        threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
         free_bytes: free disk where the output goes.

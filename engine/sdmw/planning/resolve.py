@@ -85,14 +85,24 @@ def _check_same(
 ) -> list[Problem]:
     problems = []
     first = tensors[0]
-    for place, entry in enumerate(recipe.models):
-        expected = values[first].by_model[parameter.name][place]
+    owners = [f" of model {quoted(str(entry.model))}" for entry in recipe.models] if parameter.by_model else [""]
+    for place, owner in enumerate(owners):
+        expected = _values_of(parameter, values[first])[place]
         for tensor in tensors[1:]:
-            found = values[tensor].by_model[parameter.name][place]
+            found = _values_of(parameter, values[tensor])[place]
             if found != expected:
-                where = f"recipe: {parameter.name} of model {quoted(str(entry.model))} in layer {quoted(layer)}"
-                said = f"{found:g} for {quoted(tensor)}"
+                where = f"recipe: {parameter.name}{owner} in layer {quoted(layer)}"
+                wanted = f"one value, {_said(expected)} as for {quoted(first)}"
                 mend = "Let filters and gradients follow the layers, or choose a finer granularity"
-                problems.append(Problem(where, f"one value, {expected:g} as for {quoted(first)}", said, mend))
+                problems.append(Problem(where, wanted, f"{_said(found)} for {quoted(tensor)}", mend))
                 break
     return problems
+
+
+def _values_of(parameter: Parameter, resolved: Settings) -> tuple[Chosen, ...]:
+    """The value for each model, or the one that stands at the top."""
+    return resolved.by_model[parameter.name] if parameter.by_model else (resolved.top[parameter.name],)
+
+
+def _said(value: Chosen) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -34,7 +34,8 @@ class Parameter:
         default: what holds where no level says anything; None where there is none.
         by_model: it may also stand under a model's `parameters`.
         varies: it takes filters and gradients (a flag takes filters only).
-        same_within_layer: all tensors of a layer must resolve to one value for a model.
+        same_within_layer: all tensors of a layer must resolve to one value (for a model, where it is `by_model`). What
+            `decide_layer` reads needs it, since that is given the parameters of the layer's first tensor alone.
         minimum, maximum: the closed range of a number; also finite as float32.
         choices: the words of a choice.
         keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
@@ -128,7 +129,7 @@ def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
     Args:
         setting: a tuple of `Rule`, tried in order; None where the level does not have the parameter.
         tensor: the tensor's name.
-        depth: 0 to 1, the place of its layer index between the first and the last; where a gradient is read.
+        depth: 0 to 1, the place of its layer between the first and the last; where a gradient is read.
     """
     for rule in setting or ():
         if rule.matches(tensor):

@@ -150,7 +150,7 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
             mend = "Write it under parameters" if name in parameters else mend
             findings.add(path, "unknown field", mend=mend, key=True)
         case "missing" if name == "models" and ("slices" in value or "modules" in value):
-            pass  # they stand in its place, and are told
+            pass  # slices or modules replace it, and are reported themselves
         case "missing" if name == "models":
             findings.add(path, "missing", mend="Write for instance models: [{model: ./corp}, {model: ./func}]")
         case "missing":

@@ -29,8 +29,8 @@ class Settings:
         """One level of parameters, in the order of the recipe.
 
         Args:
-            given: the plain tree's `parameters`; what is no mapping has been told already and is none. Parameters that
-                are ignored are deleted from it.
+            given: the plain tree's `parameters`. Anything but a mapping counts as empty: the problem has been reported
+                already. Parameters that are ignored are deleted from it.
             path: where it stands.
             under_model: it stands under a model.
         """

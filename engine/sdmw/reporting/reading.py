@@ -31,7 +31,7 @@ def read_report(folder: str) -> Report:
     """The report of a merge.
 
     Raises:
-        CheckpointError: there is none, or none that this version reads; it says what is wrong and where.
+        CheckpointError: there is no report, or this version cannot read it; the message says what is wrong and where.
     """
     where = os.path.join(folder, REPORT)
     data = _json(folder)
@@ -42,11 +42,26 @@ def read_report(folder: str) -> Report:
             found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
             raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
         report = codec.decode(Report, {**data, "path": folder})
+        if unknown := next(_unknown(data, report.to_dict()), None):
+            raise ValueError(f"{shorten(unknown)} is no field of it")
     except ValueError as error:
         raise CheckpointError([Problem(where, "a report as sdmw leaves it", f"another: {error}")]) from None
     if any(each.sample is None for each in report.inputs):
         raise CheckpointError([Problem(where, "a sample of every input", "null")])
     return report
+
+
+def _unknown(data: Any, read: Any) -> Iterator[str]:
+    """The keys of plain data that nothing was read from."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            if name in read:
+                yield from _unknown(value, read[name])
+            else:
+                yield name
+    elif isinstance(data, list):
+        for value, found in zip(data, read, strict=True):
+            yield from _unknown(value, found)
 
 
 def _json(folder: str) -> Any:
@@ -123,7 +138,7 @@ def contradictions(report: Report, plan: Plan, decisions: Decisions) -> Iterator
     own["inputs"] = [{"model": name, "file": file} for name, file, _ in input_files(plan)]
     expected, told = (_compared(each, report.schema) for each in (own, codec.encode(report)))
     for name in expected:
-        for at, one, other in _differences(expected[name], told[name], name, report.version == __version__):
+        for at, one, other in _differences(expected[name], told[name], name, report.version != __version__):
             yield Problem(f"{where}: {at}", shorten(one), shorten(other), CHANGED)
     if report.schema == SCHEMA:
         yield from _not_vouched_for(report, plan)
@@ -135,7 +150,7 @@ def _compared(told: Mapping[str, Any], schema: int) -> dict[str, Any]:
     found = {"method": told["method"], "models": _only(told["models"], "name", *facts)}
     found["layers"] = _only(told["layers"], "name", "tensors", *facts)
     if schema == SCHEMA:
-        found |= {name: told[name] for name in ("parameters", "facts", "missing", "extra")}
+        found |= {name: told[name] for name in ("parameters", "seed", "facts", "missing", "extra")}
         found["inputs"] = _only(told["inputs"], "model", "file")
     return found
 
@@ -144,23 +159,24 @@ def _only(data: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     return [{name: each[name] for name in names} for each in data]
 
 
-def _differences(expected: Any, found: Any, at: str, strict: bool) -> Iterator[tuple[str, Any, Any]]:
+def _differences(expected: Any, found: Any, at: str, foreign: bool) -> Iterator[tuple[str, Any, Any]]:
     """Where two plain values differ.
 
     Args:
         expected: as this version writes it.
         found: in the report.
         at: names the place.
-        strict: facts and parameters that only one of them has count; another version may have written fewer.
+        foreign: another version wrote it, which may tell facts and parameters beside these; none may lack.
     """
     if isinstance(expected, dict) and isinstance(found, dict):
         for name in sorted(expected.keys() & found.keys()):
-            yield from _differences(expected[name], found[name], f"{at}.{name}", strict)
-        if expected.keys() != found.keys() and (strict or at in ("missing", "extra")):
+            yield from _differences(expected[name], found[name], f"{at}.{name}", foreign)
+        may_tell_more = foreign and at not in ("missing", "extra")
+        if expected.keys() - found.keys() or (found.keys() - expected.keys() and not may_tell_more):
             yield at, sorted(expected), sorted(found)
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         for place, (one, other) in enumerate(zip(expected, found, strict=True)):
-            yield from _differences(one, other, f"{at}[{place}]", strict)
+            yield from _differences(one, other, f"{at}[{place}]", foreign)
     elif not _same(expected, found):
         yield at, expected, found
 
@@ -185,7 +201,7 @@ def recipe_of(path: str) -> str:
     """The recipe that stands in a merged checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no recipe.
     """
     for name in ("sdmw_recipe.yaml", "mergekit_config.yml"):
         if os.path.isfile(found := os.path.join(path, name)):

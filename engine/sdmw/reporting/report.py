@@ -168,7 +168,7 @@ class Report:
             path: the directory.
 
         Raises:
-            CheckpointError: there is none, or none that this version reads.
+            CheckpointError: there is no report, or this version cannot read it.
         """
         from sdmw.reporting.reading import read_report
 
@@ -214,7 +214,6 @@ def build_report(
         **derived(plan, outcome.decisions, models),
         schema=2,
         version=__version__,
-        seed=None,
         pieces=tuple(
             (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
@@ -243,6 +242,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
     return {
         "method": method.name,
         "parameters": _parameters(plan.recipe),
+        "seed": None,
         "models": models,
         "facts": method.facts(params, decisions.layers, decisions.model),
         "layers": _layers(plan, method, decisions.layers),

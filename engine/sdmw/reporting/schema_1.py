@@ -88,7 +88,7 @@ def report(data: Mapping[str, Any], path: str) -> Report:
         path: of the checkpoint that it stands in.
 
     Raises:
-        ValueError: it is none; the message says where.
+        ValueError: the data are no such report; the message says where.
     """
     old = codec.decode(_Report, data)
     return Report(

@@ -1,10 +1,13 @@
 """What every run shares: where events go, signals, the memory of tiles, workers; and how an output is published."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import Problem, UsageError, quoted
 from sdmw.kernels import ready
 from sdmw.running.events import Compiling, Published, Receiver
 from sdmw.running.journal import check_unchanged
@@ -47,10 +50,25 @@ def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iter
         tell: hears of what happens.
         workers: number of threads, or of the executor's workers to be kept busy.
         executor: None for threads; an executor that the caller owns; or a function that makes one.
+
+    Raises:
+        UsageError: `executor` is something else, or the function makes no executor.
     """
+    if executor is not None and not isinstance(executor, Executor):
+        if not callable(executor):
+            raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
+        executor = partial(_made, executor)
     load_kernels(tell)  # before signals are noted: while they are compiled, one ends the process at once
     with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
         yield Context(tell, signals, pool)
+
+
+def _made(make: Callable[[], Executor]) -> Executor:
+    """What a function of the caller's makes."""
+    found: object = make()
+    if not isinstance(found, Executor):
+        raise UsageError([Problem("executor", "a function that makes an Executor", f"one that makes {quoted(found)}")])
+    return found
 
 
 @contextmanager

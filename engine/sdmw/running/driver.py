@@ -209,7 +209,7 @@ class Measuring:
         self._first = self._first_looks()
 
     def next_task(self) -> Task[Any] | None:
-        """The next piece to look at; None where there is none now, though results to come may bring some."""
+        """The next piece to look at; None where there is none now, though a result to come may bring one."""
         while self._again:
             if task := next(self._again[0], None):
                 return task

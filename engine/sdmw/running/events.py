@@ -45,8 +45,8 @@ class Progress:
     """A piece is done; in a resumed merge also what is kept, at the start of a stage.
 
     Attributes:
-        stage: measure or apply; check where the output of an interrupted run is read again; pack, extract or verify
-            where that is what is done.
+        stage: measure or apply; check where the output of an interrupted run is read again; else pack, extract or
+            verify.
         done: bytes read in this stage so far, further looks not counted.
         total: bytes that this stage reads.
     """

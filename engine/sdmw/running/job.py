@@ -13,7 +13,7 @@ from sdmw.running.work import Portion, Span
 @tagged
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What a method decided. `sdmw.codec` writes and reads it.
+    """What a method decided. `sdmw.codec` writes and reads it: a method's decisions are `tagged`.
 
     Attributes:
         layers: the decision of each layer, in the plan's order.

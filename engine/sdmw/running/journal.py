@@ -19,7 +19,7 @@ COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 
 
 def head(plan: Plan) -> dict[str, object]:
-    """What must be the same for a run to be gone on with: version, recipe, plan, and the fingerprint of each input.
+    """What must be the same for a run to be resumed: version, recipe, plan, and the fingerprint of each input.
 
     Threads, budget and tile may differ: the bits do not depend on them.
     """

@@ -1,8 +1,9 @@
 """Reads an unwritten merge as `safetensors.safe_open` reads a file: names, whole tensors, and slices, in NumPy."""
 
+import operator
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.tensors.tile_memory import tile_memory
 
-Index = int | slice | EllipsisType
+Index = SupportsIndex | slice | EllipsisType
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class MergeReader:
         return self.get_slice(name)[...]
 
     def get_slice(self, name: str) -> "TensorSlice":
-        """A tensor of which parts can be read; UsageError where there is none of this name."""
+        """A tensor of which parts can be read; UsageError where no tensor has this name."""
         if name not in self.merge.tensors:
             raise UsageError([Problem("name", "the name of a tensor of the merge", quoted(name))])
         return TensorSlice(self.merge, self.merge.tensors[name])
@@ -80,17 +81,17 @@ class TensorSlice:
 
         Raises:
             IndexError: the index is beyond the tensor.
+            TypeError: it is a boolean, None, a list or anything else that is no integer, slice or ellipsis.
             RunError: inputs changed since the merge was decided, are not finite, or cannot be read.
         """
         shape = self.tensor.shape
-        asked = index if isinstance(index, tuple) else (index,)
-        if not shape or not asked or asked[0] is Ellipsis:
-            return self._rows(0, shape[0] if shape else 1)[index]
-        first, *rest = asked
+        asked = tuple(map(_checked, index if isinstance(index, tuple) else (index,)))
+        first, *rest = asked or (...,)
+        if not shape or isinstance(first, EllipsisType):
+            return self._rows(0, shape[0] if shape else 1)[asked]
         if isinstance(first, int):
             row = range(shape[0])[first]  # IndexError as NumPy has it
             return self._rows(row, row + 1)[(0, *rest)]
-        assert isinstance(first, slice)
         rows = range(*first.indices(shape[0]))
         low, high = (min(rows[0], rows[-1]), max(rows[0], rows[-1]) + 1) if rows else (0, 0)
         start, stop = ((rows[0] - low, high - low) if rows.step > 0 else (rows[0] - low, None)) if rows else (0, 0)
@@ -104,6 +105,17 @@ class TensorSlice:
             values = np.array(tile).view(_numpy_dtype(self.tensor.dtype))
         check_unchanged([self.merge])  # what was decided holds for no other files
         return values.reshape((high - low, *shape[1:]) if shape else ())
+
+
+def _checked(index: Index) -> int | slice | EllipsisType:
+    if isinstance(index, slice | EllipsisType):
+        return index
+    try:
+        if not isinstance(index, bool | np.bool_):
+            return operator.index(index)
+    except TypeError:
+        pass
+    raise TypeError(f"{type(index).__name__} is no index of a tensor: integers, slices and one ellipsis are")
 
 
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:

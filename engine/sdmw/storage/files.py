@@ -47,7 +47,7 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
 
 
 def size_of(directory: str, name: str) -> int | str:
-    """The bytes of a file of a checkpoint, or why it is none that `open_file` opens."""
+    """The bytes of a file of a checkpoint, or why `open_file` would refuse it."""
     target, allowed = follow(directory, name)
     if not allowed:
         return "a link that leaves the folder"

@@ -7,7 +7,7 @@ _SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/([0-9a-f]{40})", re.DOTALL)
 
 
 def commit_of(path: str) -> str | None:
-    """The commit of a snapshot directory; None where the path is none of the cache's.
+    """The commit of a snapshot directory; None where the path is not one in the cache.
 
     Source: huggingface_hub, "Understand caching": `models--ORG--NAME/snapshots/COMMIT`.
     """

@@ -15,7 +15,7 @@ class FirstFailure:
     """Keeps the first failure to write below a folder; the kernel may report lost data once only. Safe for threads.
 
     Attributes:
-        error: the failure; None while there is none.
+        error: the failure; None while nothing has failed.
     """
 
     def __init__(self, folder: str, sizes: Sequence[int]) -> None:

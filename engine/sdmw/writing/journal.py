@@ -36,7 +36,7 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: str) -> Self | None:
-        """The one that is there; None where there is none with a head."""
+        """The journal that is there; None where there is no journal, or one without a head."""
         records, size = read(path)
         return cls(path, records, size) if records else None
 

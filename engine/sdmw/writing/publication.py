@@ -57,7 +57,7 @@ class Publication:
             target: as checked by `check_target`.
             layouts: the shards.
             overwrite: whether publishing may replace a directory.
-            head: a JSON value; what an earlier run has done is gone on with where its head was equal.
+            head: a JSON value; an earlier run is resumed if its head was equal.
             resume: False removes what an earlier run left.
 
         Raises:
@@ -220,7 +220,7 @@ class Publication:
             self._journal = None
 
     def _reopened(self, head: object) -> Journal | None:
-        """The journal of an earlier run, its shards made ready; None where there is none to go on with."""
+        """The journal of an earlier run, its shards made ready; None where there is nothing to resume."""
         journal = Journal.reopen(self._work.journal) if os.path.isdir(self.path) else None
         if journal is None:
             return None

@@ -83,7 +83,7 @@ def fingerprint(folder: str, name: str) -> str:
     """XXH3-128 of a file that comes along, in hex; no signature.
 
     Raises:
-        CheckpointError: it cannot be read, or is none that comes along.
+        CheckpointError: it cannot be read, or may not come along.
     """
     checksum = xxhash.xxh3_128()
     with _opened(folder, name) as source:

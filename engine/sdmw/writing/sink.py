@@ -34,7 +34,7 @@ class Sink:
     returns, and nothing stays open. Frozen and picklable.
 
     Attributes:
-        folder: that holds the shards.
+        folder: the directory that holds the shards.
         shards: the shards.
         run: tells runs apart that write one folder one after the other.
     """

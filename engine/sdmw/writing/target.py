@@ -25,7 +25,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     if name in ("", ".", "..") or "\0" in target:
         return [Problem("output", "a name for a new directory", repr(target))]
     if not os.path.isdir(parent):
-        return [Problem(target, "an existing directory to make it in", f"{parent} is none", "Make it first")]
+        return [Problem(target, "an existing directory to make it in", f"no directory at {parent}", "Make it first")]
     path = os.path.join(parent, name)
     overlaps = list(_overlaps(path, inputs))
     occupied = () if overlaps and overwrite else _occupied(path, overwrite)  # whoever removes it loses an input

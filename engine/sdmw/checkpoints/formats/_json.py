@@ -38,8 +38,8 @@ def parse(raw: bytes) -> object:
 def members(raw: bytes) -> Iterator[tuple[str, Any]]:
     """The keys and values of the object that UTF-8 JSON bytes stand for, each parsed when it is asked for.
 
-    So the whole is never in memory at once, and who has seen enough stops. A key may come again: that is the caller's
-    to refuse.
+    So the whole is never in memory at once, and the caller may stop at any key. A key may occur twice: it is up to the
+    caller to refuse that.
 
     Raises:
         TypeError: JSON, and no object; its type.
