@@ -139,6 +139,11 @@ def kernels_to_load() -> Kernels:
             return Kernels(LOADING, LOADED)
 
 
+def least_peak(demand: Demand) -> int:
+    """The bound with the smallest tile in one thread."""
+    return projected_peak(demand, SMALLEST_TILE, 1)
+
+
 def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
     """The largest tile that keeps within the budget; fewer threads only where the smallest tile does not."""
     for count in range(threads, 0, -1):
@@ -150,7 +155,7 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
             if peak <= budget:
                 return Fit(count, tile, peak)
             tile //= 2
-    return refusal(projected_peak(demand, SMALLEST_TILE, 1), budget)
+    return refusal(least_peak(demand), budget)
 
 
 @dataclass(frozen=True, slots=True)

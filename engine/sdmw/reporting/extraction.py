@@ -45,6 +45,7 @@ class ExtractionReport:
         error: of all weights together, as for one.
         weights: each.
         left_out: tensors that the fine-tune changed and that are no matrices: an adapter cannot say them.
+        warnings: what is odd about the place of the output.
     """
 
     version: str
@@ -53,6 +54,7 @@ class ExtractionReport:
     error: float
     weights: tuple[ExtractedWeight, ...]
     left_out: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         found = f"rank {self.rank}, {counted(len(self.weights), 'weight')}, error {self.error:.2%}"
