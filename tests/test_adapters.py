@@ -260,7 +260,7 @@ class TestRefused:
 
     TENSORS: ClassVar = {
         "another base's target": ("model.layers.7.self_attn.q_proj", (16, 16), "expected a tensor that"),
-        "the tied head": ("x.lm_head", (16, 16), "The model ties its head"),
+        "the tied head": ("x.lm_head", (40, 16), "The model ties its head"),
         "another shape": ("model.layers.0.self_attn.q_proj", (16, 24), "expected shape [16, 16]"),
     }
 

@@ -56,7 +56,7 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
         left = np.linalg.norm((above - merged[weight.tensor]).astype(np.float64)) / weight.norm
         assert weight.error == pytest.approx(left, abs=1e-5)
     assert {weight.tensor for weight in report.weights} == {n for n, t in base.items() if t.ndim == 2}
-    assert set(report.left_out) == {n for n, t in base.items() if t.ndim == 1}
+    assert {each.tensor for each in report.left_out} == {n for n, t in base.items() if t.ndim == 1}
     saved = json.loads(Path("out/sdmw_report.json").read_text())
     assert saved["error"] == report.error
 
@@ -99,7 +99,7 @@ def test_what_an_adapter_cannot_say_is_named(tmp_path, monkeypatch):
     tune = {**base, "norm.bias": np.zeros(8, "f4"), "scale": np.zeros((2, 2)), "head.weight": np.ones((2, 2), "f4")}
     write_checkpoint("tune", tune)
     report = sdmw.extract("base", "tune", "out", rank=2, progress=False)
-    assert set(report.left_out) == {"norm.bias", "scale", "head.weight"}
+    assert {each.tensor for each in report.left_out} == {"norm.bias", "scale", "head.weight"}
     names = {name.removeprefix("base_model.model.") for name in load_file("out/adapter_model.safetensors")}
     assert {"embed_out.lora_A.weight", "shared.lora_embedding_A"} <= names
 
@@ -138,5 +138,5 @@ def test_the_command(world, capsys, monkeypatch):
     said = told(capsys, monkeypatch, "extract", "base", "tune", "out", "--rank", "2")
     assert said.code == 0, said
     assert "model.layers.0.mlp.up_proj.weight" in said.out
-    assert "left out     3 changed tensors that are no matrices" in said.out
+    assert "of the whole delta, in 3 changed tensors (3 vectors)" in said.out
     assert "PeftModel.from_pretrained(base, 'out')" in said.out

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import input_folders
-from sdmw.errors import CheckpointError, PlanError, Problem, quoted
+from sdmw.errors import CheckpointError, PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, memory
@@ -106,7 +106,7 @@ def build(recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options) -
         notes=recipe.notes,
         warnings=tuple(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
     )
-    return _fitted(_with_disk(replace(plan, problems=tuple(problems)), options), method, options)
+    return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
 
 
 def _missing(inputs: Inputs) -> tuple[tuple[str, int], ...]:

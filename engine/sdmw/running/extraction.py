@@ -14,7 +14,8 @@ from sdmw.errors import NonFiniteError, Problem
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.running.context import Context
 from sdmw.running.events import Progress
-from sdmw.running.work import equal, read_tiles
+from sdmw.running.left_out import norm_of_change
+from sdmw.running.work import read_tiles
 from sdmw.tensors.matrices import widened
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.publication import Publication
@@ -134,11 +135,11 @@ def _basis(columns: Block) -> Block:
 
 def carry_out(
     plan: ExtractionPlan, output: Publication, context: Context
-) -> tuple[list[tuple[str, float, float]], list[str]]:
+) -> tuple[list[tuple[str, float, float]], list[tuple[str, float, str]]]:
     """Extract every weight and write its matrices.
 
     Returns:
-        Name, norm and error of each weight; the names of the other tensors that the fine-tune changed.
+        Name, norm and error of each weight; name, norm and kind of the other tensors that the fine-tune changed.
 
     Raises:
         RunError: inputs changed, are not finite, or a signal came.
@@ -153,17 +154,5 @@ def carry_out(
         found.append((weight.base.name, made.norm, made.error))
         done += weight.base.nbytes
         context.tell(Progress("extract", done, total))
-    differing = [base.name for base, model in plan.rest if _differ(base, model, context.signals.check)]
-    return found, [*differing, *plan.added]
-
-
-def _differ(base: Tensor, model: Tensor, check: Callable[[], None]) -> bool:
-    """Whether two tensors have other values, or zeros of another sign."""
-    infos = (base, model)
-    if not (base.dtype.merges and model.dtype.merges):
-        return base.dtype is not model.dtype or not equal(base, model, ROWS)
-    for _, tiles in read_tiles(infos, 0, base.elements, ROWS, check):
-        below, above = (widened(tile, info.dtype).view(np.uint32) for tile, info in zip(tiles, infos, strict=True))
-        if not np.array_equal(below, above):
-            return True
-    return False
+    norms = ((rest, norm_of_change(rest.base, rest.model, context.signals.check)) for rest in plan.rest)
+    return found, [(rest.model.name, norm, rest.why) for rest, norm in norms if norm is not None]

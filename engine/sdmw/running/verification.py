@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import InputChangedError, Problem, quoted
+from sdmw.errors import InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
 from sdmw.running.events import Progress
@@ -87,7 +87,7 @@ def verify(
         tasks = _tasks(out, job, pieces, wanted, context, nbytes, problems.append)
         context.pool.run(lambda: next(tasks, None))
     unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, problems)
+    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, shorten(problems))
 
 
 def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
