@@ -159,10 +159,14 @@ def _parts(method: AnyMethod, wanted: Sequence[Row], params: Mapping[str, object
 
 def _factors(parts: Sequence[_Part]) -> Iterator[_Part]:
     """The tensors of an adapter that holds the deltas of the parts."""
+    known: set[str] = set()
     for part in parts:
         for tensor in part.inputs[1:]:
             if isinstance(tensor, LowRank):
                 for factor in factors(tensor):
+                    if factor.name in known:  # the delta of an embedding that is the head too
+                        continue
+                    known.add(factor.name)
                     row = Row(factor.name, factor, "convert", None, (factor,), part.row.depth)
                     yield _Part(row, (factor,), part.params)
 
