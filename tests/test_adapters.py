@@ -79,7 +79,7 @@ def test_sdm_w_takes_the_deltas_as_they_are(world, names):
     assert_same(found, expected, base)
     assert [model.facts["weight"] for model in report.models] == chosen
     assert [model.facts["magnitude"] for model in report.models] == magnitudes
-    assert sdmw.verify("out", sample=1).problems == []
+    assert sdmw.verify("out", sample=1).problems == ()
 
 
 def test_task_arithmetic(world):

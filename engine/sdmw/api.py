@@ -268,7 +268,7 @@ def verify(
     _check_progress(progress)
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
-    from sdmw.reporting.reading import decisions_of, read_report, recipe_of
+    from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
     from sdmw.running.context import working
     from sdmw.running.job import Job
@@ -280,14 +280,15 @@ def verify(
     )  # fmt: skip
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
-    verification.check_inputs(planned, [(each.size, each.header, each.sample) for each in report.inputs])
+    verification.check_inputs(planned, [(each.size, each.header, each.sample or "") for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
+    known = list(contradictions(report, planned, job.decisions))
     limit = parse_size(header_limit, "header_limit")
     merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
-        return verification.verify(merged, job, report.pieces, files, context, sample)
+        return verification.verify(merged, job, report.pieces, files, context, sample, known)
 
 
 def extract(

@@ -104,19 +104,17 @@ def plan(
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
     from sdmw.reporting import terminal
-    from sdmw.reporting.summary import summary
 
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, header_limit=header_limit,
     )  # fmt: skip
-    numbers = summary(planned)
     if as_json:
-        _print_json(numbers.to_dict())
+        _print_json(planned.to_dict())
     else:
-        terminal.print_warnings(numbers.warnings, numbers.notes)
+        terminal.print_warnings(planned.warnings, planned.notes)
         if planned.base is not None:  # else there is nothing to count
-            terminal.print_plan(numbers)
+            terminal.print_plan(planned)
         for problem in planned.problems:
             terminal.print_error(str(problem))
     raise typer.Exit(1 if planned.problems else 0)

@@ -3,22 +3,28 @@
 A dataclass is an object of its fields, a tuple a list, an enum its member's name. A class marked `tagged` also says
 its name under "type", so that a field declared as a protocol or an abstract class is read back as what it was. Only
 tagged classes can be named by JSON: nothing is imported or called because a file says so.
+
+A field of type `Annotated[int, Within(0, 100)]` or `Annotated[str, Matching("[0-9a-f]*")]` is checked when it is read.
 """
 
 import dataclasses
 import json
 import math
+import re
+import reprlib
+import sys
 import types
 from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import xxhash
 
 T = TypeVar("T")
 
 TAG = "type"
+LARGEST = sys.float_info.max
 _tagged: dict[str, type[Any]] = {}
 
 
@@ -27,6 +33,37 @@ def tagged(kind: type[T]) -> type[T]:
     known = _tagged.setdefault(kind.__name__, kind)
     assert known is kind, f"two classes of the name {kind.__name__}"
     return kind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Within:
+    """Limits a number: at least `low`, at most `high`. NaN and infinity are outside any limits."""
+
+    low: float
+    high: float = LARGEST
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"a number of at least {self.low:g}" + (f", at most {self.high:g}" if self.high < LARGEST else "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Matching:
+    """Limits a text to those that a regular expression matches whole."""
+
+    pattern: str
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return f"a text like {self.pattern}"
+
+
+Count = Annotated[int, Within(0, 2**63 - 1)]
+Checksum = Annotated[str, Matching("[0-9a-f]{32}")]  # XXH3-128
 
 
 def encode(value: Any) -> Any:
@@ -62,7 +99,10 @@ def decode(kind: type[T], data: Any) -> T:
     Raises:
         ValueError: the data are not of that type; the message says where and what was found.
     """
-    return cast(T, _decoded(kind, data, ""))
+    try:
+        return cast(T, _decoded(kind, data, ""))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _decoded(kind: Any, data: Any, at: str) -> Any:
@@ -73,14 +113,19 @@ def _decoded(kind: Any, data: Any, at: str) -> Any:
         return _decoded(kind.__bound__ or object, data, at)
     if origin in (Union, types.UnionType):
         return _alternative(get_args(kind), data, at)
+    if origin is Annotated:
+        return _limited(get_args(kind), data, at)
     if origin is Literal:
-        return data if data in get_args(kind) else _refuse(at, f"one of {', '.join(map(str, get_args(kind)))}", data)
+        words = get_args(kind)
+        known = any(type(data) is type(word) and data == word for word in words)
+        return data if known else _refuse(at, f"one of {', '.join(map(str, words))}", data)
     if origin is not None:
         return _collection(origin, get_args(kind), data, at)
     if dataclasses.is_dataclass(kind) and not getattr(kind, "__abstractmethods__", None):
         return _object(cast("type[Any]", kind), data, at)
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return kind[data] if data in kind.__members__ else _refuse(at, f"a {kind.__name__}", data)
+        named = isinstance(data, str) and data in kind.__members__
+        return kind[data] if named else _refuse(at, f"a {kind.__name__}", data)
     if kind in (bool, int, str, float, type(None)):
         return _scalar(kind, data, at)
     return _tagged_as(kind, data, at)
@@ -88,10 +133,18 @@ def _decoded(kind: Any, data: Any, at: str) -> Any:
 
 def _scalar(kind: type[Any], data: Any, at: str) -> Any:
     if kind is float and type(data) in (int, float):
-        return float(data)
+        return float(data) if abs(data) <= LARGEST else _refuse(at, "a number that float64 holds", data)
     if kind is float and data in ("inf", "-inf", "nan"):
         return float(data)
     return data if type(data) is kind else _refuse(at, _NAMES[kind], data)
+
+
+def _limited(arguments: tuple[Any, ...], data: Any, at: str) -> Any:
+    value = _decoded(arguments[0], data, at)
+    for limit in arguments[1:]:
+        if value not in limit:
+            _refuse(at, str(limit), data)
+    return value
 
 
 _NAMES = {bool: "true or false", int: "a whole number", str: "text", float: "a number", type(None): "null"}
@@ -114,9 +167,10 @@ def _collection(origin: Any, arguments: tuple[Any, ...], data: Any, at: str) -> 
 
 
 def _alternative(kinds: tuple[Any, ...], data: Any, at: str) -> Any:
-    """The alternative of the very type, else the first that fits; the fault of the last where none does."""
+    """The alternative of the very type, else the first that fits; the fault of the last but null where none does."""
     if type(data) in kinds:
         return _decoded(type(data), data, at)
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
     for kind in kinds[:-1]:
         try:
             return _decoded(kind, data, at)
@@ -130,6 +184,8 @@ def _object(kind: type[Any], data: Any, at: str) -> Any:
         return data
     if not isinstance(data, dict):
         _refuse(at, "an object", data)
+    if _tagged.get(kind.__name__) is kind and data.get(TAG, kind.__name__) != kind.__name__:
+        _refuse(at, f"a {kind.__name__}", data[TAG])
     fields = _fields_of(cast(Hashable, kind))
     if lacking := [name for name, _ in fields if name not in data]:
         _refuse(at, f"a field {lacking[0]!r}", sorted(data)[:10])
@@ -147,8 +203,9 @@ def _tagged_as(kind: Any, data: Any, at: str) -> Any:
 
 def _untyped(data: Any, at: str) -> Any:
     if isinstance(data, dict):
-        if data.get(TAG) in _tagged:
-            return _object(_tagged[data[TAG]], data, at)
+        tag = data.get(TAG)
+        if isinstance(tag, str) and tag in _tagged:
+            return _object(_tagged[tag], data, at)
         return {name: _untyped(item, f"{at}.{name}") for name, item in data.items()}
     return tuple(_untyped(item, at) for item in data) if isinstance(data, list) else data
 
@@ -156,9 +213,18 @@ def _untyped(data: Any, at: str) -> Any:
 @cache
 def _fields_of(kind: Hashable) -> tuple[tuple[str, Any], ...]:
     of = cast("type[Any]", kind)
-    hints = get_type_hints(of)
+    hints = get_type_hints(of, include_extras=True)
     return tuple((field.name, hints[field.name]) for field in dataclasses.fields(of) if field.init)
 
 
 def _refuse(at: str, expected: str, found: Any) -> Any:
-    raise ValueError(f"{at.lstrip('.') or 'the whole'}: expected {expected}, found {found!r:.100}")
+    raise ValueError(f"{at.lstrip('.') or 'the whole'}: expected {expected}, found {shorten(found)}")
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 100
+
+
+def shorten(value: Any) -> str:
+    """A value for a message: never all of a large one, whose `repr` may not fit in memory."""
+    return _short.repr(value)

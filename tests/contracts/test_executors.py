@@ -132,7 +132,7 @@ def test_processes_give_the_same_bits(world, tmp_path):
     with processes() as pool:
         for name, each in asked.items():
             assert merged(world, tmp_path / "out", each, executor=pool, overwrite=True) == expected[name], name
-        assert sdmw.verify(tmp_path / "out", sample=1, executor=pool, progress=False).problems == []
+        assert sdmw.verify(tmp_path / "out", sample=1, executor=pool, progress=False).problems == ()
         reader = sdmw.open(recipe(world), executor=pool, progress=False)
     assert reader.get_tensor("model.tiny.3").tobytes() in expected["sdm_w"]["model-00001-of-00003.safetensors"]
 

@@ -39,7 +39,7 @@ def test_the_recipe_of_the_readme(tmp_path):
     report = sdmw.merge(tmp_path / "recipe.yaml", tmp_path / "out", progress=False)
     assert [model.name for model in report.models] == ["tests/data/corp", "tests/data/func-lora"]
     assert all(model.facts["weight"] > 0.2 for model in report.models)
-    assert sdmw.verify(tmp_path / "out", sample=1).problems == []
+    assert sdmw.verify(tmp_path / "out", sample=1).problems == ()
 
 
 @pytest.mark.parametrize("kind", ["linear", "cat", "svd"])
@@ -49,4 +49,4 @@ def test_both_combine(tmp_path, kind):
     parameters = {"combination_type": kind, "output": "adapter"}
     report = sdmw.merge({**recipe, "parameters": parameters}, tmp_path / "out", progress=False)
     assert [model.facts["weight"] for model in report.models] == [0.5, 0.5]
-    assert sdmw.verify(tmp_path / "out", sample=1).problems == []
+    assert sdmw.verify(tmp_path / "out", sample=1).problems == ()

@@ -20,7 +20,7 @@ def test_each_term_of_the_bound(monkeypatch):
     demand = Demand(reserved=23, element=5, output=37, working=43, models=3, components=7, looks=looks_of)
     monkeypatch.setattr(budget, "IN_FLIGHT", 41)
     written = 41 * 29 * 37
-    looks = 3 * (13 * 7 + 17 * 2 * 31)
+    looks = 3 * (13 * (7 + 1) + 17 * 2 * 31)
     assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43 + 3 * 11) + written + looks + 19
     unmeasured = replace(demand, models=0)
     assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19

@@ -110,7 +110,7 @@ def test_a_signal_stops_verifying(tmp_path, recipe, monkeypatch, signum):
             yield tile
 
     monkeypatch.setattr(verification, "read_tiles", slow)
-    assert sdmw.verify(tmp_path / "out", sample=1, progress=False).problems == []
+    assert sdmw.verify(tmp_path / "out", sample=1, progress=False).problems == ()
     tiles = len(begun)
     begun.clear()
     with pytest.raises(StoppedError) as caught:

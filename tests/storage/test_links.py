@@ -224,3 +224,10 @@ class TestOtherReads:
             files.read_bounded(str(tmp_path), "x", 4)
         with pytest.raises(CheckpointError, match="a link that leaves it"):
             files.read_start(str(tmp_path), "out", 9)
+
+
+def test_the_commit_of_a_snapshot(tmp_path):
+    snapshot = hub_cache(tmp_path)
+    assert read(str(snapshot)).commit is None  # no name that the Hub gives
+    named = snapshot.rename(snapshot.parent / ("0123456789abcdef" * 3)[:40])
+    assert read(str(named)).commit == named.name

@@ -165,17 +165,17 @@ class Method(ABC, Generic[P, D, M]):
         return ()
 
     def decisions_of_schema_1(
-        self, params: Sequence[P], layers: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+        self, params: Sequence[P], layers: Sequence[Sequence[Facts]], models: Sequence[Facts]
     ) -> tuple[list[D], M]:
         """The decisions that a report of schema 1 holds.
 
         Args:
             params: of each layer's first tensor.
-            layers: as they stand in the report.
-            models: likewise.
+            layers: of each the facts on every model: threshold, nonzero, kept.
+            models: of each its facts: weight, magnitude, nonzero, kept.
 
         Raises:
-            KeyError, TypeError, ValueError: the report is malformed.
+            ValueError: the facts contradict each other.
         """
         decided = [self.decide_layer(each, Measured()) for each in params]
         return decided, self.decide_model(list(zip(params, decided, strict=True)))

@@ -1,15 +1,16 @@
 """Significant Deltas Merging with Weights. Source: Smirnov, Rachkov 2025, pp. 735-743; METHOD.md closes its gaps."""
 
 import functools
+import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 
-from sdmw.codec import tagged
+from sdmw.codec import Count, Within, tagged
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
@@ -19,6 +20,7 @@ from sdmw.statistics.low_bits import LowBits, LowBitsLook
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 
 NO_LOW_BITS = LowBits({}, {})
+LARGEST = float(np.finfo(np.float32).max)
 EQUAL = "every fine-tune equals the base: so does the result"
 UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
@@ -62,12 +64,12 @@ class Share:
         rank_error: the most ranks by which the cut can be off.
     """
 
-    threshold: float | None
-    pattern: int
-    nonzero: int | None = None
-    kept: int | None = None
-    magnitude: Mapping[str, int] | None = None
-    rank_error: int = 0
+    threshold: Annotated[float, Within(0, LARGEST)] | None
+    pattern: Annotated[int, Within(ALL_KEPT, NOTHING_KEPT)]
+    nonzero: Count | None = None
+    kept: Count | None = None
+    magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
+    rank_error: Count = 0
 
 
 Shares = tuple[Share, ...]  # the decision of a layer: one for each model
@@ -198,17 +200,22 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         return (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
 
     def decisions_of_schema_1(
-        self, params: Sequence[SdmWParams], layers: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+        self, params: Sequence[SdmWParams], layers: Sequence[Sequence[Facts]], models: Sequence[Facts]
     ) -> tuple[list[Shares], Weights]:
-        """By the thresholds of the layers, and by the weights and magnitudes of the models."""
-        decided = [
-            tuple(Share(one["threshold"], _pattern(one), one["nonzero"], one["kept"]) for one in layer["models"])
-            for layer in layers
-        ]
+        """By the thresholds of the layers, and by the magnitudes of the models."""
+        decided = [tuple(map(_share_of_schema_1, layer)) for layer in layers]
+        if any(len(shares) != len(models) for shares in decided):
+            raise ValueError(f"a layer does not tell of {len(models)} models")
         if params[0].weights is not None:
             return decided, Weights(None, tuple(range(len(models))))
-        taking = (number for number, one in enumerate(models) if one["magnitude"] > 0)
-        return decided, Weights(tuple(float(one["weight"]) for one in models), tuple(taking))
+        magnitudes = [cast(float, one["magnitude"]) for one in models]
+        if None in magnitudes:
+            raise ValueError("a model without a magnitude")
+        weights = tuple(cast(float, one["weight"]) for one in models)
+        for weight, expected in zip(weights, weights_by_magnitude(magnitudes, params[0].power), strict=True):
+            if weight is None or not math.isclose(weight, expected, rel_tol=1e-12):
+                raise ValueError(f"a weight of {weight} where {expected} follows from the magnitudes")
+        return decided, Weights(weights, tuple(n for n, magnitude in enumerate(magnitudes) if magnitude > 0))
 
 
 def total_magnitude(shares: Iterable[Share]) -> float:
@@ -277,11 +284,14 @@ def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
     }
 
 
-def _pattern(share: Mapping[str, Any]) -> int:
-    """Of a share in a report of schema 1, which has the threshold alone."""
-    if share["threshold"] is not None:
-        return percentile.smallest_pattern_from(share["threshold"])
-    return ALL_KEPT if share["nonzero"] is None else NOTHING_KEPT
+def _share_of_schema_1(facts: Facts) -> Share:
+    """A share without its magnitude; the pattern follows from the threshold."""
+    threshold, nonzero, kept = (cast(Any, facts[name]) for name in ("threshold", "nonzero", "kept"))
+    if threshold is None:
+        return Share(None, ALL_KEPT if nonzero is None else NOTHING_KEPT, nonzero, kept)
+    if not 0 < threshold <= LARGEST:
+        raise ValueError(f"a threshold of {threshold}")
+    return Share(threshold, percentile.smallest_pattern_from(threshold), nonzero, kept)
 
 
 METHODS = (SdmW(),)

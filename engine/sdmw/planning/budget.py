@@ -61,12 +61,12 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
     Each thread maps a tile of every input, holds one of output, and counts into its own arrays. Some tiles of output
-    are on their way to the disk. The driver holds the statistics of one layer and of the pieces under way, twice as
-    many as threads.
+    are on their way to the disk. The driver holds the statistics of one layer, a copy of one of its components while a
+    piece's are added, and those of the pieces under way, twice as many as threads.
     """
     looks = demand.looks
     worker = tile * demand.element + demand.working + demand.models * looks.counter
-    statistics = demand.models * (looks.kept * demand.components + looks.result * 2 * threads)
+    statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
     return demand.reserved + threads * worker + written + statistics + STAGING
 

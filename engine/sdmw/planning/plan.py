@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem
 from sdmw.methods.method import Product
@@ -14,6 +16,7 @@ from sdmw.views.tied import TiedHead
 from sdmw.writing.layout import Place, ShardLayout
 
 BLOCK = 4096  # bytes of a file that are written together
+RATE = 1_000_000_000  # bytes a second, read and written: a plain NVMe disk; what a plan's time is reckoned with
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
 
 
@@ -169,6 +172,29 @@ class Plan:
     def bytes_written(self) -> int:
         """Bytes of the output's shards."""
         return sum(shard.size for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        """What reading and writing take at `RATE` bytes a second."""
+        return round((self.bytes_read + self.bytes_written) / RATE, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan in numbers, as plain data for JSON: what `sdmw plan --json` prints."""
+        return {
+            "models": len(self.models),
+            "layers": len(self.layers),
+            "tensors": len(self.tensors),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_bytes": self.peak_bytes,
+            "free_bytes": self.free_bytes,
+            "seconds": self.seconds,
+            "rate": RATE,
+            "threads": self.threads,
+            "problems": codec.encode(self.problems),
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+        }
 
     def pieces_of(self, tensor: int) -> Iterator[Piece]:
         """The tensor cut into pieces, whose borders within it lie on multiples of 4,096 bytes of the file."""

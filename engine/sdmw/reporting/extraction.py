@@ -1,11 +1,11 @@
 """What an extraction found: how well each weight is approximated, and what was left out; and its files."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from sdmw import codec
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.recipes.model_ref import ModelRef
@@ -50,7 +50,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionReport:
-    """What was extracted. `sdmw_report.json` has the same names.
+    """What was extracted. `sdmw_report.json` has the same names but `path`.
 
     Attributes:
         version: of sdmw.
@@ -70,17 +70,17 @@ class ExtractionReport:
     error: float
     left_out_share: float
     whole_error: float
-    weights: list[ExtractedWeight]
-    left_out: list[LeftOut]
-    notes: list[str]
+    weights: tuple[ExtractedWeight, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
     def to_json(self) -> str:
-        """As JSON, indented."""
-        return as_json(self.to_dict())
+        """As JSON, indented: what stands in the adapter's `sdmw_report.json`, which names no path of this machine."""
+        return as_json({name: value for name, value in self.to_dict().items() if name != "path"})
 
 
 def extraction_report(
@@ -97,8 +97,8 @@ def extraction_report(
         found: of each weight its name, norm and error.
         left_out: of each other tensor that changed its name, norm and kind.
     """
-    weights = [ExtractedWeight(*each) for each in found]
-    rest = [LeftOut(*each) for each in left_out]
+    weights = tuple(ExtractedWeight(*each) for each in found)
+    rest = tuple(LeftOut(*each) for each in left_out)
     held = math.hypot(*(weight.norm for weight in weights))
     lost = math.hypot(*(weight.norm * weight.error for weight in weights))
     outside = math.hypot(*(each.norm for each in rest))
@@ -112,7 +112,7 @@ def extraction_report(
         whole_error=_share(math.hypot(lost, outside), whole),
         weights=weights,
         left_out=rest,
-        notes=list(plan.notes),
+        notes=plan.notes,
     )
 
 

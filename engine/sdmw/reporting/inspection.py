@@ -1,11 +1,12 @@
 """What is in a checkpoint, from its headers."""
 
-import dataclasses
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.planning.layers import component_of, layer_index
@@ -27,7 +28,7 @@ class InspectedTensor:
 
     name: str
     dtype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     shard: str
 
 
@@ -51,15 +52,15 @@ class Inspection:
     architecture: str
     total: Amount
     blocks: int
-    dtypes: dict[str, Amount]
-    shards: dict[str, Amount]
-    components: dict[str, Amount]
-    tensors: list[InspectedTensor]
-    warnings: list[str]
+    dtypes: Mapping[str, Amount]
+    shards: Mapping[str, Amount]
+    components: Mapping[str, Amount]
+    tensors: tuple[InspectedTensor, ...]
+    warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
 
 def inspection(checkpoint: Checkpoint) -> Inspection:
@@ -83,11 +84,11 @@ def inspection(checkpoint: Checkpoint) -> Inspection:
         dtypes=dtypes,
         shards=shards,
         components=components,
-        tensors=[
-            InspectedTensor(name, info.dtype.name, list(info.shape), _shard_of(info))
+        tensors=tuple(
+            InspectedTensor(name, info.dtype.name, info.shape, _shard_of(info))
             for name, info in checkpoint.tensors.items()
-        ],
-        warnings=list(checkpoint.warnings),
+        ),
+        warnings=checkpoint.warnings,
     )
 
 

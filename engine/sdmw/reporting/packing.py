@@ -1,10 +1,10 @@
 """What a delta archive holds, against the checkpoint that it stands for."""
 
-import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from sdmw import codec
 from sdmw.archives.archive import Archive
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.version import __version__
@@ -42,7 +42,7 @@ class PackReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
 
 def pack_report(archive: Archive, checkpoint: Checkpoint, path: str) -> PackReport:

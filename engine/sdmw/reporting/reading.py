@@ -1,22 +1,30 @@
 """Reads the report that stands in the output of a merge, of this schema or of the one before."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sdmw import codec
-from sdmw.errors import CheckpointError, Problem
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
+from sdmw.checkpoints.formats._config import CONFIG
+from sdmw.checkpoints.formats.safetensors.index import INDEX
+from sdmw.codec import LARGEST, shorten
+from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.methods import all_methods
-from sdmw.methods.method import decision_type
+from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Plan
-from sdmw.reporting.report import REPORT, FilesReport, InputReport, LayerReport, ModelReport, Report, RunReport
+from sdmw.reporting import schema_1
+from sdmw.reporting.report import REPORT, Report, derived, input_files, model_reports
 from sdmw.running.driver import decide_model
 from sdmw.running.job import Decisions
 from sdmw.storage.files import read_bounded
 from sdmw.version import __version__
 
-LARGEST = 2**28  # bytes; a piece takes about a hundred
+LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
+SCHEMA = 2
+CHANGED = "The report was changed after the merge"
 
 
 def read_report(folder: str) -> Report:
@@ -29,68 +37,41 @@ def read_report(folder: str) -> Report:
     data = _json(folder)
     try:
         if isinstance(data, dict) and "schema" not in data and "method" in data:
-            return _of_schema_1(data, folder)
-        if not isinstance(data, dict) or data.get("schema") != 2:
-            found = (
-                f"schema {data['schema']!r:.20}" if isinstance(data, dict) and "schema" in data else "something else"
-            )
-            raise CheckpointError([Problem(where, f"a report of sdmw {__version__}", found)])
-        return codec.decode(Report, {**data, "path": folder})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"{type(error).__name__} {error}" if not isinstance(error, ValueError) else str(error)
-        raise CheckpointError([Problem(where, "a report as sdmw leaves it", found)]) from None
+            return schema_1.report(data, folder)
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
+            raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
+        report = codec.decode(Report, {**data, "path": folder})
+    except ValueError as error:
+        raise CheckpointError([Problem(where, "a report as sdmw leaves it", f"another: {error}")]) from None
+    if any(each.sample is None for each in report.inputs):
+        raise CheckpointError([Problem(where, "a sample of every input", "null")])
+    return report
 
 
 def _json(folder: str) -> Any:
     where = os.path.join(folder, REPORT)
     try:
-        return json.loads(read_bounded(folder, REPORT, LARGEST))
+        text = read_bounded(folder, REPORT, LARGEST_REPORT)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
     except CheckpointError as error:
         found = error.problems[0].found
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         found = f"not JSON: {error}"
+    except RecursionError:
+        found = "not JSON: nested too deep"
     raise CheckpointError([Problem(where, "the report of a merge, as sdmw leaves it", found)])
 
 
-def _of_schema_1(data: Mapping[str, Any], folder: str) -> Report:
-    """A report of schema 1 in this one's shape. A decision is the layer as it stood: the method knows what it meant."""
-    run = {name: data["run"][name] for name in RunReport.__slots__}
-    return Report(
-        schema=1,
-        version=codec.decode(str, data["version"]),
-        method=codec.decode(str, data["method"]),
-        parameters={},
-        seed=None,
-        models=tuple(
-            ModelReport(codec.decode(str, one["name"]), None, codec.decode(dict[str, Any], one))
-            for one in data["models"]
-        ),
-        facts={"percentile": data["percentile"]["mode"], **{n: data["percentile"][n] for n in ("rank_error",)}},
-        layers=tuple(
-            LayerReport(
-                codec.decode(str, layer["name"]),
-                codec.decode(tuple[str, ...], layer["tensors"]),
-                codec.decode(tuple[dict[str, Any], ...], layer["models"]),
-                dict(layer),
-            )
-            for layer in data["layers"]
-        ),
-        pieces=codec.decode(
-            tuple[tuple[str, int, int, str], ...],
-            [[piece[name] for name in ("tensor", "start", "stop", "xxh3")] for piece in data["pieces"]],
-        ),
-        files=FilesReport({}, tuple(data["files"]["copied"]), dict(data["files"]["skipped"])),
-        inputs=tuple(
-            InputReport("", each["file"], codec.decode(int, each["size"]), codec.decode(str, each["header_hash"]), "")
-            for each in data["inputs"]
-        ),
-        run=codec.decode(RunReport, run),
-        missing={},
-        extra={},
-        warnings=codec.decode(tuple[str, ...], data["warnings"]),
-        notes=codec.decode(tuple[str, ...], data["notes"]),
-        path=folder,
-    )
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def decisions_of(report: Report, plan: Plan) -> Decisions:
@@ -103,20 +84,101 @@ def decisions_of(report: Report, plan: Plan) -> Decisions:
     where = os.path.join(report.path, REPORT)
     told, planned = [layer.name for layer in report.layers], [layer.name for layer in plan.layers]
     if report.method != method.name or told != planned:
-        found = f"{report.method} with {len(told):,} others"
+        found = f"{quoted(report.method)} with {len(told):,} others"
         raise CheckpointError([Problem(where, f"{method.name} with the {len(planned):,} layers of the recipe", found)])
-    params = [plan.tensors[layer.tensors[0]].params for layer in plan.layers]
     try:
         if report.schema == 1:
-            models = [model.facts for model in report.models]
-            layers, model = method.decisions_of_schema_1(params, [layer.decision for layer in report.layers], models)
-            return Decisions(tuple(layers), model if layers else None)
+            return _decisions_of_schema_1(report, plan, method)
         kind = decision_type(method)
         layers = [codec.decode(kind, layer.decision) for layer in report.layers]
+        for name, layer in zip(told, layers, strict=True):
+            if (facts := method.layer_facts(layer)) and len(facts) != len(plan.models):
+                raise ValueError(f"layer {quoted(name)}: a decision on {len(facts)} models of {len(plan.models)}")
         return Decisions(tuple(layers), decide_model(plan, method, layers))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    # A method may stumble over numbers that it has never decided.
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         found = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
-        raise CheckpointError([Problem(where, "decisions as sdmw leaves them", found)]) from None
+        raise CheckpointError([Problem(where, "decisions as sdmw leaves them", f"others: {found}")]) from None
+
+
+def _decisions_of_schema_1(report: Report, plan: Plan, method: AnyMethod) -> Decisions:
+    params = [plan.tensors[layer.tensors[0]].params for layer in plan.layers]
+    if len(report.models) != len(plan.models):
+        raise ValueError(f"{len(report.models)} models")
+    models = [model.facts for model in report.models]
+    layers, model = method.decisions_of_schema_1(params, [layer.facts for layer in report.layers], models)
+    return Decisions(tuple(layers), model if layers else None)
+
+
+def contradictions(report: Report, plan: Plan, decisions: Decisions) -> Iterator[Problem]:
+    """Where a report tells something else than what follows from its recipe and its decisions, and what it omits.
+
+    Args:
+        report: of a merge.
+        plan: of the same recipe, made now.
+        decisions: that the report holds.
+    """
+    where = os.path.join(report.path, REPORT)
+    own = codec.encode(derived(plan, decisions, model_reports(plan, decisions)))
+    own["inputs"] = [{"model": name, "file": file} for name, file, _ in input_files(plan)]
+    expected, told = (_compared(each, report.schema) for each in (own, codec.encode(report)))
+    for name in expected:
+        for at, one, other in _differences(expected[name], told[name], name, report.version == __version__):
+            yield Problem(f"{where}: {at}", shorten(one), shorten(other), CHANGED)
+    if report.schema == SCHEMA:
+        yield from _not_vouched_for(report, plan)
+
+
+def _compared(told: Mapping[str, Any], schema: int) -> dict[str, Any]:
+    """What of a report is held against another. Of schema 1 the facts are the decisions themselves."""
+    facts = ["facts"] if schema == SCHEMA else []
+    found = {"method": told["method"], "models": _only(told["models"], "name", *facts)}
+    found["layers"] = _only(told["layers"], "name", "tensors", *facts)
+    if schema == SCHEMA:
+        found |= {name: told[name] for name in ("parameters", "facts", "missing", "extra")}
+        found["inputs"] = _only(told["inputs"], "model", "file")
+    return found
+
+
+def _only(data: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{name: each[name] for name in names} for each in data]
+
+
+def _differences(expected: Any, found: Any, at: str, strict: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Where two plain values differ.
+
+    Args:
+        expected: as this version writes it.
+        found: in the report.
+        at: names the place.
+        strict: facts and parameters that only one of them has count; another version may have written fewer.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for name in sorted(expected.keys() & found.keys()):
+            yield from _differences(expected[name], found[name], f"{at}.{name}", strict)
+        if expected.keys() != found.keys() and (strict or at in ("missing", "extra")):
+            yield at, sorted(expected), sorted(found)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+            yield from _differences(one, other, f"{at}[{place}]", strict)
+    elif not _same(expected, found):
+        yield at, expected, found
+
+
+def _same(expected: Any, found: Any) -> bool:
+    """Equality of JSON; of numbers to twelve digits: on another machine a power may have other last bits."""
+    if type(expected) is float and type(found) in (int, float) and abs(found) <= LARGEST:
+        return math.isclose(expected, found, rel_tol=1e-12)
+    return type(expected) is type(found) and bool(expected == found)
+
+
+def _not_vouched_for(report: Report, plan: Plan) -> Iterator[Problem]:
+    """Files of the merge whose checksums the report lacks."""
+    out = report.path
+    needed = {os.path.basename(recipe_of(out)), ADAPTER_CONFIG if plan.makes_adapter else CONFIG, *report.files.copied}
+    needed |= {name for name in (INDEX, *plan.copied) if os.path.isfile(os.path.join(out, name))}
+    for name in sorted(needed - report.files.written.keys()):
+        yield Problem(os.path.join(out, REPORT), f"a checksum of {quoted(name)}", "none", CHANGED)
 
 
 def recipe_of(path: str) -> str:

@@ -1,17 +1,19 @@
 """The report of a merge: an object, and the same as JSON. Its shape is in report.schema.json beside this."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
+from sdmw.codec import Checksum, Count, Within
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
-from sdmw.storage.shard import sample_of
+from sdmw.storage.shard import Shard, sample_of
 from sdmw.version import __version__
 
 if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
@@ -19,10 +21,11 @@ if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
     from sdmw.running.job import Decisions
     from sdmw.running.usage import Usage
 
-SCHEMA = 2
 REPORT = "sdmw_report.json"
+_ABSOLUTE = re.compile(r"(?<=')/[^']*(?=')|(?<=\")/[^\"]*(?=\")|(?<![^\s(])/\S+")  # quoted, or a word
 
-Piece = tuple[str, int, int, str]
+Seconds = Annotated[float, Within(0)]
+Piece = tuple[str, Count, Count, Checksum]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,14 @@ class RunReport:
     `planned_peak` is the bound that the plan had proved.
     """
 
-    wall_s: float
-    cpu_s: float
-    bytes_read: int
-    bytes_read_again: int
-    bytes_written: int
-    peak_rss: int
-    peak_anonymous: int
-    planned_peak: int
+    wall_s: Seconds
+    cpu_s: Seconds
+    bytes_read: Count
+    bytes_read_again: Count
+    bytes_written: Count
+    peak_rss: Count
+    peak_anonymous: Count
+    planned_peak: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class FilesReport:
         skipped: the base's files that were left out, with the reason.
     """
 
-    written: Mapping[str, str]
+    written: Mapping[str, Checksum]
     copied: tuple[str, ...]
     skipped: Mapping[str, str]
 
@@ -98,14 +101,14 @@ class InputReport:
         file: its path in that directory.
         size: bytes.
         header: XXH3-128 of its header, in hex; no signature.
-        sample: XXH3-128 of 64 blocks of 64 KiB spread over it, in hex.
+        sample: XXH3-128 of 64 blocks of 64 KiB spread over it, in hex; None in schema 1.
     """
 
     model: str
     file: str
-    size: int
-    header: str
-    sample: str
+    size: Count
+    header: Checksum
+    sample: Checksum | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Report:
         path: of the output, as it was asked for; not in the file.
     """
 
-    schema: int
+    schema: Literal[1, 2]
     version: str
     method: str
     parameters: Mapping[str, Any]
@@ -145,8 +148,8 @@ class Report:
     files: FilesReport
     inputs: tuple[InputReport, ...]
     run: RunReport
-    missing: Mapping[str, int]
-    extra: Mapping[str, int]
+    missing: Mapping[str, Count]
+    extra: Mapping[str, Count]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     path: str = field(default="", compare=False)
@@ -201,31 +204,45 @@ def build_report(
         written: the checksum of each file beside the shards, by name.
     """
     usage.read_peak()
-    method, params = _told_by(plan)
-    layers, model = outcome.decisions.layers, outcome.decisions.model
-    names = {checkpoint.path: name for name, checkpoint in plan.sources}
     return Report(
-        schema=SCHEMA,
+        **derived(plan, outcome.decisions, models),
+        schema=2,
         version=__version__,
-        method=method.name,
-        parameters=_parameters(plan.recipe),
         seed=None,
-        models=models,
-        facts=method.facts(params, layers, model),
-        layers=_layers(plan, method, layers),
         pieces=tuple(
             (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
         ),
         files=FilesReport(dict(sorted(written.items())), plan.copied, dict(plan.skipped)),
-        inputs=_inputs(plan),
+        inputs=tuple(
+            InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))
+            for name, file, shard in input_files(plan)
+        ),
         run=_run(plan, outcome, usage),
-        missing=dict(plan.missing),
-        extra=dict(plan.extra),
-        warnings=tuple(_named(warning, names) for warning in (*plan.warnings, *outcome.warnings)),
-        notes=plan.notes,
+        warnings=tuple(_without_paths((*plan.warnings, *outcome.warnings), plan)),
+        notes=tuple(_without_paths(plan.notes, plan)),
         path=plan.target or "",
     )
+
+
+def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...]) -> dict[str, Any]:
+    """The fields that follow from a plan and its decisions: `verify` derives them again.
+
+    Args:
+        plan: what was carried out.
+        decisions: of its layers and its model.
+        models: what there is to tell of each.
+    """
+    method, params = _told_by(plan)
+    return {
+        "method": method.name,
+        "parameters": _parameters(plan.recipe),
+        "models": models,
+        "facts": method.facts(params, decisions.layers, decisions.model),
+        "layers": _layers(plan, method, decisions.layers),
+        "missing": dict(plan.missing),
+        "extra": dict(plan.extra),
+    }
 
 
 def _told_by(plan: Plan) -> tuple[AnyMethod, list[Any]]:
@@ -273,18 +290,18 @@ def _plain(setting: Any) -> Any:
     return codec.encode(setting)
 
 
-def _inputs(plan: Plan) -> tuple[InputReport, ...]:
-    return tuple(
-        InputReport(
-            name, os.path.relpath(shard.path, checkpoint.path), shard.size, shard.header_hash, sample_of(shard.path)
-        )
-        for name, checkpoint in plan.sources
-        for shard in checkpoint.shards
-    )
+def input_files(plan: Plan) -> Iterator[tuple[str, str, Shard]]:
+    """Every input file: the model's name in the recipe, the file's path in its directory, its fingerprint."""
+    for name, checkpoint in plan.sources:
+        for shard in checkpoint.shards:
+            yield name, os.path.relpath(shard.path, checkpoint.path), shard
 
 
-def _named(text: str, names: Mapping[str, str]) -> str:
-    """A warning with models named as in the recipe, and not by their paths on this machine."""
-    for path, name in names.items():
-        text = text.replace(path, name)
-    return text
+def _without_paths(texts: Iterable[str], plan: Plan) -> Iterator[str]:
+    """What is told to people, without paths of this machine: models as in the recipe, other files by their names."""
+    names = {checkpoint.path: name for name, checkpoint in plan.sources}
+    known = "|".join(re.escape(path) for path in sorted(names, key=len, reverse=True))
+    inputs = re.compile(rf"({known})(?![\w.-])")
+    for text in texts:
+        named = inputs.sub(lambda found: names[found[0]], text)
+        yield _ABSOLUTE.sub(lambda found: os.path.basename(found[0].rstrip("/")), named)

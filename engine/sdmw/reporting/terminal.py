@@ -15,11 +15,11 @@ from rich.text import Text
 
 from sdmw.errors import printable
 from sdmw.methods import all_methods
+from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
-from sdmw.reporting.summary import PlanSummary
 from sdmw.running import events
 from sdmw.sizes import shown
 
@@ -130,18 +130,18 @@ def _is_adapter(path: str) -> bool:
     return os.path.exists(os.path.join(path, "adapter_config.json"))
 
 
-def print_plan(plan: PlanSummary) -> None:
+def print_plan(plan: Plan) -> None:
     """The plan in numbers."""
     _print(
         _pairs(
-            ("models", str(plan.models)),
-            ("layers", f"{plan.layers:,}"),
-            ("tensors", f"{plan.tensors:,}"),
+            ("models", str(len(plan.models))),
+            ("layers", f"{len(plan.layers):,}"),
+            ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
             ("written", shown(plan.bytes_written)),
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
-            ("time", f"{plan.seconds:.1f} s at {shown(plan.rate)}/s"),
+            ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
         )
     )
 

@@ -1,19 +1,19 @@
 """Holds a merge against its report: every byte by checksum, sampled tiles computed again from the inputs."""
 
-import dataclasses
 import math
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 
+from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import InputChangedError, Problem, quoted, shorten
+from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
 from sdmw.running.events import Progress
@@ -22,6 +22,7 @@ from sdmw.running.merged import Merged, merged
 from sdmw.running.pool import Task
 from sdmw.running.stop import GivenUp
 from sdmw.running.work import read_tiles, tile_borders
+from sdmw.storage.files import open_file
 from sdmw.storage.shard import sample_of
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
@@ -54,15 +55,21 @@ class Verification:
     tiles: int
     recomputed: int
     unseen: float
-    problems: list[Problem]
+    problems: tuple[Problem, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
 
 def verify(
-    out: Checkpoint, job: Job, pieces: Sequence[Piece], files: Mapping[str, str], context: Context, sample: float
+    out: Checkpoint,
+    job: Job,
+    pieces: Sequence[Piece],
+    files: Mapping[str, str],
+    context: Context,
+    sample: float,
+    known: Iterable[Problem] = (),
 ) -> Verification:
     """Compare structure, checksums and a sample.
 
@@ -73,12 +80,13 @@ def verify(
         files: the checksum of each file beside the shards, by name.
         context: of this run.
         sample: the share of tiles that is computed again, above 0 to 1; at least one is.
+        known: what is wrong already; tensors are read only where nothing is.
 
     Raises:
         RunError: the data or the machine.
     """
     plan = job.plan
-    problems = [*_wrong_structure(out, plan), *_wrong_files(out.path, files)]
+    problems = [*known, *_wrong_structure(out, plan), *_wrong_files(out.path, files)]
     tiles = list(_tiles(plan))
     wanted = random.SystemRandom().sample(tiles, min(len(tiles), math.ceil(sample * len(tiles))))
     nbytes = 0
@@ -87,7 +95,9 @@ def verify(
         tasks = _tasks(out, job, pieces, wanted, context, nbytes, problems.append)
         context.pool.run(lambda: next(tasks, None))
     unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, shorten(problems))
+    return Verification(
+        out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, tuple(shorten(problems))
+    )
 
 
 def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
@@ -98,21 +108,22 @@ def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
     """
     wanted = sorted(expected)
     sampled = any(sample for _, _, sample in wanted)
-    found = {
-        shard.path: (shard.size, shard.header_hash, sample_of(shard.path) if sampled else "")
+    found = [
+        (shard.path, (shard.size, shard.header_hash, sample_of(shard.path) if sampled else ""))
         for _, checkpoint in plan.sources
         for shard in checkpoint.shards
-    }
-    if sorted(found.values()) == wanted or set(found.values()) == set(wanted):
+    ]
+    # Reports without samples list twice what two models share.
+    if sorted(one for _, one in found) == wanted or (not sampled and {one for _, one in found} == set(wanted)):
         return
-    known = set(wanted)
+    mend = "Put the inputs back"
     raise InputChangedError(
         [
-            Problem(path, "the file that was merged", "another size or content", "Put the inputs back")
-            for path, one in found.items()
-            if one not in known
+            Problem(path, "the file that was merged", "another size or content", mend)
+            for path, one in found
+            if one not in wanted
         ]
-        or [Problem("inputs", f"{len(known)} files, as were merged", str(len(set(found.values()))), "Put them back")]
+        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", mend)]
     )
 
 
@@ -181,28 +192,46 @@ def _said(what: tuple[DType, tuple[int, ...]] | None) -> str:
 
 def _wrong_files(folder: str, files: Mapping[str, str]) -> Iterator[Problem]:
     for name, checksum in files.items():
-        path = os.path.join(folder, name)
         try:
-            with open(path, "rb") as file:
-                found = xxhash.xxh3_128_hexdigest(file.read())
-        except OSError as error:
-            yield Problem(path, "a file of the merge", f"it cannot be read: {error.strerror}")
+            found = _checksum(folder, name)
+        except CheckpointError as error:
+            yield from error.problems
             continue
         if found != checksum:
-            yield Problem(path, f"checksum {checksum}", found, "The file was changed after the merge")
+            where = os.path.join(folder, name)
+            yield Problem(where, f"checksum {checksum}", found, "The file was changed after the merge")
+
+
+def _checksum(folder: str, name: str) -> str:
+    """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held."""
+    descriptor, _ = open_file(folder, name)
+    found = xxhash.xxh3_128()
+    try:
+        while part := os.read(descriptor, READ):
+            found.update(part)
+    except OSError as error:
+        where = os.path.join(folder, name)
+        raise CheckpointError([Problem(where, "a file of the merge", f"cannot be read: {error.strerror}")]) from None
+    finally:
+        os.close(descriptor)
+    return found.hexdigest()
 
 
 def _uncovered(pieces: Sequence[Piece], out: Checkpoint) -> Iterator[Problem]:
-    """The report must vouch for every element, and for nothing else."""
-    covered: dict[str, int] = {}
+    """The report must vouch for every element once, and for nothing else."""
+    covered = dict.fromkeys(out.tensors, 0)
     for name, start, stop, _ in sorted(pieces):
-        if start == covered.get(name, 0) and stop >= start:
+        where = f"{out.path}: tensor {quoted(name)}"
+        if name not in covered:
+            yield Problem(where, "a tensor of the checkpoint", "none, but in the report")
+        elif start != covered[name] or not start < stop <= out.tensors[name].elements:
+            expected = f"a checksum of elements {covered[name]} on, to {out.tensors[name].elements} at most"
+            yield Problem(where, expected, f"one of {start} to {stop} in the report")
+        else:
             covered[name] = stop
-    for name, tensor in out.tensors.items():
-        if covered.pop(name, 0) != tensor.elements:
+    for name, stop in covered.items():
+        if stop != out.tensors[name].elements:
             yield Problem(f"{out.path}: tensor {quoted(name)}", "checksums of all of it in the report", "a gap")
-    for name in covered.keys() | {name for name, *_ in pieces} - out.tensors.keys():
-        yield Problem(f"{out.path}: tensor {quoted(name)}", "a tensor of the checkpoint", "none, but in the report")
 
 
 def _tiles(plan: Plan) -> Iterator[tuple[int, int, int]]:

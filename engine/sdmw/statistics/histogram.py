@@ -118,9 +118,9 @@ class HistogramLook(Look[tuple[Histogram, ...]]):
 
     near: tuple[float, ...] | None = None
 
-    # A worker's arrays take 0.8 MB and its list 0.5; a result has at most 32,640 bins of 18 bytes and the list; what is
-    # kept has a list of 1 MB.
-    memory: ClassVar[LookMemory] = LookMemory(counter=3 * MiB // 2, result=5 * MiB // 4, kept=7 * MiB // 4)
+    # A worker's arrays take 0.8 MB and its list 0.5, a sample that is counted aside 0.3, the kernel 0.1; a result has
+    # at most 32,705 bins of 18 bytes and the list; what is kept has a list of 1 MB, and ranks of 8 bytes a bin.
+    memory: ClassVar[LookMemory] = LookMemory(counter=15 * MiB // 8, result=5 * MiB // 4, kept=15 * MiB // 8)
 
     def counter(self, models: int) -> "HistogramCounter":
         """A new counter, at zero."""

@@ -68,8 +68,9 @@ class LowBitsLook(Look[tuple[LowBits, ...]]):
 
     bins: tuple[tuple[int, ...], ...]
 
-    # 65,536 counts of 8 bytes in each of two bins; what is kept has 10 bytes for each low half that occurs.
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 20, result=5 << 18, kept=5 << 18)
+    # 65,536 counts of 8 bytes in each of two bins, and 0.1 MB of the kernel's; a result has 10 bytes for each low half
+    # that occurs, and the arrays' heads.
+    memory: ClassVar[LookMemory] = LookMemory(counter=9 << 17, result=21 << 16, kept=21 << 16)
 
     def reads(self, models: int) -> tuple[int, ...]:
         """The models of which bins are asked."""

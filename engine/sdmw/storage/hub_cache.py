@@ -3,7 +3,7 @@
 import os
 import re
 
-_SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/([^/]+)", re.DOTALL)
+_SNAPSHOT = re.compile(r".*/models--[^/]+/snapshots/([0-9a-f]{40})", re.DOTALL)
 
 
 def commit_of(path: str) -> str | None:

@@ -1,0 +1,276 @@
+"""What every look must do: add up in any order and grouping, pickle, and take no more memory than it declares.
+
+A look brings its worst data in SAMPLES; one that a method declares and that has none fails here.
+"""
+
+import gc
+import itertools
+import pickle
+import random
+import sys
+import tracemalloc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kernels.inputs import tile_of
+from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN, LOW
+from sdmw.kernels.codes import F32
+from sdmw.methods import all_methods
+from sdmw.planning.budget import memory_of
+from sdmw.statistics import near, percentile
+from sdmw.statistics.histogram import HistogramLook
+from sdmw.statistics.look import Look
+from sdmw.statistics.low_bits import LowBitsLook
+
+MODELS = 2
+INFINITY = FIRST_NONFINITE_BIN << 16
+REACHED = [*range(FIRST_NONFINITE_BIN + 1), *range(0x7FC0, BINS)]  # subtracting makes every NaN a quiet one
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look and the data that make it take the most memory.
+
+    Attributes:
+        look: at MODELS models.
+        patterns: of float32: what each model has where the base has zeros.
+        plain: what of its statistic is the same however the data are cut.
+        use: what deciding does with the statistic of a component: what it caches there is kept too.
+    """
+
+    look: Look[Any]
+    patterns: NDArray[np.uint32]
+    plain: Callable[[Any], Any]
+    use: Callable[[Any], object]
+
+
+def every_bin(most: int) -> NDArray[np.uint32]:
+    """Eight deltas in each bin, infinities, quiet NaNs, and as many as can be listed around the median."""
+    bins = np.repeat(np.array(REACHED, np.uint32) << np.uint32(16), 8)
+    low = np.tile(np.arange(8, dtype=np.uint32) * np.uint32(5000), len(REACHED))
+    middle = (np.uint32(FIRST_NONFINITE_BIN // 2) << np.uint32(16)) + np.arange(most, dtype=np.uint32) % np.uint32(LOW)
+    patterns = np.concatenate([np.where(bins == INFINITY, bins, bins + low), middle])
+    np.random.default_rng(0).shuffle(patterns)
+    return patterns
+
+
+def plain_histograms(statistic: Any) -> Any:
+    return [[getattr(each, name).tolist() for name in ("bins", "counts", "low_sums")] for each in statistic]
+
+
+def use_histograms(statistic: Any) -> object:
+    return [(percentile.bins_to_open(each, 50.0), percentile.approximate(each, 50.0)) for each in statistic]
+
+
+def plain_low_bits(statistic: Any) -> Any:
+    return [{place: (values.tolist(), each.counts[place].tolist()) for place, values in each.values.items()}
+            for each in statistic]  # fmt: skip
+
+
+# Both have the two bins of each model full: each low half occurs, 65,536 in all.
+TWO_BINS = np.concatenate([place << np.uint32(16) | np.arange(LOW, dtype=np.uint32) for place in np.uint32([9, 17])])
+SAMPLES: Mapping[str, Sample] = {
+    "histogram": Sample(HistogramLook(), every_bin(100_000), plain_histograms, use_histograms),
+    "histogram and list": Sample(HistogramLook((50.0,) * MODELS), every_bin(131_000), plain_histograms, use_histograms),
+    "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
+}
+
+
+@pytest.fixture(params=SAMPLES)
+def sample(request):
+    return SAMPLES[request.param]
+
+
+def test_every_look_has_a_sample():
+    declared = {look for method in all_methods().values() for look in method.looks}
+    assert declared == {type(sample.look) for sample in SAMPLES.values()}
+
+
+def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None) -> Any:
+    """The statistic of some data."""
+    counter = counter or sample.look.counter(MODELS)
+    add(counter, patterns)
+    return counter.result()
+
+
+def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS) -> None:
+    arrays = [np.zeros(patterns.size, np.float32), *(patterns.view(np.float32) for _ in range(models))]
+    if patterns.size:
+        counter.add(tile_of(arrays, [F32] * (models + 1)))
+
+
+# Adding
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_parts_add_up_in_any_order_and_grouping(sample, data):
+    cuts = data.draw(st.lists(st.integers(0, sample.patterns.size), max_size=5))
+    seed = data.draw(st.integers(0, 2**32))
+    edges = [0, *sorted(cuts), sample.patterns.size]
+    counter = sample.look.counter(MODELS)  # one for all: counting begins again after each result
+    parts = [measured(sample, sample.patterns[start:stop], counter) for start, stop in itertools.pairwise(edges)]
+    parts += [sample.look.nothing(MODELS)]
+    chance = random.Random(seed)
+    while len(parts) > 1:
+        one, other = (parts.pop(chance.randrange(len(parts))) for _ in range(2))
+        parts.append(sample.look.add(one, other))
+    assert sample.plain(parts[0]) == sample.plain(measured(sample, sample.patterns))
+
+
+def test_nothing_changes_nothing(sample):
+    nothing, whole = sample.look.nothing(MODELS), measured(sample, sample.patterns)
+    for added in (sample.look.add(nothing, whole), sample.look.add(whole, nothing)):
+        assert sample.plain(added) == sample.plain(whole)
+    assert sample.plain(measured(sample, sample.patterns[:0])) == sample.plain(nothing)
+    assert sample.look.nonfinite(nothing) == 0
+
+
+def test_adding_leaves_the_parts_as_they_are(sample):
+    half = sample.patterns.size // 2
+    parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:])]
+    before = [sample.plain(part) for part in parts]
+    sample.look.add(*parts)
+    assert [sample.plain(part) for part in parts] == before
+
+
+def test_a_result_is_not_touched_by_further_counting(sample):
+    counter = sample.look.counter(MODELS)
+    first = measured(sample, sample.patterns, counter)
+    before = sample.plain(first)
+    measured(sample, sample.patterns[::2].copy(), counter)
+    assert sample.plain(first) == before
+
+
+def test_a_look_and_its_statistic_pickle(sample):
+    look = pickle.loads(pickle.dumps(sample.look))
+    assert (look, hash(look), look.memory) == (sample.look, hash(sample.look), sample.look.memory)
+    whole = measured(sample, sample.patterns)
+    assert sample.plain(pickle.loads(pickle.dumps(whole))) == sample.plain(whole)
+
+
+def test_it_reads_models_that_there_are(sample):
+    reads = sample.look.reads(MODELS)
+    assert list(reads) == sorted(set(reads))
+    assert set(reads) <= set(range(MODELS))
+
+
+# Memory
+
+
+def size_of(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of a value and all that it holds, each once; what properties keep is in its `__dict__`."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, type):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, np.ndarray):
+        return sys.getsizeof(value) if value.base is None else size_of(value.base, seen) + sys.getsizeof(value)
+    found = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        found += sum(size_of(key, seen) + size_of(item, seen) for key, item in value.items())
+    elif isinstance(value, tuple | list):
+        found += sum(size_of(item, seen) for item in value)
+    elif is_dataclass(value):
+        held = vars(value).values() if hasattr(value, "__dict__") else (getattr(value, f.name) for f in fields(value))
+        found += sum(size_of(item, seen) for item in held)
+    return found
+
+
+def test_a_size_counts_what_is_held():
+    array = np.zeros(1000)
+    assert 8000 <= size_of((array, array[10:])) < 8500
+    assert size_of({"a": (array, np.zeros(10))}) > 8080
+
+
+def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
+    """What a call returns, and the most memory that it had allocated at once."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        result = call()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("models", [1, MODELS])
+def test_a_counter_takes_what_it_declares(sample, models):
+    """With what the kernel needs meanwhile."""
+    look = of_models(sample.look, models)
+    add(look.counter(models), sample.patterns, models)  # compiles
+
+    def count():
+        counter = look.counter(models)
+        for _ in range(2):
+            counter.add(tile)
+        return counter
+
+    arrays = [np.zeros(sample.patterns.size, np.float32), *(sample.patterns.view(np.float32) for _ in range(models))]
+    tile = tile_of(arrays, [F32] * (models + 1))
+    _, most = allocated(count)
+    assert most <= models * look.memory.counter
+
+
+def of_models(look: Look[Any], models: int) -> Look[Any]:
+    """The same look at as many models, each asked what the first is."""
+    told = {field.name: given for field in fields(look) if (given := getattr(look, field.name)) is not None}
+    return replace(look, **{name: given[:1] * models for name, given in told.items()})
+
+
+def test_a_result_takes_what_it_declares(sample):
+    result = measured(sample, sample.patterns)
+    assert size_of(result) <= MODELS * sample.look.memory.result
+    assert len(pickle.dumps(result)) <= MODELS * sample.look.memory.result
+
+
+def test_what_is_kept_takes_what_it_declares(sample):
+    """Of one component, added from many pieces, once it was looked into to decide."""
+    kept = sample.look.nothing(MODELS)
+    for _ in range(8):
+        kept = sample.look.add(kept, measured(sample, sample.patterns))
+        sample.use(kept)
+        assert size_of(kept) <= MODELS * sample.look.memory.kept
+
+
+@pytest.mark.parametrize("models", [1, MODELS, 6])
+def test_adding_takes_no_more_than_one_component_beside(sample, models):
+    """As `planning.budget` has it, with the looks of a whole method."""
+    look = of_models(sample.look, models)
+    counter, kept = look.counter(models), look.nothing(models)
+    most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)
+    for _ in range(3):
+        add(counter, sample.patterns, models)
+        result = counter.result()
+        kept, most = allocated(partial(look.add, kept, result))
+        assert most <= models * most_kept
+
+
+def test_the_samples_are_the_worst(sample):
+    """All bins hold something; lists are as long as they get; all low halves occur."""
+    result = measured(sample, sample.patterns)
+    for each in result:
+        if isinstance(sample.look, HistogramLook):
+            assert each.bins.tolist() == REACHED
+            assert (each.near.patterns.size > 0.9 * near.MOST_OF_PIECE) == (sample.look.near is not None)
+        else:
+            assert all(values.size == LOW - 1 for values in each.values.values())
+            assert len(each.values) == 2
+
+
+@pytest.mark.parametrize("name", all_methods())
+def test_a_method_takes_the_memory_of_its_looks(name):
+    method = all_methods()[name]
+    memory = memory_of(method)
+    assert memory.kept == sum(look.memory.kept for look in method.looks)
+    for look in method.looks:
+        assert memory.counter >= look.memory.counter > 0
+        assert memory.result >= look.memory.result > 0

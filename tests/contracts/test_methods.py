@@ -1,0 +1,384 @@
+"""What every merge method must do. A method brings its recipes and its reference in SAMPLES; one without fails here."""
+
+import functools
+import importlib
+import inspect
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+import sdmw
+from adapters_on_disk import PREFIX, adapter_of, write_adapter
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from reference import linear, lora, low_rank, sdm_w, task_arithmetic
+from reference.rounding import STORED, bits, rounded, widen
+from sdmw import codec, methods
+from sdmw.methods import all_methods
+from sdmw.methods.method import AnyMethod, Method, decision_type
+from sdmw.planning import budget
+from sdmw.planning.layers import layer_of
+from sdmw.running.context import working
+from sdmw.running.driver import Run
+from sdmw.running.job import Decisions
+
+Arrays = Mapping[str, NDArray[Any]]
+ENGINE = Path(inspect.getfile(methods)).parent
+REFERENCES = Path(sdm_w.__file__).parent
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a method is tried with.
+
+    Attributes:
+        models: names in the world below.
+        parameters: of each recipe. Together they must lead to every look that the method declares.
+        reference: the merge in plain NumPy, in float32 before the last rounding: of base, models and parameters.
+    """
+
+    models: tuple[str, ...]
+    parameters: tuple[Mapping[str, Any], ...]
+    reference: Callable[[Arrays, Sequence[Arrays], Mapping[str, Any]], Arrays]
+
+
+def sdm_w_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+    layers: dict[str, list[str]] = {}
+    for name in base:
+        layers.setdefault(layer_of(name, parameters.get("granularity", "tensor")), []).append(name)
+    given = [parameters["weight"]] * len(models) if "weight" in parameters else None
+    power = {"linear": 1, "square": 2}[parameters.get("normalization", "linear")]
+    merged, *_ = sdm_w.sdm_w(
+        base, models, layers, k=parameters.get("k", 10.0), power=power, scale=parameters.get("lambda", 1.0),
+        given=given, approximate=parameters.get("percentile") == "approximate",
+    )  # fmt: skip
+    return merged
+
+
+def linear_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+    weights = [parameters.get("weight", 1.0)] * len(models)
+    normalize = parameters.get("normalize", True)
+    return {name: linear.linear([model[name] for model in models], weights, normalize) for name in base}
+
+
+def task_arithmetic_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+    weights = [parameters.get("weight", 1.0)] * len(models)
+    normalize, scale = parameters.get("normalize", False), parameters.get("lambda", 1.0)
+    return {
+        name: task_arithmetic.task_arithmetic(base[name], [model[name] for model in models], weights, normalize, scale)
+        for name in base
+    }
+
+
+def lora_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+    merged = {}
+    weights = [parameters.get("weight", 1.0)] * len(models)
+    for name, below in base.items():
+        keys = [f"{PREFIX}{name.removesuffix('.weight')}.lora_{side}.weight" for side in "AB"]
+        parts = [(*(widen(model[key]) for key in keys), low_rank.scaling(8, 4)) for model in models if keys[0] in model]
+        merged[name] = below
+        if parts:
+            kind = parameters["combination_type"]
+            rank = 8 if kind == "cat" else 4
+            a, b = (x.astype(np.float32) for x in lora.combined(kind, parts, weights[: len(parts)], rank))
+            delta = low_rank.product(b, a)
+            merged[name] = np.where(delta == 0, below, below + delta)
+    return merged
+
+
+SAMPLES = {
+    "sdm_w": Sample(
+        ("corp", "func"),
+        (
+            {},
+            {"k": 30, "granularity": "block", "normalization": "square"},
+            {"granularity": "component", "percentile": "approximate"},
+            {"weight": 0.4, "lambda": 0.5},
+            {"weight": 0.4, "k": 0},
+        ),
+        sdm_w_of,
+    ),
+    "linear": Sample(("corp", "func"), ({}, {"weight": 0.3, "normalize": False}), linear_of),
+    "task_arithmetic": Sample(
+        ("corp", "func"), ({}, {"weight": 0.3, "normalize": True, "lambda": 0.7}), task_arithmetic_of
+    ),
+    "lora": Sample(
+        ("one", "two"), ({"combination_type": "cat"}, {"combination_type": "linear", "weight": 0.5}), lora_of
+    ),
+}  # fmt: skip
+
+
+# The world: a base of bfloat16, full models and adapters of other dtypes; one tensor has several pieces
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Where they lie, and the tensors of each."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(8)
+    base = llama_like(rng) | {"model.wide.weight": rng.normal(0, 0.02, (150, 111)).astype(STORED["BF16"])}
+    contents = {
+        "base": base, "corp": fine_tuned(rng, base), "func": fine_tuned(rng, base, "F32"),
+        "one": adapter_of(rng, base), "two": adapter_of(rng, base, modules=("q_proj",), dtype="BF16"),
+    }  # fmt: skip
+    for name, tensors in contents.items():
+        (write_adapter if name in ("one", "two") else write_checkpoint)(folder / name, tensors)
+    return folder, contents
+
+
+@pytest.fixture
+def world(models, monkeypatch):
+    """Their tensors; the working directory is where they lie."""
+    folder, contents = models
+    monkeypatch.chdir(folder)
+    return contents
+
+
+CASES = [pytest.param(name, given, id=f"{name}-{number}") for name, sample in SAMPLES.items()
+         for number, given in enumerate(sample.parameters)]  # fmt: skip
+
+
+def recipe_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    models = [{"model": model} for model in SAMPLES[name].models]
+    return {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+
+
+def merged(recipe: Mapping[str, Any], **options: Any) -> sdmw.Report:
+    return sdmw.merge(recipe, "out", progress=False, overwrite=True, **options)
+
+
+def weights() -> bytes:
+    return Path("out/model.safetensors").read_bytes()
+
+
+def type_arguments(method: AnyMethod) -> tuple[Any, Any, Any]:
+    """P, D and M of a method."""
+    (declared,) = (base for base in type(method).__orig_bases__ if getattr(base, "__origin__", None) is Method)
+    return get_args(declared)
+
+
+def test_every_method_has_a_sample():
+    assert SAMPLES.keys() == all_methods().keys()
+
+
+# Bits
+
+
+@pytest.fixture
+def tiles(monkeypatch):
+    """Sets the number of elements in a tile, whatever the budget."""
+
+    def set_to(elements):
+        monkeypatch.setattr(budget, "LARGEST_TILE", elements)
+        monkeypatch.setattr(budget, "SMALLEST_TILE", elements)
+
+    return set_to
+
+
+class Shuffled(ThreadPoolExecutor):
+    """Runs the tasks that wait in a random order, one at a time, so that results are added in that order too."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(1)
+        self._waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self._chance, self._lock = random.Random(seed), threading.Lock()
+        self.order: list[int] = []
+        self._count = 0
+
+    def submit(self, function, /, *arguments, **keywords):
+        future: Future[Any] = Future()
+        with self._lock:
+            self._count += 1
+            self._waiting.append((future, self._count, functools.partial(function, *arguments, **keywords)))
+        super().submit(self._run_one)
+        return future
+
+    def _run_one(self):
+        time.sleep(0.001)  # so that more than one waits
+        with self._lock:
+            future, number, call = self._waiting.pop(self._chance.randrange(len(self._waiting)))
+            self.order.append(number)
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_the_bits_depend_on_neither_tiles_nor_threads_nor_budget_nor_order(world, tiles, name, parameters):
+    recipe = recipe_of(name, parameters)
+    report = merged(recipe)
+    expected, facts, layers = weights(), report.models, report.layers
+    for elements, options in (
+        (97, {"threads": 1}),
+        (1000, {"threads": 3}),  # whole rows
+        (4096, {"threads": 2, "budget": "4GiB"}),
+        (1 << 21, {"threads": 2, "budget": "8GiB"}),
+    ):
+        tiles(elements)
+        again = merged(recipe, **options)
+        assert weights() == expected, elements
+        assert (again.models, again.layers) == (facts, layers), elements
+    tiles(97)
+    for seed in range(2):
+        with Shuffled(seed) as executor:
+            again = merged(recipe, threads=8, executor=executor)
+        assert executor.order != sorted(executor.order)
+        assert weights() == expected
+        assert (again.models, again.layers) == (facts, layers)
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_it_is_the_reference(world, name, parameters):
+    assert (REFERENCES / f"{name}.py").is_file()
+    merged(recipe_of(name, parameters))
+    base = {key: widen(tensor) for key, tensor in world["base"].items()}
+    models = [
+        {key: widen(tensor) for key, tensor in world[model].items()} if model in ("corp", "func") else world[model]
+        for model in SAMPLES[name].models
+    ]
+    expected = SAMPLES[name].reference(base, models, parameters)
+    with safe_open("out/model.safetensors", "np") as file:
+        for key, tensor in expected.items():
+            np.testing.assert_array_equal(bits(file.get_tensor(key)), bits(rounded(tensor, "BF16")), err_msg=key)
+
+
+# What it decides
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_parameters_and_decisions_survive_json(world, name, parameters):
+    method, plan = all_methods()[name], sdmw.plan(recipe_of(name, parameters))
+    kind, *_ = type_arguments(method)
+    for tensor in plan.tensors:
+        again = codec.decode(kind, json.loads(json.dumps(codec.encode(tensor.params))))
+        assert (again, hash(again)) == (tensor.params, hash(tensor.params))
+        assert codec.decode(object, json.loads(json.dumps(codec.encode(tensor.params)))) == tensor.params
+    with working(lambda event: None, 2) as context:
+        decisions = Run(plan, context).decide()
+    assert decisions.layers
+    written = json.loads(json.dumps(codec.encode(decisions), allow_nan=False))
+    assert codec.decode(Decisions, written) == decisions
+    for layer, data in zip(decisions.layers, written["layers"], strict=True):
+        assert codec.decode(decision_type(method), data) == layer
+    assert codec.decode(type_arguments(method)[2], written["model"]) == decisions.model
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_the_report_holds_all_that_it_decided(world, name, parameters):
+    merged(recipe_of(name, parameters))
+    found = sdmw.verify("out", sample=1, progress=False)
+    assert found.problems == ()
+    assert found.recomputed == found.tiles
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_what_it_tells(world, name, parameters):
+    method = all_methods()[name]
+    report = merged(recipe_of(name, parameters))
+    assert len(report.models) == len(SAMPLES[name].models)
+    for model in report.models:
+        assert model.facts.keys() >= method.columns.keys()
+        for column, form in method.columns.items():
+            fact = model.facts[column]
+            assert fact is None or format(fact, form)
+        told = list(method.describe(model.facts))
+        assert told
+        assert all(isinstance(line, str) and line and "\n" not in line for line in told)
+    for layer in report.layers:
+        assert len(layer.facts) in (0, len(report.models))
+    of_models = [model.facts for model in report.models]
+    for facts in (report.facts, *of_models, *(each for layer in report.layers for each in layer.facts)):
+        assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+        assert all(re.fullmatch("[a-z][a-z_]*", fact) for fact in facts)
+    assert all(isinstance(line, str) for line in method.describe(dict.fromkeys(report.models[0].facts)))
+
+
+# Looks
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_it_declares_every_look_that_it_asks_for(world, monkeypatch, name):
+    method = all_methods()[name]
+    asked, needs = [], type(method).needs
+
+    def recorded(self, params, have):
+        look = needs(self, params, have)
+        asked.append(look)
+        assert needs(self, params, have) == look  # pure
+        return look
+
+    monkeypatch.setattr(type(method), "needs", recorded)
+    for parameters in SAMPLES[name].parameters:
+        merged(recipe_of(name, parameters))
+    assert {type(look) for look in asked if look is not None} == set(method.looks)
+
+
+# Documentation
+
+
+@functools.cache
+def table() -> dict[str, list[str]]:
+    """The rows of README.md beside the methods, by the first column."""
+    lines = (ENGINE / "README.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
+
+
+def shown(default: Any) -> str:
+    """A default as the table has it."""
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_the_table_has_a_row_for_each_method():
+    assert table().keys() == all_methods().keys()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_its_row_says_what_it_takes(name):
+    method = all_methods()[name]
+    file, parameters, looks, source = table()[name]
+    assert file == Path(inspect.getfile(type(method))).name
+    told = dict(re.findall(r"`(\w+)` \(([^)]*)\)", parameters))
+    assert list(told) == [parameter.name for parameter in method.parameters]
+    for parameter in method.parameters:
+        assert re.match(rf"{re.escape(shown(parameter.default))}(,|:|$)", told[parameter.name]), parameter
+    assert looks.endswith("apply")
+    assert (looks == "apply") == (not method.looks)
+    assert source
+    assert method.paper
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_its_attributes_are_in_order(name):
+    method = all_methods()[name]
+    assert method.name == name
+    module = importlib.import_module(type(method).__module__)
+    assert method in module.METHODS
+    assert type(method).__doc__
+    kind, *_ = type_arguments(method)
+    assert kind.__dataclass_params__.frozen
+    assert codec._tagged[kind.__name__] is kind
+    assert all(field.name for field in fields(kind))
+    assert len({parameter.name for parameter in method.parameters}) == len(method.parameters)
+    for parameter in method.parameters:
+        assert parameter.kind != "choice" or parameter.default in parameter.choices
+        if parameter.kind == "number" and parameter.default is not None:
+            assert parameter.minimum is None or parameter.minimum <= parameter.default
+            assert parameter.maximum is None or parameter.default <= parameter.maximum
