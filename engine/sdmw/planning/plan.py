@@ -105,7 +105,8 @@ class Plan:
         sources: each directory that is read, with its name in the recipe, the base's first.
         tensors: of the output, in the base's order.
         layers: in the order in which they are measured.
-        heads: tied heads to be checked first.
+        heads: tied heads to be checked first: where all equal their embeddings they are not written.
+        untied: heads that are written though the base's config ties them; the output's config says that it does not.
         shards: of the output.
         copied: names of the base's other files that the output gets.
         skipped: names of those that it does not, with the reason.
@@ -131,6 +132,7 @@ class Plan:
     tensors: tuple[TensorPlan, ...] = ()
     layers: tuple[LayerPlan, ...] = ()
     heads: tuple[TiedHead, ...] = ()
+    untied: tuple[str, ...] = ()
     shards: tuple[ShardLayout, ...] = ()
     copied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()

@@ -225,6 +225,11 @@ def copy(span: Span, write: Write) -> str:
     return checksum.hexdigest()
 
 
+def check_copy(span: Span) -> None:
+    """Raise what `copy` would raise, and write nothing."""
+    copy(span, lambda shard, offset, data: None)
+
+
 def holds(span: Span, checksum: str, sink: Sink) -> bool:
     """Whether the output already has a piece: its bytes are read again and compared by their checksum."""
     output = span.tensor.output
@@ -308,5 +313,6 @@ def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, othe
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
     where = f"{info.where}, element {start + element}"
     expected = f"{first[element]} as in {tensor.inputs[0].origin}"
-    mend = f"{tensor.output.dtype.name} tensors are copied, not merged: make them equal in all inputs"
+    copied = f"{tensor.output.dtype.name} tensors are copied, not merged"
+    mend = f"{copied}: make them equal in all inputs, or take the base's with the recipe field `integers: base`"
     return Problem(where, expected, str(other[element]), mend)

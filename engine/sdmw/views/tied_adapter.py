@@ -7,15 +7,13 @@ low-rank delta of the embedding changes the head as well once it is merged.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted
 from sdmw.tensors.low_rank import LowRank, Sum
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import heads_of, input_embedding, is_shared, tied_by_config
 
-EMBEDDINGS = ("shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "tokens_embed")
-HEADS = ("lm_head", "embed_out", "proj_out", "output_projection", "decoder", "vocab_projector", "generator_lm_head")
 # Model types whose head has another name than `lm_head`.
 _HEAD_OF = {
     **dict.fromkeys((
@@ -56,12 +54,12 @@ class Tie:
 def tie_of(model: Checkpoint) -> Tie | None:
     """How a model's head and embedding are tied; None where they are not, or where it has no head."""
     config = model.config or {}
-    said = _says_tied(config)
-    embedding = _embedding(model)
-    if embedding is None or said is False:
+    said = tied_by_config(config)
+    found_embedding = input_embedding(model)
+    if found_embedding is None or said is False:
         return None
-    shape = model.tensors[embedding].shape
-    head = next((n for n, t in model.tensors.items() if _module(n) in HEADS and t.shape == shape), None)
+    embedding = found_embedding.name
+    head = next((name for name in heads_of(model) if not is_shared(name)), None)
     if head is not None:
         # A config that is silent means what the model stores.
         return Tie(embedding, head, stored=True) if said else None
@@ -156,24 +154,3 @@ def _told_apart(adapter: Checkpoint, tie: Tie, changed: Mapping[str, Tensor]) ->
 def is_low_rank(tensor: Tensor) -> bool:
     """Whether a tensor of an adapter is a product of matrices, alone or on values that the adapter brings."""
     return isinstance(tensor, LowRank | Sum)
-
-
-def _says_tied(config: Mapping[str, Any]) -> bool | None:
-    """What the config says, of the model or of the language model in it; None where it says nothing."""
-    inner = config.get("text_config")
-    levels = (config, inner if isinstance(inner, Mapping) else {})
-    return next((level["tie_word_embeddings"] is not False for level in levels if "tie_word_embeddings" in level), None)
-
-
-def _embedding(model: Checkpoint) -> str | None:
-    """Name of the input embedding; of several the one that the others are tied to."""
-    found = [
-        (EMBEDDINGS.index(_module(name)), name.count("."), name)
-        for name, tensor in model.tensors.items()
-        if _module(name) in EMBEDDINGS and name.endswith(".weight") and len(tensor.shape) == 2
-    ]
-    return min(found)[2] if found else None
-
-
-def _module(name: str) -> str:
-    return ("", *name.split("."))[-2]
