@@ -204,9 +204,7 @@ def outcome(kind, base, adapter, folder):
     try:
         merged(base, adapter, folder)
     except SdmwError as error:
-        said = str(error)
-        assert "tie" in said, said
-        assert "untie the base" in said or "merge_and_unload" in said, said
+        assert "merge_and_unload" in str(error), error
         return None
     return logits(loaded(kind, folder))
 
@@ -317,7 +315,7 @@ def test_a_resized_vocabulary(tmp_path, tied, saved):
     names = set(load_file(tmp_path / "a" / "adapter_model.safetensors"))
     assert "base_model.model.lm_head.weight" in names
     assert ("base_model.model.lm_head.original_module.weight" in names) == bool(saved)
-    merged(tmp_path / "resized", tmp_path / "a", tmp_path / "out")
+    merged(tmp_path / "resized", f"{tmp_path / 'resized'}+{tmp_path / 'a'}", tmp_path / "out")
     np.testing.assert_allclose(logits(loaded(kind, tmp_path / "out")), logits(with_adapter), atol=1e-4)
     recipe = {
         "merge_method": "linear", "base_model": str(tmp_path / "base"), "models": [{"model": str(tmp_path / "a")}],

@@ -16,22 +16,14 @@ from sdmw.views.tied import heads_of, input_embedding, is_shared, tied_by_config
 
 # Model types whose head has another name than `lm_head`.
 _HEAD_OF = {
-    **dict.fromkeys((
-        "bert", "big_bird", "deberta", "ernie", "layoutlm", "mobilebert", "roformer",
-    ), "cls.predictions.decoder.weight"),
-    **dict.fromkeys((
-        "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
-        "xlm-roberta-xl", "xmod",
-    ), "lm_head.decoder.weight"),
-    **dict.fromkeys(("modernbert", "modernbert-decoder"), "decoder.weight"),
-    "albert": "predictions.decoder.weight",
-    "distilbert": "vocab_projector.weight",
-    "electra": "generator_lm_head.weight",
     **dict.fromkeys(("whisper", "moonshine", "canary"), "proj_out.weight"),
     **dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), "embed_out.weight"),
     **dict.fromkeys(("biogpt", "trocr"), "output_projection.weight"),
-}  # fmt: skip
+    "modernbert-decoder": "decoder.weight",
+}
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining")
+# A head of several tensors, as BERT's and RoBERTa's: more of it is tied than the embedding, and by the same field.
+_LARGER_HEADS = ("cls", "lm_head", "head", "predictions", "vocab_transform", "generator_predictions")
 # Here `tie_word_embeddings` says too whether the decoder's output is scaled: untied, the model computes other logits.
 _SCALED = frozenset(("t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"))
 
@@ -66,10 +58,10 @@ def tie_of(model: Checkpoint) -> Tie | None:
     architectures = [str(name) for name in found] if isinstance(found := config.get("architectures"), list) else []
     if architectures and not architectures[0].endswith(_WITH_HEAD):
         return None
+    if any(name.split(".")[0] in _LARGER_HEADS for name in model.tensors):
+        return Tie(embedding, "", stored=False)
     prefix = "language_model." if embedding.startswith("language_model.model.") else ""
-    known = _HEAD_OF.get(str(config.get("model_type")), "")
-    usual = "" if architectures and architectures[0].endswith(("ForMaskedLM", "ForPreTraining")) else "lm_head.weight"
-    return Tie(embedding, prefix + (known or usual), stored=False)
+    return Tie(embedding, prefix + _HEAD_OF.get(str(config.get("model_type")), "lm_head.weight"), stored=False)
 
 
 def with_head(model: Checkpoint, tie: Tie) -> Checkpoint:
