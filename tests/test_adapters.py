@@ -516,6 +516,20 @@ class TestTiedHeads:
         assert self.is_tied() is True
         assert any("is the output head too" in warning for warning in report.warnings)
 
+    def test_an_adapter_that_is_made_of_such_deltas_has_each_once(self, tied, tmp_path):
+        self.stored("base", tied)
+        rng = np.random.default_rng(1)
+        embedding = f"{PREFIX}model.embed_tokens"
+        for name in ("a", "b"):
+            a, b = rng.normal(0, 1, (4, 40)).astype("f4"), rng.normal(0, 1, (16, 4)).astype("f4")
+            write_adapter(
+                tmp_path / name, {f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b}
+            )  # fmt: skip
+        recipe = {"merge_method": "lora", "base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
+        sdmw.merge({**recipe, "parameters": {"output": "adapter"}}, "out", progress=False)
+        found = load_file("out/adapter_model.safetensors")
+        assert set(found) == {f"{embedding}.lora_embedding_A", f"{embedding}.lora_embedding_B"}
+
     @pytest.mark.parametrize("ensured", [False, True])
     def test_the_head_s_matrices_count_only_where_it_is_trained_by_itself(self, tied, tmp_path, ensured):
         """peft saves the embedding's again, transposed, as the head's where `ensure_weight_tying` shares them."""

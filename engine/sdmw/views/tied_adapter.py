@@ -1,8 +1,8 @@
 """Adapters that change the embedding or the head alone of a model whose head is its embedding.
 
 Source: peft 0.21. A module of `modules_to_save` becomes a copy, so that the other side keeps the base's values, and
-`merge_and_unload` sets `tie_word_embeddings: false`. With `ensure_weight_tying` the head is the embedding's copy. A
-low-rank delta of the embedding changes the head as well once it is merged.
+`merge_and_unload` unties the config. With `ensure_weight_tying` the head is the embedding's copy. A low-rank delta of
+the embedding changes the head as well once it is merged.
 """
 
 from collections.abc import Mapping
