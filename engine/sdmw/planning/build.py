@@ -119,6 +119,7 @@ def build(
         notes=recipe.notes,
         warnings=(
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+            *_left_out(recipe, inputs, tied.heads),
             *remarks(inputs.base.path, copied, skipped),
         ),
     )
@@ -146,6 +147,15 @@ def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]
         for model, checkpoint in inputs.models.items()
     )
     return tuple((model, count) for model, count in counts if count)
+
+
+def _left_out(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> Iterator[str]:
+    """What `extra: drop` leaves out of each model."""
+    for model, checkpoint in inputs.models.items() if recipe.extra == "drop" else ():
+        names = sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads)
+        if names:
+            rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
 
 
 def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:
