@@ -216,7 +216,7 @@ def open(  # noqa: A001  the word of safetensors
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
         planned = settled(prepared, planned, context)
         decisions = Run(planned, context).decide()
-    return MergeReader(opened(Job(planned, decisions)).tensors)
+    return MergeReader(opened(Job(planned, decisions)))
 
 
 def inspect(

@@ -1,6 +1,5 @@
 """Progress and tables on a terminal; plain lines where there is none. Tables fold, nothing is cut."""
 
-import os
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
+from sdmw.reporting.loading import loading
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
 from sdmw.running import events
@@ -77,12 +77,11 @@ def print_report(report: Report) -> None:
         table.add_row(_plain(model.name), *cells)
     _print(table)
     run = report.run
-    loader = "PeftModel.from_pretrained(base, " if _is_adapter(report.path) else "AutoModelForCausalLM.from_pretrained("
     lines = [
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
-        f"load it      {loader}{report.path!r})",
+        f"load it      {loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -99,7 +98,7 @@ def print_extraction(report: ExtractionReport) -> None:
         f"left out     {_left_out(report)}",
         f"whole error  {report.whole_error:.2%}: what it lacks of all that the fine-tune changed",
         *(f"note         {note}" for note in report.notes),
-        f"load it      PeftModel.from_pretrained(base, {report.path!r})",
+        f"load it      {loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -124,10 +123,6 @@ def print_packed(report: PackReport) -> None:
             ("other files", f"{report.files} differ and are in the archive"),
         )
     )  # fmt: skip
-
-
-def _is_adapter(path: str) -> bool:
-    return os.path.exists(os.path.join(path, "adapter_config.json"))
 
 
 def print_plan(plan: Plan) -> None:

@@ -246,8 +246,7 @@ class Measuring:
             del self._open[number]
             self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
         if layer.have.looks:
-            read = [0, *(1 + model for model in layer.look.reads(len(self._plan.models)))]
-            itemsize = sum(span.tensor.inputs[place].cost.read for place in read)
+            itemsize = sum(each.cost.read for each in span.looked_at(layer.look, len(self._plan.models)))
             self.read_again += (span.stop - span.start) * itemsize
         else:
             self._told(span.nbytes)
