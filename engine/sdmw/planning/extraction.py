@@ -26,7 +26,7 @@ ALGEBRA = 24 * MiB  # measured: NumPy's linear algebra and random numbers, with 
 BLAS = 4 * MiB  # measured: what each thread of the linear algebra library takes for copies of blocks
 TILE = 1 << 18  # elements of two tensors that are compared at once
 COMPARED = 42  # bytes of an element while they are, in float64: both, which differ, those of each, and their difference
-NUMBER = 512  # bytes of one weight, in the journal and the report
+NUMBER = 512  # bytes of one tensor, in the journal and the report
 _LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")  # read when the library is loaded
 
 
@@ -158,7 +158,7 @@ def extraction_tasks(weights: Sequence[Weight], rest: Sequence[Rest], rank: int,
     kernels = budget.kernels_to_load()
     return Tasks(
         loading=resident + kernels.most,
-        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * len(weights) + IN_FLIGHT * matrices,
+        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * (len(weights) + len(rest)) + IN_FLIGHT * matrices,
         waiting=matrices,
         each=[*working, *compared],
     )
