@@ -187,6 +187,33 @@ class TestKinds:
         below = base["model.norm.weight"].astype(np.float32)
         np.testing.assert_array_equal(found["model.norm.weight"], below + (norm.astype(np.float32) - below))
 
+    def test_rslora_takes_the_rank_of_the_pattern(self, world, tmp_path):
+        """alpha over the root of the module's own rank, and not of the config's."""
+        base, rng = world["base"], np.random.default_rng(1)
+        name = "model.layers.0.self_attn.q_proj"
+        tensors = factors(rng, name, (16, 16), rank=9)
+        write_adapter(tmp_path / "a", tensors, use_rslora=True, rank_pattern={"q_proj": 9})
+        a, b = tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"]
+        expected = base[f"{name}.weight"].astype(np.float32) + low_rank.delta(a, b, 8, rslora=True)
+        np.testing.assert_array_equal(self.alone("a")[f"{name}.weight"], expected)
+
+    def test_what_peft_saves_of_a_module_more_than_once(self, world, tmp_path):
+        """The module by its name, the trained copy, which is the same, and the base's own."""
+        base, rng = world["base"], np.random.default_rng(1)
+        head = rng.normal(0, 1, (40, 16)).astype(np.float32)
+        tensors = {
+            f"{PREFIX}lm_head.weight": head,
+            f"{PREFIX}lm_head.modules_to_save.weight": head,
+            f"{PREFIX}lm_head.original_module.weight": head + 1,
+            f"{PREFIX}model.norm.modules_to_save.weight": np.ones(16, "f4"),
+            f"{PREFIX}model.norm.original_module.weight": np.zeros(16, "f4"),
+        }
+        write_adapter(tmp_path / "a", tensors, modules_to_save=["lm_head", "norm"])
+        found = self.alone("a")
+        for name, values in (("lm_head", head), ("model.norm", np.ones(16, "f4"))):
+            below = base[f"{name}.weight"].astype(np.float32)
+            np.testing.assert_array_equal(found[f"{name}.weight"], below + (values - below))
+
     @pytest.mark.parametrize("saved", [False, True])
     def test_embeddings(self, world, tmp_path, saved):
         base, rng = world["base"], np.random.default_rng(1)
@@ -260,7 +287,7 @@ class TestRefused:
 
     TENSORS: ClassVar = {
         "another base's target": ("model.layers.7.self_attn.q_proj", (16, 16), "expected a tensor that"),
-        "the tied head": ("x.lm_head", (16, 16), "The model ties its head"),
+        "the tied head": ("x.lm_head", (40, 16), "The model ties its head"),
         "another shape": ("model.layers.0.self_attn.q_proj", (16, 24), "expected shape [16, 16]"),
     }
 
@@ -274,6 +301,50 @@ class TestRefused:
         write_adapter(tmp_path / "a", factors(np.random.default_rng(0), module, shape))
         (problem,) = self.problems("a")
         assert said in problem
+
+    def test_a_name_that_two_tensors_end_with(self, tmp_path, monkeypatch):
+        """The delta would land on the wrong weight."""
+        monkeypatch.chdir(tmp_path)
+        rng = np.random.default_rng(1)
+        write_checkpoint(tmp_path / "base", {f"{n}.x.weight": rng.normal(0, 1, (8, 8)).astype("f4") for n in "ab"})
+        write_adapter(tmp_path / "a", factors(rng, "x", (8, 8)))
+        (problem,) = self.problems("a")
+        assert "expected one tensor that" in problem
+        assert "found several that it may mean: 'a.x.weight', 'b.x.weight'" in problem
+
+    def test_thousands_of_tensors_without_the_prefix(self, world, tmp_path):
+        tensors = {f"layers.{n}.lora_A.weight": np.ones((1, 1), "f4") for n in range(3000)}
+        write_adapter(tmp_path / "a", tensors)
+        problems = self.problems("a")
+        assert len(problems) == 51
+        assert problems[-1].endswith("and 2950 more problems of this kind")
+
+    def test_thousands_of_tensors_of_another_model(self, world, tmp_path):
+        rng, tensors = np.random.default_rng(0), {}
+        for n in range(300):
+            tensors |= factors(rng, f"model.layers.{n + 7}.self_attn.q_proj", (2, 2))
+        write_adapter(tmp_path / "a", tensors)
+        problems = self.problems("a")
+        assert len(problems) == 51
+        assert problems[-1].endswith("and 250 more problems of this kind")
+
+    @pytest.mark.parametrize(
+        ("trained_on", "mend"),
+        [
+            ("base", "resize that of the base to 48"),
+            ("org/base", "resize that of the base to 48"),
+            ("org/elsewhere", "if that is another model, put it on that"),
+        ],
+    )
+    def test_the_mend_never_names_the_model_in_use(self, world, tmp_path, trained_on, mend):
+        tensors = {f"{PREFIX}{name}.weight": np.ones((48, 16), "f4") for name in ("lm_head", "model.embed_tokens")}
+        write_adapter(tmp_path / "a", tensors, base_model_name_or_path=trained_on)
+        problems = self.problems("a")
+        assert len(problems) == 2
+        for problem in problems:
+            assert "expected shape [40, 16]" in problem
+            assert mend in problem
+            assert ("trained on" in problem) == (trained_on == "org/elsewhere")
 
     def test_half_of_a_pair(self, world, tmp_path):
         tensors = factors(np.random.default_rng(0), "model.layers.0.self_attn.q_proj", (16, 16))
@@ -366,3 +437,148 @@ def test_an_inspection_tells_what_is_stored(world):
     assert found.architecture == "LoRA adapter of 'base'"
     assert found.total.tensors == len(world["one"][0])
     assert found.total.parameters == sum(tensor.size for tensor in world["one"][0].values())
+
+
+class TestTiedHeads:
+    """Adapters on a base whose head is its embedding."""
+
+    CONFIG: ClassVar = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
+
+    @pytest.fixture
+    def tied(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        base = llama_like(np.random.default_rng(8), dtype="F32")
+        del base["lm_head.weight"]
+        write_checkpoint(tmp_path / "base", base, config=self.CONFIG)
+        return base
+
+    def stored(self, folder, base):
+        save_file(
+            {**base, "lm_head.weight": base["model.embed_tokens.weight"]}, f"{folder}/model.safetensors",
+            metadata={"format": "pt"},
+        )  # fmt: skip
+
+    def is_tied(self):
+        return json.loads(Path("out/config.json").read_text())["tie_word_embeddings"]
+
+    @pytest.mark.parametrize("stored", [False, True])
+    @pytest.mark.parametrize("trained", ["model.embed_tokens", "lm_head"])
+    def test_one_of_the_two_alone(self, tied, tmp_path, trained, stored):
+        """As peft's copy: the other one keeps the base's values, and the config says that they are two."""
+        if stored:
+            self.stored("base", tied)
+        values = np.random.default_rng(1).normal(0, 1, (40, 16)).astype("f4")
+        write_adapter(tmp_path / "a", {f"{PREFIX}{trained}.weight": values})
+        found, report = run("task_arithmetic", models=("a",))
+        below = tied["model.embed_tokens.weight"]
+        other = {"model.embed_tokens": "lm_head", "lm_head": "model.embed_tokens"}[trained]
+        np.testing.assert_array_equal(found[f"{trained}.weight"], below + (values - below))
+        np.testing.assert_array_equal(found[f"{other}.weight"], below)
+        assert self.is_tied() is False
+        assert any(f"it replaces '{trained}.weight' and leaves '{other}.weight'" in each for each in report.warnings)
+        assert sdmw.verify("out", sample=1).problems == ()
+
+    def test_a_fine_tune_beside_it_keeps_its_own_embedding_as_head(self, tied, tmp_path):
+        rng = np.random.default_rng(1)
+        tune = fine_tuned(rng, tied)
+        write_checkpoint(tmp_path / "tune", tune, config=self.CONFIG)
+        values = rng.normal(0, 1, (40, 16)).astype("f4")
+        write_adapter(tmp_path / "a", {f"{PREFIX}model.embed_tokens.weight": values})
+        found, _ = run("task_arithmetic", models=("a", "tune"), parameters={"weight": 0.5})
+        name = "model.embed_tokens.weight"
+        below = tied[name]
+        assert self.is_tied() is False
+        np.testing.assert_allclose(found["lm_head.weight"], below + 0.5 * (tune[name] - below), atol=1e-7)
+        np.testing.assert_allclose(
+            found[name], below + 0.5 * (values - below) + 0.5 * (tune[name] - below), atol=1e-6
+        )  # fmt: skip
+
+    def test_both_with_equal_bits_stay_one(self, tied, tmp_path):
+        values = np.random.default_rng(1).normal(0, 1, (40, 16)).astype("f4")
+        write_adapter(tmp_path / "a", {f"{PREFIX}{n}.weight": values for n in ("model.embed_tokens", "lm_head")})
+        found, _ = run("task_arithmetic", models=("a",))
+        assert "lm_head.weight" not in found
+        assert self.is_tied() is True
+
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_a_low_rank_delta_changes_both(self, tied, tmp_path, stored):
+        """As peft's merge."""
+        if stored:
+            self.stored("base", tied)
+        rng = np.random.default_rng(1)
+        a, b = rng.normal(0, 1, (4, 40)).astype("f4"), rng.normal(0, 1, (16, 4)).astype("f4")
+        embedding = f"{PREFIX}model.embed_tokens"
+        write_adapter(tmp_path / "a", {f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b})
+        found, report = run("task_arithmetic", models=("a",))
+        expected = tied["model.embed_tokens.weight"] + low_rank.delta(a, b, 8, transposed=True)
+        np.testing.assert_array_equal(found["model.embed_tokens.weight"], expected)
+        assert "lm_head.weight" not in found
+        assert self.is_tied() is True
+        assert any("is the output head too" in warning for warning in report.warnings)
+
+    def test_an_adapter_that_is_made_of_such_deltas_has_each_once(self, tied, tmp_path):
+        self.stored("base", tied)
+        rng = np.random.default_rng(1)
+        embedding = f"{PREFIX}model.embed_tokens"
+        for name in ("a", "b"):
+            a, b = rng.normal(0, 1, (4, 40)).astype("f4"), rng.normal(0, 1, (16, 4)).astype("f4")
+            write_adapter(
+                tmp_path / name, {f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b}
+            )  # fmt: skip
+        recipe = {"merge_method": "lora", "base_model": "base", "models": [{"model": "a"}, {"model": "b"}]}
+        sdmw.merge({**recipe, "parameters": {"output": "adapter"}}, "out", progress=False)
+        found = load_file("out/adapter_model.safetensors")
+        assert set(found) == {f"{embedding}.lora_embedding_A", f"{embedding}.lora_embedding_B"}
+
+    @pytest.mark.parametrize("ensured", [False, True])
+    def test_the_head_s_matrices_count_only_where_it_is_trained_by_itself(self, tied, tmp_path, ensured):
+        """peft saves the embedding's again, transposed, as the head's where `ensure_weight_tying` shares them."""
+        rng = np.random.default_rng(1)
+        a, b = rng.normal(0, 1, (4, 40)).astype("f4"), rng.normal(0, 1, (16, 4)).astype("f4")
+        embedding, head = f"{PREFIX}model.embed_tokens", f"{PREFIX}lm_head"
+        tensors = {
+            f"{embedding}.lora_embedding_A": a, f"{embedding}.lora_embedding_B": b,
+            f"{head}.lora_A.weight": np.ascontiguousarray(b.T), f"{head}.lora_B.weight": np.ascontiguousarray(a.T),
+        }  # fmt: skip
+        write_adapter(tmp_path / "a", tensors, ensure_weight_tying=ensured)
+        recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "a"}]}
+        problems = sdmw.plan(recipe).problems
+        if not ensured:
+            (problem,) = problems
+            assert "The model ties its head to its embedding: untie it first" in problem.mend
+            return
+        found, _ = run("task_arithmetic", models=("a",))
+        expected = tied["model.embed_tokens.weight"] + low_rank.delta(a, b, 8, transposed=True)
+        np.testing.assert_array_equal(found["model.embed_tokens.weight"], expected)
+        assert "lm_head.weight" not in found
+
+    @pytest.mark.parametrize(
+        ("model_type", "architecture", "more"),
+        [
+            ("t5", "T5ForConditionalGeneration", {}),
+            ("roberta", "RobertaForMaskedLM", {"lm_head.bias": np.ones(40, "f4")}),
+        ],
+    )
+    def test_where_a_config_cannot_say_it_one_alone_is_refused(
+        self, tmp_path, monkeypatch, model_type, architecture, more
+    ):
+        """T5's field scales the decoder's output as well; RoBERTa's ties biases too."""
+        monkeypatch.chdir(tmp_path)
+        base = {"shared.weight": np.ones((40, 16), "f4"), "x.weight": np.ones((4, 4), "f4"), **more}
+        config = {"model_type": model_type, "architectures": [architecture], "tie_word_embeddings": True}
+        write_checkpoint(tmp_path / "base", base, config=config)
+        write_adapter(tmp_path / "a", {f"{PREFIX}shared.weight": np.zeros((40, 16), "f4")})
+        recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "a"}]}
+        (problem,) = sdmw.plan(recipe).problems
+        assert "expected embedding and head changed together" in str(problem)
+        assert "merge_and_unload" in problem.mend
+
+    def test_a_model_without_a_head_has_none_to_keep(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        base = {"embed_tokens.weight": np.ones((40, 16), "f4")}
+        config = {"model_type": "qwen3", "architectures": ["Qwen3Model"], "tie_word_embeddings": True}
+        write_checkpoint(tmp_path / "base", base, config=config)
+        write_adapter(tmp_path / "a", {f"{PREFIX}embed_tokens.weight": np.zeros((40, 16), "f4")})
+        found, _ = run("task_arithmetic", models=("a",))
+        assert set(found) == {"embed_tokens.weight"}
+        assert self.is_tied() is True

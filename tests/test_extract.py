@@ -1,6 +1,7 @@
 """`sdmw extract` against NumPy's whole decomposition; what it leaves out; what comes back from the adapter."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from reference.rounding import STORED
 from sdmw.errors import NonFiniteError, PlanError, UsageError
-from sdmw.running import decomposition, extraction
+from sdmw.running import decomposition, left_out
 
 
 @pytest.fixture(params=[None, 100], ids=["whole", "by blocks"])
@@ -20,7 +21,7 @@ def world(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if request.param:
         monkeypatch.setattr(decomposition, "ROWS", request.param)
-        monkeypatch.setattr(extraction, "ROWS", request.param)
+        monkeypatch.setattr(left_out, "TILE", request.param)
     rng = np.random.default_rng(8)
     base = llama_like(rng)
     tune = fine_tuned(rng, base, scale=0.02)
@@ -57,7 +58,7 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
         left = np.linalg.norm((above - merged[weight.tensor]).astype(np.float64)) / weight.norm
         assert weight.error == pytest.approx(left, abs=1e-5)
     assert {weight.tensor for weight in report.weights} == {n for n, t in base.items() if t.ndim == 2}
-    assert set(report.left_out) == {n for n, t in base.items() if t.ndim == 1}
+    assert {each.tensor for each in report.left_out} == {n for n, t in base.items() if t.ndim == 1}
     saved = json.loads(Path("out/sdmw_report.json").read_text())
     assert saved["error"] == report.error
 
@@ -100,9 +101,153 @@ def test_what_an_adapter_cannot_say_is_named(tmp_path, monkeypatch):
     tune = {**base, "norm.bias": np.zeros(8, "f4"), "scale": np.zeros((2, 2)), "head.weight": np.ones((2, 2), "f4")}
     write_checkpoint("tune", tune)
     report = sdmw.extract("base", "tune", "out", rank=2, progress=False)
-    assert set(report.left_out) == {"norm.bias", "scale", "head.weight"}
+    assert {each.tensor for each in report.left_out} == {"norm.bias", "scale", "head.weight"}
     names = {name.removeprefix("base_model.model.") for name in load_file("out/adapter_model.safetensors")}
     assert {"embed_out.lora_A.weight", "shared.lora_embedding_A"} <= names
+
+
+def extracted(base, changed, config, rank=4, **options):
+    """The report of a fine-tune that changed some tensors by 0.1, and what the adapter has, by module."""
+    write_checkpoint("base", base, config=config)
+    tune = {name: tensor + (np.float32(0.1) if name in changed else np.float32(0)) for name, tensor in base.items()}
+    write_checkpoint("tune", tune | options.get("added", {}), config=config)
+    report = sdmw.extract("base", "tune", "out", rank=rank, progress=False)
+    saved = load_file("out/adapter_model.safetensors")
+    return report, {name.removeprefix("base_model.model.").split(".lora_")[0] for name in saved}
+
+
+class TestLeftOut:
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_the_share_of_the_whole_delta(self):
+        """Experts in one tensor hold 24 times as many elements as the one matrix: nearly all of the delta."""
+        base = {
+            "model.layers.0.self_attn.q_proj.weight": np.ones((8, 8), "f4"),
+            "model.layers.0.mlp.experts.down_proj": np.ones((24, 8, 8), "f4"),
+            "model.layers.0.mlp.router.weight": np.ones((24, 8), "f4"),
+        }
+        report, modules = extracted(base, base, {"model_type": "gpt_oss"})
+        assert modules == {"model.layers.0.self_attn.q_proj"}
+        assert report.error < 1e-6
+        elements = {name: tensor.size for name, tensor in base.items()}
+        left = elements["model.layers.0.mlp.experts.down_proj"] + elements["model.layers.0.mlp.router.weight"]
+        assert report.left_out_share == pytest.approx(np.sqrt(left / sum(elements.values())))
+        assert report.whole_error == pytest.approx(report.left_out_share)
+        assert {each.tensor.split(".")[4]: each.why for each in report.left_out} == {
+            "experts": "experts in one tensor", "router": "routers, which peft does not take",
+        }  # fmt: skip
+        norms = {each.tensor: each.norm for each in report.left_out}
+        for name, norm in norms.items():
+            assert norm == pytest.approx(0.1 * np.sqrt(base[name].size), rel=1e-5)
+        saved = json.loads(Path("out/sdmw_report.json").read_text())
+        assert saved["left_out_share"] == report.left_out_share
+        assert saved["left_out"][0].keys() == {"tensor", "norm", "why"}
+
+    def test_the_rank_and_what_is_left_out_add_up(self):
+        rng = np.random.default_rng(0)
+        base = {"a.weight": np.zeros((8, 8), "f4"), "b": np.zeros(64, "f4")}
+        tune = {name: rng.normal(0, 1, tensor.shape).astype("f4") for name, tensor in base.items()}
+        for folder, tensors in (("base", base), ("tune", tune)):
+            write_checkpoint(folder, tensors, config={})
+        report = sdmw.extract("base", "tune", "out", rank=3, progress=False)
+        of_a, of_b = (np.square(tune[name].astype(np.float64)).sum() for name in ("a.weight", "b"))
+        lost = report.error**2 * of_a
+        assert 0.1 < report.error < 0.9
+        assert report.left_out_share == pytest.approx(np.sqrt(of_b / (of_a + of_b)))
+        assert report.whole_error == pytest.approx(np.sqrt((lost + of_b) / (of_a + of_b)))
+
+    def test_values_of_every_dtype(self):
+        base = {
+            "a.weight": np.ones((4, 4), "f4"), "f64": np.ones(4), "ids": np.arange(4), "flag": np.array([True]),
+            "inf": np.array([np.inf, 1], "f4"), "same": np.ones(3, "f4"), "zero": np.zeros(2, "f4"),
+        }  # fmt: skip
+        write_checkpoint("base", base, config={})
+        new = {"f64": np.full(4, 3.0), "ids": np.arange(4) + 1, "flag": np.array([False]), "zero": -np.zeros(2, "f4")}
+        tune = {**base, **new, "inf": np.array([np.inf, 3], "f4"), "more": np.full(4, 2, "f4")}
+        write_checkpoint("tune", tune, config={})
+        report = sdmw.extract("base", "tune", "out", rank=2, progress=False)
+        assert {each.tensor: each.norm for each in report.left_out} == {
+            "f64": 4.0, "ids": 0.0, "flag": 0.0, "inf": 2.0, "zero": 0.0, "more": 4.0,
+        }  # fmt: skip
+
+    def test_a_change_that_is_not_finite_is_named(self):
+        base = {"a.weight": np.ones((4, 4), "f4"), "b": np.ones(4, "f4")}
+        write_checkpoint("base", base, config={})
+        write_checkpoint("tune", {**base, "b": np.array([1, np.nan, 1, 1], "f4")}, config={})
+        with pytest.raises(NonFiniteError, match="tensor 'b'"):
+            sdmw.extract("base", "tune", "out", rank=2, progress=False)
+
+    EXPERTS = tuple(f"model.layers.0.mlp.experts.{n}.{kind}_proj.weight" for n in (0, 1) for kind in ("gate", "up"))
+    MIXTURE = (
+        *EXPERTS, "model.layers.0.mlp.gate.weight", "model.layers.0.mlp.shared_expert.gate_proj.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+    )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("model_type", "kept"),
+        [
+            # peft puts these experts and their router together, and takes every gate_proj for one of them.
+            ("qwen3_moe", {*EXPERTS, "model.layers.0.mlp.gate.weight", "model.layers.0.self_attn.q_proj.weight"}),
+            ("qwen2_moe", {MIXTURE[-1], MIXTURE[-2]}),
+            ("jamba", {MIXTURE[-1], MIXTURE[-2]}),
+        ],
+    )
+    def test_experts_as_peft_takes_them(self, model_type, kept):
+        base = {name: np.ones((8, 8), "f4") for name in self.MIXTURE}
+        report, modules = extracted(base, base, {"model_type": model_type})
+        assert {f"{module}.weight" for module in modules} == kept
+        assert {each.tensor for each in report.left_out} == set(self.MIXTURE) - kept
+
+    def test_a_matrix_is_an_embedding_only_if_it_is_one(self):
+        looked_up = ("model.embed_tokens", "wpe", "a.relative_attention_bias", "b.tok_embeddings", "c.my_embed")
+        linear = ("lm_head", "x.embed_out", "y.patch_embedding", "z.embeddings_project", "embedder.dense")
+        neither = ("q.token_embedder", "w.quantize.embedding")
+        base = {f"{name}.weight": np.ones((8, 4), "f4") for name in (*looked_up, *linear, *neither)}
+        base["c.my_embed.weight"] = np.ones((50, 4), "f4")  # a row for each word
+        report, _ = extracted(base, base, {"vocab_size": 50, "model_type": "mine", "tie_word_embeddings": False})
+        names = {name.removeprefix("base_model.model.") for name in load_file("out/adapter_model.safetensors")}
+        assert {name.removesuffix(".lora_embedding_A") for name in names if name.endswith("_A")} == set(looked_up)
+        assert {name.removesuffix(".lora_A.weight") for name in names if name.endswith("lora_A.weight")} == set(linear)
+        assert {each.tensor for each in report.left_out} == {f"{name}.weight" for name in neither}
+
+    def test_modules_of_one_model_type_that_peft_refuses(self):
+        base = {f"backbone.layers.0.mixer.{name}.weight": np.ones((8, 8), "f4") for name in ("in_proj", "out_proj")}
+        _, modules = extracted(base, base, {"model_type": "mamba"})
+        assert modules == {"backbone.layers.0.mixer.in_proj"}
+
+    @pytest.mark.parametrize("stored", ["model.language_model.layers.0.q.weight", "model.layers.0.q.weight"])
+    def test_names_are_those_in_memory(self, stored):
+        config = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}
+        _, modules = extracted(
+            {stored: np.ones((8, 8), "f4"), "visual.x.weight": np.ones((8, 8), "f4")}, stored, config
+        )
+        assert modules == {"model.language_model.layers.0.q", "model.visual.x"}
+        # And the adapter finds its way back.
+        recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "out"}]}
+        sdmw.merge(recipe, "merged", progress=False)
+        tune = load_file("tune/model.safetensors")
+        for name, values in load_file("merged/model.safetensors").items():
+            np.testing.assert_allclose(values, tune[name], atol=1e-6)
+
+    def test_a_head_that_the_base_ties(self):
+        """Once merged it follows the embedding: lost is what it differs by."""
+        name = "model.embed_tokens.weight"
+        config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+        base = {name: np.ones((8, 4), "f4"), "a.weight": np.ones((4, 4), "f4")}
+        report, _ = extracted(base, base, config, added={"lm_head.weight": base[name] + np.float32(0.1)})
+        assert report.left_out == ()
+        assert "the output head too" in report.notes[0]
+        shutil.rmtree("out")
+        write_checkpoint("other", {**base, "lm_head.weight": base[name] + 2}, config=config)
+        report = sdmw.extract("base", "other", "out", rank=4, progress=False)
+        assert [(each.tensor, each.norm) for each in report.left_out] == [("lm_head.weight", 2 * np.sqrt(32))]
+
+    def test_a_model_that_transformers_builds_otherwise_is_refused(self):
+        base = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((8, 8), "f4")}
+        with pytest.raises(PlanError, match=r"model_type 'vit', whose modules transformers calls otherwise"):
+            extracted(base, base, {"model_type": "vit"})
 
 
 class TestRefused:
@@ -139,5 +284,5 @@ def test_the_command(world, capsys, monkeypatch):
     said = told(capsys, monkeypatch, "extract", "base", "tune", "out", "--rank", "2")
     assert said.code == 0, said
     assert "model.layers.0.mlp.up_proj.weight" in said.out
-    assert "left out     3 changed tensors that are no matrices" in said.out
+    assert "of the whole delta, in 3 changed tensors (3 vectors)" in said.out
     assert "PeftModel.from_pretrained(base, 'out')" in said.out

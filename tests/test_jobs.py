@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ import sdmw
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.archives import planning, runs, shards
+from sdmw.checkpoints import formats
 from sdmw.errors import PlanError, ResumeError, StoppedError, UsageError
 from sdmw.planning import extraction
 from sdmw.running import decomposition
 from sdmw.running.events import Progress
+from sdmw.running.left_out import norm_of_change
+from sdmw.running.stop import GivenUp
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
 GONE_WITHIN = 4  # seconds after a signal; two are promised, machines that test are slow
-MIB = 1 << 20
+MB = 10**6
 ARGUMENTS = {
     "extract": ("base", "tune", "out", "--rank", "1"),
     "pack": ("base", "tune", "out"),
@@ -126,7 +130,7 @@ def test_a_budget_that_is_too_small_is_refused(world, archive, what):
     with pytest.raises(PlanError) as caught:
         run(what, "out", budget="10MiB")
     assert re.fullmatch(
-        r"budget: expected at least [\d.]+ MB of memory, found [\d.]+ MB\. Set the budget to \d+MiB or more",
+        r"budget: expected at least [\d.]+ MB of memory, found [\d.]+ MB\. Set the budget to \d+MB or more",
         str(caught.value),
     )
     assert not os.path.lexists("out")
@@ -139,10 +143,10 @@ def test_the_budget_that_a_refusal_names_is_enough_and_kept(large, tmp_path, wha
     first, second, *_ = ARGUMENTS[what]
     command = [sys.executable, "-c", CHILD, what, str(large / first), str(large / second), str(tmp_path / "out")]
     refused = subprocess.run([*command, "50MiB"], capture_output=True, text=True, check=False)
-    needed = int(re.search(r"Set the budget to (\d+)MiB or more", refused.stderr)[1])
-    assert needed * MIB < (large / "base" / "model.safetensors").stat().st_size
-    done = subprocess.run([*command, f"{needed}MiB"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) * 1024 <= needed * MIB
+    needed = int(re.search(r"Set the budget to (\d+)MB or more", refused.stderr)[1])
+    assert needed * MB < (large / "base" / "model.safetensors").stat().st_size
+    done = subprocess.run([*command, f"{needed}MB"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 <= needed * MB
 
 
 @pytest.mark.parametrize("what", ARGUMENTS)
@@ -242,3 +246,20 @@ def test_each_term_of_a_weights_memory(monkeypatch):
     width = 5 + 3
     assert extraction.working_bytes((17, 11), 5, 13) == block + 8 * (5 * width * 17 + 8 * width**2) + 4 * 5 * 28
     assert extraction.working_bytes((17, 1), 50, 13) == block + 12 * 50 * 18  # zeros beyond its rank, mostly
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("in_base", [True, False])
+def test_the_memory_that_a_norm_of_change_takes_is_within_what_is_counted(tmp_path, dtype, in_base):
+    rng = np.random.default_rng(1)
+    for name in ("base", "tune"):
+        write_checkpoint(tmp_path / name, {"scale": rng.standard_normal(1_000_000).astype(dtype)})
+    base, tune = (formats.read(str(tmp_path / name)).tensors["scale"] for name in ("base", "tune"))
+    tracemalloc.start()
+    try:
+        assert norm_of_change(base if in_base else None, tune, GivenUp())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    both = (base.cost.held + tune.cost.held) if in_base else tune.cost.held
+    assert peak <= (extraction.COMPARED + both) * (extraction.TILE + extraction.SMALLEST)

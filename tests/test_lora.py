@@ -101,6 +101,29 @@ def test_svd_is_the_best_of_its_rank(world, rank):
         np.testing.assert_allclose(mine_a[kept] @ mine_a[kept].T, np.eye(kept.sum()), atol=1e-6)  # as peft's V
 
 
+def test_without_a_rank_svd_keeps_the_largest(world, tmp_path):
+    """With the smallest, part of the adapters would be lost."""
+    two = adapter_of(np.random.default_rng(3), world[0], modules=("q_proj",), rank=7)
+    write_adapter(tmp_path / "three", two, r=7)
+    run("svd", names=("one", "three"), output="adapter")
+    assert json.loads(Path("out/adapter_config.json").read_text())["r"] == 7
+    for name, matrix in load_file("out/adapter_model.safetensors").items():
+        assert matrix.shape[0 if "lora_A" in name else 1] == 7
+
+
+@pytest.mark.parametrize("kind", ["linear", "cat", "svd"])
+def test_an_adapter_that_lacks_a_module_leaves_the_others_their_weights(world, kind):
+    """The first one lacks half of them here: the second keeps its own weight, and does not get the first one's."""
+    run(kind, (0.7, 0.2), ["two", "one"], output="adapter", **({"svd_rank": 8} if kind == "svd" else {}))
+    found = load_file("out/adapter_model.safetensors")
+    for module in MODULES:
+        parts = of(world, module)[::-1]
+        rank = {"linear": 4, "cat": 8, "svd": 8}[kind]
+        a, b = lora.combined(kind, parts, (0.7, 0.2)[-len(parts) :], rank)
+        mine_a, mine_b = (found[f"{PREFIX}{module}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+        np.testing.assert_allclose(mine_b @ mine_a, b.astype(np.float64) @ a, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["linear", "cat", "svd"])
 def test_the_model_is_the_base_with_the_combined_adapter(world, kind):
     """The same bits as the adapter that `output: adapter` writes, put on the base."""

@@ -1,10 +1,17 @@
 """What can go wrong, as one tree of exceptions; each carries problems that a person can act on."""
 
+import re
 import signal
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST_NAME = 200  # characters of a name that came from a file, in a message
+MOST_OF_A_KIND = 50  # problems that are listed; the rest of the kind is counted
+MOST_KINDS = 20  # with more, the last kinds share one count
+
+# Names and numbers: what differs between two problems of one kind.
+_PARTICULARS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|/\S+|[\d,.]*\d""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,41 @@ class Problem:
         return "\n".join(printable(line).replace("\n", "\\n") for line in lines)
 
 
+def shorten(problems: Iterable[Problem], where: str = "") -> list[Problem]:
+    """The problems as they are listed: of each kind the first 50, then how many more there are.
+
+    Two problems are of one kind if they say the same of different names and numbers. The rule holds wherever problems
+    are listed; to shorten a list again changes nothing.
+
+    Args:
+        problems: all of them.
+        where: what a count is about; by default the file of the first problem that is only counted.
+    """
+    listed: list[Problem] = []
+    shown: Counter[tuple[str, ...]] = Counter()
+    hidden: dict[tuple[str, ...], tuple[str, int]] = {}
+    for problem in problems:
+        kind = _kind(problem)
+        kind = kind if kind in shown or len(shown) < MOST_KINDS else ()
+        shown[kind] += 1
+        if shown[kind] <= MOST_OF_A_KIND:
+            listed.append(problem)
+        else:
+            hidden.setdefault(kind, (where or problem.where.split(": tensor ")[0], shown[kind] - 1))
+    counts = (Problem(place, "", f"and {shown[kind] - before} more problems of this kind")
+              for kind, (place, before) in hidden.items())  # fmt: skip
+    return [*listed, *counts]
+
+
+def _kind(problem: Problem) -> tuple[str, ...]:
+    return _PARTICULARS.sub("", problem.expected), _PARTICULARS.sub("", problem.found)
+
+
 class SdmwError(Exception):
     """The root: catch it to catch everything that sdmw raises on purpose.
 
     Attributes:
-        problems: all that is wrong, at least one.
+        problems: what is wrong, at least one; of many of one kind the first, and a count (`shorten`).
         exit_code: what the command line ends with.
         resumable: neither recipe nor inputs are at fault, so what a run has finished is kept.
     """
@@ -45,8 +82,8 @@ class SdmwError(Exception):
     resumable = False
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__(tuple(problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(shorten(problems))
+        super().__init__(self.problems)
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)

@@ -22,6 +22,7 @@ class Checkpoint:
         config: config.json, parsed; None only where a format has none.
         warnings: what is odd but harmless, one sentence each.
         adapts: what an adapter was trained on, as it says, perhaps empty; None for a model that stands alone.
+        ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
     """
 
     path: str
@@ -30,6 +31,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None
     warnings: tuple[str, ...] = field(default=())
     adapts: str | None = None
+    ties: bool = False
 
     @property
     def commit(self) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import input_folders
-from sdmw.errors import CheckpointError, PlanError, Problem, quoted
+from sdmw.errors import CheckpointError, PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, memory
@@ -123,7 +123,7 @@ def build(
             *remarks(inputs.base.path, copied, skipped),
         ),
     )
-    return _fitted(_with_disk(replace(plan, problems=tuple(problems)), options), method, options)
+    return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
 
 
 def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
@@ -191,10 +191,14 @@ def _parts(method: AnyMethod, wanted: Sequence[Row], params: Mapping[str, object
 
 def _factors(parts: Sequence[_Part]) -> Iterator[_Part]:
     """The tensors of an adapter that holds the deltas of the parts."""
+    known: set[str] = set()
     for part in parts:
         for tensor in part.inputs[1:]:
             if isinstance(tensor, LowRank):
                 for factor in factors(tensor):
+                    if factor.name in known:  # the delta of an embedding that is the head too
+                        continue
+                    known.add(factor.name)
                     row = Row(factor.name, factor, "convert", None, (factor,), part.row.depth)
                     yield _Part(row, (factor,), part.params)
 

@@ -1,9 +1,9 @@
 """All that headers can tell against a merge: names, shapes, dtypes; every problem, not the first."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem, quoted, shorten
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
@@ -11,8 +11,6 @@ from sdmw.views.renamed import prefix_between
 from sdmw.views.tied import Ties
 
 Shaped = tuple[DType, tuple[int, ...]]
-
-MOST_SAID = 50  # problems of one kind in one model; the rest are counted
 
 
 def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint], tied: Ties) -> list[Problem]:
@@ -25,7 +23,7 @@ def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoi
         tied: their heads, which an input may lack.
     """
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
-    problems = [p for checkpoint in distinct.values() for p in _first(unmergeable(checkpoint), checkpoint.path)]
+    problems = [p for checkpoint in distinct.values() for p in shorten(unmergeable(checkpoint), checkpoint.path)]
     for model, checkpoint in models.items():
         if checkpoint.path != base.path:
             problems += _check_model(recipe, base, model, checkpoint, tied.heads)
@@ -54,7 +52,7 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
         if name not in names
     ]
     extra = [Problem(path, "", f"tensor {quoted(name)} is not in {origin}", mend) for name in names if name not in like]
-    return [problem for kind in (differing, missing, extra) for problem in _first(kind, path)]
+    return [problem for kind in (differing, missing, extra) for problem in shorten(kind, path)]
 
 
 def _shaped(what: Shaped) -> str:
@@ -72,13 +70,13 @@ def _check_model(
     problems = [
         _differs(where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
     ]
-    found = [*_first([p for p in problems if p], where)]
+    found = [*shorten([p for p in problems if p], where)]
     if missing and recipe.missing == "error":
         mend = "Recipe field `missing: base` takes the base's values"
-        found += _first([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
+        found += shorten([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
     if extra and recipe.extra == "error":
         mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
-        found += _first([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
+        found += shorten([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
     return found
 
 
@@ -110,9 +108,3 @@ def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
         mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"
         return Problem(where, f"dtype {base.dtype.name} as in the base", tensor.dtype.name, mend)
     return None
-
-
-def _first(problems: Sequence[Problem], where: str) -> Iterator[Problem]:
-    yield from problems[:MOST_SAID]
-    if len(problems) > MOST_SAID:
-        yield Problem(where, "", f"and {len(problems) - MOST_SAID} more problems of this kind")

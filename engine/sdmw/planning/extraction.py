@@ -3,20 +3,19 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
-from sdmw.planning.check import MOST_SAID
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.conv1d import is_conv1d
-from sdmw.views.tied import EMBEDDINGS
+from sdmw.views.in_memory import is_rebuilt
+from sdmw.views.peft_modules import Module, Modules
+from sdmw.views.tied_adapter import tie_of
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
 from sdmw.writing.shard_writer import IN_FLIGHT
 from sdmw.writing.target import check_target
@@ -25,11 +24,10 @@ OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
 ROWS = 1 << 20  # elements of a block of rows
 ALGEBRA = 24 * MiB  # measured: NumPy's linear algebra and random numbers, with all that they load
 BLAS = 4 * MiB  # measured: what each thread of the linear algebra library takes for copies of blocks
-COMPARED = 13  # bytes of an element while two tensors are compared, in float32
-NUMBER = 512  # bytes of one weight, in the journal and the report
+TILE = 1 << 18  # elements of two tensors that are compared at once
+COMPARED = 42  # bytes of an element while they are, in float64: both, which differ, those of each, and their difference
+NUMBER = 512  # bytes of one tensor, in the journal and the report
 _LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")  # read when the library is loaded
-_MORE_EMBEDDINGS = ("wpe", "shared", "relative_attention_bias")
-_NO_EMBEDDINGS = ("embed_out", "embedding_hidden_mapping_in")  # linear, for all their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +60,30 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A tensor that the adapter does not have.
+
+    Attributes:
+        base: what it would be with the adapter: the base's tensor; None where the base lacks it.
+        model: in the fine-tune.
+        why: what such tensors are, in the plural.
+    """
+
+    base: Tensor | None
+    model: Tensor
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractionPlan:
-    """What is extracted, and what is not because it is no matrix.
+    """What is extracted, and what is not because peft has no matrices for it.
 
     Attributes:
         base, model: both checkpoints.
         rank: of all matrices.
         weights: in the base's order.
-        rest: the other tensors of both.
-        added: names of tensors that the base lacks.
+        rest: the other tensors of the fine-tune.
+        notes: what whoever loads the adapter should know.
         shards: the adapter's one file.
         threads: that compute.
         peak_bytes: bound on the resident memory of the process.
@@ -81,8 +94,8 @@ class ExtractionPlan:
     model: Checkpoint
     rank: int
     weights: tuple[Weight, ...]
-    rest: tuple[tuple[Tensor, Tensor], ...]
-    added: tuple[str, ...]
+    rest: tuple[Rest, ...]
+    notes: tuple[str, ...]
     shards: tuple[ShardLayout, ...]
     threads: int
     peak_bytes: int
@@ -108,14 +121,11 @@ def plan_extraction(
         for checkpoint in (base, model)
         if checkpoint.adapts is not None
     ]
-    problems = problems or [*islice(_wrong(base, model), MOST_SAID)]
-    pairs = [(info, model.tensors[name]) for name, info in base.tensors.items() if name in model.tensors]
-    weights = tuple(_weight(*pair, base) for pair in pairs if _is_matrix(*pair))
-    rest = tuple(pair for pair in pairs if not _is_matrix(*pair))
-    added = tuple(name for name in model.tensors if name not in base.tensors)
+    problems = problems or shorten(_wrong(base, model))
+    weights, rest = _sorted(base, model)
     shards: tuple[ShardLayout, ...] = ()
     if not weights:
-        problems.append(Problem(base.path, "weights of two axes", "none"))
+        problems.append(Problem(base.path, "weights of modules that peft takes", "none"))
     elif not problems:
         shards = _laid_out(weights, rank)
         folders = [base.path, model.path, *(os.path.realpath(s.path) for c in (base, model) for s in c.shards)]
@@ -131,7 +141,8 @@ def plan_extraction(
         else:
             fitted = found
             problems += memory.check_output(target, size, found.peak - resident)
-    return ExtractionPlan(base, model, rank, weights, rest, added, shards, fitted.threads, fitted.peak, tuple(problems))
+    notes = _notes(base, weights)
+    return ExtractionPlan(base, model, rank, weights, rest, notes, shards, fitted.threads, fitted.peak, tuple(problems))
 
 
 def algebra_is_threaded() -> bool:
@@ -139,20 +150,16 @@ def algebra_is_threaded() -> bool:
     return not any(os.environ.get(name) == "1" for name in _LIBRARIES)
 
 
-def extraction_tasks(
-    weights: Sequence[Weight], rest: Sequence[tuple[Tensor, Tensor]], rank: int, resident: int
-) -> Tasks:
+def extraction_tasks(weights: Sequence[Weight], rest: Sequence[Rest], rank: int, resident: int) -> Tasks:
     """What extracting asks of memory: weights under way, or tensors compared, and matrices on their way to the file."""
     matrices = max((4 * rank * sum(weight.shape) for weight in weights), default=0)
     blas = BLAS * len(os.sched_getaffinity(0))
     working = [working_bytes(each.shape, rank, max(each.base.cost.held, each.model.cost.held)) for each in weights]
-    compared = [
-        min(ROWS + SMALLEST, base.elements) * (base.cost.held + model.cost.held + COMPARED) for base, model in rest
-    ]
+    compared = [_compared_bytes(each) for each in rest]
     kernels = budget.kernels_to_load()
     return Tasks(
         loading=resident + kernels.most,
-        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * len(weights) + IN_FLIGHT * matrices,
+        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * (len(weights) + len(rest)) + IN_FLIGHT * matrices,
         waiting=matrices,
         each=[*working, *compared],
     )
@@ -177,30 +184,60 @@ def working_bytes(shape: tuple[int, int], rank: int, itemsize: int) -> int:
     return block * (2 * itemsize + 12 + 16) + max(factors, 12 * rank * together)
 
 
+def _compared_bytes(rest: Rest) -> int:
+    """Bytes that a thread takes for the norm of a change (`running.left_out`)."""
+    held = rest.model.cost.held + (rest.base.cost.held if rest.base else 0)
+    return min(TILE + SMALLEST, rest.model.elements) * (held + COMPARED)
+
+
+def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tuple[Rest, ...]]:
+    """The weights that peft has matrices for, and the other tensors of the fine-tune."""
+    modules, tie = Modules(base), tie_of(base)
+    weights, rest = [], []
+    for name, above in model.tensors.items():
+        below = base.tensors.get(name)
+        if tie and name == tie.head and tie.embedding in model.tensors:
+            # Once merged it follows the embedding, so that what it differs by is lost.
+            rest.append(Rest(model.tensors[tie.embedding], above, "heads that the base ties to its embedding"))
+        elif below is None:
+            rest.append(Rest(None, above, "tensors that the base lacks"))
+        elif isinstance(module := _module(modules, below, above), Module):
+            transposed = module.kind != "linear"
+            weights.append(Weight(module.name, below, above, transposed, embedding=module.kind == "embedding"))
+        else:
+            rest.append(Rest(below, above, module))
+    order = {name: number for number, name in enumerate(base.tensors)}
+    return tuple(sorted(weights, key=lambda weight: order[weight.base.name])), tuple(rest)
+
+
+def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
+    return modules.of(below) if above.dtype.merges else "tensors of other dtypes"
+
+
+def _notes(base: Checkpoint, weights: Sequence[Weight]) -> tuple[str, ...]:
+    tie = tie_of(base)
+    if tie is None or all(weight.base.name != tie.embedding for weight in weights):
+        return ()
+    return (
+        f"{quoted(tie.embedding)} is the output head too: peft changes the head with it where the adapter is merged "
+        "(merge_and_unload), and not before",
+    )
+
+
 def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
+    if is_rebuilt(base.config):
+        model_type = quoted((base.config or {}).get("model_type"))
+        found = f"model_type {model_type}, whose modules transformers calls otherwise than the checkpoint does"
+        mend = "Keep what the fine-tune changed with `sdmw pack`"
+        yield Problem(base.path, "a model whose modules are known by the names of its tensors", found, mend)
     for name, info in base.tensors.items():
-        found = model.tensors.get(name)
+        above = model.tensors.get(name)
         where = f"{model.path}: tensor {quoted(name)}"
-        if found is None:
+        if above is None:
             yield Problem(where, f"a tensor of each name in {base.path}", "none", "Give a fine-tune of this base")
-        elif found.shape != info.shape:
+        elif above.shape != info.shape:
             mend = "Give a fine-tune of this base, with its vocabulary"
-            yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(found.shape)}", mend)
-
-
-def _is_matrix(base: Tensor, model: Tensor) -> bool:
-    shaped = len(base.shape) == 2 and base.elements > 0 and base.name.endswith(".weight")
-    return shaped and base.dtype.merges and model.dtype.merges
-
-
-def _weight(base: Tensor, model: Tensor, checkpoint: Checkpoint) -> Weight:
-    module = base.name.removesuffix(".weight")
-    last = module.split(".")[-1]
-    embedding = last in _MORE_EMBEDDINGS or (any(part in last for part in EMBEDDINGS) and last not in _NO_EMBEDDINGS)
-    # GPT-2's on the Hub are stored without the prefix that the model has in memory, where peft looks.
-    unprefixed = (checkpoint.config or {}).get("model_type") == "gpt2" and module.startswith(("h.", "wte", "wpe"))
-    in_memory = f"transformer.{module}" if unprefixed else module
-    return Weight(in_memory, base, model, embedding or is_conv1d(checkpoint, module), embedding)
+            yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)
 
 
 def _laid_out(weights: tuple[Weight, ...], rank: int) -> tuple[ShardLayout, ...]:

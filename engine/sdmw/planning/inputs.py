@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import Problem, SdmwError, quoted
+from sdmw.errors import Problem, SdmwError, quoted, shorten
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
@@ -63,7 +63,7 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
             models[name] = found
-    return problems or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
+    return shorten(problems) or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
 
 
 def _located(
@@ -143,7 +143,7 @@ def _put(
         wrong, expected = (adapter, "an adapter") if adapter.adapts is None else (on, "a model")
         found = "a model" if adapter.adapts is None else "an adapter"
         return [Problem(wrong.path, f"{expected} in model+adapter", found)]
-    found_on = adapted(adapter, on, deltas=deltas)
+    found_on = adapted(adapter, on, called, deltas=deltas)
     problems, warnings = wrong_base(adapter, on, called, meant=meant)
     if isinstance(found_on, list) or problems:
         return [*problems, *(found_on if isinstance(found_on, list) else [])]

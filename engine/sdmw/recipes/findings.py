@@ -4,9 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from sdmw.errors import LONGEST_NAME, Problem, RecipeError, quoted
-
-MOST_PROBLEMS = 50  # shown; the rest is counted
+from sdmw.errors import LONGEST_NAME, Problem, RecipeError, quoted, shorten
 
 Path = tuple[str | int, ...]  # the keys and indices that lead to a value: ("models", 0, "weight")
 Mark = tuple[int, int]  # line and column, from 1
@@ -67,10 +65,7 @@ class Findings:
         if not self._problems:
             return
         found = [problem for _, problem in sorted(self._problems.values(), key=lambda marked: marked[0])]
-        more = len(found) - MOST_PROBLEMS
-        if more > 0:
-            found[MOST_PROBLEMS:] = [Problem(self.file or "recipe", "", f"and {more} more problems")]
-        raise RecipeError(found)
+        raise RecipeError(shorten(found, self.file or "recipe"))
 
     def _mark(self, path: Path, key: bool) -> Mark:
         # What is missing has no place: the nearest thing around it has.

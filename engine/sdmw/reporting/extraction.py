@@ -35,6 +35,21 @@ class ExtractedWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A tensor that the fine-tune changed and the adapter does not have.
+
+    Attributes:
+        tensor: its name.
+        norm: of its delta, Frobenius; 0 for integers.
+        why: what such tensors are, in the plural.
+    """
+
+    tensor: str
+    norm: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractionReport:
     """What was extracted. `sdmw_report.json` has the same names but `path`.
 
@@ -42,9 +57,12 @@ class ExtractionReport:
         version: of sdmw.
         path: of the adapter.
         rank: of its matrices.
-        error: of all weights together, as for one.
+        error: of all weights in the adapter together, as for one.
+        left_out_share: norm of the deltas that were left out, over that of the whole delta.
+        whole_error: what the adapter lacks of the whole delta: left out, or not within the rank; as for one weight.
         weights: each.
-        left_out: tensors that the fine-tune changed and that are no matrices: an adapter cannot say them.
+        left_out: tensors that the fine-tune changed and that peft has no matrices for.
+        notes: what whoever loads the adapter should know.
         warnings: what is odd about the place of the output.
     """
 
@@ -52,8 +70,11 @@ class ExtractionReport:
     path: str
     rank: int
     error: float
+    left_out_share: float
+    whole_error: float
     weights: tuple[ExtractedWeight, ...]
-    left_out: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -70,14 +91,40 @@ class ExtractionReport:
 
 
 def extraction_report(
-    plan: ExtractionPlan, path: str, found: Sequence[tuple[str, float, float]], left_out: Sequence[str]
+    plan: ExtractionPlan,
+    path: str,
+    found: Sequence[tuple[str, float, float]],
+    left_out: Sequence[tuple[str, float, str]],
 ) -> ExtractionReport:
-    """The report of a finished extraction: of each weight its name, norm and error."""
+    """The report of a finished extraction.
+
+    Args:
+        plan: what was extracted.
+        path: of the adapter.
+        found: of each weight its name, norm and error.
+        left_out: of each other tensor that changed its name, norm and kind.
+    """
     weights = tuple(ExtractedWeight(*each) for each in found)
-    whole = math.fsum(weight.norm**2 for weight in weights)
-    rest = math.fsum((weight.norm * weight.error) ** 2 for weight in weights)
-    error = math.sqrt(rest / whole) if whole else 0.0
-    return ExtractionReport(__version__, path, plan.rank, error, weights, tuple(left_out))
+    rest = tuple(LeftOut(*each) for each in left_out)
+    held = math.hypot(*(weight.norm for weight in weights))
+    lost = math.hypot(*(weight.norm * weight.error for weight in weights))
+    outside = math.hypot(*(each.norm for each in rest))
+    whole = math.hypot(held, outside)
+    return ExtractionReport(
+        version=__version__,
+        path=path,
+        rank=plan.rank,
+        error=_share(lost, held),
+        left_out_share=_share(outside, whole),
+        whole_error=_share(math.hypot(lost, outside), whole),
+        weights=weights,
+        left_out=rest,
+        notes=plan.notes,
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def add_files(

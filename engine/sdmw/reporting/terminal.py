@@ -1,5 +1,6 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -48,11 +49,21 @@ def print_extraction(report: ExtractionReport) -> None:
     _print(table)
     lines = [
         f"result       {report.path}, rank {report.rank}",
-        f"error        {report.error:.2%} of all deltas, in the Frobenius norm",
-        f"left out     {len(report.left_out)} changed tensors that are no matrices",
+        f"error        {report.error:.2%} of the deltas that it holds, in the Frobenius norm",
+        f"left out     {_left_out(report)}",
+        f"whole error  {report.whole_error:.2%}: what it lacks of all that the fine-tune changed",
+        *(f"note         {note}" for note in report.notes),
         f"load it      {loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
+
+
+def _left_out(report: ExtractionReport) -> str:
+    """How much of the delta, and how many tensors of which kind."""
+    kinds = Counter(each.why for each in report.left_out)
+    said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    share = f"{report.left_out_share:.2%} of the whole delta"
+    return f"{share}, in {len(report.left_out):,} changed tensors ({said})" if said else "nothing"
 
 
 def print_packed(report: PackReport) -> None:

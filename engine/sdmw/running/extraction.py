@@ -14,16 +14,14 @@ import numpy as np
 import xxhash
 
 from sdmw import codec
-from sdmw.planning.extraction import ROWS, ExtractionPlan, Weight
+from sdmw.planning.extraction import ExtractionPlan, Weight
 from sdmw.running.context import Context
 from sdmw.running.decomposition import Extracted, extract
 from sdmw.running.events import Progress
 from sdmw.running.journal import Notes, hash_of, identity_of
+from sdmw.running.left_out import norm_of_change
 from sdmw.running.pool import Task
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import equal, read_tiles
-from sdmw.tensors.matrices import widened
-from sdmw.tensors.tensor import Tensor
 from sdmw.version import __version__
 from sdmw.writing.layout import Place
 from sdmw.writing.publication import Publication
@@ -61,11 +59,11 @@ def head(plan: ExtractionPlan) -> dict[str, Any]:
 
 def carry_out(
     plan: ExtractionPlan, output: Publication, context: Context
-) -> tuple[list[tuple[str, float, float]], list[str]]:
+) -> tuple[list[tuple[str, float, float]], list[tuple[str, float, str]]]:
     """Extract every weight and write its matrices.
 
     Returns:
-        Name, norm and error of each weight; the names of the other tensors that the fine-tune changed.
+        Name, norm and error of each weight; name, norm and kind of the other tensors that the fine-tune changed.
 
     Raises:
         RunError: inputs changed, are not finite, or a signal came.
@@ -73,11 +71,12 @@ def carry_out(
     run = _Extraction(plan, output, context)
     with run.notes.kept():
         finished = run.finish_weights()
-        differing = run.differing()
+        norms = run.norms_of_changes()
     found = [
         (weight.base.name, finished[number].norm, finished[number].error) for number, weight in enumerate(plan.weights)
     ]
-    return found, [*(base.name for (base, _), other in zip(plan.rest, differing, strict=True) if other), *plan.added]
+    changed = zip(plan.rest, norms, strict=True)
+    return found, [(rest.model.name, norm, rest.why) for rest, norm in changed if norm is not None]
 
 
 class _Extraction:
@@ -102,13 +101,13 @@ class _Extraction:
         self._run(self._extractions())
         return self._finished
 
-    def differing(self) -> list[bool]:
-        """Of each tensor that is no matrix, whether the fine-tune changed it."""
-        found = [False] * len(self._plan.rest)
+    def norms_of_changes(self) -> list[float | None]:
+        """Of each tensor that is left out, the norm of what the fine-tune changed in it; None where that is nothing."""
+        found: list[float | None] = [None] * len(self._plan.rest)
         given_up = self._context.pool.given_up
         tasks = (
-            Task(differ, (base, model, given_up), partial(found.__setitem__, number))
-            for number, (base, model) in enumerate(self._plan.rest)
+            Task(norm_of_change, (rest.base, rest.model, given_up), partial(found.__setitem__, number))
+            for number, rest in enumerate(self._plan.rest)
         )
         self._run(tasks)
         return found
@@ -157,18 +156,6 @@ def holds(places: Sequence[Place], checksums: Sequence[str], sink: Sink, given_u
     finally:
         sink.settle()
     return found == list(checksums)
-
-
-def differ(base: Tensor, model: Tensor, given_up: GivenUp) -> bool:
-    """Whether two tensors have other values, or zeros of another sign."""
-    infos = (base, model)
-    if not (base.dtype.merges and model.dtype.merges):
-        return base.dtype is not model.dtype or not equal(base, model, ROWS, given_up.check)
-    for _, tiles in read_tiles(infos, 0, base.elements, ROWS, given_up.check):
-        below, above = (widened(tile, info.dtype).view(np.uint32) for tile, info in zip(tiles, infos, strict=True))
-        if not np.array_equal(below, above):
-            return True
-    return False
 
 
 def _checksum(place: Place, sink: Sink, check: Callable[[], None]) -> str:

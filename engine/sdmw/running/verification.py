@@ -13,7 +13,7 @@ import xxhash
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted
+from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
 from sdmw.running.events import Progress
@@ -101,7 +101,9 @@ def verify(
         tasks = _tasks(out, job, pieces, wanted, context, nbytes, problems.append)
         context.pool.run(lambda: next(tasks, None))
     unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, tuple(problems))
+    return Verification(
+        out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, tuple(shorten(problems))
+    )
 
 
 def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:

@@ -2,7 +2,7 @@
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 
-_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+_MODELS = ("gpt2", "gpt-sw3", "openai-gpt", "imagegpt", "decision_transformer")
 _MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 

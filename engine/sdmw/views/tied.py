@@ -24,8 +24,8 @@ _TIED = (
     "embed_tokens",
     "output_projection",
     "vocab_projector",
+    "generator_lm_head",
 )
-EMBEDDINGS = ("embed", "wte")  # in the names of input embeddings: embed_tokens, word_embeddings, embed_in, wte
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
     dropped: set[str] = set()
     heads: set[str] = set()
     absent: dict[str, dict[str, Tensor]] = {name: {} for name in everyone}
-    for head in dict.fromkeys(name for each in everyone.values() for name in _heads(each)):
+    for head in dict.fromkeys(name for each in everyone.values() for name in heads_of(each)):
         embeddings = {name: _embedding_of(each, head) for name, each in everyone.items()}
         lacking = {name for name, each in everyone.items() if head not in each.tensors}
         if any(embeddings[name] is None for name in everyone):
@@ -92,9 +92,9 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
     return Ties(tuple(stored), frozenset(dropped), absent, frozenset(heads))
 
 
-def _heads(checkpoint: Checkpoint) -> Iterator[str]:
+def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
     """Names of tensors that may be tied to the embedding: of its shape, and called like a head."""
-    embedding = _embedding(checkpoint)
+    embedding = input_embedding(checkpoint)
     if embedding is None:
         return
     for name, tensor in checkpoint.tensors.items():
@@ -106,11 +106,11 @@ def _heads(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _embedding_of(checkpoint: Checkpoint, head: str) -> Tensor | None:
     """The embedding that a head would be tied to; None where there is none."""
-    found = _embedding(checkpoint)
+    found = input_embedding(checkpoint)
     return None if found is None or found.name == head else found
 
 
-def _embedding(checkpoint: Checkpoint) -> Tensor | None:
+def input_embedding(checkpoint: Checkpoint) -> Tensor | None:
     """The input embedding: a matrix called like one, with a row for each token of the vocabulary."""
     sizes = set(_vocabularies(checkpoint.config or {}))
     candidates = [

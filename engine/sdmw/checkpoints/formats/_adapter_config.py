@@ -50,6 +50,7 @@ class AdapterConfig:
         rslora: alpha is divided by the root of the rank.
         fan_in_fan_out: weights lie as (in, out), as in GPT-2's Conv1D.
         task_type: what the model is for, in peft's words; None where it does not say.
+        ties: where the model ties its head to its embedding, the adapter does so too.
     """
 
     base: str
@@ -60,6 +61,7 @@ class AdapterConfig:
     rslora: bool
     fan_in_fan_out: bool
     task_type: str | None
+    ties: bool
 
     @property
     def patterns(self) -> int:
@@ -107,6 +109,7 @@ def read_adapter_config(directory: str) -> AdapterConfig:
         rslora=config.get("use_rslora") or False,
         fan_in_fan_out=config.get("fan_in_fan_out") or False,
         task_type=task if isinstance(task := config.get("task_type"), str) else None,
+        ties=config.get("ensure_weight_tying") or False,
     )
 
 
@@ -121,7 +124,7 @@ def _wrong_values(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     base = config.get("base_model_name_or_path") or ""
     if not isinstance(base, str) or "\0" in base:
         yield wrong("base_model_name_or_path", "text", config["base_model_name_or_path"])
-    for name in ("use_rslora", "fan_in_fan_out"):
+    for name in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying"):
         if not isinstance(config.get(name) or False, bool):
             yield wrong(name, "true or false", config[name])
     for name, fits, kind in (

@@ -82,7 +82,9 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
         problems.append(Problem(os.path.join(directory, WEIGHTS), "an adapter's tensors", "none"))
     if problems:
         raise CheckpointError(problems)
-    return Checkpoint(directory, (header.shard,), tensors, None, header.warnings, adapts=config.base)
+    return Checkpoint(
+        directory, (header.shard,), tensors, None, header.warnings, adapts=config.base, ties=config.ties
+    )  # fmt: skip
 
 
 def read_matrices(path: str) -> Checkpoint:
@@ -125,6 +127,7 @@ def _sorted(
     """Every module's matrices, the values by the name of what they replace, and what is neither."""
     modules: defaultdict[str, _Factors] = defaultdict(_Factors)
     values: dict[str, Stored] = {}
+    copies: dict[str, Stored] = {}  # saved under the module's name and again under that of peft's wrapper
     base_layers: dict[str, Stored] = {}
     problems = []
     for info in tensors:
@@ -138,17 +141,20 @@ def _sorted(
             modules[name.removesuffix(suffix)].parts[_FACTORS[suffix]] = info
         elif name.endswith(".base_layer.weight"):
             base_layers[name.removesuffix(".base_layer.weight")] = info
+        elif ".original_module." in name:
+            continue  # the base's own, which peft keeps beside the trained copy
         else:
+            into = copies if ".modules_to_save." in name else values
             name = name.replace(".modules_to_save.", ".").replace(".base_layer.bias", ".bias")
-            if name in values:
+            if name in into:
                 problems.append(Problem(info.where, "each tensor once", "twice"))
-            values[name] = replace(info, name=name)
+            into[name] = replace(info, name=name)
     for module, info in base_layers.items():
         if module in modules:
             modules[module].base_layer = info
         else:
             values[f"{module}.weight"] = replace(info, name=f"{module}.weight")
-    return modules, values, problems
+    return modules, {**copies, **values}, problems
 
 
 def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRank | Sum | Problem:

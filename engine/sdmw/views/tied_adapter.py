@@ -1,0 +1,148 @@
+"""Adapters that change the embedding or the head alone of a model whose head is its embedding.
+
+Source: peft 0.21. A module of `modules_to_save` becomes a copy, so that the other side keeps the base's values, and
+`merge_and_unload` unties the config. With `ensure_weight_tying` the head is the embedding's copy. A low-rank delta of
+the embedding changes the head as well once it is merged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import Problem, quoted
+from sdmw.tensors.low_rank import LowRank, Sum
+from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import heads_of, input_embedding, is_shared, tied_by_config
+
+# Model types whose head has another name than `lm_head`.
+_HEAD_OF = {
+    **dict.fromkeys(("whisper", "moonshine", "canary"), "proj_out.weight"),
+    **dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), "embed_out.weight"),
+    **dict.fromkeys(("biogpt", "trocr"), "output_projection.weight"),
+    "modernbert-decoder": "decoder.weight",
+}
+_WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining")
+# A head of several tensors, as BERT's and RoBERTa's: more of it is tied than the embedding, and by the same field.
+_LARGER_HEADS = ("cls", "lm_head", "head", "predictions", "vocab_transform", "generator_predictions")
+# Here `tie_word_embeddings` says too whether the decoder's output is scaled: untied, the model computes other logits.
+_SCALED = frozenset(("t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A head that is the embedding.
+
+    Attributes:
+        embedding: name of the stored embedding.
+        head: name of the head; empty where this model's is not known here.
+        stored: the model stores the head as well.
+    """
+
+    embedding: str
+    head: str
+    stored: bool
+
+
+def tie_of(model: Checkpoint) -> Tie | None:
+    """How a model's head and embedding are tied; None where they are not, or where it has no head."""
+    config = model.config or {}
+    said = tied_by_config(config)
+    found_embedding = input_embedding(model)
+    if found_embedding is None or said is False:
+        return None
+    embedding = found_embedding.name
+    head = next((name for name in heads_of(model) if not is_shared(name)), None)
+    if head is not None:
+        # A config that is silent means what the model stores.
+        return Tie(embedding, head, stored=True) if said else None
+    architectures = [str(name) for name in found] if isinstance(found := config.get("architectures"), list) else []
+    if architectures and not architectures[0].endswith(_WITH_HEAD):
+        return None
+    if any(name.split(".")[0] in _LARGER_HEADS for name in model.tensors):
+        return Tie(embedding, "", stored=False)
+    prefix = "language_model." if embedding.startswith("language_model.model.") else ""
+    return Tie(embedding, prefix + _HEAD_OF.get(str(config.get("model_type")), "lm_head.weight"), stored=False)
+
+
+def with_head(model: Checkpoint, tie: Tie) -> Checkpoint:
+    """The model with its head as a tensor of its own: the embedding under the head's name, where none is stored."""
+    if tie.stored or not tie.head:
+        return model
+    head = replace(model.tensors[tie.embedding], name=tie.head)
+    return replace(model, tensors={**model.tensors, tie.head: head})
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an adapter comes to on a model that ties its head.
+
+    Attributes:
+        changed: by name in the model, what the adapter has in its place.
+        apart: head and embedding become two: the head is a tensor of its own from now on.
+        problems: why this cannot be.
+        warnings: what there is to tell.
+    """
+
+    changed: dict[str, Tensor]
+    apart: bool
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[str, Tensor]) -> Settled:
+    """What becomes of head and embedding.
+
+    Args:
+        adapter: what is put on the model.
+        model: as it is stored.
+        tie: of the model.
+        changed: by name in the model (its head included), what the adapter has in its place.
+    """
+    changed = dict(changed)
+    embedding, head = changed.get(tie.embedding), changed.get(tie.head)
+    if head is not None and is_low_rank(head):
+        if adapter.ties and embedding is not None:
+            # peft saves the embedding's matrices again, transposed, as the head's.
+            del changed[tie.head]
+            head = None
+        elif not tie.stored:
+            mend = "The model ties its head to its embedding: untie it first (store the head, and say so in config)"
+            found = f"one that is {quoted(tie.embedding)} under another name"
+            return Settled(changed, False, (Problem(head.where, "a tensor of the model's own", found, mend),))
+    values = [each for each in (embedding, head) if each is not None and not is_low_rank(each)]
+    if values:
+        together = len(values) == 2  # perhaps with equal bits: whoever reads them tells
+        return Settled(
+            changed, True, () if together else _cannot(adapter, model, tie), _told_apart(adapter, tie, changed)
+        )
+    if embedding is None or head is not None:
+        return Settled(changed, False)
+    if tie.stored:
+        changed[tie.head] = replace(embedding, name=tie.head)
+    said = f"{quoted(tie.embedding)} is the output head too, which changes with it, as in peft's merge"
+    return Settled(changed, False, (), (f"{adapter.path}: {said}",))
+
+
+def _cannot(adapter: Checkpoint, model: Checkpoint, tie: Tie) -> tuple[Problem, ...]:
+    """Why head and embedding of the model cannot become two, if they cannot."""
+    model_type = (model.config or {}).get("model_type")
+    if tie.head and model_type not in _SCALED:
+        return ()
+    found = f"values of {quoted(tie.embedding)} or of the head alone, which are one in {quoted(model_type)}"
+    mend = "Merge it with peft's merge_and_unload: the config of such a model cannot say that they differ"
+    return (Problem(adapter.path, "embedding and head changed together", found, mend),)
+
+
+def _told_apart(adapter: Checkpoint, tie: Tie, changed: Mapping[str, Tensor]) -> tuple[str, ...]:
+    if tie.embedding in changed and tie.head in changed:
+        return ()
+    name, other = (tie.embedding, tie.head) if tie.embedding in changed else (tie.head, tie.embedding)
+    return (
+        f"{adapter.path}: it replaces {quoted(name)} and leaves {quoted(other)}, to which the base ties it, as it was; "
+        "as in peft they are two from then on",
+    )
+
+
+def is_low_rank(tensor: Tensor) -> bool:
+    """Whether a tensor of an adapter is a product of matrices, alone or on values that the adapter brings."""
+    return isinstance(tensor, LowRank | Sum)
