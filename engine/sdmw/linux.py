@@ -17,15 +17,30 @@ SYNC_WAIT_BEFORE = 1
 SYNC_WRITE = 2
 SYNC_WAIT_AFTER = 4
 
-# From linux/magic.h and the file systems' own sources: their pages come from elsewhere and may fail at any time.
+# What a write can really suffer. A hint that ends by another error was refused, by an old kernel, a profile of seccomp
+# or a file system, and nothing is lost: the plain way does the same, or says what is wrong.
+_DATA_ERRORS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+# What fsync says of a folder where folders cannot be synced: older CIFS, some of FUSE. EACCES: it may not be listed.
+_NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.EACCES})
+
+# From linux/magic.h: file systems whose files lie in memory and count as such.
+_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x958458F6: "hugetlbfs"}
+# From there and the file systems' own sources: their pages come from elsewhere and may fail at any time.
 _REMOTE = {
     0x6969: "NFS", 0x517B: "SMB", 0xFF534D42: "CIFS", 0xFE534D42: "SMB2", 0x65735546: "FUSE", 0x01021997: "9P",
     0x00C36400: "Ceph", 0x5346414F: "AFS", 0x0BD00BD0: "Lustre", 0x47504653: "GPFS",
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
+_USUAL_NAME_MAX = 255
+_UNKNOWN = 0  # no file system has this number
+_MOST_INTERRUPTIONS = 100  # of one call by signals; then it counts as refused
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a hint was only refused: it has no say in what becomes of the data."""
+    return error.errno not in _DATA_ERRORS
 
 
 def fallocate(fd: int, offset: int, length: int) -> bool:
@@ -34,50 +49,68 @@ def fallocate(fd: int, offset: int, length: int) -> bool:
     `os.posix_fallocate` will not do: where the file system cannot reserve it writes every block.
 
     Returns:
-        False where the file system cannot reserve.
+        False where that is refused.
 
     Raises:
-        OSError: ENOSPC, EDQUOT, EFBIG and whatever else the kernel says.
+        OSError: ENOSPC, EDQUOT, EFBIG, EIO, EROFS.
     """
-    return _call("fallocate", fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length))
+    return _hint("fallocate", fd, 0, ctypes.c_int64(offset), ctypes.c_int64(length))
 
 
 def sync_file_range(fd: int, offset: int, length: int, flags: int) -> bool:
     """Starts writing dirty pages of a range to disk, or waits for that; nothing is durable before an fsync.
 
+    An error that is waited for here is reported through this descriptor, and not once more by its fsync: data are to be
+    synced through another one.
+
     Returns:
-        False where the file system cannot.
+        False where that is refused.
 
     Raises:
         OSError: pages could not be written.
     """
-    return _call("sync_file_range", fd, ctypes.c_int64(offset), ctypes.c_int64(length), flags)
+    return _hint("sync_file_range", fd, ctypes.c_int64(offset), ctypes.c_int64(length), flags)
+
+
+def forget_pages(fd: int, offset: int, length: int) -> None:
+    """Lets the page cache drop a range that is on the disk, up to the end where `length` is 0; a mere hint."""
+    # Python's own repeats it for ever where it is interrupted.
+    _libc.posix_fadvise(fd, ctypes.c_int64(offset), ctypes.c_int64(length), os.POSIX_FADV_DONTNEED)
 
 
 def renameat2(old: str, new: str, flags: int) -> bool:
     """Renames with RENAME_NOREPLACE or RENAME_EXCHANGE.
 
     Returns:
-        False where the kernel or the file system knows no such flag; nothing was renamed.
+        False where that is refused, as where the kernel or the file system knows no such flag; nothing was renamed, and
+        the plain rename says what is wrong, if anything is.
 
     Raises:
-        OSError: FileExistsError if `new` exists and must not, and whatever else the kernel says.
+        OSError: FileExistsError if `new` exists and must not, and data errors.
     """
     arguments = (_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags)
-    return _call("renameat2", *arguments, unsupported=(*_UNSUPPORTED, errno.EINVAL))
+    return _hint("renameat2", *arguments, errors=_DATA_ERRORS | {errno.EEXIST})
 
 
-def _call(name: str, *arguments: object, unsupported: tuple[int, ...] = _UNSUPPORTED) -> bool:
+def _hint(name: str, *arguments: object, errors: frozenset[int] = _DATA_ERRORS) -> bool:
+    """Calls the C library; False where it is refused, OSError for one of `errors`."""
     function = getattr(_libc, name, None)  # musl and old glibc lack some
     if function is None:
         return False
-    while function(*arguments) != 0:
+    for _ in range(_MOST_INTERRUPTIONS):
+        if function(*arguments) == 0:
+            return True
         number = ctypes.get_errno()
-        if number in unsupported:
-            return False
-        if number != errno.EINTR:
+        if number in errors:
             raise OSError(number, os.strerror(number), name)
-    return True
+        if number != errno.EINTR:
+            break
+    return False
+
+
+def memory_file_system(folder: str) -> str | None:
+    """The name of the file system that a folder lies in, where it keeps files in memory."""
+    return _IN_MEMORY.get(_magic(folder))
 
 
 @lru_cache(maxsize=4096)
@@ -86,25 +119,55 @@ def maps_safely(path: str) -> bool:
 
     There a page that cannot be had kills the process by SIGBUS, where a read returns an error.
     """
+    return _magic(path) not in {_UNKNOWN, *_REMOTE}
+
+
+def _magic(path: str) -> int:
+    """The type of the file system of a path, as linux/magic.h numbers them; `_UNKNOWN` where nobody tells."""
     buffer = ctypes.create_string_buffer(512)  # larger than any struct statfs; its first field is the type, a long
-    return bool(_libc.statfs(os.fsencode(path), buffer)) or (
-        ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF not in _REMOTE
-    )
+    if _libc.statfs(os.fsencode(path), buffer):
+        return _UNKNOWN
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
 
 
-def fsync_path(path: str) -> None:
-    """Makes a file's data, or a folder's entries, durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def fsync_path(path: str) -> bool:
+    """Makes a file's data, or a folder's entries, durable.
+
+    Returns:
+        False for a folder whose file system cannot do that for folders.
+
+    Raises:
+        OSError: EIO, for one: what was written may be lost.
+    """
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not os.path.isdir(path):
+            raise
+        return False
+    return True
 
 
-def free(folder: str) -> int:
-    """Bytes that the file system of a folder has left for this user."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+def free(folder: str) -> int | None:
+    """Bytes that the file system of a folder has left for this user; None where it does not tell."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    # Of no blocks at all tell ramfs and many a FUSE: they do not count.
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+
+def longest_name(folder: str) -> int:
+    """Bytes that a name in a folder may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        return _USUAL_NAME_MAX
 
 
 def allocated(folder: str) -> int:

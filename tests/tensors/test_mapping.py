@@ -102,7 +102,7 @@ def test_truncated_before_it_was_ever_mapped(file, source):
 
 def test_emptied_gone_or_made_a_folder(file, source):
     os.truncate(file, 0)
-    with pytest.raises(InputChangedError, match="is empty or no regular file now"):
+    with pytest.raises(InputChangedError, match=r"was 1\.20 MB at the start, is 0 bytes now"):
         source.tile(0, 10)
     file.unlink()
     with pytest.raises(InputChangedError, match="is gone"):
@@ -128,19 +128,39 @@ def test_a_file_replaced_since_an_earlier_merge_is_read_anew(file, source):
     np.testing.assert_array_equal(old, VALUES[:10])
 
 
+REFUSALS = [errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOMEM, errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL]
+
+
+@pytest.mark.parametrize("number", [*REFUSALS, errno.EFAULT, errno.EIO, 133])
+def test_what_populating_says_a_plain_read_decides(file, source, monkeypatch, number):
+    """Refused, or short of memory: the bytes are there all the same."""
+    monkeypatch.setattr(mapping, "_advise", lambda *_: number)
+    np.testing.assert_array_equal(source.tile(7, ELEMENTS), VALUES[7:])
+    source.release(7, ELEMENTS)
+
+
 @pytest.mark.parametrize("number", [errno.EFAULT, errno.EIO, 133])
 def test_a_read_error_names_file_tensor_and_offset(file, source, monkeypatch, number):
-    pread = os.pread
+    preadv = os.preadv
 
-    def broken(fd, size, offset):
-        if offset + size > 500_000:
+    def broken(fd, buffers, offset):
+        if offset >= 500_000:
             raise OSError(errno.EIO, "Input/output error")
-        return pread(fd, size, offset)
+        return preadv(fd, [buffers[0][: 500_000 - offset]], offset)
 
     monkeypatch.setattr(mapping.MappedBytes, "populate", lambda *_: number)
-    monkeypatch.setattr(os, "pread", broken)
-    with pytest.raises(RunError, match=r"tensor 't': read error at byte \d{3},\d{3} of the file: Input/output error"):
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(RunError, match=r"tensor 't': read error at byte 500,000 of the file: Input/output error"):
         source.tile(0, ELEMENTS)
+
+
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EPERM, errno.ENOMEM])
+def test_a_file_that_cannot_be_mapped_is_read(source, monkeypatch, number):
+    def refused(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(mapping, "MappedFile", refused)
+    np.testing.assert_array_equal(source.tile(7, ELEMENTS), VALUES[7:])
 
 
 def test_an_old_kernel_is_read_without_populating(source, monkeypatch):

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdmw import linux
 from sdmw.tensors.staging import PAGE, Staging
+from sdmw.writing import streamed
 from sdmw.writing.streamed import StreamedFile
 
 SIZE = 3 * 2**20 + 1234
@@ -57,10 +59,10 @@ def direct(path, monkeypatch):
     monkeypatch.setattr(
         StreamedFile,
         "_write_direct",
-        lambda self, fd, at, data: calls.append((at, len(data))) or real(self, fd, at, data),
+        lambda self, at, data: calls.append((at, len(data))) or real(self, at, data),
     )
     probe = StreamedFile(path)
-    refused = probe._direct is None
+    refused = not probe._direct
     probe.close(sync=False)
     if refused:
         pytest.skip("this file system refuses O_DIRECT")
@@ -79,12 +81,16 @@ def test_small_or_unaligned_data_go_through_it(path, direct, cuts, aligned):
     assert direct == []
 
 
-def test_where_direct_writing_cannot_be_had(path, monkeypatch):
+REFUSALS = [errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOMEM, errno.EAGAIN]
+
+
+@pytest.mark.parametrize("number", REFUSALS)
+def test_where_direct_writing_cannot_be_had(path, monkeypatch, number):
     real = os.open
 
     def refuses(name, flags, *rest, **names):
         if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(number, os.strerror(number))
         return real(name, flags, *rest, **names)
 
     monkeypatch.setattr(os, "open", refuses)
@@ -103,19 +109,35 @@ def test_where_it_writes_less_than_asked(path, monkeypatch, gives):
     write(path, [5000, 2**20])
 
 
-def test_a_block_larger_than_a_page_is_written_through_the_cache(path, monkeypatch):
+@pytest.mark.parametrize("number", REFUSALS)
+def test_what_cannot_go_past_the_cache_goes_through_it(path, monkeypatch, number):
+    """EINVAL: blocks are larger than a page."""
     real = os.pwrite
     direct = []
     opened = StreamedFile.__init__
-    monkeypatch.setattr(StreamedFile, "__init__", lambda self, name: opened(self, name) or direct.append(self._direct))
+    monkeypatch.setattr(StreamedFile, "__init__", lambda self, name: opened(self, name) or direct.append(self._other))
 
     def refuses(fd, data, at):
         if fd in direct:
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(number, os.strerror(number))
         return real(fd, data, at)
 
     monkeypatch.setattr(os, "pwrite", refuses)
     write(path, [5000, 2**20])
+
+
+def test_hints_are_not_given_through_the_descriptor_that_is_synced(path, monkeypatch):
+    """The kernel reports lost data once to each descriptor: a hint's error must not take that of the sync."""
+    through = set()
+    monkeypatch.setattr(streamed, "_STEP", 1)
+    monkeypatch.setattr(streamed, "_BEHIND", 1)
+    monkeypatch.setattr(linux, "sync_file_range", lambda fd, *_: through.add(fd) or False)
+    file = StreamedFile(path)
+    for offset in range(0, 10**6, 10**5):
+        file.write(offset, memoryview(b"x" * 10**5))
+    assert through == {file._other}
+    assert file._fd not in through
+    file.close(sync=True)
 
 
 def test_other_errors_are_told(path, monkeypatch):

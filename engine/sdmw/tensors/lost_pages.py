@@ -32,14 +32,16 @@ _guards: list[bytes] = []  # the handler that each run found
 
 @cache
 def can_guard() -> bool:
-    """Whether the handler knows this system's structures; where not, files are read and not mapped."""
-    return platform.machine() in ("x86_64", "aarch64") and platform.libc_ver()[0] == "glibc"
+    """Whether the handler can be put in place on this system; where not, files are read and not mapped."""
+    if platform.machine() not in ("x86_64", "aarch64") or platform.libc_ver()[0] != "glibc":
+        return False  # other structures than the handler knows
+    return _made_table() is not None and _action_is_allowed()
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
     """While it is entered, the handler is in place; another one, such as faulthandler's, is put back afterwards."""
-    if _made_table() is None:
+    if not can_guard():
         yield
         return
     action = _handling()
@@ -57,7 +59,7 @@ def guarded() -> Iterator[None]:
 def guard_for_good() -> None:
     """As `guarded`, for the rest of the process's life: in workers that another process drives."""
     with _lock:
-        if not _guards and _made_table() is not None:
+        if not _guards and can_guard():
             _guards.append(_set_action(_handling()))
 
 
@@ -70,7 +72,7 @@ def _handling() -> bytes:
 def protect(address: int, size: int) -> None:
     """Lost pages in this range shall be zeros while `guarded` is entered; a full table forgets to."""
     with _lock:
-        table = _made_table()
+        table = _made_table() if can_guard() else None
         if table is None:
             return
         place = _free.pop() if _free else _FIRST + 2 * table[0]
@@ -97,10 +99,10 @@ def lost() -> int:
 
 
 def _made_table() -> memoryview | None:
-    """The handler's table; None where there can be none."""
+    """The handler's table; None where its place is taken."""
     global _table
     with _lock:
-        if _table is None and can_guard():
+        if _table is None:
             from sdmw.kernels.bus_error import TABLE, TABLE_BYTES
 
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
@@ -108,6 +110,12 @@ def _made_table() -> memoryview | None:
             if found == TABLE:
                 _table = memoryview((ctypes.c_ubyte * TABLE_BYTES).from_address(TABLE)).cast("B").cast("q")
         return _table
+
+
+def _action_is_allowed() -> bool:
+    """Whether a handler may be set, which a sandbox may refuse: the one in place is set again."""
+    found = ctypes.create_string_buffer(_SIGACTION.size)
+    return not (_libc.sigaction(int(signal.SIGBUS), None, found) or _libc.sigaction(int(signal.SIGBUS), found, None))
 
 
 def _set_action(action: bytes) -> bytes:

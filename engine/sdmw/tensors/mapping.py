@@ -18,6 +18,7 @@ from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors import lost_pages
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
+from sdmw.tensors.reading import ReadTensor
 
 if TYPE_CHECKING:
     from sdmw.tensors.stored import Stored
@@ -27,7 +28,6 @@ _MADV_POPULATE_READ = 22  # from linux/mman.h; since 5.14
 _MREMAP_MAYMOVE = 1
 _FAILED = ctypes.c_void_p(-1).value
 _PAGE = mmap.PAGESIZE
-_STEP = 2**16  # bytes read at once when looking for the place of a read error
 
 # Through ctypes and not through the mmap module: its madvise holds the GIL while pages are read (about 1 s a GiB for
 # every other thread), and its mappings keep a descriptor each.
@@ -249,16 +249,18 @@ class MappedTensor:
         before = _mappings.found(info.file)
         try:
             mapped = _mappings.of(info.file)
-        except OSError as error:
-            raise not_opened(self.info, error) from None
+        except OSError:  # gone, or only not to be mapped: a plain read tells
+            return ReadTensor(info).tile(start, stop)
         if (end := info.offset + info.nbytes) > mapped.size:
             raise changed(self.info, size_change(max(end, before.size if before else 0), mapped.size))
         try:
             tile = mapped.tile(first, last)
-        except OSError as error:
-            raise unreadable(self.info, first, error.errno or errno.ENOMEM) from None
-        if number := tile.populate():
-            raise self._not_read(mapped, first, last, number)
+            populated = tile.populate() == 0
+        except OSError:
+            populated = False
+        if not populated:
+            # Refused, or out of memory, or the data are lost: a plain read gives them, or says what is wrong where.
+            return ReadTensor(info).tile(start, stop)
         return np.asarray(tile).view(info.dtype.storage)
 
     def release(self, start: int, stop: int) -> None:
@@ -281,22 +283,3 @@ class MappedTensor:
     def _bytes(self, start: int, stop: int) -> tuple[int, int]:
         itemsize = self.info.dtype.itemsize
         return self.info.offset + start * itemsize, self.info.offset + stop * itemsize
-
-    def _not_read(self, mapped: MappedFile, first: int, last: int, number: int) -> RunError:
-        """The error for pages that could not be read: EFAULT may mean a truncated file as well as a bad disk."""
-        try:
-            with open(self.info.file, "rb", buffering=0) as file:
-                now = os.fstat(file.fileno())
-                if _identity(now) != mapped.identity:
-                    same_size = now.st_size == mapped.size
-                    return changed(self.info, "was replaced" if same_size else size_change(mapped.size, now.st_size))
-                offset = first
-                try:
-                    while offset < last:
-                        os.pread(file.fileno(), min(_STEP, last - offset), offset)
-                        offset += _STEP
-                except OSError as error:
-                    first, number = offset, error.errno or number
-        except OSError as error:
-            return not_opened(self.info, error)
-        return unreadable(self.info, first, number)

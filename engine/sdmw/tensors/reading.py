@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw import linux
 from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
@@ -60,11 +61,25 @@ class ReadTensor:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise not_opened(self.info, OSError(errno.EINVAL, "not a regular file any more"))
             while buffer:
-                size = os.preadv(fd, [buffer], offset)
+                size = _read_into(buffer, fd, offset)
                 if not size:
-                    raise changed(self.info, size_change(offset + len(buffer), os.fstat(fd).st_size))
+                    end = self.info.offset + self.info.nbytes
+                    raise changed(self.info, size_change(end, os.fstat(fd).st_size))
                 buffer, offset = buffer[size:], offset + size
         except OSError as error:
             raise unreadable(self.info, offset, error.errno or errno.EIO) from None
         finally:
             os.close(fd)
+
+
+def _read_into(buffer: memoryview, fd: int, offset: int) -> int:
+    """How many bytes a read gave."""
+    try:
+        return os.preadv(fd, [buffer], offset)
+    except OSError as error:
+        if not linux.is_refusal(error):
+            raise
+    # Python calls preadv2, which a sandbox may not know.
+    data = os.pread(fd, len(buffer), offset)
+    buffer[: len(data)] = data
+    return len(data)

@@ -67,6 +67,6 @@ class FirstFailure:
             missing = 0 if largest_file == resource.RLIM_INFINITY else max(self._sizes, default=0) - largest_file
         else:
             above = os.path.dirname(os.path.dirname(self._folder))
-            room = linux.free(above) if error.errno == errno.ENOSPC else 0  # what a quota leaves is unknown
+            room = (linux.free(above) or 0) if error.errno == errno.ENOSPC else 0  # what a quota leaves is unknown
             missing = sum(self._sizes) - linux.allocated(self._folder) - room
         return missing if missing > 0 else unwritten

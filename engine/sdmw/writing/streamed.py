@@ -3,7 +3,6 @@
 import errno
 import os
 import threading
-from contextlib import suppress
 
 import numpy as np
 
@@ -30,9 +29,13 @@ class StreamedFile:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._direct: int | None = None
-        with suppress(OSError):  # EINVAL where the file system knows no O_DIRECT
-            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # A second descriptor, also for hints: the kernel reports lost data once to each, and what `_fd` is told at a
+        # sync must not have been said to a hint before.
+        try:
+            self._other, self._direct = _opened_direct(path)
+        except OSError:
+            os.close(self._fd)
+            raise
         self._lock = threading.Lock()
         self._fresh: list[tuple[int, int]] = []
         self._started: list[tuple[int, int]] = []
@@ -42,19 +45,19 @@ class StreamedFile:
         """Writes all of the bytes at an offset from the beginning of the file."""
         first, stop = offset + -offset % PAGE, (offset + len(data)) // PAGE * PAGE
         aligned = (np.frombuffer(data, np.uint8).ctypes.data - offset) % PAGE == 0
-        if self._direct is None or not aligned or stop - first < _LEAST_DIRECT:
+        if not self._direct or not aligned or stop - first < _LEAST_DIRECT:
             self._write_cached(offset, data)
             return
         self._write_cached(offset, data[: first - offset])
-        self._write_direct(self._direct, first, data[first - offset : stop - offset])
+        self._write_direct(first, data[first - offset : stop - offset])
         self._write_cached(stop, data[stop - offset :])
 
-    def _write_direct(self, fd: int, position: int, left: memoryview) -> None:
+    def _write_direct(self, position: int, left: memoryview) -> None:
         while left:
             try:
-                written = os.pwrite(fd, left, position)
+                written = os.pwrite(self._other, left, position)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if not linux.is_refusal(error):
                     raise
                 written = 0
             if not written or written % PAGE:  # blocks larger than a page, or a place that it cannot write so
@@ -71,10 +74,10 @@ class StreamedFile:
             position, left = position + written, left[written:]
         start, finish = self._wrote(offset, position)
         for first, stop in start:
-            linux.sync_file_range(self._fd, first, stop - first, SYNC_WRITE)
+            linux.sync_file_range(self._other, first, stop - first, SYNC_WRITE)
         for first, stop in finish:
-            linux.sync_file_range(self._fd, first, stop - first, SYNC_WAIT_BEFORE | SYNC_WRITE | SYNC_WAIT_AFTER)
-            os.posix_fadvise(self._fd, first, stop - first, os.POSIX_FADV_DONTNEED)
+            linux.sync_file_range(self._other, first, stop - first, SYNC_WAIT_BEFORE | SYNC_WRITE | SYNC_WAIT_AFTER)
+            linux.forget_pages(self._other, first, stop - first)
 
     def _wrote(self, start: int, stop: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Notes a range; returns the ranges to start writing now, and those to wait for and let go."""
@@ -108,11 +111,19 @@ class StreamedFile:
         try:
             if sync:
                 os.fsync(self._fd)
-                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                linux.forget_pages(self._fd, 0, 0)
         finally:
-            if self._direct is not None:
-                os.close(self._direct)
+            os.close(self._other)
             os.close(self._fd)
+
+
+def _opened_direct(path: str) -> tuple[int, bool]:
+    """A descriptor to write with, and whether it goes past the page cache."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_DIRECT), True
+    except OSError:  # EINVAL where the file system knows no O_DIRECT
+        return os.open(path, flags), False
 
 
 def _total(ranges: list[tuple[int, int]]) -> int:
