@@ -1,12 +1,14 @@
 """Runs the command line in this process, and looks at what it leaves on disk."""
 
 import os
+import signal
 import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdmw import cli
+from sdmw.running.stop import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,18 @@ class Told:
 
 
 def told(capsys, monkeypatch, *arguments):
-    """The real `main`, with these arguments."""
+    """The real `main`, with these arguments. It leaves signals ignored, as the process is to end."""
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["sdmw", *map(str, arguments)])
+    handlers = {each: signal.getsignal(each) for each in SIGNALS}
     try:
         cli.main()
         code = 0
     except SystemExit as end:
         code = end.code or 0
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     return Told(code, *capsys.readouterr())
 
 

@@ -1,5 +1,15 @@
 """`python -m sdmw` is the command `sdmw`."""
 
-from sdmw.cli import main
+from sdmw.running.stop import own_signals
 
-main()
+
+def main() -> None:
+    """The command; signals are taken before what takes long to import."""
+    own_signals()
+    from sdmw import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

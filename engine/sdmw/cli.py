@@ -1,20 +1,16 @@
 """The command line: one command for each api function; results on standard output, all else on standard error."""
 
-import atexit
 import io
 import os
 import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmw.running.stop import SIGNALS
+from sdmw.running.stop import EndedError, own_signals
 from sdmw.version import __version__
 
 if TYPE_CHECKING:
@@ -165,6 +161,7 @@ def extract(
         base, model, out, rank=rank, threads=threads, budget=budget, overwrite=overwrite, download=download,
         header_limit=header_limit, resume=not restart, progress=not quiet,
     )  # fmt: skip
+    terminal.print_warnings(report.warnings, [])
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -279,16 +276,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
-    # The exit code is known by then: another Ctrl-C while Python takes itself down must not change it.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    signals = own_signals()
     try:
-        with _ending_at_signals(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             try:
                 app()
             finally:
                 sys.stdout.flush()  # here, where a reader that has left is caught
+    except EndedError as end:
+        signals.end()
+        name = signal.Signals(int(str(end.code)) - 128).name
+        sys.stderr.write(f"error: {name}: stopped by this signal\n")
+        raise
     except SdmwError as error:
+        signals.end()
         from sdmw.reporting.terminal import print_error, print_note
 
         print_error(str(error))
@@ -302,6 +304,8 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    finally:
+        signals.end()
 
 
 def _show_warning(
@@ -316,28 +320,10 @@ def _same_command() -> str:
     return shlex.join(["sdmw", *(each for each in sys.argv[1:] if each != "--restart")])
 
 
-@contextmanager
-def _ending_at_signals() -> Iterator[None]:
-    """Where no run takes them (it does as soon as it has something to clean up), signals end the process at once."""
-    before = {each: signal.getsignal(each) for each in SIGNALS}
-    for each, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(each, _end)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _end(signum: int, _frame: FrameType | None) -> None:
-    sys.stderr.write(f"error: {signal.Signals(signum).name}: stopped by this signal\n")
-    sys.exit(128 + signum)
-
-
 def _print_packed(report: "PackReport", as_json: bool) -> None:
     from sdmw.reporting import terminal
 
+    terminal.print_warnings(report.warnings, [])
     if as_json:
         _print_json(report.to_dict())
     else:
