@@ -35,9 +35,12 @@ def head(plan: Plan) -> dict[str, object]:
 
 
 def identity_of(checkpoints: Iterable[Checkpoint]) -> dict[str, list[int | str]]:
-    """What tells the files of inputs from others, and from themselves after a change."""
+    """What tells the files of inputs from others, and from themselves after a change.
+
+    Without their inodes: a file system that is mounted again may give them others.
+    """
     return {
-        shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.inode, shard.header_hash]
+        shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.header_hash]
         for checkpoint in checkpoints
         for shard in checkpoint.shards
     }

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import xxhash
 
 from sdmw.sizes import shown
+from sdmw.storage.files import read_exactly
+
+_LENGTH = 8  # bytes of a safetensors file that tell the size of its header, and precede it
 
 
 def size_change(was: int, now: int) -> str:
@@ -51,19 +54,31 @@ class Shard:
     def changed(self) -> str | None:
         """What differs between this fingerprint and the file as it is now; None where nothing does.
 
-        The header is not read again: whoever rewrites it changes the ctime.
+        The header is read again only where nothing but the inode is another: whoever rewrites it changes the ctime.
+        Some file systems (FUSE) give a file another inode at each look, or once they are mounted again.
         """
         try:
             now = os.stat(self.path)
+            replaced = now.st_ino != self.inode and not self._looks_the_same(now)
         except OSError as error:
             return "is gone" if isinstance(error, FileNotFoundError) else f"cannot be looked at: {error.strerror}"
         if now.st_size != self.size:
             return size_change(self.size, now.st_size)
-        if now.st_ino != self.inode:
+        if replaced:
             return "was replaced"
         if (now.st_mtime_ns, now.st_ctime_ns) != (self.mtime_ns, self.ctime_ns):
             return "was modified"
         return None
+
+    def _looks_the_same(self, now: os.stat_result) -> bool:
+        """Whether size, times and header are those of this fingerprint."""
+        seen = (now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        if seen != (self.size, self.mtime_ns, self.ctime_ns):
+            return False
+        with open(self.path, "rb", buffering=0) as file:
+            size = int.from_bytes(os.pread(file.fileno(), _LENGTH, 0), "little")
+            header = read_exactly(file.fileno(), min(size, self.size), _LENGTH)
+        return xxhash.xxh3_128_hexdigest(header) == self.header_hash
 
 
 SAMPLED, BLOCK = 64, 64 * 2**10  # blocks of a file that its sample is made of, and bytes of one
