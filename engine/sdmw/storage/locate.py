@@ -64,6 +64,9 @@ def _snapshot(model: ModelRef, download: bool) -> str:
     except ImportError:
         found = f"{here}; to look it up on the Hub, huggingface_hub is needed and not installed"
         raise MissingExtraError([Problem(name, "", found, "pip install 'sdmw[hub]'")]) from None
+    if HF_HUB_CACHE.startswith("~"):  # no home to expand it to: a folder of this name would be made here
+        found = f"{here}, and this user has no home directory, where the Hub cache is"
+        raise CheckpointError([Problem(name, "", found, "Give a directory, or set HF_HOME to one for the cache")])
     try:
         return str(
             snapshot_download(
