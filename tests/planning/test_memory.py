@@ -77,3 +77,20 @@ def test_what_is_no_number_is_no_limit(groups):
 
 def test_resident_is_what_the_kernel_says():
     assert memory.resident() == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+
+
+@pytest.mark.parametrize("growth", [0, 300])
+def test_an_output_in_memory_must_fit_there_with_the_run(tmp_path, monkeypatch, growth):
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    target = str(tmp_path / "out")
+    assert memory.check_output(target, 10**9, growth) == []  # on a disk
+    monkeypatch.setattr(memory, "memory_file_system", lambda _: "tmpfs")
+    assert memory.check_output(target, 9_500, growth) == []
+    (problem,) = memory.check_output(target, 10_001 - growth, growth)
+    assert "of memory for the output, which tmpfs keeps in memory" in problem.expected
+    assert ("for the run" in problem.expected) == (growth > 0)
+    assert problem.found == "10.0 KB"
+    left = tmp_path / ".out.sdmw" / "out"  # what a killed run wrote is taken already
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(bytes(8192))
+    assert memory.check_output(target, 10_001, growth) == []

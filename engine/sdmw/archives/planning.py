@@ -129,7 +129,8 @@ def plan_restoring(
         like = {tensor.name: (tensor.dtype, tensor.shape) for tensor in archive.tensors}
         problems += check_alike(like, f"the archive {archive.path}", checkpoint)
     inputs = [*input_folders([checkpoint]), archive.path]
-    problems += check_target(target, inputs, sum(shard.size for shard in wanted), overwrite)
+    size = sum(shard.size for shard in wanted)
+    problems += check_target(target, inputs, size, overwrite)
     plan = RestoringPlan(checkpoint, archive, side, wanted, problems=tuple(problems))
     if problems:
         return plan
@@ -137,7 +138,8 @@ def plan_restoring(
     found = limits.fit(restoring_tasks(list(checkpoint.tensors.values()), resident), resident)
     if isinstance(found, Problem):
         return replace(plan, problems=(found,))
-    return replace(plan, threads=found.threads, peak_bytes=found.peak)
+    problems = memory.check_output(target, size, found.peak - resident)
+    return replace(plan, threads=found.threads, peak_bytes=found.peak, problems=tuple(problems))
 
 
 def packing_tasks(tensors: Sequence[Tensor], resident: int, counter: int = 0) -> Tasks:

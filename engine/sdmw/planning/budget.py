@@ -116,6 +116,11 @@ def kernels_to_load() -> int:
     return 0 if "sdmw.kernels.tiles" in sys.modules else KERNELS
 
 
+def least_peak(demand: Demand) -> int:
+    """The bound with the smallest tile in one thread."""
+    return projected_peak(demand, SMALLEST_TILE, 1)
+
+
 def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
     """The largest tile that keeps within the budget; fewer threads only where the smallest tile does not."""
     for count in range(threads, 0, -1):
@@ -127,7 +132,7 @@ def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
             if peak <= budget:
                 return Fit(count, tile, peak)
             tile //= 2
-    return refusal(projected_peak(demand, SMALLEST_TILE, 1), budget)
+    return refusal(least_peak(demand), budget)
 
 
 @dataclass(frozen=True, slots=True)

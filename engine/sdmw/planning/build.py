@@ -244,7 +244,7 @@ def _with_disk(plan: Plan, options: Options) -> Plan:
     problems = list(plan.problems)
     if options.target is not None:
         problems += check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
-    room = free(parent) if os.path.isdir(parent) else 0
+    room = (free(parent) if os.path.isdir(parent) else None) or 0
     return replace(plan, free_bytes=room, problems=tuple(problems))
 
 
@@ -252,9 +252,15 @@ def _fitted(plan: Plan, method: AnyMethod, options: Options) -> Plan:
     """Threads and tile within the budget."""
     resident = memory.resident()
     demand = budget.demand_of(plan, method, resident)
-    allowed = options.budget or budget.default_budget(resident, memory.available())
+    target = options.target
+    output = memory.taken_by_output(target, plan.bytes_written) if target else 0
+    allowed = options.budget or budget.default_budget(resident, max(0, memory.available() - output))
+    if target and (problems := memory.check_output(target, plan.bytes_written, budget.least_peak(demand) - resident)):
+        return replace(plan, problems=(*plan.problems, *problems))
     threads = options.threads or len(os.sched_getaffinity(0))
     found = budget.fit(demand, allowed, threads)
     if isinstance(found, Problem):
         return replace(plan, problems=(*plan.problems, found))
-    return replace(plan, threads=found.threads, tile=found.tile, peak_bytes=found.peak)
+    problems = memory.check_output(target, plan.bytes_written, found.peak - resident) if target else []
+    fitted = replace(plan, threads=found.threads, tile=found.tile, peak_bytes=found.peak)
+    return replace(fitted, problems=(*plan.problems, *problems))

@@ -119,7 +119,7 @@ def plan_extraction(
     elif not problems:
         shards = _laid_out(weights, rank)
         folders = [base.path, model.path, *(os.path.realpath(s.path) for c in (base, model) for s in c.shards)]
-        problems += check_target(target, folders, sum(shard.size for shard in shards), overwrite)
+        problems += check_target(target, folders, size := sum(shard.size for shard in shards), overwrite)
     fitted = Workers(1, 0)
     if not problems:
         resident = memory.resident()
@@ -130,6 +130,7 @@ def plan_extraction(
             problems.append(found)
         else:
             fitted = found
+            problems += memory.check_output(target, size, found.peak - resident)
     return ExtractionPlan(base, model, rank, weights, rest, added, shards, fitted.threads, fitted.peak, tuple(problems))
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import psutil
 
+from sdmw.errors import Problem
+from sdmw.linux import allocated, memory_file_system
+from sdmw.sizes import shown
+from sdmw.writing.work_directory import parted, work_path
+
 CGROUPS = Path("/sys/fs/cgroup")
+_BOOKS = 64  # bytes of a file in memory for one byte by which the kernel finds them, or a little more
 
 
 def resident() -> int:
@@ -17,6 +23,37 @@ def resident() -> int:
 def available() -> int:
     """Bytes that the process may still take: of the machine, and of each control group's limit."""
     return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups()]))
+
+
+def taken_by_output(target: str, size: int) -> int:
+    """Bytes of memory that an output will take: none on a disk, all on tmpfs and ramfs, whose files are memory.
+
+    Args:
+        target: the directory to appear.
+        size: bytes to be written; what a killed run of the same target has written is taken already.
+    """
+    parent, name = parted(target)
+    if memory_file_system(parent) is None:
+        return 0
+    return max(0, size - allocated(work_path(parent, name)))
+
+
+def check_output(target: str, size: int, growth: int = 0) -> list[Problem]:
+    """What keeps an output that lies in memory from fitting there: it would be killed half way.
+
+    Args:
+        target: the directory to appear.
+        size: bytes to be written.
+        growth: bytes that the run itself will take.
+    """
+    output, room = taken_by_output(target, size), available()
+    if output == 0 or output + output // _BOOKS + growth <= room:
+        return []
+    parent = parted(target)[0]
+    wanted = f"{shown(output)} of memory for the output, which {memory_file_system(parent)} keeps in memory"
+    if growth:
+        wanted += f", and {shown(growth)} for the run"
+    return [Problem(target, wanted, shown(room), "Write to a disk, or raise the limit of memory")]
 
 
 def _left_in_groups() -> Iterator[int]:
