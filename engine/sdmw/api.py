@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdmw.checkpoints.formats import HEADER_LIMIT
 from sdmw.errors import PlanError, Problem, UsageError, quoted
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
+    from sdmw.writing.publication import Publication
 
+AnyReport = TypeVar("AnyReport", "Report", "ExtractionReport", "PackReport")
 RecipeLike = Recipe | Mapping[str, Any] | str | os.PathLike[str]
 Size = int | str  # bytes, or text such as "5GB", "1GiB"
 
@@ -114,8 +116,9 @@ def merge(
             models = model_reports(planned, outcome.decisions)
             add_files(publication, planned, models)
             report = build_report(planned, outcome, usage, models, publication.checksums())
+            report = _with_warnings(report, publication)
             publication.add(REPORT, report.to_json().encode())
-    return report
+    return _with_warnings(report, publication)
 
 
 def plan(
@@ -377,9 +380,9 @@ def extract(
     ):  # fmt: skip
         weights, left_out = carry_out(planned, publication, context)
         publication.finish()
-        report = extraction_report(planned, target, weights, left_out)
+        report = _with_warnings(extraction_report(planned, target, weights, left_out), publication)
         add_files(publication, planned, report, *references)
-    return report
+    return _with_warnings(report, publication)
 
 
 def pack(
@@ -447,7 +450,8 @@ def pack(
     ):
         archive = packing.pack(planned, publication, context)
         publication.finish()
-        return pack_report(archive, above, target)
+        report = pack_report(archive, above, target)
+    return _with_warnings(report, publication)
 
 
 def apply(
@@ -568,7 +572,13 @@ def _restored(
     ):
         restore(planned, publication, context)
         publication.finish()
-    return pack_report(packed, model, target)
+    return _with_warnings(pack_report(packed, model, target), publication)
+
+
+def _with_warnings(report: AnyReport, publication: "Publication") -> AnyReport:
+    """A report that also tells what is odd about the place of its output; publishing comes too late for its file."""
+    told = dict.fromkeys((*report.warnings, *publication.warnings))
+    return dataclasses.replace(report, warnings=tuple(told))
 
 
 def _limits(budget: Size | None, threads: int | None) -> Limits:

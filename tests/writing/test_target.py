@@ -1,4 +1,7 @@
+import errno
 import os
+import shutil
+import stat
 import subprocess
 
 import pytest
@@ -126,9 +129,112 @@ def test_a_parent_that_is_missing_or_a_file(tmp_path):
         assert f"expected an existing directory to make it in, found {tmp_path}/{parent} is none" in found[0]
 
 
-def test_a_parent_that_cannot_be_written_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(target_module.os, "access", lambda path, mode: False)  # root may write everywhere
-    assert f"no permission to write in {tmp_path}" in said(tmp_path / "out")[0]
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [
+        (errno.EACCES, "no permission to write in {}"),
+        (errno.EPERM, "no permission to write in {}"),
+        (errno.EROFS, "the file system of {} is read-only"),
+        (errno.EDQUOT, "no directory can be made in {}: Disk quota exceeded"),
+    ],
+)
+def test_a_parent_that_cannot_be_written_to(tmp_path, monkeypatch, number, found):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", refused)  # root may write everywhere
+    expected = f"{tmp_path}/out: expected a place that can be written to, found {found.format(tmp_path)}"
+    assert said(tmp_path / "out") == [f"{expected}. Choose another folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [
+        (errno.EBUSY, "it is a mount point. Name a directory inside it"),
+        (errno.EXDEV, "lower layer of an overlay, or under another quota. Remove it first, or choose another name"),
+        (errno.EPERM, "Operation not permitted. Choose another name"),
+    ],
+)
+def test_a_directory_that_cannot_be_replaced(tmp_path, monkeypatch, number, found):
+    rename = os.rename
+
+    def refused(old, new):
+        if old == str(tmp_path / "out"):
+            raise OSError(number, os.strerror(number))
+        rename(old, new)
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "rename", refused)
+    for overwrite in (True, False):
+        (problem,) = said(tmp_path / "out", overwrite=overwrite)
+        assert problem.startswith(f"{tmp_path}/out: it cannot be replaced: ")
+        assert found in problem
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_directories_that_cannot_be_renamed(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "rename", refused)
+    (problem,) = said(tmp_path / "out")
+    assert f"no directory can be renamed in {tmp_path}: Function not implemented. Write to another" in problem
+    assert os.listdir(tmp_path) == []
+
+
+def test_trying_moves_nothing_even_where_what_is_not_empty_is_replaced(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def replacing(old, new):
+        if os.path.isdir(new):
+            shutil.rmtree(new)
+        rename(old, new)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sdmw_report.json").write_text("old")
+    monkeypatch.setattr(os, "rename", replacing)
+    assert said(tmp_path / "out", overwrite=True) == []
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "sdmw_report.json").read_text() == "old"
+
+
+def test_an_input_is_not_written_to_not_even_to_try(tmp_path, base, monkeypatch):
+    monkeypatch.setattr(target_module, "try_place", None)
+    assert "it is inside the input" in said(base / "out", [base])[0]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_system_that_does_not_tell_its_room(tmp_path, monkeypatch, overwrite):
+    real = os.statvfs(tmp_path)
+    untold = os.statvfs_result([*real[:2], 0, 0, 0, *real[5:]])
+    monkeypatch.setattr(os, "statvfs", lambda _: untold)
+    assert said(tmp_path / "out", size=2**62, overwrite=overwrite) == []
+
+    def refused(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "statvfs", refused)
+    monkeypatch.setattr(os, "pathconf", refused)
+    assert said(tmp_path / "out", size=2**62, overwrite=overwrite) == []
+
+
+def test_files_of_hugetlbfs_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(target_module, "memory_file_system", lambda _: "hugetlbfs")
+    assert "hugetlbfs, whose files cannot be written" in said(tmp_path / "out")[0]
+
+
+def test_an_input_is_known_by_its_path_where_inodes_change(tmp_path, base, monkeypatch):
+    real = os.stat
+    looks = iter(range(10**6))
+
+    def shaky(path, **names):
+        found = list(real(path, **names))
+        found[stat.ST_INO] = next(looks)
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "stat", shaky)
+    assert f"it is the input {base}" in said(base, [base], overwrite=True)[0]
+    assert f"it is inside the input {base}" in said(base / "out", [base])[0]
 
 
 def test_too_little_disk(tmp_path):

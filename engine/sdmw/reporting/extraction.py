@@ -44,6 +44,7 @@ class ExtractionReport:
         error: of all weights together, as for one.
         weights: each.
         left_out: tensors that the fine-tune changed and that are no matrices: an adapter cannot say them.
+        warnings: what is odd about the place of the output.
     """
 
     version: str
@@ -52,6 +53,7 @@ class ExtractionReport:
     error: float
     weights: tuple[ExtractedWeight, ...]
     left_out: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

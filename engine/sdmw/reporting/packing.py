@@ -26,6 +26,7 @@ class PackReport:
         checkpoint_bytes: of the checkpoint's shards.
         ratio: archive by checkpoint: above 1 the archive is the larger one.
         files: beside the weights, that differ.
+        warnings: what is odd about the place of the output.
     """
 
     version: str
@@ -39,6 +40,7 @@ class PackReport:
     checkpoint_bytes: int
     ratio: float
     files: int
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

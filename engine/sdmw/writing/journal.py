@@ -1,5 +1,6 @@
 """A file of records that vouch for what is done: one line each, checksummed, believed up to the first bad one."""
 
+import errno
 import json
 import os
 import zlib
@@ -46,7 +47,10 @@ class Journal:
         if not left:
             return
         while left:
-            left = left[os.write(self._fd, left) :]
+            written = os.write(self._fd, left)
+            if written == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            left = left[written:]
         os.fdatasync(self._fd)
 
     def close(self) -> None:

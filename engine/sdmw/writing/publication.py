@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -11,11 +10,16 @@ from typing import Self
 import xxhash
 
 from sdmw import linux
-from sdmw.errors import OutputError, Problem, ResumeError, quoted
+from sdmw.errors import OutputError, Problem, ResumeError, SdmwError, quoted
 from sdmw.writing.journal import Journal
 from sdmw.writing.layout import ShardLayout, index_bytes
 from sdmw.writing.sink import Sink
-from sdmw.writing.work_directory import WorkDirectory
+from sdmw.writing.work_directory import WorkDirectory, remove_tree
+
+_NOT_DURABLE = (
+    "the file system of the output cannot sync folders (fsync): after a power cut files may be missing until it has "
+    "written them by itself"
+)
 
 
 class Publication:
@@ -32,6 +36,7 @@ class Publication:
         layouts: the shards.
         sink: where their bytes go.
         records: what an earlier run had vouched for.
+        warnings: what is odd about the place of the output.
     """
 
     def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
@@ -43,6 +48,7 @@ class Publication:
         self._writer = self.sink.at_home()
         self._failure = self._writer.failure
         self.records: list[object] = []
+        self.warnings: list[str] = []
         self._journal: Journal | None = None
         self._vouched = False  # something in the journal is worth keeping
         self._finished = False
@@ -69,13 +75,16 @@ class Publication:
             with output._failure.final(output._work.path):
                 output._work.take()
                 output._work.restore()
+                output._sync_folder(output._work.parent)
             with output._failure.final(output.target):
                 if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             with output._failure.final(output._work.path):
                 output._journal = output._reopened(head) if resume else None
                 if output._journal is None:
-                    output._work.clear()
+                    failed = output._work.clear()
+                    if failed and os.path.lexists(output.path):
+                        raise failed
                     os.mkdir(output.path)
             for layout in layouts:
                 output._reserve(layout)
@@ -89,8 +98,8 @@ class Publication:
             output._let_go()
             output._work.release()
             raise
-        except BaseException:
-            output.discard()
+        except BaseException as error:
+            output._discard_after(error)
             raise
         return output
 
@@ -100,10 +109,12 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._work.held and self._vouched and getattr(error, "resumable", True):
+        if error is None:
+            self.discard()
+        elif self._work.held and self._vouched and getattr(error, "resumable", True):
             self._keep(error)
         else:
-            self.discard()
+            self._discard_after(error)
 
     def sync(self) -> None:
         """Make durable what has been given to the sink in this process so far; from any thread.
@@ -172,6 +183,8 @@ class Publication:
     def publish(self) -> None:
         """Makes the directory appear at its target, durably, and removes the work directory.
 
+        What cannot be removed of that is a warning: the output is there.
+
         Raises:
             OutputError: it cannot be. The target is as it was, unless the error speaks of the parent directory.
         """
@@ -182,18 +195,26 @@ class Publication:
             for folder, _, names in os.walk(self.path, topdown=False):
                 for name in names:
                     linux.fsync_path(os.path.join(folder, name))
-                linux.fsync_path(folder)
+                self._sync_folder(folder)
         with self._failure.final(self.target):
             self._work.rename(self._overwrite)
         with self._failure.final(self._work.parent):
             try:
-                linux.fsync_path(self._work.parent)
+                self._sync_folder(self._work.parent)
             except OSError:
                 # Nobody knows which name is on disk, so a replaced checkpoint must not go yet.
                 self._work.release()
                 raise
-        with self._failure.final(self._work.path):
-            self._work.remove()
+        self._let_go()  # before it is removed: NFS and FUSE keep files that are open
+        if failed := self._work.remove():
+            self.warnings.append(
+                f"the output is complete, but {self._work.path} cannot be removed: {failed.strerror}. "
+                "Remove it when nobody has a file of the replaced directory open"
+            )
+
+    def _sync_folder(self, path: str) -> None:
+        if not linux.fsync_path(path) and _NOT_DURABLE not in self.warnings:
+            self.warnings.append(_NOT_DURABLE)
 
     def discard(self) -> None:
         """Removes the work directory and lets go of the lock; waits for writes under way. Harmless when repeated.
@@ -202,11 +223,17 @@ class Publication:
             OutputError: something could not be removed; the lock is let go of all the same.
         """
         self._let_go()
+        if failed := self._work.remove():
+            problem = Problem(self._work.path, "", f"cannot be removed: {failed}", "Remove it by hand")
+            raise OutputError([problem]) from failed
+
+    def _discard_after(self, error: BaseException) -> None:
+        """`discard`, where an error is under way: that something stays is one more problem, and not the only one."""
         try:
-            self._work.remove()
-        except OSError as error:
-            problem = Problem(self._work.path, "", f"cannot be removed: {error}", "Remove it by hand")
-            raise OutputError([problem]) from error
+            self.discard()
+        except OutputError as left:
+            if isinstance(error, SdmwError):
+                error.problems += left.problems
 
     def _keep(self, error: BaseException) -> None:
         self._let_go()
@@ -232,7 +259,7 @@ class Publication:
         with os.scandir(self.path) as listing:
             for entry in listing:
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
+                    remove_tree(entry.path)
                 elif entry.is_symlink() or entry.stat().st_size != sizes.get(entry.name):
                     os.unlink(entry.path)
         return journal

@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sdmw.errors import Problem, quoted
-from sdmw.linux import allocated, free
+from sdmw.linux import allocated, free, longest_name, memory_file_system
 from sdmw.sizes import shown
+from sdmw.writing.probe import try_place
 from sdmw.writing.work_directory import parted, work_path
 
 ARCHIVE = "zarr.json"  # a delta archive's attributes
@@ -28,15 +29,20 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         return [Problem(target, "an existing directory to make it in", f"{parent} is none", "Make it first")]
     path = os.path.join(parent, name)
     overlaps = list(_overlaps(path, inputs))
-    occupied = () if overlaps and overwrite else _occupied(path, overwrite)  # whoever removes it loses an input
+    # An input is not written to, not even to try.
+    unwritable, held = (None, None) if overlaps else try_place(parent, path)
+    place = [*([unwritable] if unwritable else []), *((found, "") for found in _unfit(parent, name))]
+    occupied = [held] if held else [*_occupied(path, overwrite)]
+    if overlaps and overwrite:
+        occupied = []  # whoever removes it loses an input
     return [
-        *(Problem(target, "", found, mend) for found, mend in occupied),
+        *(Problem(target, "", *said) for said in occupied),
         *(Problem(target, "a directory apart from the inputs", found) for found in overlaps),
         *(
             Problem(work_path(parent, name), "a work directory without inputs", found)
             for found in _inputs_in(work_path(parent, name), inputs)
         ),
-        *(Problem(target, "a place that can be written to", found) for found in _unwritable(parent, name)),
+        *(Problem(target, "a place that can be written to", *said) for said in place),
         *(Problem(target, f"{shown(size)} of free disk", found) for found in _too_full(parent, name, size)),
     ]
 
@@ -71,34 +77,42 @@ def _stranger(path: str) -> str:
 
 
 def _overlaps(path: str, inputs: Sequence[str]) -> Iterator[str]:
-    # Device and inode, not only paths: a bind mount gives one directory two of them.
-    target, above_target = _identity(path), {_identity(folder) for folder in _ancestors(path)}
+    target, above_target = _identities(path), _all_identities(_ancestors(path))
     for given in inputs:
         real = os.path.realpath(given)
-        if (found := _identity(real)) is None:
+        if not os.path.lexists(real):
             continue
-        if found == target:
+        found = _identities(real)
+        if found & target:
             yield f"it is the input {given}"
-        elif found in above_target:
+        elif found & above_target:
             yield f"it is inside the input {given}"
-        elif target is not None and target in map(_identity, _ancestors(real)):
+        elif target & _all_identities(_ancestors(real)):
             yield f"it contains the input {given}"
 
 
 def _inputs_in(work: str, inputs: Sequence[str]) -> Iterator[str]:
     """Inputs that beginning would remove with what a killed run left."""
-    inside = _identity(work)
+    inside = _identities(work)
     for given in inputs:
-        if inside is not None and inside in map(_identity, _ancestors(os.path.realpath(given))):
+        if inside & _all_identities(_ancestors(os.path.realpath(given))):
             yield f"it contains the input {given}"
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identities(path: str) -> set[object]:
+    """What tells that two paths name one thing: the real path, and device and inode where there is something.
+
+    A bind mount gives one directory two paths; some file systems give it another inode at each look.
+    """
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return {path}
+    return {path, (status.st_dev, status.st_ino)}
+
+
+def _all_identities(paths: Iterable[str]) -> set[object]:
+    return set().union(*map(_identities, paths))
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -106,16 +120,15 @@ def _ancestors(path: str) -> Iterator[str]:
         yield (path := above)
 
 
-def _unwritable(parent: str, name: str) -> Iterator[str]:
-    if os.statvfs(parent).f_flag & os.ST_RDONLY:
-        yield f"the file system of {parent} is read-only"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        yield f"no permission to write in {parent}"
-    if len(os.fsencode(work_path("", name))) > os.pathconf(parent, "PC_NAME_MAX"):
+def _unfit(parent: str, name: str) -> Iterator[str]:
+    if memory_file_system(parent) == "hugetlbfs":
+        yield f"{parent} lies on hugetlbfs, whose files cannot be written"
+    if len(os.fsencode(work_path("", name))) > longest_name(parent):
         yield "a name that is too long"
 
 
 def _too_full(parent: str, name: str, size: int) -> Iterator[str]:
-    room = free(parent) + allocated(work_path(parent, name))  # what a killed run left there is removed first
-    if size > room:
+    room = free(parent)
+    # What a killed run left there is removed first.
+    if room is not None and size > (room := room + allocated(work_path(parent, name))):
         yield f"{shown(room)} in {parent}"

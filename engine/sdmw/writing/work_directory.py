@@ -1,17 +1,25 @@
 """The work directory beside a target, held by one run at a time."""
 
 import errno
+import fcntl
 import os
 import shutil
+import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdmw.errors import OutputError, Problem
 from sdmw.linux import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+_TRIES, _PAUSE = 50, 0.01  # of what another run, or the file system, is about to make possible; seconds between
+_HELD = (errno.EAGAIN, errno.EACCES)  # what flock says where another has the lock; SMB says the second
+_BUSY = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT)
+_LOCKS = (
+    "Write to a local disk, and move the result. Or have locks (flock) allowed there: NFS needs its lock service, "
+    "Lustre the mount option flock"
+)
+_LEFT = "left-"  # a name's beginning that means nothing
 
 
 def parted(target: str) -> tuple[str, str]:
@@ -47,47 +55,94 @@ class WorkDirectory:
         self._lock_path = os.path.join(self.path, "lock")
         self._pid_path = os.path.join(self.path, "pid")
         self._aside = os.path.join(self.path, "replaced")
-        self._lock: BaseFileLock | None = None
+        self._lock: int | None = None  # the descriptor that holds it
 
     def take(self) -> None:
         """Makes the directory where there is none, and locks it.
 
-        Raises:
-            OutputError: another run holds it, or its name is taken by something else.
-        """
-        from filelock import FileLock, Timeout
+        The lock is the kernel's (flock): it goes with its process, however that ends. Without one there is no run: no
+        file of our own would keep runs of several machines apart and be gone after a kill.
 
-        while self._lock is None:
-            try:
-                os.mkdir(self.path, 0o700)
-            except FileExistsError:
-                if os.path.islink(self.path) or not os.path.isdir(self.path):
-                    raise OutputError([Problem(self.path, "a work directory", "something else", "Remove it")]) from None
-            lock = FileLock(self._lock_path, mode=0o600, blocking=False, thread_local=False)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise OutputError([Problem(self.target, "", f"another run ({self._pid()}) is writing it")]) from None
-            except FileNotFoundError:
-                continue  # that run has just removed the directory
-            except OSError:
-                with suppress(OSError):
-                    Path(self.path).rmdir()
-                raise
-            # A run that ended between our open and our lock has removed the file: what we hold then keeps nobody out.
-            if self._is_current(lock):
-                self._lock = lock
-            else:
-                lock.release()
+        Raises:
+            OutputError: another run holds it, it cannot be locked, or its name is taken by something else.
+        """
+        for _ in range(_TRIES):
+            self._lock = self._locked(made=self._make())
+            if self._lock is not None:
+                _held_here.add(self._lock)
+                break
+            time.sleep(_PAUSE)
+        else:
+            found = "its lock is another file at each look"
+            raise OutputError([Problem(self.path, "", found, "Write to another file system, and move the result")])
         with open(self._pid_path, "w") as file:
             file.write(str(os.getpid()))
 
-    def _is_current(self, lock: "BaseFileLock") -> bool:
-        fd = lock._context.lock_file_fd  # filelock has no public way to tell which file it locked
+    def _make(self) -> bool:
+        """Whether the directory was not there."""
         try:
-            return fd is not None and os.path.samestat(os.fstat(fd), os.lstat(self._lock_path))
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            if os.path.islink(self.path) or not os.path.isdir(self.path):
+                raise OutputError([Problem(self.path, "a work directory", "something else", "Remove it")]) from None
+            return False
+        return True
+
+    def _locked(self, *, made: bool) -> int | None:
+        """The descriptor of the locked file; None where the run that held it was just removing it.
+
+        Args:
+            made: the directory is this run's own: it goes where it is of no use.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self._lock_path, flags, 0o600)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            with suppress(OSError):
+                Path(self.path).rmdir()
+            raise
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _HELD:
+                raise OutputError([Problem(self.target, "", f"another run ({self._pid()}) is writing it")]) from None
+            if made:
+                with suppress(OSError):
+                    os.unlink(self._lock_path)
+                self._remove_when_closed()
+            found = f"it cannot be locked: {error.strerror}"
+            raise OutputError([Problem(self.path, "", found, _LOCKS)]) from error
+        try:
+            # A run that ended between our open and our lock has removed the file: what we hold then keeps nobody out.
+            current = self._is_current(fd)
+        except OSError:
+            os.close(fd)
+            raise
+        if current:
+            return fd
+        os.close(fd)
+        return None
+
+    def _is_current(self, fd: int) -> bool:
+        """Whether a file that is locked is the one at the path of the lock."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(self._lock_path)) or self._reads_back(fd)
         except FileNotFoundError:
             return False
+
+    def _reads_back(self, fd: int) -> bool:
+        """As `_is_current`, for file systems that give a file another inode at each look."""
+        mark = uuid.uuid4().hex.encode()
+        os.pwrite(fd, mark, 0)
+        os.fsync(fd)
+        there = os.open(self._lock_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return os.pread(there, len(mark), 0) == mark
+        finally:
+            os.close(there)
 
     def _pid(self) -> str:
         try:
@@ -107,17 +162,28 @@ class WorkDirectory:
         if os.path.isdir(self._aside) and not os.path.lexists(self.target):
             os.rename(self._aside, self.target)
 
-    def clear(self) -> None:
-        """Removes what a killed run left."""
+    def clear(self) -> OSError | None:
+        """Removes what a killed run left; returns what kept something of it, under a name that means nothing."""
+        failed = None
         with os.scandir(self.path) as listing:
-            entries = list(listing)
+            entries = [entry for entry in listing if entry.path not in (self._lock_path, self._pid_path)]
         for entry in entries:
-            if entry.path in (self._lock_path, self._pid_path):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    self._remove_folder(entry.path)
+                else:
+                    os.unlink(entry.path)
+            except OSError as error:
+                failed = failed or error
+        return failed
+
+    def _remove_folder(self, path: str) -> None:
+        # Renamed first: half of a checkpoint must not be put back by `restore`, nor be in the way of the next `out/`.
+        if not os.path.basename(path).startswith(_LEFT):
+            left = os.path.join(self.path, _LEFT + uuid.uuid4().hex)
+            os.rename(path, left)
+            path = left
+        remove_tree(path)
 
     def rename(self, overwrite: bool) -> None:
         """Makes `out/` the target.
@@ -144,24 +210,96 @@ class WorkDirectory:
                 os.rename(self._aside, self.target)
             raise
 
-    def remove(self) -> None:
-        """Removes the directory and lets go of the lock; nothing where this run does not hold it."""
+    def remove(self) -> OSError | None:
+        """Removes the directory and lets go of the lock; nothing where this run does not hold it.
+
+        Returns:
+            What kept something of it there: somebody has a file of it open on NFS or FUSE, say.
+        """
         if self._lock is None:
-            return
+            return None
         try:
             self.restore()
-            self.clear()
+            failed = self.clear()
             for path in (self._pid_path, self._lock_path):
-                if os.path.lexists(path):
+                with suppress(FileNotFoundError):
                     os.unlink(path)
             # Another run may have made a new lock in it since.
             with suppress(OSError):
                 Path(self.path).rmdir()
+        except OSError as error:
+            failed = error
         finally:
             self.release()
+        return failed or self._remove_when_closed()
+
+    def _remove_when_closed(self) -> OSError | None:
+        """NFS and FUSE keep a file that is open under another name, the lock too: only now the directory is empty."""
+        for left in reversed(range(_TRIES)):
+            try:
+                Path(self.path).rmdir()
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno not in _BUSY or os.path.lexists(self._lock_path):
+                    break  # another run is in it
+                if not left:
+                    return error
+                time.sleep(_PAUSE)
+        return None
 
     def release(self) -> None:
         """Lets go of the lock and leaves the directory."""
         if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+            fd, self._lock = self._lock, None
+            _held_here.discard(fd)
+            with suppress(OSError):
+                # Said aloud: a process that was started from this one may have the descriptor too.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            with suppress(OSError):
+                os.close(fd)
+
+
+_held_here: set[int] = set()  # descriptors of locks
+
+
+def _after_fork() -> None:
+    """A forked child holds no lock: it may outlive the run."""
+    while _held_here:
+        with suppress(OSError):
+            os.close(_held_here.pop())
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def remove_tree(path: str) -> None:
+    """Removes a folder; waits for a moment where files in it are still being closed (FUSE closes late)."""
+    for left in reversed(range(_TRIES)):
+        try:
+            _remove_once(path)
+        except OSError as error:
+            if error.errno not in _BUSY or not left:
+                raise
+            if not os.path.lexists(path):
+                return
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def _remove_once(path: str) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # It compares inodes, which are others at each look on some file systems.
+        for folder, folders, names in os.walk(path, topdown=False):
+            for name in (*folders, *names):
+                place = Path(folder, name)
+                if name in names or place.is_symlink():
+                    place.unlink()
+                else:
+                    place.rmdir()
+        Path(path).rmdir()
