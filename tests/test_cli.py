@@ -113,7 +113,7 @@ def test_a_plan(recipe, capsys, monkeypatch):
     assert (done.code, done.err) == (0, "")
     pairs = dict(line.rstrip().split("  ", 1) for line in done.out.splitlines())
     assert list(pairs) == ["models", "layers", "tensors", "read", "written", "peak memory", "free disk", "time"]
-    assert re.fullmatch(r" *at most \d+ MB, with 1 thread", pairs["peak memory"])
+    assert re.fullmatch(r" *at most \d+(\.\d+)? [MG]B, with 1 thread", pairs["peak memory"])
     assert re.fullmatch(r" *0\.0 s at 1\.00 GB/s", pairs["time"])
 
 

@@ -11,15 +11,14 @@ from sdmw.checkpoints.formats import HEADER_LIMIT
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.methods.lora import HIGHEST_RANK
-from sdmw.planning.build import Options, build
-from sdmw.planning.inputs import open_inputs
+from sdmw.planning.build import Options
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import Plan
+from sdmw.planning.prepared import Prepared, prepare
 from sdmw.recipes.load import load
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
-from sdmw.writing.target import check_target
 
 if TYPE_CHECKING:
     from sdmw.archives.archive import Side
@@ -86,10 +85,11 @@ def merge(
     """
     _check_progress(progress)
     _check_executor(executor)
-    planned = plan(
+    prepared = _prepared(
         recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
         header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
     )  # fmt: skip
+    planned = prepared.plan()
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
@@ -98,25 +98,23 @@ def merge(
     from sdmw.running.context import publishing, working
     from sdmw.running.driver import Run
     from sdmw.running.events import Planned
+    from sdmw.running.heads import settled
     from sdmw.running.journal import head
     from sdmw.running.usage import Usage
 
-    with (
-        _receiver(progress) as tell,
-        Usage() as usage,
-        working(tell, planned.threads, executor) as context,
-        publishing(
+    with _receiver(progress) as tell, Usage() as usage, working(tell, planned.threads, executor) as context:
+        planned = settled(prepared, planned, context)
+        with publishing(
             context, os.fspath(out), planned.shards, planned.checkpoints,
             overwrite=overwrite, head=head(planned), resume=resume,
-        ) as publication,
-    ):  # fmt: skip
-        tell(Planned(planned))
-        outcome = Run(planned, context).carry_out(publication)
-        publication.finish()
-        models = model_reports(planned, outcome.decisions)
-        add_files(publication, planned, planned.base, models)
-        report = build_report(planned, outcome, usage, models, publication.checksums())
-        publication.add(REPORT, report.to_json().encode())
+        ) as publication:  # fmt: skip
+            tell(Planned(planned))
+            outcome = Run(planned, context).carry_out(publication)
+            publication.finish()
+            models = model_reports(planned, outcome.decisions)
+            add_files(publication, planned, models)
+            report = build_report(planned, outcome, usage, models, publication.checksums())
+            publication.add(REPORT, report.to_json().encode())
     return report
 
 
@@ -136,16 +134,29 @@ def plan(
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
     """
+    return _prepared(
+        recipe, out, budget=budget, threads=threads, overwrite=overwrite, max_shard_size=max_shard_size,
+        header_limit=header_limit, download=download, ignore_unknown=ignore_unknown,
+    ).plan()  # fmt: skip
+
+
+def _prepared(
+    recipe: RecipeLike,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+) -> Prepared:
     limits, most = _limits(budget, threads), parse_size(max_shard_size, "max_shard_size")
     options = Options(None if out is None else os.fspath(out), overwrite, most, limits.budget, limits.threads)
     most_header = parse_size(header_limit, "header_limit")
     loaded = load(recipe, all_methods(), ignore_unknown=ignore_unknown)
-    method = all_methods()[loaded.merge_method]
-    inputs = open_inputs(loaded, deltas=method.needs_base, download=download, header_limit=most_header)
-    if isinstance(inputs, list):
-        problems = (*inputs, *(check_target(options.target, (), 0, overwrite) if options.target is not None else ()))
-        return Plan(loaded, tuple(str(entry.model) for entry in loaded.models), problems=problems, notes=loaded.notes)
-    return build(loaded, method, inputs, options)
+    return prepare(loaded, options, download=download, header_limit=most_header)
 
 
 def open(  # noqa: A001  the word of safetensors
@@ -181,21 +192,24 @@ def open(  # noqa: A001  the word of safetensors
         RunError: inputs changed, are not finite, or cannot be read.
     """
     _check_progress(progress)
-    planned = plan(
+    prepared = _prepared(
         recipe, budget=budget, threads=threads, header_limit=header_limit, download=download,
         ignore_unknown=ignore_unknown,
     )  # fmt: skip
+    planned = prepared.plan()
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
     from sdmw.running.context import working
     from sdmw.running.driver import Run
+    from sdmw.running.heads import settled
     from sdmw.running.job import Job
     from sdmw.running.merged import opened
     from sdmw.running.reader import MergeReader
 
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+        planned = settled(prepared, planned, context)
         decisions = Run(planned, context).decide()
-    return MergeReader(opened(Job(planned, decisions)).tensors)
+    return MergeReader(opened(Job(planned, decisions)))
 
 
 def inspect(
@@ -268,16 +282,19 @@ def verify(
 
     path = os.fspath(out)
     report = read_report(path)
-    planned = plan(
+    prepared = _prepared(
         recipe_of(path), threads=threads, header_limit=header_limit, download=download, ignore_unknown=True
     )  # fmt: skip
+    planned = prepared.plan()
     if planned.problems or planned.base is None:
         raise PlanError(planned.problems)
+    limit = parse_size(header_limit, "header_limit")
+    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
+    # Whether tied heads differ was found out by the merge: what it wrote tells.
+    planned = prepared.plan({tied.head.name for tied in planned.heads} & merged.tensors.keys())
     verification.check_inputs(planned, [(each.size, each.header, each.sample or "") for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
     known = list(contradictions(report, planned, job.decisions))
-    limit = parse_size(header_limit, "header_limit")
-    merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     with _receiver(progress) as tell, working(tell, planned.threads, executor) as context:

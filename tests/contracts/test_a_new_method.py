@@ -140,6 +140,12 @@ class BusiestMethod(Method[BusiestParams, Busiest, tuple[int, ...]]):
 
 METHODS = (BusiestMethod(),)
 '''
+# The same without a base: in each layer the model with most elements above 0.02 is taken.
+OF_VALUES = (
+    FILE.replace('takes = "deltas"', 'takes = "values"')
+    .replace("arrays[0] != arrays[1 + model]", "np.abs(arrays[model]) > 0.02")
+    .replace("np.array([0, 1 + layer.model])", "np.array([layer.model] * 2)")
+)
 
 
 @pytest.fixture
@@ -152,10 +158,10 @@ def engine_as_it_was():
 
 
 @pytest.fixture
-def busiest(tmp_path, monkeypatch, engine_as_it_was):
+def busiest(request, tmp_path, monkeypatch, engine_as_it_was):
     """The method, found beside the others."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "busiest.py").write_text(FILE)
+    (tmp_path / "mine" / "busiest.py").write_text(getattr(request, "param", FILE))
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "mine")])
     all_methods.cache_clear()
     yield all_methods()["busiest"]
@@ -208,6 +214,18 @@ def test_it_merges_by_recipe_and_is_verified(world):
     verified = sdmw.verify("out", sample=1, progress=False)
     assert verified.problems == ()
     assert verified.recomputed == verified.tiles
+
+
+@pytest.mark.parametrize("busiest", [OF_VALUES], indirect=True)
+def test_one_that_looks_at_values_needs_no_base(world):
+    _, tunes = world
+    asked = {name: value for name, value in RECIPE.items() if name != "base_model"}
+    sdmw.merge(asked, "out", progress=False)
+    found = load_file("out/model.safetensors")
+    for name, tensor in found.items():
+        large = [np.count_nonzero(np.abs(tune[name].astype("f4")) > np.float32(0.02)) for tune in tunes.values()]
+        np.testing.assert_array_equal(tensor, list(tunes.values())[int(np.argmax(large))][name], err_msg=name)
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
 
 
 def test_a_damaged_report_of_it_is_told(world):

@@ -6,6 +6,7 @@ import pickle
 import random
 import signal
 import threading
+import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -150,12 +151,13 @@ def test_an_extraction_has_the_same_bits_wherever_it_is_computed(world, tmp_path
         extracted(tmp_path / "never", executor=3)
 
 
-def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path):
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path, start):
     expected = merged(world, tmp_path / "own")
     pools, stages = [], []
 
     def make():
-        pools.append(processes())
+        pools.append(ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(start)))
         return pools[-1]
 
     def kill(event):
@@ -190,6 +192,52 @@ def test_an_executor_of_the_caller_that_breaks_can_be_resumed(world, tmp_path):
         )  # fmt: skip
     assert bits(tmp_path / "out") == expected
     assert measured == []  # what was decided was kept
+
+
+def test_forked_workers_end_when_they_are_told(world, tmp_path):
+    """Of a run's signals they know nothing: theirs do what they do in any process."""
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        found = []
+
+        def look(event):
+            if isinstance(event, Progress) and not found:
+                found.extend(handlers for handlers in pool.map(_handlers, range(2)))
+
+        sdmw.merge(recipe(world), tmp_path / "out", progress=look, executor=pool)
+    assert found == [(signal.SIG_DFL, signal.SIG_DFL)] * 2
+
+
+def _handlers(_):
+    return signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+
+
+def test_no_task_outlives_its_merge(world, tmp_path):
+    """Where the owner shuts its executor down meanwhile, what runs on it is waited for: it writes to the output."""
+    ended = []
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, function, /, *arguments):
+            return super().submit(_slowly, ended, function, *arguments)
+
+    pool = Slow(2)
+
+    def shut_down(event):
+        if isinstance(event, Progress) and event.stage == "apply":
+            pool.shutdown(wait=False)
+
+    with pytest.raises(LostWorkerError):
+        sdmw.merge(recipe(world), tmp_path / "out", progress=shut_down, max_shard_size="500KB", executor=pool)
+    at_the_end = len(ended)
+    pool.shutdown()
+    assert len(ended) == at_the_end
+
+
+def _slowly(ended, function, *arguments):
+    time.sleep(0.05)
+    try:
+        return function(*arguments)
+    finally:
+        ended.append(function)
 
 
 def test_a_function_whose_executors_always_break_is_given_up(world, tmp_path):
@@ -250,6 +298,16 @@ def test_groups_apart_share_no_block(world):
     wanted = [piece for tensor in range(len(planned.tensors)) for piece in planned.pieces_of(tensor)]
     assert sorted(pieces, key=lambda piece: (piece.tensor, piece.start)) == wanted
     assert len(set(blocks.values())) > 5
+
+
+def test_a_tensor_of_an_odd_size_joins_no_large_ones(tmp_path):
+    """All that follow it lie across the blocks of the file."""
+    tensors = {"a": np.ones(3, np.float16)} | {f"b.{n}": np.ones((700, 1024), np.float16) for n in range(8)}
+    write_checkpoint(tmp_path / "base", tensors)
+    planned = sdmw.plan({"merge_method": "linear", "models": [{"model": str(tmp_path / "base")}]})
+    assert len(list(planned.groups_apart())) > 8
+    largest = max(sum(piece.stop - piece.start for piece in group) for group in planned.groups_apart())
+    assert largest <= 2 * 700 * 1024
 
 
 def _write(sink, start, stop, value):

@@ -17,7 +17,7 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
-    "merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra"  # as they are listed
+    "merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers"  # as listed
 )
 
 
@@ -34,7 +34,7 @@ class TestGoodRecipes:
             "- model: ./func\n  parameters: {weight: 1e-5, k: [10, 20]}\nparameters:\n"
             "  k: [{filter: mlp, value: 20}, {value: 10}]\n  normalization: {power: 5.5}\n  granularity: module\n"
             "  lambda: {filter: '*', value: [1, 0.5]}\ndtype: float32\nout_dtype: bfloat16\nnonfinite: pass\n"
-            "missing: base\nextra: take\n"
+            "missing: base\nextra: take\nintegers: base\n"
         )
         (here / "my.yaml").write_text(text)
         assert loaded("./my.yaml") == Recipe(
@@ -55,6 +55,7 @@ class TestGoodRecipes:
             nonfinite="pass",
             missing="base",
             extra="take",
+            integers="base",
             text=text,
             file="my.yaml",
         )
@@ -234,7 +235,8 @@ class TestFields:
             ({"out_dtype": "x"}, "out_dtype: expected float32, float16 or bfloat16, found 'x'"),
             ({"nonfinite": "base"}, "nonfinite: expected error or pass, found 'base'"),
             ({"missing": "take"}, "missing: expected error or base, found 'take'"),
-            ({"extra": "tak"}, "extra: expected error or take, found 'tak'. Did you mean take?"),
+            ({"extra": "tak"}, "extra: expected error, take or drop, found 'tak'. Did you mean take?"),
+            ({"integers": "take"}, "integers: expected error or base, found 'take'"),
             ({"models": [{"model": "a\0"}]}, r"models.0.model: expected a path or a Hub name, found 'a\x00'"),
             ({"base_model": "a\ud800"}, r"base_model: expected text that can be written as UTF-8, found 'a\ud800'"),
             ({"base_model": b"a"}, "base_model: expected text, a number, true, false, a list or a mapping, "

@@ -3,6 +3,7 @@
 import pickle
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import sdmw
 from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw import codec
-from sdmw.errors import UsageError
+from sdmw.errors import InputChangedError, UsageError
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import Inputs
@@ -97,6 +98,20 @@ def test_what_is_not_there(world):
         with pytest.raises(IndexError):
             reader.get_slice("model.odd.weight")[index]
     assert reader.get_slice("model.scalar")[...] == 2.5
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_inputs_that_changed_since_are_not_read(world, replaced):
+    """Thresholds and weights were decided for other data."""
+    reader = sdmw.open(recipe("sdm_w"), progress=False)
+    path = Path("corp", "model.safetensors")
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    if replaced:
+        path.unlink()
+    path.write_bytes(raw)
+    with pytest.raises(InputChangedError, match=r"corp/model\.safetensors: .*input changed"):
+        reader.get_slice("model.norm.weight")[:2]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -25,23 +25,31 @@ def test_formats(names, expected):
     ("names", "reason"),
     [
         # The deny list of CHECKPOINT.md, "Everything else".
-        (["model-00001-of-00002.safetensors", "any.safetensors", "m.gguf", "m.onnx"], "weights"),
+        (["model-00001-of-00002.safetensors", "any.safetensors"], "weights"),
+        (["m.gguf", "m.onnx", "x.tflite", "x.h5", "x.mlmodel"], "weights for another program"),
         (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "consolidated.safetensors"],
          "another form of the weights"),
         (["optimizer.pt", "optimizer_0.json", "scheduler.pt", "rng_state.pth", "trainer_state.json",
           "training_args.bin"], "state of a training"),
         # What it does not name and a loader may want.
-        (["tokenizer.json", "vocab.txt", "chat_template.jinja", "preprocessor_config.json", "original", "onnx"], ""),
+        (["tokenizer.json", "vocab.txt", "chat_template.jinja", "preprocessor_config.json", "original", "onnx",
+          "spk_dict.pt", "speech_tokenizer.bin"], ""),
     ],
 )  # fmt: skip
 def test_files_beside_a_merge(names, reason):
-    assert [not_beside_a_merge(name, folder=False) for name in names] == [reason] * len(names)
+    assert [not_beside_a_merge(name, folder=False, top=True) for name in names] == [reason] * len(names)
 
 
 def test_folders_beside_a_merge():
     for name in ("original", "ONNX", "consolidated", "scheduler"):
-        assert not_beside_a_merge(name, folder=True)
-    assert not not_beside_a_merge("additional_chat_templates", folder=True)
+        assert not_beside_a_merge(name, folder=True, top=True)
+    assert not not_beside_a_merge("additional_chat_templates", folder=True, top=True)
+
+
+def test_weights_in_a_folder_of_their_own_are_a_part_of_the_model():
+    """Such as `2_Dense/model.safetensors` of a sentence transformer."""
+    assert not not_beside_a_merge("model.safetensors", folder=False, top=False)
+    assert not_beside_a_merge("pytorch_model.bin", folder=False, top=False)
 
 
 def fetched(path):
@@ -66,6 +74,6 @@ def test_what_would_not_be_copied_is_not_fetched_and_nothing_else(components):
     *folders, name = components
     suffixed = [folder for folder in folders if "." in folder]  # a folder that is called like a file of weights
     if not suffixed:
-        copied = not not_beside_a_merge(name, folder=False)
-        copied &= not any(not_beside_a_merge(folder, folder=True) for folder in folders)
+        copied = not not_beside_a_merge(name, folder=False, top=not folders)
+        copied &= not any(not_beside_a_merge(each, folder=True, top=not n) for n, each in enumerate(folders))
         assert fetched("/".join(components)) == copied

@@ -7,6 +7,7 @@ from sdmw.errors import CheckpointError, OutputError
 from sdmw.writing import side_files
 
 COME_ALONG = [
+    "2_Dense/model.safetensors",
     "LICENSE",
     "added_tokens.json",
     "additional_chat_templates/tool_use.jinja",
@@ -16,6 +17,7 @@ COME_ALONG = [
     "modeling_odd.py",
     "preprocessor_config.json",
     "special_tokens_map.json",
+    "spk_dict.pt",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -37,10 +39,8 @@ STAY = [
     "flax_model_config.json",
     "head.mlmodel",
     "mergekit_config.yml",
-    "model.ckpt",
     "model.gguf",
     "model.onnx",
-    "model.pt",
     "model.safetensors",
     "model.safetensors.index.json",
     "onnx/",
@@ -50,7 +50,6 @@ STAY = [
     "rng_state_0.json",
     "scheduler.json",
     "sdmw_report.json",
-    "sub/stray.safetensors",
     "tf_model.h5",
     "trainer_state.json",
     "training_args.bin",

@@ -55,6 +55,35 @@ def test_what_stands_there_already(tmp_path, base, make, found, overwritten):
     assert (overwritten in with_overwrite[0]) if overwritten else with_overwrite == []
 
 
+@pytest.mark.parametrize("files", [
+    [], ["config.json", "model.safetensors"], ["sdmw_report.json", "adapter_config.json"], ["zarr.json", "deltas/c"],
+])  # fmt: skip
+def test_models_and_what_sdmw_made_may_be_overwritten(tmp_path, files):
+    fill(tmp_path / "out", files)
+    assert said(tmp_path / "out", overwrite=True) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["notes.txt"], "it holds 'notes.txt', and is no model or result of sdmw"),
+        (["adapter_config.json", "adapter_model.safetensors"], "it holds 'adapter_config.json' and 1 more"),
+        (["config.json", "thesis.tex"], "it holds 'config.json' and 1 more"),
+        (["base/model.safetensors", "base/config.json"], "it holds 'base'"),
+    ],
+)
+def test_what_nobody_would_want_overwritten_is_not(tmp_path, files, found):
+    fill(tmp_path / "out", files)
+    assert found in said(tmp_path / "out", overwrite=True)[0]
+
+
+def fill(folder, files):
+    folder.mkdir()
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+
+
 def test_the_target_and_the_inputs_are_apart(tmp_path, base):
     (tmp_path / "alias").symlink_to("base")
     (tmp_path / "around" / "deep" / "model").mkdir(parents=True)

@@ -19,9 +19,9 @@ from sdmw.planning.rows import Row, rows
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.tied import tied_heads
+from sdmw.views.tied import ties
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.side_files import choose
+from sdmw.writing.side_files import choose, remarks
 from sdmw.writing.target import check_target
 
 
@@ -59,12 +59,23 @@ class _Part:
     params: object
 
 
-def build(recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options) -> Plan:
-    """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched."""
-    problems = check_inputs(recipe, inputs.base, inputs.models)
-    heads = tied_heads(inputs.base, inputs.models)
+def build(
+    recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options, untie: frozenset[str] = frozenset()
+) -> Plan:
+    """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched.
+
+    Args:
+        recipe: as loaded.
+        method: the recipe's.
+        inputs: what it names.
+        options: what the caller asks for.
+        untie: heads that are written though the base ties them, because an input's differs from its embedding.
+    """
+    tied = ties(inputs.base, inputs.models)
+    problems = check_inputs(recipe, inputs.base, inputs.models, tied)
+    heads = [each for each in tied.stored if each.head.name not in untie]
     product = method.product(recipe.parameters)
-    wanted = rows(recipe, method, inputs, {tied.head.name for tied in heads})
+    wanted = rows(recipe, method, inputs, tied, untie)
     merged = [row for row in wanted if row.action == "merge"]
     if not merged:
         problems.append(Problem(inputs.base.path, "tensors of F32, F16 or BF16 to merge", "none"))
@@ -86,6 +97,7 @@ def build(recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options) -
     except CheckpointError as error:
         problems += error.problems
         copied, skipped = [], []
+    problems += _pointers(inputs.base.path, skipped)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -101,17 +113,28 @@ def build(recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options) -
         product=product,
         target=options.target,
         overwrite=options.overwrite,
-        missing=_missing(inputs),
+        missing=_missing(inputs, tied.heads),
+        untied=tuple(sorted(untie)),
         extra=_extra(wanted, inputs),
         notes=recipe.notes,
-        warnings=tuple(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+        warnings=(
+            *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
+            *_left_out(recipe, inputs, tied.heads),
+            *remarks(inputs.base.path, copied, skipped),
+        ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(problems)), options), method, options)
 
 
-def _missing(inputs: Inputs) -> tuple[tuple[str, int], ...]:
-    """How many of the base's tensors each model lacks, where it lacks any."""
-    names = inputs.base.tensors.keys()
+def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
+    """A model whose tokenizer is a pointer would be merged into one that does not load."""
+    mend = "Fetch it: git lfs pull, or download the model again"
+    return [Problem(os.path.join(folder, path), "the file", why, mend) for path, why in skipped if "Git LFS" in why]
+
+
+def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
+    """How many of the base's tensors each model lacks, where it lacks any; an absent head is its embedding."""
+    names = inputs.base.tensors.keys() - heads
     lacking = ((model, len(names - checkpoint.tensors.keys())) for model, checkpoint in inputs.models.items())
     return tuple((model, count) for model, count in lacking if count)
 
@@ -124,6 +147,15 @@ def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]
         for model, checkpoint in inputs.models.items()
     )
     return tuple((model, count) for model, count in counts if count)
+
+
+def _left_out(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> Iterator[str]:
+    """What `extra: drop` leaves out of each model."""
+    for model, checkpoint in inputs.models.items() if recipe.extra == "drop" else ():
+        names = sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads)
+        if names:
+            rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
 
 
 def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:

@@ -1,32 +1,34 @@
 """All that headers can tell against a merge: names, shapes, dtypes; every problem, not the first."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.tied import tied_heads
+from sdmw.views.renamed import prefix_between
+from sdmw.views.tied import Ties
 
 Shaped = tuple[DType, tuple[int, ...]]
 
 MOST_SAID = 50  # problems of one kind in one model; the rest are counted
 
 
-def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[Problem]:
+def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint], tied: Ties) -> list[Problem]:
     """Problems of dtype, name and shape in all inputs.
 
     Args:
         recipe: as loaded.
         base: whose tensors the output has.
         models: what is merged, by name.
+        tied: their heads, which an input may lack.
     """
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
     problems = [p for checkpoint in distinct.values() for p in _first(unmergeable(checkpoint), checkpoint.path)]
     for model, checkpoint in models.items():
         if checkpoint.path != base.path:
-            problems += _check_model(recipe, base, model, checkpoint)
+            problems += _check_model(recipe, base, model, checkpoint, tied.heads)
     return problems
 
 
@@ -59,25 +61,37 @@ def _shaped(what: Shaped) -> str:
     return f"{what[0].name} {list(what[1])}"
 
 
-def _check_model(recipe: Recipe, base: Checkpoint, model: str, checkpoint: Checkpoint) -> list[Problem]:
-    tied = {tied.head.name for tied in tied_heads(base, {model: checkpoint})}
-    missing = [name for name in base.tensors if name not in checkpoint.tensors]
-    extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in tied]
+def _check_model(
+    recipe: Recipe, base: Checkpoint, model: str, checkpoint: Checkpoint, heads: Collection[str]
+) -> list[Problem]:
+    missing = [name for name in base.tensors if name not in checkpoint.tensors and name not in heads]
+    extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in heads]
     where = f"model {quoted(model)}"
-    if len(missing) == len(base.tensors):
-        mend = "Merge fine-tunes of one base"
-        return [Problem(where, f"tensors named as in {base.path}", "no name in common", mend)]
+    if 2 * len(missing) > len(base.tensors):  # whatever `missing` says: hardly anything would be merged
+        return [_others(where, base, checkpoint, len(missing))]
     problems = [
         _differs(where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
     ]
     found = [*_first([p for p in problems if p], where)]
     if missing and recipe.missing == "error":
-        mend = "Recipe field `missing: base` takes the base's values; a head may be missing because it is tied"
+        mend = "Recipe field `missing: base` takes the base's values"
         found += _first([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
     if extra and recipe.extra == "error":
-        mend = "Recipe field `extra: take` copies it into the output"
+        mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
         found += _first([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
     return found
+
+
+def _others(where: str, base: Checkpoint, checkpoint: Checkpoint, missing: int) -> Problem:
+    """What to say of a model that lacks most of the base's tensors: it has them under another prefix, or is another."""
+    expected = f"tensors named as in {base.path}"
+    common = base.tensors.keys() & checkpoint.tensors.keys()
+    found = f"{missing:,} of {len(base.tensors):,} are missing" if common else "no name in common"
+    if prefixes := prefix_between(base.tensors.keys(), checkpoint.tensors.keys()):
+        off, on = prefixes
+        change = f"taking {quoted(off)} off its names" if off else f"putting {quoted(on)} before its names"
+        return Problem(where, expected, f"{found}, but most agree by {change}", "Rename its tensors so, and merge then")
+    return Problem(where, expected, found, "Merge fine-tunes of one base")
 
 
 def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:

@@ -17,6 +17,7 @@ from sdmw.writing.layout import Place, ShardLayout
 
 BLOCK = 4096  # bytes of a file that are written together
 RATE = 1_000_000_000  # bytes a second, read and written: a plain NVMe disk; what a plan's time is reckoned with
+LARGE = 1 << 20  # bytes of a tensor that is a group, or several, of its own
 SMALLEST = 4096  # elements; what is left of a piece behind its last whole tile may be less, and is no tile of its own
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
 
@@ -106,7 +107,8 @@ class Plan:
         sources: each directory that is read, with its name in the recipe, the base's first.
         tensors: of the output, in the base's order.
         layers: in the order in which they are measured.
-        heads: tied heads to be checked first.
+        heads: tied heads to be checked first: where all equal their embeddings they are not written.
+        untied: heads that are written though the base's config ties them; the output's config says that it does not.
         shards: of the output.
         copied: names of the base's other files that the output gets.
         skipped: names of those that it does not, with the reason.
@@ -132,6 +134,7 @@ class Plan:
     tensors: tuple[TensorPlan, ...] = ()
     layers: tuple[LayerPlan, ...] = ()
     heads: tuple[TiedHead, ...] = ()
+    untied: tuple[str, ...] = ()
     shards: tuple[ShardLayout, ...] = ()
     copied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
@@ -198,9 +201,16 @@ class Plan:
         }
 
     def pieces_of(self, tensor: int) -> Iterator[Piece]:
-        """The tensor cut into pieces, whose borders within it lie on multiples of 4,096 bytes of the file."""
+        """The tensor cut into pieces, whose borders within it lie on multiples of 4,096 bytes of the file.
+
+        What a large tensor has before the first of them is a piece of its own: else all that follow a tensor of an odd
+        size would share blocks, each with the next, and be one group.
+        """
         planned = self.tensors[tensor]
         start = 0
+        if planned.output.nbytes >= LARGE and (head := planned.aligned(0)):
+            yield Piece(tensor, 0, head)
+            start = head
         while start < planned.elements:
             stop = planned.aligned(start + TILES_IN_PIECE * planned.tile(self.tile))
             yield Piece(tensor, start, stop)

@@ -1,6 +1,6 @@
 """The rows of a merge: for every tensor of the output what it is made from, and with which settings."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ from sdmw.planning.layers import depths
 from sdmw.planning.resolve import resolve
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.tied import Ties
 
 Action = Literal["merge", "copy", "convert"]
 
@@ -43,16 +44,20 @@ class Row:
         return self.models if self.base is None else (self.base, *self.models)
 
 
-def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, dropped: set[str]) -> list[Row]:
+def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties, untie: Collection[str]) -> list[Row]:
     """A row for every tensor of the base, and for those taken from models, in that order.
 
     Args:
         recipe: as loaded.
         method: the recipe's.
         inputs: the tables that it names.
-        dropped: names of tensors that the base lacks and that are not taken: tied heads.
+        tied: their heads; an input without one gives its embedding.
+        untie: heads that are tied and written all the same, because an input's differs from its embedding.
     """
-    found = [*_of_base(inputs.base, inputs.models), *_taken(recipe, inputs, dropped)]
+    base, models = completed(inputs, tied)
+    left_out = tied.dropped.difference(untie)
+    found = [row for row in _of_base(recipe, base, models) if row.name not in left_out]
+    found += _taken(recipe, base, models, left_out)
     depth = depths(row.name for row in found)
     return [
         replace(
@@ -64,22 +69,35 @@ def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, dropped: set[str]) -
     ]
 
 
-def _of_base(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Row]:
+def _of_base(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[Row]:
     """Every tensor of the base. Where a model lacks it, the base's stands in: no delta."""
     for name, tensor in base.tensors.items():
         theirs = tuple(checkpoint.tensors.get(name, tensor) for checkpoint in models.values())
         if tensor.dtype.merges:
             yield Row(name, tensor, "merge", tensor, theirs)
         else:
-            yield Row(name, tensor, "copy", tensor, tuple(other for other in theirs if other is not tensor))
+            others = () if recipe.integers == "base" else (other for other in theirs if other is not tensor)
+            yield Row(name, tensor, "copy", tensor, tuple(others))
 
 
-def _taken(recipe: Recipe, inputs: Inputs, dropped: set[str]) -> Iterable[Row]:
+def completed(inputs: Inputs, tied: Ties) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """The base and the models, each with the heads that it lacks: its own embedding under their names."""
+
+    def with_heads(checkpoint: Checkpoint, name: str) -> Checkpoint:
+        lacking = tied.absent[name]
+        return replace(checkpoint, tensors={**checkpoint.tensors, **lacking}) if lacking else checkpoint
+
+    return with_heads(inputs.base, ""), {name: with_heads(each, name) for name, each in inputs.models.items()}
+
+
+def _taken(
+    recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint], left_out: Collection[str]
+) -> Iterable[Row]:
     """Tensors that the base lacks, each from the first model that has it."""
     if recipe.extra != "take":
         return
-    known = set(inputs.base.tensors) | dropped
-    for checkpoint in inputs.models.values():
+    known = {*base.tensors, *left_out}
+    for checkpoint in models.values():
         for name, tensor in checkpoint.tensors.items():
             if name not in known:
                 known.add(name)

@@ -128,6 +128,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         nonfinite=shape.nonfinite,
         missing=shape.missing,
         extra=shape.extra,
+        integers=shape.integers,
         notes=tuple(findings.notes),
     )
 

@@ -93,7 +93,8 @@ class Recipe:
         out_dtype: the output dtype of F16, BF16 and F32 tensors; None keeps each tensor's.
         nonfinite: what NaN, infinity and overflow are: an error, or passed on.
         missing: what a tensor that a fine-tune lacks is: an error, or the base's.
-        extra: what a tensor that the base lacks is: an error, or taken from the first model that has it.
+        extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
+        integers: what integers, booleans and float64 that differ are: an error, or the base's.
         text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
@@ -107,7 +108,8 @@ class Recipe:
     out_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     nonfinite: Literal["error", "pass"] = "error"
     missing: Literal["error", "base"] = "error"
-    extra: Literal["error", "take"] = "error"
+    extra: Literal["error", "take", "drop"] = "error"
+    integers: Literal["error", "base"] = "error"
     text: str = ""
     file: str = ""
     notes: tuple[str, ...] = ()

@@ -71,7 +71,8 @@ class RecipeShape(_Shape):
     out_dtype: DTypeName | None = None
     nonfinite: Literal["error", "pass"] = "error"
     missing: Literal["error", "base"] = "error"
-    extra: Literal["error", "take"] = "error"
+    extra: Literal["error", "take", "drop"] = "error"
+    integers: Literal["error", "base"] = "error"
 
 
 Shape = TypeVar("Shape", bound=_Shape)

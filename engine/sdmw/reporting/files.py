@@ -21,13 +21,12 @@ from sdmw.writing.config import merged_config
 from sdmw.writing.publication import Publication
 
 
-def add_files(output: Publication, plan: Plan, base: Checkpoint, models: Sequence[ModelReport]) -> None:
+def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport]) -> None:
     """Write all of them but the report into an output that is not published yet.
 
     Args:
         output: to be published.
         plan: what was merged.
-        base: whose files come along.
         models: what the card says of each.
 
     Raises:
@@ -37,16 +36,18 @@ def add_files(output: Publication, plan: Plan, base: Checkpoint, models: Sequenc
     if plan.makes_adapter:
         output.add(ADAPTER_CONFIG, _adapter_config(plan))
     else:
-        _add_model_files(output, plan, base)
+        _add_model_files(output, plan)
     output.add("README.md", _card(plan, models).encode())
     recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
     output.add(recipe, plan.recipe.text.encode())
 
 
-def _add_model_files(output: Publication, plan: Plan, base: Checkpoint) -> None:
+def _add_model_files(output: Publication, plan: Plan) -> None:
+    base = plan.base
+    assert base is not None
     side_files.copy(base.path, plan.copied, output.path)
     text = read_bounded(base.path, CONFIG, LARGEST_CONFIG)
-    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype))
+    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied)))
 
 
 def _adapter_config(plan: Plan) -> bytes:

@@ -1,6 +1,5 @@
 """Progress and tables on a terminal; plain lines where there is none. Tables fold, nothing is cut."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
+from sdmw.reporting.loading import loading
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
 from sdmw.running import events
@@ -76,12 +76,11 @@ def print_report(report: Report) -> None:
         table.add_row(_plain(model.name), *cells)
     _print(table)
     run = report.run
-    loader = "PeftModel.from_pretrained(base, " if _is_adapter(report.path) else "AutoModelForCausalLM.from_pretrained("
     lines = [
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
-        f"load it      {loader}{report.path!r})",
+        f"load it      {loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -96,7 +95,7 @@ def print_extraction(report: ExtractionReport) -> None:
         f"result       {report.path}, rank {report.rank}",
         f"error        {report.error:.2%} of all deltas, in the Frobenius norm",
         f"left out     {len(report.left_out)} changed tensors that are no matrices",
-        f"load it      PeftModel.from_pretrained(base, {report.path!r})",
+        f"load it      {loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -113,10 +112,6 @@ def print_packed(report: PackReport) -> None:
             ("other files", f"{report.files} differ and are in the archive"),
         )
     )  # fmt: skip
-
-
-def _is_adapter(path: str) -> bool:
-    return os.path.exists(os.path.join(path, "adapter_config.json"))
 
 
 def print_plan(plan: Plan) -> None:

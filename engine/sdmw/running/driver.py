@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sdmw.errors import DisagreementError, Problem, quoted
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
@@ -17,9 +16,10 @@ from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
 from sdmw.statistics.look import Look, Measured
-from sdmw.views.tied import TiedHead
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
+
+SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,23 @@ class Run:
         return Decisions(layers, decide_model(self._plan, self._method, layers))
 
     def _carry_out(self, output: Publication) -> Outcome:
-        warnings = [self._check_head(tied) for tied in self._plan.heads]
+        self._check_small_copies()
         decisions = self._decide()
-        warnings += self._method.warnings(decisions.layers, decisions.model, strict=self._strict)
+        warnings = list(self._method.warnings(decisions.layers, decisions.model, strict=self._strict))
         tasks = self._applying(Job(self._plan, decisions), output.sink, self._checked(output.sink))
         self._run(lambda: next(tasks, None))
         read = self._read + self._read_again
         return Outcome(decisions, self._journal.written, read, self._read_again, tuple(warnings))
+
+    def _check_small_copies(self) -> None:
+        """What must be equal in all inputs is looked at first where that takes no time: measuring may take hours."""
+        small = (
+            Piece(number, 0, tensor.elements)
+            for number, tensor in enumerate(self._plan.tensors)
+            if tensor.action == "copy" and len(tensor.inputs) > 1 and tensor.output.nbytes <= SMALL
+        )
+        tasks = (Task(work.check_copy, (self._span(piece),), lambda _: None) for piece in small)
+        self._run(lambda: next(tasks, None))
 
     def _checked(self, sink: Sink) -> set[Piece]:
         """The pieces of an earlier run that the output still holds."""
@@ -117,24 +127,6 @@ class Run:
                 portions = tuple(job.portion(piece, self._pool.given_up) for piece in pieces)
                 arguments = (portions, job.method, job.decisions.model, sink)
                 yield Task(work.write_portions, arguments, partial(take, pieces))
-
-    def _check_head(self, tied: TiedHead) -> str:
-        """A tied head is dropped where it equals the embedding, else it would be lost."""
-        same: list[bool] = []
-        arguments = (tied.head, tied.embedding, self._plan.tile)
-        tasks = iter([Task(work.equal, arguments, same.append)])
-        self._run(lambda: next(tasks, None))
-        if not all(same):
-            expected = (
-                f"the same values as {quoted(tied.embedding.name)}, since the base ties its head to its embedding"
-            )
-            mend = (
-                "Either tie this model's head (drop the tensor), or untie the base: store its embedding again as "
-                f"{quoted(tied.head.name)} and set tie_word_embeddings to false"
-            )
-            raise DisagreementError([Problem(tied.head.where, expected, "others", mend)])
-        head, embedding = quoted(tied.head.name), quoted(tied.embedding.name)
-        return f"model {quoted(tied.model)}: {head} equals {embedding} and is tied in the base: dropped"
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
@@ -243,8 +235,7 @@ class Measuring:
             del self._open[number]
             self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
         if layer.have.looks:
-            read = [0, *(1 + model for model in layer.look.reads(len(self._plan.models)))]
-            itemsize = sum(span.tensor.inputs[place].cost.read for place in read)
+            itemsize = sum(each.cost.read for each in span.looked_at(layer.look, len(self._plan.models)))
             self.read_again += (span.stop - span.start) * itemsize
         else:
             self._told(span.nbytes)

@@ -51,9 +51,9 @@ class Task(Generic[R]):
 class Pool:
     """Workers for the tasks of a run: threads, or what the caller gives. A context manager.
 
-    An executor that the caller made stays the caller's: where it breaks, the run ends with an error that can be
-    resumed. One that the caller's function makes is shut down here, and made anew when a worker is lost: the tasks that
-    it had are done again.
+    An executor that the caller made stays the caller's: where it breaks, it is shut down, and the run ends with an
+    error that can be resumed. One that the caller's function makes is shut down here, and made anew when a worker is
+    lost: the tasks that it had are done again.
 
     Attributes:
         apart: tasks may run in other processes.
@@ -140,10 +140,12 @@ class Pool:
 
     def _renew(self, error: BaseException, running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         """Another executor in the place of one that broke; what that one had goes to it."""
+        if self._make is None or self._opened > MOST_OPENED:
+            if self._given and isinstance(error, BrokenExecutor):
+                self._given.shutdown()  # what is left of its workers may still write
+            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {error or type(error).__name__}")])
         lost = [future for future, task in running.items() if not task.here]
         again.extend(running.pop(future) for future in lost)
-        if self._make is None or self._opened > MOST_OPENED:
-            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {error or type(error).__name__}")])
         self._own.close()
         self._executor = self._open()
 

@@ -1,6 +1,5 @@
 """Reads an unwritten merge as `safetensors.safe_open` reads a file: names, whole tensors, and slices, in NumPy."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
+from sdmw.running.journal import check_unchanged
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.tensors.tile_memory import tile_memory
@@ -23,29 +24,29 @@ class MergeReader:
     Nothing is open, so it pickles. bfloat16 is `ml_dtypes.bfloat16`, as in safetensors.
 
     Attributes:
-        tensors: by name.
+        merge: the checkpoint that would be written; its shards are the files that it is computed from.
     """
 
-    tensors: Mapping[str, Tensor]
+    merge: Checkpoint
 
     def keys(self) -> list[str]:
         """The tensors' names, in the order of the output."""
-        return list(self.tensors)
+        return list(self.merge.tensors)
 
     def get_tensor(self, name: str) -> NDArray[Any]:
         """All of a tensor.
 
         Raises:
             UsageError: there is no tensor of this name.
-            RunError: inputs changed, are not finite, or cannot be read.
+            RunError: inputs changed since the merge was decided, are not finite, or cannot be read.
         """
         return self.get_slice(name)[...]
 
     def get_slice(self, name: str) -> "TensorSlice":
         """A tensor of which parts can be read; UsageError where there is none of this name."""
-        if name not in self.tensors:
+        if name not in self.merge.tensors:
             raise UsageError([Problem("name", "the name of a tensor of the merge", quoted(name))])
-        return TensorSlice(self.tensors[name])
+        return TensorSlice(self.merge, self.merge.tensors[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,11 @@ class TensorSlice:
     Only the rows (of the first axis) between the first and the last that are asked for are computed.
 
     Attributes:
+        merge: that it belongs to.
         tensor: the tensor.
     """
 
+    merge: Checkpoint
     tensor: Tensor
 
     def get_shape(self) -> list[int]:
@@ -73,7 +76,7 @@ class TensorSlice:
 
         Raises:
             IndexError: the index is beyond the tensor.
-            RunError: inputs changed, are not finite, or cannot be read.
+            RunError: inputs changed since the merge was decided, are not finite, or cannot be read.
         """
         shape = self.tensor.shape
         asked = index if isinstance(index, tuple) else (index,)
@@ -95,6 +98,7 @@ class TensorSlice:
         with tile_memory():
             tile = self.tensor.open().tile(low * row, high * row if shape else 1)
             values = np.array(tile).view(_numpy_dtype(self.tensor.dtype))
+        check_unchanged([self.merge])  # what was decided holds for no other files
         return values.reshape((high - low, *shape[1:]) if shape else ())
 
 

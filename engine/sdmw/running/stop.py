@@ -1,5 +1,6 @@
 """Signals that end a run: the first asks it to stop at the next tile, a second Ctrl-C ends at once."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -63,3 +64,13 @@ class StopSignals:
         if self._signum == signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._signum = self._signum or signum
+
+
+def _after_fork() -> None:
+    """A forked child has no part in its parent's run: an executor ends its workers by signals."""
+    for each in SIGNALS:
+        if isinstance(getattr(signal.getsignal(each), "__self__", None), StopSignals):
+            signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -53,6 +53,16 @@ class Span:
         """Bytes read of all inputs."""
         return (self.stop - self.start) * sum(each.cost.read for each in self.tensor.inputs)
 
+    def looked_at(self, look: Look[Any], models: int) -> list[Tensor]:
+        """What a look reads: the base where the method takes deltas from it, and the models that the look names.
+
+        Args:
+            look: what to measure.
+            models: how many models there are.
+        """
+        before = len(self.tensor.inputs) - models
+        return [*self.tensor.inputs[:before], *(self.tensor.inputs[before + number] for number in look.reads(models))]
+
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
         """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
         return read_tiles(self.tensor.inputs, self.start, self.stop, self.tile, self.given_up.check)
@@ -105,22 +115,22 @@ def measure(span: Span, look: Look[S], models: int) -> S:
     """One look at a piece.
 
     Args:
-        span: the piece; its first input is the base.
+        span: the piece.
         look: what to measure.
         models: how many models there are.
 
     Raises:
-        NonFiniteError: a delta is NaN or infinite and the span is strict.
+        NonFiniteError: a delta, or a value where no base is read, is NaN or infinite and the span is strict.
     """
     counter = _kept.take(look, models)
-    inputs = [span.tensor.inputs[0], *(span.tensor.inputs[1 + number] for number in look.reads(models))]
+    inputs = span.looked_at(look, models)
     for start, arrays in read_tiles(inputs, span.start, span.stop, span.tile, span.given_up.check):
         counter.add(_tile(span.tensor, inputs, arrays, start))
     result = counter.result()
     _kept.give_back(look, models, counter)
     if span.strict and look.nonfinite(result):
         for start, arrays in span.tiles():
-            if problem := explain(span.tensor, arrays, start, deltas=True):
+            if problem := explain(span.tensor, arrays, start, deltas=len(span.tensor.inputs) > models):
                 raise NonFiniteError([problem])
     return result
 
@@ -224,6 +234,11 @@ def copy(span: Span, write: Write) -> str:
     return checksum.hexdigest()
 
 
+def check_copy(span: Span) -> None:
+    """Raise what `copy` would raise, and write nothing."""
+    copy(span, lambda shard, offset, data: None)
+
+
 def holds(span: Span, checksum: str, sink: Sink) -> bool:
     """Whether the output already has a piece: its bytes are read again and compared by their checksum."""
     output = span.tensor.output
@@ -307,5 +322,6 @@ def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, othe
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
     where = f"{info.where}, element {start + element}"
     expected = f"{first[element]} as in {tensor.inputs[0].origin}"
-    mend = f"{tensor.output.dtype.name} tensors are copied, not merged: make them equal in all inputs"
+    copied = f"{tensor.output.dtype.name} tensors are copied, not merged"
+    mend = f"{copied}: make them equal in all inputs, or take the base's with the recipe field `integers: base`"
     return Problem(where, expected, str(other[element]), mend)

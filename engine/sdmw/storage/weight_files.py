@@ -15,6 +15,7 @@ _SUFFIXES: dict[str, Format] = {
 # The same weights once more, with their indices and configs. Patterns match one path component in lower case.
 _OTHER_FORMS = ("consolidated*", "pytorch_model*", "tf_model*", "flax_model*")
 _FOLDERS_OF_OTHER_FORMS = ("original", "onnx")
+_OTHER_PROGRAMS = ("*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel")
 _TRAINING = ("optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin")
 
 
@@ -26,19 +27,30 @@ def format_of(name: str) -> Format | None:
     return next((found for suffix, found in _SUFFIXES.items() if lower.endswith(suffix)), None)
 
 
-def not_beside_a_merge(name: str, *, folder: bool) -> str:
-    """Why a file or folder of this name would be wrong beside merged weights; empty if it would not."""
+def not_beside_a_merge(name: str, *, folder: bool, top: bool) -> str:
+    """Why a file or folder of this name would be wrong beside merged weights; empty if it would not.
+
+    Other weights are a part that a loader may need: speakers' voices (`spk_dict.pt`), a module of a sentence
+    transformer in a folder of its own.
+
+    Args:
+        name: one component of a path.
+        folder: it is a folder's.
+        top: it lies in the model's own folder, of which every safetensors file is read as weights.
+    """
     lower = name.lower()
     if _matches(lower, _TRAINING):
         return "state of a training"
     if _matches(lower, _OTHER_FORMS) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
         return "another form of the weights"
-    return "weights" if format_of(lower) else ""
+    if _matches(lower, _OTHER_PROGRAMS):
+        return "weights for another program"
+    return "weights" if top and format_of(lower) == "safetensors" else ""
 
 
 def not_fetched() -> list[str]:
     """Patterns of the Hub's client for files that are neither read nor copied. They match whole paths, `*` any `/`."""
-    suffixes = [f"*{suffix}" for suffix, found in _SUFFIXES.items() if found != "safetensors"]
+    suffixes = list(_OTHER_PROGRAMS)
     names = [*_OTHER_FORMS, *(f"{folder}/*" for folder in _FOLDERS_OF_OTHER_FORMS), *_TRAINING]
     return [*suffixes, *names, *(f"*/{name}" for name in names)]
 

@@ -1,20 +1,39 @@
-"""Output heads that are the embedding under another name."""
+"""Tensors that are the embedding under another name: output heads, and embeddings that encoder and decoder share.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+The rule (CHECKPOINT.md, "Weights"): an input that stores no head stands for its own embedding. Where every stored head
+equals its embedding and the base ties them, no head is written; where one differs it is written, and the config says
+that it is not tied.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.tensors.tensor import Tensor
 
+# The last module in the name of an input embedding; of several in one model the first of these is the one to tie to.
+_INPUT = ("shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embedding")
+# And of what transformers ties to it: output heads, and the embeddings of encoder and decoder.
+_TIED = (
+    "lm_head",
+    "embed_out",
+    "output",
+    "proj_out",
+    "decoder",
+    "embed_tokens",
+    "output_projection",
+    "vocab_projector",
+)
 EMBEDDINGS = ("embed", "wte")  # in the names of input embeddings: embed_tokens, word_embeddings, embed_in, wte
 
 
 @dataclass(frozen=True, slots=True)
 class TiedHead:
-    """A model's output head that the base ties to its embedding: dropped if equal to the model's own embedding.
+    """A head that an input stores beside its embedding: whether they are equal decides what is written.
 
     Attributes:
-        model: its name in the recipe.
+        model: the input's name in the recipe; empty for the base.
         head, embedding: the two tensors in it.
     """
 
@@ -23,27 +42,120 @@ class TiedHead:
     embedding: Tensor
 
 
-def tied_heads(base: Checkpoint, models: Mapping[str, Checkpoint]) -> list[TiedHead]:
-    """Output heads of models where the base ties its own to the embedding and stores none."""
-    config = base.config or {}
-    text_config = config.get("text_config")
-    inner = text_config if isinstance(text_config, Mapping) else {}
-    # transformers ties where the config says nothing.
-    if not config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)):
-        return []
-    found = []
-    for model, checkpoint in models.items():
-        for name, head in checkpoint.tensors.items():
-            if name not in base.tensors and name.split(".")[-2:] == ["lm_head", "weight"]:
-                embedding = _embedding_like(checkpoint, head)
-                if embedding:
-                    found.append(TiedHead(model, head, embedding))
-    return found
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What heads mean in the inputs of a merge.
+
+    Attributes:
+        stored: heads to be compared with their embeddings; where all are equal, `dropped` are not written.
+        dropped: names that are not written if all stored heads equal their embeddings.
+        absent: by model (empty for the base), the heads that it lacks, each with the embedding that stands for it.
+        heads: names of all heads that some input lacks or that are tied.
+    """
+
+    stored: tuple[TiedHead, ...]
+    dropped: frozenset[str]
+    absent: Mapping[str, Mapping[str, Tensor]]
+    heads: frozenset[str]
 
 
-def _embedding_like(checkpoint: Checkpoint, head: Tensor) -> Tensor | None:
+def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
+    """The tied heads of a merge, from names, shapes and configs.
+
+    Args:
+        base: whose config the output has.
+        models: what is merged, by name.
+    """
+    everyone = {"": base, **models}
+    stored: list[TiedHead] = []
+    dropped: set[str] = set()
+    heads: set[str] = set()
+    absent: dict[str, dict[str, Tensor]] = {name: {} for name in everyone}
+    for head in dict.fromkeys(name for each in everyone.values() for name in _heads(each)):
+        embeddings = {name: _embedding_of(each, head) for name, each in everyone.items()}
+        lacking = {name for name, each in everyone.items() if head not in each.tensors}
+        if any(embeddings[name] is None for name in everyone):
+            continue
+        tied = _is_tied(base, head)
+        if not (lacking or tied) or any(not _may_be_tied(everyone[name], head) for name in lacking):
+            continue
+        heads.add(head)
+        for name, each in everyone.items():
+            embedding = embeddings[name]
+            assert embedding is not None
+            if name in lacking:
+                absent[name][head] = replace(embedding, name=head)
+            elif tied:
+                stored.append(TiedHead(name, each.tensors[head], embedding))
+        if tied:
+            dropped.add(head)
+    return Ties(tuple(stored), frozenset(dropped), absent, frozenset(heads))
+
+
+def _heads(checkpoint: Checkpoint) -> Iterator[str]:
+    """Names of tensors that may be tied to the embedding: of its shape, and called like a head."""
+    embedding = _embedding(checkpoint)
+    if embedding is None:
+        return
     for name, tensor in checkpoint.tensors.items():
-        same = (tensor.shape, tensor.dtype) == (head.shape, head.dtype)
-        if same and tensor is not head and any(part in name for part in EMBEDDINGS):
-            return tensor
+        *_, module, last = ("", *name.split("."))
+        called_so = module in _TIED and last == "weight"
+        if called_so and tensor is not embedding and tensor.shape == embedding.shape:
+            yield name
+
+
+def _embedding_of(checkpoint: Checkpoint, head: str) -> Tensor | None:
+    """The embedding that a head would be tied to; None where there is none."""
+    found = _embedding(checkpoint)
+    return None if found is None or found.name == head else found
+
+
+def _embedding(checkpoint: Checkpoint) -> Tensor | None:
+    """The input embedding: a matrix called like one, with a row for each token of the vocabulary."""
+    sizes = set(_vocabularies(checkpoint.config or {}))
+    candidates = [
+        (_INPUT.index(parts[-2]), len(parts), name)
+        for name, tensor in checkpoint.tensors.items()
+        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in _INPUT
+        and len(tensor.shape) == 2 and (not sizes or any(tensor.shape[0] >= size for size in sizes))
+    ]  # fmt: skip
+    return checkpoint.tensors[min(candidates)[2]] if candidates else None
+
+
+def _vocabularies(config: Mapping[str, Any]) -> Iterator[int]:
+    for name, value in config.items():
+        if name == "vocab_size" and type(value) is int:
+            yield value
+        elif isinstance(value, Mapping) and name.endswith("config"):
+            yield from _vocabularies(value)
+
+
+def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
+    """What a config says of ties: of the model, or of the language model in it; None where it says nothing."""
+    for level in (
+        config or {},
+        *(v for k, v in (config or {}).items() if k.endswith("config") and isinstance(v, dict)),
+    ):
+        if isinstance(said := level.get("tie_word_embeddings"), bool):
+            return said
     return None
+
+
+def _is_tied(base: Checkpoint, head: str) -> bool:
+    """Whether a loader of the base's config takes the embedding for the head, whatever is stored."""
+    if is_shared(head):
+        return True
+    said = tied_by_config(base.config)
+    # A config that is silent ties by default in most architectures. A base that stores the head would then store it
+    # in vain, so it is taken to mean what it stores.
+    return head not in base.tensors if said is None else said
+
+
+def _may_be_tied(checkpoint: Checkpoint, head: str) -> bool:
+    """Whether a checkpoint without a head can be one whose head is its embedding."""
+    return is_shared(head) or tied_by_config(checkpoint.config) is not False
+
+
+def is_shared(head: str) -> bool:
+    """Encoder and decoder share one embedding whatever the config says of the output head (T5, BART)."""
+    return head.split(".")[-2] == "embed_tokens"

@@ -5,15 +5,17 @@ from typing import Any
 
 from sdmw.errors import CheckpointError, Problem
 
+_TIES = "tie_word_embeddings"
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # transformers 5 writes the first, 4 the second
 
 
-def merged_config(text: bytes, dtype: str | None) -> bytes:
+def merged_config(text: bytes, dtype: str | None, *, untie: bool = False) -> bytes:
     """The base's config.json for the merged weights.
 
     Args:
         text: the base's file.
         dtype: "float32", "float16" or "bfloat16" where the output's dtype is not each tensor's own, else None.
+        untie: the head is stored, and is not the embedding.
 
     Returns:
         The same bytes where nothing changes. Otherwise every key is kept, in its order.
@@ -21,9 +23,25 @@ def merged_config(text: bytes, dtype: str | None) -> bytes:
     Raises:
         CheckpointError: a dtype is to be set and the file is no JSON object.
     """
-    if dtype is None:
+    if dtype is None and not untie:
         return text
     config = _parsed(text)
+    changed = untie and _untie(config)
+    if dtype is not None:
+        changed = _set_dtypes(config, dtype) or changed
+    return json.dumps(config, indent=2).encode() + b"\n" if changed else text
+
+
+def _untie(config: dict[str, Any]) -> bool:
+    """Says so wherever the config says that it ties, and else at the top."""
+    levels = [config, *(value for name, value in config.items() if name.endswith("config") and isinstance(value, dict))]
+    tying = [level for level in levels if level.get(_TIES)] or [level for level in levels[:1] if _TIES not in level]
+    for level in tying:
+        level[_TIES] = False
+    return bool(tying)
+
+
+def _set_dtypes(config: dict[str, Any], dtype: str) -> bool:
     changed = _set_dtype(config, dtype)
     if not any(key in config for key in _DTYPE_KEYS):
         config["torch_dtype"] = dtype  # both versions read it; version 4 knows no other
@@ -31,7 +49,7 @@ def merged_config(text: bytes, dtype: str | None) -> bytes:
     nested = config.get("text_config")
     if isinstance(nested, dict):
         changed = _set_dtype(nested, dtype) or changed
-    return json.dumps(config, indent=2).encode() + b"\n" if changed else text
+    return changed
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

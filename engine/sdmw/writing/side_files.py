@@ -9,10 +9,12 @@ import xxhash
 
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
-from sdmw.storage.files import entries, listing, open_file, size_of
-from sdmw.storage.weight_files import not_beside_a_merge
+from sdmw.storage.files import entries, listing, open_file, read_start, size_of
+from sdmw.storage.weight_files import format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
+LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
+POINTER = b"version https://git-lfs.github.com/spec/"
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
 
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
@@ -98,8 +100,8 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
         for name, is_folder in entries(base_dir, folder):
             path = os.path.join(folder, name)
             if not is_folder:
-                yield path, _denied(name, folder=False) or _unfit(base_dir, path)
-            elif reason := _denied(name, folder=True):
+                yield path, denied(path) or _unfit(base_dir, path)
+            elif reason := denied(path, folder=True):
                 yield f"{path}/", reason
             elif path.count("/") == DEEPEST:
                 yield f"{path}/", "nested too deeply"
@@ -107,9 +109,21 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
                 folders.append(path)
 
 
-def _denied(name: str, *, folder: bool) -> str:
+def denied(path: str, *, folder: bool = False) -> str:
+    """Why nothing of this name comes along, whatever it holds; empty where it may."""
+    name = os.path.basename(path)
     own = next((reason for pattern, reason in _DENIED.items() if fnmatchcase(name.lower(), pattern)), "")
-    return own or not_beside_a_merge(name, folder=folder)
+    return own or not_beside_a_merge(name, folder=folder, top="/" not in path)
+
+
+def remarks(base_dir: str, copied: Sequence[str], skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """What a person should know of the files that come along or do not: one sentence each."""
+    parts = [path for path in copied if format_of(os.path.basename(path))]
+    lost = [(path, reason) for path, reason in skipped if not denied(path.rstrip("/"), folder=path.endswith("/"))]
+    return [
+        *(f"{base_dir}: {quoted(path)} holds weights that are copied, not merged" for path in parts),
+        *(f"{base_dir}: {quoted(path)} is not copied: {reason}" for path, reason in lost),
+    ]
 
 
 def _unfit(base_dir: str, path: str) -> str:
@@ -117,7 +131,14 @@ def _unfit(base_dir: str, path: str) -> str:
     size = size_of(base_dir, path)
     if isinstance(size, str):
         return size
-    return "larger than 64 MiB" if size > LARGEST else ""
+    if size > LARGEST:
+        return "larger than 64 MiB"
+    return "a pointer of Git LFS, not the file" if size < LARGEST_POINTER and _is_pointer(base_dir, path) else ""
+
+
+def _is_pointer(base_dir: str, path: str) -> bool:
+    """Whether a repository was cloned without its large files. Source: the Git LFS specification, "The Pointer"."""
+    return read_start(base_dir, path, len(POINTER)) == POINTER
 
 
 def _opened(base_dir: str, name: str) -> BinaryIO:

@@ -4,10 +4,12 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from sdmw.errors import Problem
+from sdmw.errors import Problem, quoted
 from sdmw.linux import allocated, free
 from sdmw.sizes import shown
 from sdmw.writing.work_directory import parted, work_path
+
+ARCHIVE = "zarr.json"  # a delta archive's attributes
 
 
 def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool) -> list[Problem]:
@@ -17,7 +19,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         target: the directory to appear; may end in a slash.
         inputs: directories and files that are read.
         size: bytes that will be written.
-        overwrite: whether a directory may be replaced; files and links never are.
+        overwrite: whether a directory may be replaced: a model, or what sdmw made. Others, files and links never are.
     """
     parent, name = parted(target)
     if name in ("", ".", "..") or "\0" in target:
@@ -25,9 +27,11 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     if not os.path.isdir(parent):
         return [Problem(target, "an existing directory to make it in", f"{parent} is none", "Make it first")]
     path = os.path.join(parent, name)
+    overlaps = list(_overlaps(path, inputs))
+    occupied = () if overlaps and overwrite else _occupied(path, overwrite)  # whoever removes it loses an input
     return [
-        *(Problem(target, "", found, mend) for found, mend in _occupied(path, overwrite)),
-        *(Problem(target, "a directory apart from the inputs", found) for found in _overlaps(path, inputs)),
+        *(Problem(target, "", found, mend) for found, mend in occupied),
+        *(Problem(target, "a directory apart from the inputs", found) for found in overlaps),
         *(
             Problem(work_path(parent, name), "a work directory without inputs", found)
             for found in _inputs_in(work_path(parent, name), inputs)
@@ -48,6 +52,22 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
         yield "it exists and is no directory", "Choose another name, or remove it"
     elif not overwrite:
         yield "it exists", "Choose another name, or ask for it to be overwritten (--overwrite)"
+    elif stranger := _stranger(path):
+        yield stranger, "Choose another name, or remove it yourself"
+
+
+def _stranger(path: str) -> str:
+    """What a directory holds that nobody would want replaced; empty for a model, a result of sdmw, or nothing."""
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    of_sdmw = ARCHIVE in names or any(name.startswith("sdmw_") for name in names)
+    model = "config.json" in names and any(name.endswith(".safetensors") for name in names)
+    if not names or of_sdmw or model:
+        return ""
+    more = f" and {len(names) - 1:,} more" if names[1:] else ""
+    return f"it holds {quoted(names[0])}{more}, and is no model or result of sdmw"
 
 
 def _overlaps(path: str, inputs: Sequence[str]) -> Iterator[str]:

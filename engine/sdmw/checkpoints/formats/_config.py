@@ -9,6 +9,7 @@ from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.files import read_bounded
 
 CONFIG = "config.json"
+DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
 LARGEST_CONFIG = 16 * 2**20  # bytes
 
 
@@ -43,7 +44,7 @@ def _quantization(where: str, config: dict[str, Any]) -> list[Problem]:
                     where,
                     "weights that are not quantised",
                     f"{path}quantization_config with quant_method {told(method)}",
-                    "Give the checkpoint that was quantised, or dequantise it first",
+                    DEQUANTISE,
                 )
             )
     return problems

@@ -1,10 +1,10 @@
 """A checkpoint directory in safetensors: which of its files are the weights, and whether they fit together."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.formats._config import read_config
+from sdmw.checkpoints.formats._config import DEQUANTISE, read_config
 from sdmw.checkpoints.formats._refusals import refusal, some
 from sdmw.checkpoints.formats.safetensors.header import Header, read_header
 from sdmw.checkpoints.formats.safetensors.index import (
@@ -20,6 +20,8 @@ from sdmw.tensors.tensor import Tensor
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
+OLD_QUANTISATION = "quantize_config.json"
+PACKED = (".qweight", ".qzeros", ".g_idx")
 
 
 def recognises(path: str) -> bool:
@@ -73,6 +75,8 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
             headers = single
     if unread := sorted(files - set(shards) - set(headers)):
         warnings.append(f"{directory}: not part of the checkpoint, not read: {some(unread)}")
+    if old := _old_quantisation(names, headers):
+        raise CheckpointError([Problem(directory, "weights that are not quantised", old, DEQUANTISE)])
     if not problems and not any(header.tensors for header in headers.values()):
         problems.append(Problem(directory, "", f"{some(sorted(headers))} holds no tensors"))
     if problems:
@@ -81,6 +85,14 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     warnings.extend(warning for header in ordered for warning in header.warnings)
     tensors = {tensor.name: tensor for header in ordered for tensor in header.tensors}
     return Checkpoint(directory, tuple(header.shard for header in ordered), tensors, config, tuple(warnings))
+
+
+def _old_quantisation(names: Collection[str], headers: Mapping[str, Header]) -> str:
+    """What shows that weights are quantised though config.json does not say so; empty where nothing does."""
+    if OLD_QUANTISATION in names:
+        return f"{OLD_QUANTISATION}, as GPTQ and AWQ wrote it"
+    packed = sorted(t.name for header in headers.values() for t in header.tensors if t.name.endswith(PACKED))
+    return f"packed weights, as GPTQ and AWQ write them: {some(packed)}" if packed else ""
 
 
 def _headers(directory: str, shards: Iterable[str], header_limit: int) -> tuple[dict[str, Header], list[Problem]]:

@@ -1,0 +1,47 @@
+"""A recipe whose inputs are open: what a plan is made from, and made from again once heads are compared."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sdmw.errors import Problem
+from sdmw.methods import all_methods
+from sdmw.planning.build import Options, build
+from sdmw.planning.inputs import Inputs, open_inputs
+from sdmw.planning.plan import Plan
+from sdmw.recipes.recipe import Recipe
+from sdmw.writing.target import check_target
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Recipe, inputs and options.
+
+    Attributes:
+        recipe: as loaded.
+        inputs: the tables that it names; or all that is wrong with them.
+        options: what the caller asks for beside the recipe.
+    """
+
+    recipe: Recipe
+    inputs: Inputs | tuple[Problem, ...]
+    options: Options
+
+    def plan(self, untie: Collection[str] = ()) -> Plan:
+        """The plan, with every problem that headers, disk and memory can tell.
+
+        Args:
+            untie: heads that are written though the base ties them, because an input's differs from its embedding.
+        """
+        recipe, options = self.recipe, self.options
+        if isinstance(self.inputs, Inputs):
+            return build(recipe, all_methods()[recipe.merge_method], self.inputs, options, frozenset(untie))
+        of_target = check_target(options.target, (), 0, options.overwrite) if options.target is not None else ()
+        names = tuple(str(entry.model) for entry in recipe.models)
+        return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
+
+
+def prepare(recipe: Recipe, options: Options, *, download: bool, header_limit: int) -> Prepared:
+    """Open the inputs of a recipe; arguments as for `open_inputs`."""
+    method = all_methods()[recipe.merge_method]
+    inputs = open_inputs(recipe, deltas=method.needs_base, download=download, header_limit=header_limit)
+    return Prepared(recipe, tuple(inputs) if isinstance(inputs, list) else inputs, options)

@@ -1,0 +1,122 @@
+"""Tied heads against transformers: what each input's model computes is what is merged, whatever its file stores."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdmw
+from sdmw.errors import PlanError
+
+torch = pytest.importorskip("torch", reason="needs the parity extra")
+transformers = pytest.importorskip("transformers", reason="needs the parity extra")
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+KINDS = {
+    "llama": (
+        transformers.LlamaConfig, transformers.LlamaForCausalLM, "lm_head.weight", "model.embed_tokens.weight",
+        {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40},
+    ),
+    "gpt2": (
+        transformers.GPT2Config, transformers.GPT2LMHeadModel, "lm_head.weight", "transformer.wte.weight",
+        {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 40},
+    ),
+    "t5": (
+        transformers.T5Config, transformers.T5ForConditionalGeneration, "lm_head.weight", "shared.weight",
+        {"d_model": 8, "d_ff": 16, "d_kv": 4, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
+    ),
+    "whisper": (
+        transformers.WhisperConfig, transformers.WhisperForConditionalGeneration, "proj_out.weight",
+        "model.decoder.embed_tokens.weight",
+        {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+         "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "vocab_size": 40,
+         "max_source_positions": 8, "max_target_positions": 8, "num_mel_bins": 4, "pad_token_id": 0,
+         "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+    ),
+}  # fmt: skip
+
+# How an input keeps its head: what the config says, and what the file stores.
+TIED, EQUAL, OWN, BARE = "tied, not stored", "tied, stored equal", "untied, stored", "untied, stored equal"
+WAYS = (TIED, EQUAL, OWN, BARE)
+
+
+def write(path, kind, way, seed):
+    """A tiny model, its file edited to keep the head in a way."""
+    config_class, model_class, head, embedding, sizes = KINDS[kind]
+    torch.manual_seed(seed)
+    tie = way in (TIED, EQUAL)
+    model = model_class(config_class(**sizes, tie_word_embeddings=tie)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(path)
+    tensors = load_file(path / "model.safetensors")
+    table = tensors[embedding]
+    tensors.pop(head, None)
+    if way in (EQUAL, BARE):
+        tensors[head] = table.clone()
+    elif way == OWN:
+        tensors[head] = torch.randn_like(table)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+def loaded(path, kind):
+    """Embedding and head as transformers has them, and that nothing was missing or unexpected but what is tied."""
+    model, said = KINDS[kind][1].from_pretrained(path, output_loading_info=True, dtype=torch.float32)
+    assert not said["unexpected_keys"]
+    assert set(said["missing_keys"]) <= {KINDS[kind][2]}
+    return model.get_input_embeddings().weight.detach().numpy(), model.get_output_embeddings().weight.detach().numpy()
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@pytest.mark.parametrize(("base", "one", "two"), list(itertools.product(WAYS, WAYS, (TIED, OWN))))
+@pytest.mark.parametrize("kind", ["llama"])
+def test_every_combination(tmp_path, kind, base, one, two):
+    check(tmp_path, kind, base, one, two)
+
+
+@pytest.mark.parametrize(
+    ("base", "one", "two"),
+    [(TIED, TIED, EQUAL), (EQUAL, TIED, EQUAL), (TIED, OWN, TIED), (OWN, TIED, OWN), (TIED,) * 3],
+)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "llama"])
+def test_other_architectures(tmp_path, kind, base, one, two):
+    check(tmp_path, kind, base, one, two)
+
+
+def check(folder, kind, base, one, two):
+    ways = {"base": base, "one": one, "two": two}
+    paths = {name: write(folder / name, kind, way, seed) for seed, (name, way) in enumerate(ways.items())}
+    recipe = {
+        "merge_method": "task_arithmetic", "base_model": str(paths["base"]),
+        "models": [{"model": str(paths[name])} for name in ("one", "two")], "parameters": {"weight": 0.5},
+    }  # fmt: skip
+    sdmw.merge(recipe, folder / "out", progress=False)
+    each = {name: loaded(path, kind) for name, path in paths.items()}
+    expected = [
+        each["base"][part] + 0.5 * ((each["one"][part] - each["base"][part]) + (each["two"][part] - each["base"][part]))
+        for part in (0, 1)
+    ]
+    found = loaded(folder / "out", kind)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert sdmw.verify(folder / "out", sample=1, progress=False).problems == ()
+
+
+def test_an_untied_model_without_a_head_is_refused(tmp_path):
+    """Transformers would make one up."""
+    base = write(tmp_path / "base", "llama", OWN, 0)
+    one = write(tmp_path / "one", "llama", TIED, 1)
+    config = json.loads(Path(one, "config.json").read_text())
+    Path(one, "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(PlanError, match=r"expected tensor 'lm_head\.weight', found none of this name"):
+        sdmw.merge({"merge_method": "task_arithmetic", "base_model": str(base), "models": [{"model": str(one)}]},
+                   tmp_path / "out", progress=False)  # fmt: skip
