@@ -183,7 +183,7 @@ def test_an_executor_of_the_caller_that_breaks_can_be_resumed(world, tmp_path):
         sdmw.merge(recipe(world), tmp_path / "out", progress=kill, max_shard_size="500KB", executor=pool)
     assert caught.value.resumable
     assert isinstance(caught.value, RunError)
-    assert "the same merge goes on after it" in caught.value.__notes__[0]
+    assert "the same command resumes it" in caught.value.__notes__[0]
     measured = []
     with processes() as pool:
         sdmw.merge(
