@@ -19,7 +19,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         target: the directory to appear; may end in a slash.
         inputs: directories and files that are read.
         size: bytes that will be written.
-        overwrite: whether a directory may be replaced: a model, or what sdmw made. Others, files and links never are.
+        overwrite: whether a directory may be replaced: a model, or a result of ours. Others, files and links never are.
     """
     parent, name = parted(target)
     if name in ("", ".", "..") or "\0" in target:
@@ -57,7 +57,7 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
 
 
 def _stranger(path: str) -> str:
-    """What a directory holds that nobody would want replaced; empty for a model, a result of sdmw, or nothing."""
+    """What a directory holds that nobody would want replaced; empty for a model, a result of ours, or nothing."""
     try:
         names = sorted(os.listdir(path))
     except OSError as error:
