@@ -288,7 +288,7 @@ def test_it_is_resumed(world, stage, after):
     assert bits() == bits("other")
     assert report.layers == sdmw.Report.load("other").layers
     again = [event for event in measured if isinstance(event, Progress) and event.stage == "measure"]
-    assert len(again) == (10 - after if stage == "measure" else 0)
+    assert len(again[1:]) == (10 - after if stage == "measure" else 0)  # the first tells what was kept
 
 
 def test_its_table_plan_and_mistakes(world, capsys, monkeypatch):

@@ -20,11 +20,12 @@ FLAT = 5_000_000  # bytes that a peak may differ from run to run
 
 # Prints the peak of a process that does one thing, and what it returns.
 CHILD = """
-import json, resource, sys
+import json, sys
 import sdmw
 what, arguments, options = json.loads(sys.argv[1])
 done = getattr(sdmw, what)(*arguments, **options)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with open("/proc/self/status") as file:  # ru_maxrss would be our own, from before this program was begun
+    peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 print(json.dumps([peak, done.run.planned_peak if what == "merge" else None]))
 """
 
