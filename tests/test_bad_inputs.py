@@ -394,7 +394,8 @@ TARGETS = [
     Case("lies around the inputs", PlanError,
          tuple(rf"HERE/: expected a directory apart from the inputs, found it contains the input HERE/{name}"
                for name in MODELS), out="", options={"overwrite": True}),
-    Case("has no parent", PlanError, (r"HERE/no/out: expected an existing directory to make it in, found no directory at HERE/no\. Make",),
+    Case("has no parent", PlanError,
+         (r"HERE/no/out: expected an existing directory to make it in, found no directory at HERE/no\. Make",),
          out="no/out"),
     Case("too long", PlanError, (r": expected a place that can be written to, found a name that is too long",),
          out="x" * 255),
