@@ -159,3 +159,13 @@ def test_what_the_hub_says_is_passed_on_in_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     said = problem("org/name", download=True)
     assert said.endswith("the Hub says: RuntimeError: 404 Client Error.")
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_without_a_home_directory_no_folder_is_made_here(here, monkeypatch, download):
+    """huggingface_hub keeps the `~` where it cannot be expanded: a container's uid that is not in passwd."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    with pytest.raises(CheckpointError, match=r"has no home directory.*Give a directory, or set HF_HOME"):
+        locate("org/name", download=download)
+    assert list((here / "work").iterdir()) == []
