@@ -85,7 +85,7 @@ def test_every_combination(tmp_path, kind, base, one, two):
 
 @pytest.mark.parametrize(
     ("base", "one", "two"),
-    [(TIED, TIED, EQUAL), (EQUAL, TIED, EQUAL), (TIED, OWN, TIED), (OWN, TIED, OWN), (TIED,) * 3],
+    [(TIED, TIED, EQUAL), (EQUAL, TIED, EQUAL), (TIED, OWN, TIED), (OWN, TIED, OWN), (TIED,) * 3, (OWN,) * 3],
 )
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "llama"])
 def test_other_architectures(tmp_path, kind, base, one, two):
@@ -109,6 +109,21 @@ def check(folder, kind, base, one, two):
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert sdmw.verify(folder / "out", sample=1, progress=False).problems == ()
+
+
+def test_a_head_of_its_own_changes_no_scale(tmp_path):
+    """T5 takes from `tie_word_embeddings` too whether the decoder's output is scaled: logits are the input's."""
+    base = write(tmp_path / "base", "t5", TIED, 0)
+    one = write(tmp_path / "one", "t5", OWN, 1)
+    (one / "config.json").write_bytes((base / "config.json").read_bytes())
+    ours = {"merge_method": "task_arithmetic", "base_model": str(base), "models": [{"model": str(one)}]}
+    sdmw.merge(ours, tmp_path / "out", progress=False)
+    ids = torch.tensor([[1, 2, 3]])
+    logits = [
+        KINDS["t5"][1].from_pretrained(path, dtype=torch.float32)(input_ids=ids, decoder_input_ids=ids).logits.detach()
+        for path in (one, tmp_path / "out")
+    ]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-4)
 
 
 def test_an_untied_model_without_a_head_is_refused(tmp_path):

@@ -57,7 +57,7 @@ def said(plan: Plan) -> tuple[str, ...]:
     return (
         *(f"{quoted(head)} equals {quoted(embedding)}, to which it is tied: it is not written"
           for head, embedding in equal),
-        *(f"{quoted(head)} differs from the embedding: it is written, and the config says that it is not tied"
+        *(f"{quoted(head)} differs from the embedding: it is written, and is not tied"
           for head in plan.untied),
     )  # fmt: skip
 

@@ -6,6 +6,9 @@ from typing import Any
 from sdmw.errors import CheckpointError, Problem
 
 _TIES = "tie_word_embeddings"
+# Of these, transformers also takes from it whether the decoder's output is scaled (`scale_decoder_outputs`); it reads
+# a head that is stored in any case.
+_SCALED_BY_TIE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", "pop2piano")
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # transformers 5 writes the first, 4 the second
 
 
@@ -34,6 +37,8 @@ def merged_config(text: bytes, dtype: str | None, *, untie: bool = False) -> byt
 
 def _untie(config: dict[str, Any]) -> bool:
     """Says so wherever the config says that it ties, and else at the top."""
+    if config.get("model_type") in _SCALED_BY_TIE:
+        return False
     levels = [config, *(value for name, value in config.items() if name.endswith("config") and isinstance(value, dict))]
     tying = [level for level in levels if level.get(_TIES)] or [level for level in levels[:1] if _TIES not in level]
     for level in tying:
