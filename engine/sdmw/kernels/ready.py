@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +41,10 @@ def state() -> State:
     return "kept" if _is_complete() else "missing"
 
 
-def prepare(announce: Callable[[bool], None]) -> bool:
+_AS_IT_IS: AbstractContextManager[object] = nullcontext()
+
+
+def prepare(announce: Callable[[bool], None], undisturbed: AbstractContextManager[object] = _AS_IT_IS) -> bool:
     """Load every kernel from the cache; where it is not complete, a child process compiles them all first.
 
     An exception meanwhile, such as that of a signal's handler, ends the child. One that was killed leaves nothing that
@@ -49,6 +52,8 @@ def prepare(announce: Callable[[bool], None]) -> bool:
 
     Args:
         announce: called before anything is compiled, with whether it is kept for later.
+        undisturbed: entered while kernels are loaded: an exception of a signal's handler in one of the compiler's own
+            callbacks would be lost, with a traceback.
 
     Returns:
         False where this process compiles its kernels itself, each when it is called first.
@@ -61,7 +66,8 @@ def prepare(announce: Callable[[bool], None]) -> bool:
         if found == "missing" and not _compiled_elsewhere():
             found = "here"
         if found != "here":
-            _load()
+            with undisturbed:
+                _load()
         _reached = "here" if found == "here" or folder.warned() else "loaded"
     return _reached == "loaded"
 

@@ -38,8 +38,14 @@ def load_kernels(tell: Receiver) -> bool:
 
     Returns:
         False where this process has to compile them itself, which takes more memory.
+
+    Raises:
+        StoppedError: a signal came while they were loaded.
     """
-    return ready.prepare(lambda once: tell(Compiling(once)))
+    signals = StopSignals()
+    loaded = ready.prepare(lambda once: tell(Compiling(once)), signals)
+    signals.check()
+    return loaded
 
 
 @contextmanager
