@@ -82,9 +82,12 @@ def test_any_changed_byte_is_found_by_its_checksum(world, name):
     merged()
     path, offset = shard_and(name)
     spoil(path, offset + 3)
-    (problem, *_) = sdmw.verify("out").problems
-    assert problem.where.startswith(f"{path}: tensor {name!r}, elements 0 to ")
-    assert problem.expected.startswith("checksum ")
+    found = sdmw.verify("out").problems  # and by computing it, where the sample happens to hit its tile
+    assert any(
+        problem.where.startswith(f"{path}: tensor {name!r}, elements 0 to ")
+        and problem.expected.startswith("checksum ")
+        for problem in found
+    )
 
 
 def test_a_wrong_value_with_a_right_checksum_is_found_by_computing_it(world):
