@@ -98,7 +98,7 @@ def test_a_first_run_keeps_to_a_small_budget(tmp_path):
     assert peak <= planned <= sdmw.sizes.parse_size(budget, "budget")
 
 
-@pytest.mark.parametrize("before", [NOWHERE, NO_CHILDREN])
+@pytest.mark.parametrize("before", [NOWHERE, NO_CHILDREN] if ALL else [NOWHERE])
 def test_what_is_compiled_in_the_process_is_counted(tmp_path, before):
     home = "/proc" if before is NOWHERE else tmp_path
     first, peak, planned, compiled = merged(home, SDM_W, tmp_path / "out", before=before)
@@ -156,7 +156,8 @@ def child_of(process):
     raise AssertionError("there is no child")
 
 
-@pytest.mark.parametrize("second", ["killed", "fine"] if ALL else ["killed"])
+@pytest.mark.skipif(not ALL, reason="compiles for another minute; scripts/test --all")
+@pytest.mark.parametrize("second", ["killed", "fine"])
 def test_two_that_begin_at_once(tmp_path, second):
     """Both work, also where the child of one is killed; then that one compiles by itself."""
     both = [started(tmp_path, SDM_W, tmp_path / f"out{number}") for number in range(2)]
