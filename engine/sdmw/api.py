@@ -299,13 +299,12 @@ def verify(
     prepared = _prepared(
         recipe_of(path), threads=threads, header_limit=header_limit, download=download, ignore_unknown=True
     )  # fmt: skip
-    planned = prepared.plan()
-    if planned.problems or planned.base is None:
-        raise PlanError(planned.problems)
+    planned = _sound(prepared.plan())
     limit = parse_size(header_limit, "header_limit")
     merged = adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=limit)
     # Whether tied heads differ was found out by the merge: what it wrote tells.
-    planned = prepared.plan({tied.head.name for tied in planned.heads} & merged.tensors.keys())
+    if untied := {tied.head.name for tied in planned.heads} & merged.tensors.keys():
+        planned = prepared.plan(untied)
     verification.check_inputs(planned, [(each.size, each.header, each.sample or "") for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
     known = list(contradictions(report, planned, job.decisions))

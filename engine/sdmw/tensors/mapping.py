@@ -19,6 +19,7 @@ from sdmw.storage.shard import size_change
 from sdmw.tensors import lost_pages
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
 from sdmw.tensors.reading import ReadTensor
+from sdmw.tensors.tensor import check_range
 
 if TYPE_CHECKING:
     from sdmw.tensors.stored import Stored
@@ -239,8 +240,7 @@ class MappedTensor:
             RunError: the file or the disk cannot be read.
         """
         info = self.info
-        if not 0 <= start <= stop <= info.elements:
-            raise IndexError(f"elements {start} to {stop} of {info.elements}")
+        check_range(info, start, stop)
         if start == stop:
             nothing = np.empty(0, info.dtype.storage)
             nothing.flags.writeable = False

@@ -13,6 +13,7 @@ from sdmw import linux
 from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
+from sdmw.tensors.tensor import check_range
 
 if TYPE_CHECKING:
     from sdmw.tensors.stored import Stored
@@ -36,8 +37,7 @@ class ReadTensor:
             RunError: the file or the disk cannot be read.
         """
         info = self.info
-        if not 0 <= start <= stop <= info.elements:
-            raise IndexError(f"elements {start} to {stop} of {info.elements}")
+        check_range(info, start, stop)
         values = np.empty(stop - start, info.dtype.storage)
         if values.size:
             self._fill(memoryview(values.data).cast("B"), info.offset + start * info.dtype.itemsize)
