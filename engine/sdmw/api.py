@@ -204,6 +204,7 @@ def open(  # noqa: A001  the word of safetensors
         RunError: inputs changed, are not finite, or cannot be read.
     """
     _check_progress(progress)
+    _check_executor(executor)
     prepared = _prepared(
         recipe, budget=budget, threads=threads, header_limit=header_limit, download=download,
         ignore_unknown=ignore_unknown,
@@ -294,6 +295,7 @@ def verify(
     from sdmw.running.context import working
     from sdmw.running.job import Job
 
+    _check_executor(executor)
     path = os.fspath(out)
     report = read_report(path)
     prepared = _prepared(

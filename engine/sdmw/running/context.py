@@ -58,11 +58,9 @@ def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iter
         executor: None for threads; an executor that the caller owns; or a function that makes one.
 
     Raises:
-        UsageError: `executor` is something else, or the function makes no executor.
+        UsageError: the function makes no executor.
     """
     if executor is not None and not isinstance(executor, Executor):
-        if not callable(executor):
-            raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
         executor = partial(_made, executor)
     load_kernels(tell)  # before signals are noted: while they are compiled, one ends the process at once
     with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
