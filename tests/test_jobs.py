@@ -130,7 +130,7 @@ def test_a_budget_that_is_too_small_is_refused(world, archive, what):
     with pytest.raises(PlanError) as caught:
         run(what, "out", budget="10MiB")
     assert re.fullmatch(
-        r"budget: expected at least [\d.]+ MB of memory, found [\d.]+ MB\. Set the budget to \d+MB or more",
+        r"budget: expected at least [\d.]+ [MG]B of memory, found [\d.]+ MB\. Set the budget to \d+MB or more",
         str(caught.value),
     )
     assert not os.path.lexists("out")

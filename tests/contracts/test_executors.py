@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -152,6 +153,12 @@ def test_an_extraction_has_the_same_bits_wherever_it_is_computed(world, tmp_path
         extracted(tmp_path / "never", executor=3)
 
 
+def kill_all(pool):
+    for pid in list(pool._processes):
+        with suppress(ProcessLookupError):  # killed at the event before
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("start", ["spawn", "fork"])
 def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path, start):
     expected = merged(world, tmp_path / "own")
@@ -164,8 +171,7 @@ def test_a_killed_worker_s_tasks_are_done_again(world, tmp_path, start):
     def kill(event):
         if isinstance(event, Progress) and (len(pools), event.stage) in ((1, "measure"), (2, "apply")):
             stages.append(event.stage)
-            for pid in list(pools[-1]._processes):
-                os.kill(pid, signal.SIGKILL)
+            kill_all(pools[-1])
 
     sdmw.merge(recipe(world), tmp_path / "out", progress=kill, max_shard_size="500KB", executor=make)
     assert (len(pools), set(stages)) == (3, {"measure", "apply"})
@@ -177,8 +183,7 @@ def test_an_executor_of_the_caller_that_breaks_can_be_resumed(world, tmp_path):
 
     def kill(event):
         if isinstance(event, Progress) and event.stage == "apply":
-            for pid in list(pool._processes):
-                os.kill(pid, signal.SIGKILL)
+            kill_all(pool)
 
     with processes() as pool, pytest.raises(LostWorkerError, match="a worker was lost") as caught:
         sdmw.merge(recipe(world), tmp_path / "out", progress=kill, max_shard_size="500KB", executor=pool)

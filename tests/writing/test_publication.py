@@ -362,12 +362,15 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path):
     """A worker may outlive the process that drives the merge."""
     first = written(tmp_path / "out")
     child_waits, parent_tells = os.pipe()
+    parent_waits, child_tells = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(parent_tells)
+        os.write(child_tells, b"1")
         os.read(child_waits, 1)
         os._exit(0)
     try:
+        os.read(parent_waits, 1)  # it may start late
         os.close(first._work._lock)  # as a kill does
         first._work._lock = None
         with written(tmp_path / "out") as out:
@@ -376,6 +379,8 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path):
     finally:
         os.close(parent_tells)
         os.waitpid(pid, 0)
+        for end in (child_waits, parent_waits, child_tells):
+            os.close(end)
     assert os.listdir(tmp_path) == ["out"]
 
 
