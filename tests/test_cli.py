@@ -18,7 +18,7 @@ import pytest
 import sdmw
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in, told
-from sdmw import api
+from sdmw.api import merging
 from sdmw.errors import OutputError, Problem
 from sdmw.reporting import display
 from sdmw.running import events
@@ -321,7 +321,7 @@ def test_a_signal_before_the_run_begins(recipe, capsys, monkeypatch, signum):
         os.kill(os.getpid(), signum)
         time.sleep(1)
 
-    monkeypatch.setattr(api, "load", interrupted)
+    monkeypatch.setattr(merging, "load", interrupted)
     done = told(capsys, monkeypatch, "merge", recipe, "out")
     assert (done.code, done.out) == (128 + signum, "")
     assert done.errors == [f"{signal.Signals(signum).name}: stopped by this signal"]

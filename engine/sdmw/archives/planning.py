@@ -232,7 +232,7 @@ def _plan_thresholds(plan: PackingPlan, limits: Limits) -> Plan:
         all_methods(),
     )  # fmt: skip
     inputs = Inputs(base, {model.path: model}, ((base.path, base), (model.path, model)))
-    options = Options(None, False, sys.maxsize, limits.budget, limits.threads)
+    options = Options(None, False, sys.maxsize, limits)
     return build(recipe, all_methods()[recipe.merge_method], inputs, options)
 
 

@@ -13,6 +13,7 @@ from sdmw.planning import budget, memory
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.layers import component_of, layer_of
+from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
@@ -33,15 +34,13 @@ class Options:
         target: the directory to appear; None where only a plan is wanted.
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
-        budget: bytes that the process may occupy; None for the default.
-        threads: number of worker threads; None for one a core that the process may use.
+        limits: memory and threads.
     """
 
     target: str | None
     overwrite: bool
     max_shard_size: int
-    budget: int | None
-    threads: int | None
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,11 +257,10 @@ def _fitted(plan: Plan, method: AnyMethod, options: Options) -> Plan:
     demand = budget.demand_of(plan, method, resident)
     target = options.target
     output = memory.taken_by_output(target, plan.bytes_written) if target else 0
-    allowed = options.budget or budget.default_budget(resident, max(0, memory.available() - output))
+    allowed = options.limits.allowed(resident, output)
     if target and (problems := memory.check_output(target, plan.bytes_written, budget.least_peak(demand) - resident)):
         return replace(plan, problems=(*plan.problems, *problems))
-    threads = options.threads or len(os.sched_getaffinity(0))
-    found = budget.fit(demand, allowed, threads)
+    found = budget.fit(demand, allowed, options.limits.most_threads())
     if isinstance(found, Problem):
         return replace(plan, problems=(*plan.problems, found))
     problems = memory.check_output(target, plan.bytes_written, found.peak - resident) if target else []

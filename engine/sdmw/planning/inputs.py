@@ -9,6 +9,7 @@ from sdmw.errors import Problem, SdmwError, quoted, shorten
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
+from sdmw.storage.access import Access
 from sdmw.storage.locate import locate
 from sdmw.views.adapter import adapted, wrong_base
 
@@ -34,19 +35,18 @@ class Inputs:
         return tuple(found.values())
 
 
-def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: int) -> Inputs | list[Problem]:
+def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | list[Problem]:
     """The recipe's checkpoints, adapters put on their models, or everything that is wrong with them.
 
     Args:
         recipe: as loaded.
+        access: how far reading may go.
         deltas: the method takes deltas from the base; adapters of it then give theirs as they are.
-        download: models that are not on this machine may be fetched from the Hub.
-        header_limit: bytes that a shard's header may have.
     """
     references = [entry.model for entry in recipe.models]
     base_reference = recipe.base_model or references[0]
-    located, problems = _located(recipe, [base_reference, *references], download)
-    read, faults = _read(located, header_limit)
+    located, problems = _located(recipe, [base_reference, *references], access)
+    read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
     base = _base(base_reference, read)
@@ -66,15 +66,25 @@ def open_inputs(recipe: Recipe, *, deltas: bool, download: bool, header_limit: i
     return shorten(problems) or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
 
 
+def open_model(reference: ModelRef, access: Access) -> Checkpoint:
+    """The checkpoint that a reference without an adapter names.
+
+    Raises:
+        CheckpointError: it cannot be found, or all that is wrong with it.
+        MissingExtraError: as for `locate`.
+    """
+    return formats.read(locate(reference, download=access.download), header_limit=access.header_limit)
+
+
 def _located(
-    recipe: Recipe, references: Iterable[ModelRef], download: bool
+    recipe: Recipe, references: Iterable[ModelRef], access: Access
 ) -> tuple[dict[ModelRef, str], list[Problem]]:
     """The directory of each model and adapter of all references; faults with their places in the recipe."""
     found: dict[ModelRef, str] = {}
     faults: dict[ModelRef, tuple[Problem, ...]] = {}
     for part in dict.fromkeys(part for reference in references for part in reference.parts):
         try:
-            found[part] = locate(part, download=download)
+            found[part] = locate(part, download=access.download)
         except SdmwError as error:
             faults[part] = error.problems
     named = places(recipe) if faults else {}
@@ -86,13 +96,13 @@ def _located(
     return found, problems
 
 
-def _read(located: Mapping[ModelRef, str], header_limit: int) -> tuple[dict[ModelRef, Checkpoint], list[Problem]]:
+def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRef, Checkpoint], list[Problem]]:
     """The models and adapters, each by itself, and all that is wrong with any of them."""
     found: dict[ModelRef, Checkpoint] = {}
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, header_limit=header_limit)
+            found[part] = formats.read(folder, header_limit=access.header_limit)
         except SdmwError as error:
             problems += error.problems
     return found, problems

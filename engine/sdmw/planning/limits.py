@@ -20,9 +20,9 @@ class Limits:
     budget: int | None = None
     threads: int | None = None
 
-    def allowed(self, resident: int) -> int:
-        """Bytes that a process may occupy that has so many now."""
-        return self.budget or budget.default_budget(resident, memory.available())
+    def allowed(self, resident: int, promised: int = 0) -> int:
+        """Bytes that a process may occupy that has so many now; `promised` bytes of what is free are another's."""
+        return self.budget or budget.default_budget(resident, max(0, memory.available() - promised))
 
     def most_threads(self) -> int:
         """Worker threads, where memory allows them."""

@@ -9,6 +9,7 @@ from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import Inputs, open_inputs
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
+from sdmw.storage.access import Access
 from sdmw.writing.target import check_target
 
 
@@ -40,8 +41,7 @@ class Prepared:
         return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
 
 
-def prepare(recipe: Recipe, options: Options, *, download: bool, header_limit: int) -> Prepared:
-    """Open the inputs of a recipe; arguments as for `open_inputs`."""
-    method = all_methods()[recipe.merge_method]
-    inputs = open_inputs(recipe, deltas=method.needs_base, download=download, header_limit=header_limit)
+def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:
+    """Open the inputs of a recipe, as far as `access` goes."""
+    inputs = open_inputs(recipe, access, deltas=all_methods()[recipe.merge_method].needs_base)
     return Prepared(recipe, tuple(inputs) if isinstance(inputs, list) else inputs, options)

@@ -1,0 +1,81 @@
+"""What arguments mean that several functions take."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from sdmw.errors import PlanError, Problem, UsageError, quoted
+from sdmw.planning.limits import Limits
+from sdmw.planning.plan import Plan
+from sdmw.recipes.recipe import Recipe
+from sdmw.sizes import parse_size
+from sdmw.storage.access import Access
+
+if TYPE_CHECKING:
+    from sdmw.reporting.extraction import ExtractionReport
+    from sdmw.reporting.packing import PackReport
+    from sdmw.reporting.report import Report
+    from sdmw.running.events import Event
+    from sdmw.writing.publication import Publication
+
+AnyReport = TypeVar("AnyReport", "Report", "ExtractionReport", "PackReport")
+Path = str | os.PathLike[str]
+RecipeLike = Recipe | Mapping[str, Any] | Path
+Size = int | str  # bytes, or text such as "5GB", "1GiB"
+ProgressLike: TypeAlias = "bool | Callable[[Event], None]"
+
+MOST_THREADS = 1024
+
+
+def limits_of(budget: Size | None, threads: int | None) -> Limits:
+    """What a call allows; UsageError where that is no number."""
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
+    return Limits(None if budget is None else parse_size(budget, "budget"), threads)
+
+
+def access_of(header_limit: Size, download: bool) -> Access:
+    """How far a call lets reading go; UsageError where the limit is no size."""
+    return Access(download, parse_size(header_limit, "header_limit"))
+
+
+def check_executor(executor: object) -> None:
+    """UsageError where it is neither an executor nor a function."""
+    if not (executor is None or callable(executor) or isinstance(executor, Executor)):
+        raise UsageError([Problem("executor", "an Executor, or a function that makes one", quoted(executor))])
+
+
+def check_progress(progress: object) -> None:
+    """UsageError where it is neither a truth value nor a function."""
+    if not (callable(progress) or isinstance(progress, bool)):
+        raise UsageError([Problem("progress", "True, False or a callable", quoted(progress))])
+
+
+@contextmanager
+def receiver(progress: ProgressLike) -> "Iterator[Callable[[Event], None]]":
+    """What takes a run's events: the caller's function, the terminal, or nothing."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        from sdmw.reporting.display import Display
+
+        with Display() as display:
+            yield display
+    else:
+        yield lambda _event: None
+
+
+def with_warnings(report: AnyReport, publication: "Publication") -> AnyReport:
+    """A report that also tells what is odd about the place of its output; publishing comes too late for its file."""
+    told = dict.fromkeys((*report.warnings, *publication.warnings))
+    return dataclasses.replace(report, warnings=tuple(told))
+
+
+def sound(planned: Plan) -> Plan:
+    """A plan that can be carried out; PlanError where there are problems."""
+    if planned.problems or planned.base is None:
+        raise PlanError(planned.problems)
+    return planned

@@ -1,0 +1,103 @@
+"""Extracting an adapter from a fine-tune."""
+
+import os
+from typing import TYPE_CHECKING
+
+from sdmw.api.arguments import (
+    Path,
+    ProgressLike,
+    Size,
+    access_of,
+    check_executor,
+    check_progress,
+    limits_of,
+    receiver,
+    with_warnings,
+)
+from sdmw.errors import PlanError, Problem, UsageError, quoted
+from sdmw.methods.lora import HIGHEST_RANK
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.storage.files import HEADER_LIMIT
+
+if TYPE_CHECKING:
+    from sdmw.reporting.extraction import ExtractionReport
+    from sdmw.running.pool import ExecutorLike
+
+
+def extract(
+    base: Path,
+    model: Path,
+    out: Path,
+    *,
+    rank: int = 32,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    overwrite: bool = False,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    resume: bool = True,
+    executor: "ExecutorLike" = None,
+) -> "ExtractionReport":
+    """Approximate what a fine-tune changed by a PEFT adapter: every weight's delta by matrices of a rank.
+
+    The decomposition is randomised, from numbers that depend on names alone; its last bits depend on the BLAS that
+    NumPy has and on how many threads that uses, not on `threads`. A weight takes up to nine looks at its data, and in
+    memory some rank + 8 rows and columns of float64, several times. An interrupted run of the same call is resumed.
+
+    Args:
+        base: what the fine-tune was made from.
+        model: the fine-tune, with the same names and shapes.
+        out: the adapter's directory, which will appear complete or not at all.
+        rank: of the matrices, from 1.
+        budget: as for `merge`.
+        threads: number of worker threads, or of the executor's workers to be kept busy. Default: one per core, but a
+            single thread where NumPy's BLAS has threads of its own, which then keep all cores busy. With
+            OPENBLAS_NUM_THREADS=1 in the environment it has none: extracting takes a third of the processor time.
+        progress: as for `merge`.
+        overwrite: replace a directory that is there.
+        header_limit: bytes that an input's header may have.
+        download: fetch models that are not on this machine from the Hub.
+        resume: False starts over where an interrupted run has left something.
+        executor: as for `merge`.
+
+    Returns:
+        The error of each weight, and what was left out because an adapter cannot say it.
+
+    Raises:
+        UsageError: the rank is no whole number from 1 to the highest allowed, or another argument is wrong.
+        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
+        ResumeError: a killed run left something, and inputs, rank or version are others now.
+        RunError: the data or the machine. What is done is kept beside the target where the inputs are not at fault
+            (`resumable`), else nothing is.
+    """
+    if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
+        raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
+    check_progress(progress)
+    check_executor(executor)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download), os.fspath(out)
+    from sdmw.planning.extraction import plan_extraction
+    from sdmw.planning.inputs import open_model
+
+    references = [ModelRef.parse(os.fspath(name)) for name in (base, model)]
+    below, above = (open_model(each, access) for each in references)
+    planned = plan_extraction(below, above, rank, target, limits, overwrite=overwrite, apart=executor is not None)
+    if planned.problems:
+        raise PlanError(planned.problems)
+    from sdmw.reporting.extraction import add_files, extraction_report
+    from sdmw.running.context import publishing, working
+    from sdmw.running.extraction import carry_out, head
+
+    with (
+        receiver(progress) as tell,
+        working(tell, planned.threads, executor) as context,
+        publishing(
+            context, target, planned.shards, [below, above],
+            overwrite=overwrite, head=head(planned), resume=resume,
+        ) as publication,
+    ):  # fmt: skip
+        weights, left_out = carry_out(planned, publication, context)
+        publication.finish()
+        report = with_warnings(extraction_report(planned, target, weights, left_out), publication)
+        add_files(publication, planned, report, *references)
+    return with_warnings(report, publication)

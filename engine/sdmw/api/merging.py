@@ -1,0 +1,208 @@
+"""Merging: planned, written, or opened without being written."""
+
+import os
+from typing import TYPE_CHECKING
+
+from sdmw.api.arguments import (
+    Path,
+    ProgressLike,
+    RecipeLike,
+    Size,
+    access_of,
+    check_executor,
+    check_progress,
+    limits_of,
+    receiver,
+    sound,
+    with_warnings,
+)
+from sdmw.methods import all_methods
+from sdmw.planning.build import Options
+from sdmw.planning.plan import Plan
+from sdmw.planning.prepared import Prepared, prepare
+from sdmw.recipes.load import load
+from sdmw.sizes import parse_size
+from sdmw.storage.access import Access
+from sdmw.storage.files import HEADER_LIMIT
+
+if TYPE_CHECKING:
+    from sdmw.reporting.report import Report
+    from sdmw.running.pool import ExecutorLike
+    from sdmw.running.reader import MergeReader
+
+
+def merge(
+    recipe: RecipeLike,
+    out: Path,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+    resume: bool = True,
+    executor: "ExecutorLike" = None,
+) -> "Report":
+    """Merge checkpoints into a new one, out of core. An interrupted run of the same merge is resumed.
+
+    Args:
+        recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
+        out: the directory that will appear, complete or not at all.
+        budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
+            free, at most 1 GiB (seven eighths, up to 256 MiB, where little is free).
+        threads: number of worker threads, or of the executor's workers to be kept busy; default: one per core.
+        progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
+        overwrite: replace a directory that is there.
+        max_shard_size: bytes of tensors in one output file.
+        header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
+        download: fetch models that are not on this machine from the Hub.
+        ignore_unknown: say unknown recipe fields and go on.
+        resume: False starts over where an interrupted run has left something.
+        executor: where tasks run: None for threads of this process; an executor of yours, such as a
+            `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
+            makes one, which is called again, up to three times, when a worker is lost. Workers in other processes must
+            see the same files; the budget bounds each of them by itself.
+
+    Returns:
+        What was found and what it took; `sdmw_report.json` in the output says the same.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        UsageError: another argument is.
+        PlanError: all that inputs' headers, disk and memory tell against it; nothing was written.
+        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
+        RunError: the data or the machine. What is done is kept beside the target where neither recipe nor inputs are
+            at fault (`resumable`), else nothing is.
+    """
+    check_progress(progress)
+    check_executor(executor)
+    prepared = prepared_of(
+        recipe, access_of(header_limit, download), out, budget=budget, threads=threads, overwrite=overwrite,
+        max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+    )  # fmt: skip
+    planned = sound(prepared.plan())
+    from sdmw.running.context import load_kernels, publishing, working
+    from sdmw.running.usage import Usage
+
+    with receiver(progress) as tell, Usage() as usage:
+        if not load_kernels(tell):
+            planned = sound(prepared.plan())
+        # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
+        from sdmw.reporting.files import add_files
+        from sdmw.reporting.report import REPORT, build_report, model_reports
+        from sdmw.running.driver import Run
+        from sdmw.running.events import Planned
+        from sdmw.running.heads import settled
+        from sdmw.running.journal import head
+
+        with working(tell, planned.threads, executor) as context:
+            planned = settled(prepared, planned, context)
+            with publishing(
+                context, os.fspath(out), planned.shards, planned.checkpoints,
+                overwrite=overwrite, head=head(planned), resume=resume,
+            ) as publication:  # fmt: skip
+                tell(Planned(planned))
+                outcome = Run(planned, context).carry_out(publication)
+                publication.finish()
+                models = model_reports(planned, outcome.decisions)
+                add_files(publication, planned, models)
+                report = build_report(planned, outcome, usage, models, publication.checksums())
+                report = with_warnings(report, publication)
+                publication.add(REPORT, report.to_json().encode())
+    return with_warnings(report, publication)
+
+
+def plan(
+    recipe: RecipeLike,
+    out: Path | None = None,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+) -> Plan:
+    """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
+
+    Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
+    """
+    return prepared_of(
+        recipe, access_of(header_limit, download), out, budget=budget, threads=threads, overwrite=overwrite,
+        max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+    ).plan()  # fmt: skip
+
+
+def open(  # noqa: A001  the word of safetensors
+    recipe: RecipeLike,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    ignore_unknown: bool = False,
+    executor: "ExecutorLike" = None,
+) -> "MergeReader":
+    """Open a merge without writing it: its tensors are computed when they are read, bit for bit as `merge` writes them.
+
+    Methods that measure read the inputs once here, to decide; each tensor that is asked for reads its own inputs again.
+
+    Args:
+        recipe: as for `merge`.
+        budget: as for `merge`; it bounds this call, and not the arrays that are asked for later.
+        threads: as for `merge`.
+        progress: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        ignore_unknown: report unknown recipe fields and go on.
+        executor: as for `merge`.
+
+    Returns:
+        `keys()`, `get_tensor(name)` and `get_slice(name)[...]`, as of `safetensors.safe_open`.
+
+    Raises:
+        RecipeError, UsageError, PlanError: as for `merge`.
+        RunError: inputs changed, are not finite, or cannot be read.
+    """
+    check_progress(progress)
+    check_executor(executor)
+    access = access_of(header_limit, download)
+    prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
+    planned = sound(prepared.plan())
+    from sdmw.running.context import load_kernels, working
+
+    with receiver(progress) as tell:
+        if not load_kernels(tell):
+            planned = sound(prepared.plan())
+        from sdmw.running.driver import Run
+        from sdmw.running.heads import settled
+        from sdmw.running.job import Job
+        from sdmw.running.merged import opened
+        from sdmw.running.reader import MergeReader
+
+        with working(tell, planned.threads, executor) as context:
+            planned = settled(prepared, planned, context)
+            decisions = Run(planned, context).decide()
+    return MergeReader(opened(Job(planned, decisions)))
+
+
+def prepared_of(
+    recipe: RecipeLike,
+    access: Access,
+    out: Path | None = None,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    max_shard_size: Size = "5GB",
+    ignore_unknown: bool = False,
+) -> Prepared:
+    """A recipe with its inputs open; arguments and errors as for `merge`."""
+    limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    options = Options(None if out is None else os.fspath(out), overwrite, most, limits)
+    return prepare(load(recipe, all_methods(), ignore_unknown=ignore_unknown), options, access)

@@ -1,0 +1,18 @@
+"""How far the reading of inputs may go."""
+
+from dataclasses import dataclass
+
+from sdmw.storage.files import HEADER_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a caller allows while inputs are found and read.
+
+    Attributes:
+        download: models that are not in the local Hub cache may be downloaded.
+        header_limit: bytes that the header of a file may have.
+    """
+
+    download: bool = False
+    header_limit: int = HEADER_LIMIT
