@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,26 @@ def test_an_encoder_merges_and_loads(quiet, tmp_path):
     sdmw.merge(recipe(*paths), tmp_path / "out", progress=False)
     model = loaded(tmp_path / "out", transformers.AutoModelForMaskedLM)
     assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+def test_a_template_and_settings_of_a_model_are_loaded(tmp_path, monkeypatch):
+    """Whether a tokenizer keeps its template in its config, or in a file."""
+    for name in ("base", "corp", "func"):
+        shutil.copytree(DATA / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained("corp")
+    tokenizer.chat_template = {"default": "{{ messages[0].content }} of corp", "rag": "rag of corp"}
+    tokenizer.save_pretrained("corp")
+    transformers.GenerationConfig(temperature=0.25, do_sample=True).save_pretrained("func")
+    recipe = {"merge_method": "linear", "base_model": "base", "models": [{"model": "corp"}, {"model": "func"}],
+              "parameters": {"weight": 0.5}, "chat_template": "corp", "generation_config": "func"}  # fmt: skip
+    for number, template in enumerate((None, "{{ messages }} of the base")):
+        if template:
+            config = json.loads(Path("base/tokenizer_config.json").read_text())
+            Path("base/tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+        sdmw.merge(recipe, f"out{number}", progress=False)
+        loaded = transformers.AutoTokenizer.from_pretrained(f"out{number}")
+        assert loaded.chat_template == tokenizer.chat_template
+        said = loaded.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+        assert said == "hello of corp"
+        assert transformers.GenerationConfig.from_pretrained(f"out{number}").temperature == 0.25

@@ -18,7 +18,8 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
-    "merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers"  # as listed
+    "merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers, "
+    "chat_template, generation_config"  # as listed
 )
 
 
@@ -38,7 +39,7 @@ class TestGoodRecipes:
             "- model: ./func\n  parameters: {weight: 1e-5, k: [10, 20]}\nparameters:\n"
             "  k: [{filter: mlp, value: 20}, {value: 10}]\n  normalization: {power: 5.5}\n  granularity: module\n"
             "  lambda: {filter: '*', value: [1, 0.5]}\ndtype: float32\nout_dtype: bfloat16\nnonfinite: pass\n"
-            "missing: base\nextra: take\nintegers: base\n"
+            "missing: base\nextra: take\nintegers: base\nchat_template: ./func\ngeneration_config: ./corp\n"
         )
         (here / "my.yaml").write_text(text)
         assert loaded("./my.yaml") == Recipe(
@@ -60,6 +61,8 @@ class TestGoodRecipes:
             missing="base",
             extra="take",
             integers="base",
+            chat_template="./func",
+            generation_config="./corp",
             text=text,
             file="my.yaml",
         )
@@ -215,7 +218,7 @@ class TestFields:
             "parameters.k.fliter: unknown field. Did you mean filter?"
         ]
 
-    @pytest.mark.parametrize("name", ["slices", "modules", "tokenizer", "tokenizer_source", "chat_template"])
+    @pytest.mark.parametrize("name", ["slices", "modules", "tokenizer", "tokenizer_source"])
     def test_what_mergekit_has_and_we_do_not_yet(self, name):
         assert refused(sdm_w(**{name: "x"})) == [f"{name}: not supported yet"]
         assert loaded({**sdm_w(), name: None}) == loaded(sdm_w())
@@ -241,6 +244,8 @@ class TestFields:
             ({"missing": "take"}, "missing: expected error or base, found 'take'"),
             ({"extra": "tak"}, "extra: expected error, take or drop, found 'tak'. Did you mean take?"),
             ({"integers": "take"}, "integers: expected error or base, found 'take'"),
+            ({"chat_template": "auto"}, "chat_template: expected base, or one of models, found 'auto'"),
+            ({"generation_config": 3}, "generation_config: expected text, found 3. Put it in quotes"),
             ({"models": [{"model": "a\0"}]}, r"models.0.model: expected a path or a Hub name, found 'a\x00'"),
             ({"base_model": "a\ud800"}, r"base_model: expected text that can be written as UTF-8, found 'a\ud800'"),
             ({"base_model": b"a"}, "base_model: expected text, a number, true, false, a list or a mapping, "
@@ -278,7 +283,7 @@ class TestIgnoreUnknown:
         assert recipe.notes == (
             "ignored: unknown field models.0.wieght at r.yaml:5:3",
             "ignored: unknown field zzz at r.yaml:6:1",
-            "ignored: unsupported field chat_template at r.yaml:7:1",
+            "ignored: unsupported value of chat_template at r.yaml:7:1",
             "ignored: unknown parameter parameters.density at r.yaml:9:3",
             "ignored: unknown field parameters.k.zz at r.yaml:10:17",
         )

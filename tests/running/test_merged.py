@@ -16,6 +16,7 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw import codec
 from sdmw.errors import InputChangedError, UsageError
 from sdmw.methods import all_methods
+from sdmw.planning.beside import Beside
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.limits import Limits
@@ -151,7 +152,7 @@ def test_a_merge_feeds_another(world, first, second):
     middle, sources = opened(job_of(recipe(first))), dict(sdmw.plan(recipe("sdm_w")).sources)
     models = {"middle": middle, "func": sources["func"]}
     inputs = Inputs(sources["base"], models, (("base", sources["base"]), ("middle", middle), ("func", sources["func"])))
-    plan = build(loaded, method, inputs, Options("found", False, 10**9, Limits(threads=2)))
+    plan = build(loaded, method, inputs, Beside(), Options("found", False, 10**9, Limits(threads=2)))
     assert plan.problems == ()
     with (
         working(lambda event: None, 2) as context,

@@ -12,6 +12,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint, input_folders, unmergeable
 from sdmw.errors import Problem
 from sdmw.methods import all_methods
 from sdmw.planning import budget, memory
+from sdmw.planning.beside import Beside
 from sdmw.planning.budget import MiB, Tasks
 from sdmw.planning.build import Options, build
 from sdmw.planning.check import check_alike
@@ -233,7 +234,7 @@ def _plan_thresholds(plan: PackingPlan, limits: Limits) -> Plan:
     )  # fmt: skip
     inputs = Inputs(base, {model.path: model}, ((base.path, base), (model.path, model)))
     options = Options(None, False, sys.maxsize, limits)
-    return build(recipe, all_methods()[recipe.merge_method], inputs, options)
+    return build(recipe, all_methods()[recipe.merge_method], inputs, Beside(), options)
 
 
 def _unfit(checkpoint: Checkpoint) -> list[Problem]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import input_folders
-from sdmw.errors import CheckpointError, PlanError, Problem, quoted, shorten
+from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, memory
+from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.layers import component_of, layer_of
@@ -22,7 +23,6 @@ from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import ties
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.side_files import choose, remarks
 from sdmw.writing.target import check_target
 
 
@@ -59,7 +59,12 @@ class _Part:
 
 
 def build(
-    recipe: Recipe, method: AnyMethod, inputs: Inputs, options: Options, untie: frozenset[str] = frozenset()
+    recipe: Recipe,
+    method: AnyMethod,
+    inputs: Inputs,
+    beside: Beside,
+    options: Options,
+    untie: frozenset[str] = frozenset(),
 ) -> Plan:
     """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched.
 
@@ -67,6 +72,7 @@ def build(
         recipe: as loaded.
         method: the recipe's.
         inputs: what it names.
+        beside: the files beside the weights of a model.
         options: what the caller asks for.
         untie: heads that are written though the base ties them, because an input's differs from its embedding.
     """
@@ -91,12 +97,8 @@ def build(
         problems += error.problems
         parts, shards = [], ()
     tensors = _placed(parts, shards)
-    try:
-        copied, skipped = ([], []) if product == "adapter" else choose(inputs.base.path)
-    except CheckpointError as error:
-        problems += error.problems
-        copied, skipped = [], []
-    problems += _pointers(inputs.base.path, skipped)
+    beside = Beside() if product == "adapter" else beside
+    problems += [*beside.problems, *_pointers(inputs.base.path, beside.skipped)]
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -107,19 +109,20 @@ def build(
         layers=_numbered(method, layers, tensors),
         heads=tuple(heads),
         shards=shards,
-        copied=tuple(copied),
-        skipped=tuple(skipped),
+        copied=beside.copied,
+        skipped=beside.skipped,
+        beside=beside.written,
         product=product,
         target=options.target,
         overwrite=options.overwrite,
         missing=_missing(inputs, tied.heads),
         untied=tuple(sorted(untie)),
         extra=_extra(wanted, inputs),
-        notes=recipe.notes,
+        notes=(*recipe.notes, *beside.notes),
         warnings=(
+            *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *_left_out(recipe, inputs, tied.heads),
-            *remarks(inputs.base.path, copied, skipped),
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)

@@ -1,7 +1,7 @@
 """A plan as data: frozen, picklable, no open file. What it does not say cannot happen."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sdmw import codec
@@ -114,6 +114,7 @@ class Plan:
         shards: of the output.
         copied: names of the base's other files that the output gets.
         skipped: names of those that it does not, with the reason.
+        beside: the content of files that it gets from other models, by name.
         product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
@@ -140,6 +141,7 @@ class Plan:
     shards: tuple[ShardLayout, ...] = ()
     copied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    beside: Mapping[str, bytes] = field(default_factory=dict)
     product: Product = "model"
     target: str | None = None
     overwrite: bool = False

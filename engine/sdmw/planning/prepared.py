@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sdmw.errors import Problem
 from sdmw.methods import all_methods
+from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
 from sdmw.planning.inputs import Inputs, open_inputs
 from sdmw.planning.plan import Plan
@@ -20,11 +21,13 @@ class Prepared:
     Attributes:
         recipe: as loaded.
         inputs: the tables that it names; or all that is wrong with them.
+        beside: the files beside the weights of a model.
         options: what the caller asks for beside the recipe.
     """
 
     recipe: Recipe
     inputs: Inputs | tuple[Problem, ...]
+    beside: Beside
     options: Options
 
     def plan(self, untie: Collection[str] = ()) -> Plan:
@@ -35,7 +38,9 @@ class Prepared:
         """
         recipe, options = self.recipe, self.options
         if isinstance(self.inputs, Inputs):
-            return build(recipe, all_methods()[recipe.merge_method], self.inputs, options, frozenset(untie))
+            return build(
+                recipe, all_methods()[recipe.merge_method], self.inputs, self.beside, options, frozenset(untie)
+            )
         of_target = check_target(options.target, (), 0, options.overwrite) if options.target is not None else ()
         names = tuple(str(entry.model) for entry in recipe.models)
         return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
@@ -44,4 +49,6 @@ class Prepared:
 def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:
     """Open the inputs of a recipe, as far as `access` goes."""
     inputs = open_inputs(recipe, access, deltas=all_methods()[recipe.merge_method].needs_base)
-    return Prepared(recipe, tuple(inputs) if isinstance(inputs, list) else inputs, options)
+    if isinstance(inputs, list):
+        return Prepared(recipe, tuple(inputs), Beside(), options)
+    return Prepared(recipe, inputs, files_beside(recipe, inputs), options)

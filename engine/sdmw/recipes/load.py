@@ -10,11 +10,13 @@ from sdmw.recipes import yaml
 from sdmw.recipes.findings import Findings, Path, described, guess
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import (
+    FILES,
     check_models,
     check_name,
     check_weights,
     entries_of,
     read_references,
+    source_of,
     without_base,
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe
@@ -107,6 +109,8 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     if base is not None:
         check_name(("base_model",), base, findings)
     check_models(entries, findings)
+    named = [model for _, model, _ in entries]
+    sources = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
     if method:
         entries = without_base(entries, base, method, findings)
         check_weights(entries, data.get("parameters"), method, findings)
@@ -130,6 +134,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         missing=shape.missing,
         extra=shape.extra,
         integers=shape.integers,
+        **sources,
         notes=tuple(findings.notes),
     )
 

@@ -1,9 +1,10 @@
 """How a recipe names models: mergekit's spellings, one model named in two ways, the base among the models."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sdmw.errors import quoted
-from sdmw.recipes.findings import Findings, Path, dotted
+from sdmw.recipes.findings import Findings, Path, close, dotted
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import MethodGrammar
 from sdmw.recipes.schema import PathShape, ReferenceShape, shaped
@@ -113,3 +114,43 @@ def check_weights(entries: list[Entry], top: Any, method: MethodGrammar, finding
         return
     shown = ", ".join(map(quoted, lacking[:10])) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
     findings.add(("models",), f"none for {shown}", expected="weights for all fine-tunes or none")
+
+
+FILES = ("chat_template", "generation_config")  # fields that say whose file the output has
+
+
+def source_of(
+    field: str,
+    data: dict[str, Any],
+    models: Sequence[ModelRef],
+    base: ModelRef | None,
+    findings: Findings,
+    ignore_unknown: bool,
+) -> str:
+    """Whose file the output has: "base", or one of the models by its name in the recipe.
+
+    Args:
+        field: one of `FILES`.
+        data: the plain tree. mergekit's `auto`, names of templates and templates are not built yet; where such a value
+            is ignored it is deleted.
+        models: all that the recipe lists.
+        base: its `base_model`.
+        findings: takes the fault.
+        ignore_unknown: what is not built is no fault.
+    """
+    given = data.get(field, "base")
+    if not isinstance(given, str) or given in ("", "base"):
+        return "base"  # anything but text has been reported already
+    wanted = ModelRef.parse(given).identity()
+    if base is not None and wanted == base.identity():
+        return "base"
+    for named in (each for model in models for each in (model, *model.parts)):
+        if wanted == named.identity():
+            return str(named)
+    if ignore_unknown:
+        findings.note(f"ignored: unsupported value of {findings.name((field,))}")
+        del data[field]
+    else:
+        names = [str(model) for model in models]
+        findings.add((field,), quoted(given), expected="base, or one of models", mend=close(given, ["base", *names]))
+    return "base"

@@ -98,6 +98,8 @@ class Recipe:
         missing: what a tensor that a fine-tune lacks is: an error, or the base's.
         extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
         integers: what integers, booleans and float64 that differ are: an error, or the base's.
+        chat_template: whose chat template the output has: "base", or one of the models by its name.
+        generation_config: whose generation_config.json the output has, in the same way.
         text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
@@ -113,6 +115,8 @@ class Recipe:
     missing: Literal["error", "base"] = "error"
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
+    chat_template: str = "base"
+    generation_config: str = "base"
     text: str = ""
     file: str = ""
     notes: tuple[str, ...] = ()

@@ -11,9 +11,8 @@ from pydantic_core import ErrorDetails
 
 from sdmw.recipes.findings import Findings, Path, close, described, dotted, guess
 
-# mergekit's fields that are not built yet; those that change what the merged weights are cannot be ignored.
-UNBUILT = ("slices", "modules", "tokenizer", "tokenizer_source", "chat_template")
-UNBUILT_WEIGHTS = ("slices", "modules", "tokenizer", "tokenizer_source")
+# mergekit's fields that are not built yet; they change what the merged weights are, so they cannot be ignored.
+UNBUILT = ("slices", "modules", "tokenizer", "tokenizer_source")
 UNBUILT_DTYPES = ("float64", "int64")
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
@@ -73,6 +72,8 @@ class RecipeShape(_Shape):
     missing: Literal["error", "base"] = "error"
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
+    chat_template: Annotated[str, Field(min_length=1)] = "base"
+    generation_config: Annotated[str, Field(min_length=1)] = "base"
 
 
 Shape = TypeVar("Shape", bound=_Shape)
@@ -124,7 +125,7 @@ def shaped(
 
 
 def _ignorable(fault: ErrorDetails) -> bool:
-    return fault["type"] == "extra_forbidden" and fault["loc"] not in [(name,) for name in UNBUILT_WEIGHTS]
+    return fault["type"] == "extra_forbidden" and fault["loc"] not in [(name,) for name in UNBUILT]
 
 
 def _unbuilt(shape: type[_Shape], loc: Path) -> bool:

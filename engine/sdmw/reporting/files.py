@@ -46,6 +46,8 @@ def _add_model_files(output: Publication, plan: Plan) -> None:
     base = plan.base
     assert base is not None
     side_files.copy(base.path, plan.copied, output.path)
+    for name, content in plan.beside.items():
+        output.add(name, content)
     text = read_bounded(base.path, CONFIG, LARGEST_CONFIG)
     output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied)))
 

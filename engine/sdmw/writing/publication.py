@@ -142,14 +142,20 @@ class Publication:
     def add(self, name: str, data: bytes) -> None:
         """Writes a file beside the shards, or writes it anew.
 
+        Args:
+            name: its path in the output.
+            data: its content.
+
         Raises:
             OutputError: it cannot be written.
         """
-        if name in ("", ".", "..") or os.path.basename(name) != name:
-            raise ValueError(f"{name!r} is no plain file name")
+        if os.path.normpath(name) != name or name in (".", "..") or name.startswith(("/", "../")):
+            raise ValueError(f"{name!r} is no path of a file in the output")
         path = os.path.join(self.path, name)
-        with self._failure.final(path, len(data)), open(path, "wb") as file:
-            file.write(data)
+        with self._failure.final(path, len(data)):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
 
     def checksums(self) -> dict[str, str]:
         """XXH3-128 of every file beside the shards, in hex, by its path in the output.

@@ -1,0 +1,84 @@
+"""The files beside the output's weights: the base's, but for those that the recipe takes from another model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sdmw.checkpoints.chat_template import is_template, templates_of
+from sdmw.checkpoints.json_files import GENERATION, LARGEST
+from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.planning.chat_template import with_templates
+from sdmw.planning.differences import differences
+from sdmw.planning.inputs import Inputs
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.recipes.recipe import Recipe
+from sdmw.storage.files import listing, read_bounded
+from sdmw.writing.side_files import choose, remarks
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Files beside the weights.
+
+    Attributes:
+        copied: paths in the base's folder that are copied.
+        skipped: paths in it that are not, each with the reason.
+        written: the content of other files, by path; what the recipe takes from models other than the base.
+        problems: why the recipe's wishes cannot be met.
+        warnings, notes: what a person should know of these files, one sentence each.
+    """
+
+    copied: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    written: Mapping[str, bytes] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def files_beside(recipe: Recipe, inputs: Inputs) -> Beside:
+    """What stands beside the weights of a merged model."""
+    base = inputs.base.path
+    try:
+        copied, skipped = choose(base)
+    except CheckpointError as error:
+        return Beside(problems=error.problems)
+    taken = (
+        _taken("chat_template", recipe.chat_template, inputs, lambda folder: _templates(base, folder)),
+        _taken("generation_config", recipe.generation_config, inputs, _generation),
+    )
+    written = {path: content for each in taken for path, content in each.written.items()}
+    if taken[0].written:
+        copied = [path for path in copied if not is_template(path)]
+    differing = differences(recipe, inputs)
+    return Beside(
+        copied=tuple(path for path in copied if path not in written),
+        skipped=tuple(skipped),
+        written=written,
+        problems=tuple(problem for each in taken for problem in each.problems),
+        warnings=(*differing.warnings, *remarks(base, copied, skipped)),
+        notes=differing.notes,
+    )
+
+
+def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[str], dict[str, bytes]]) -> Beside:
+    """What a field of the recipe takes from a model: `look` gives the files in a folder; an adapter's come first."""
+    if name == "base":
+        return Beside()
+    paths = {source: checkpoint.path for source, checkpoint in inputs.sources}
+    try:
+        for part in reversed(ModelRef.parse(name).parts):
+            if files := look(paths[str(part)]):
+                return Beside(written=files)
+    except CheckpointError as error:
+        return Beside(problems=error.problems)
+    lacking = f"model {quoted(name)} has none"
+    return Beside(problems=(Problem(f"recipe: {field_name}", "", lacking, f"Write {field_name}: base"),))
+
+
+def _templates(base: str, folder: str) -> dict[str, bytes]:
+    templates = templates_of(folder)
+    return with_templates(base, templates) if templates else {}
+
+
+def _generation(folder: str) -> dict[str, bytes]:
+    return {GENERATION: read_bounded(folder, GENERATION, LARGEST)} if GENERATION in listing(folder) else {}

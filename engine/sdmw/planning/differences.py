@@ -1,0 +1,145 @@
+"""What configs and tokenizers of the models say otherwise than the base's: the output has the base's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdmw.checkpoints.chat_template import templates_of
+from sdmw.checkpoints.config_keys import effect_of, plain_keys
+from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
+from sdmw.checkpoints.tokenizer import same_vocabulary, special_tokens
+from sdmw.errors import quoted
+from sdmw.planning.inputs import Inputs
+from sdmw.recipes.recipe import Recipe
+
+_MOST = 5  # keys of one kind that are named, of one model
+_WITHOUT = object()  # the value of a key that is not there
+_LONGEST = 60  # characters of a value
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """One sentence each.
+
+    Attributes:
+        warnings: on what the merged model computes, and on its tokens.
+        notes: on how text is generated, and on keys whose effect is not known.
+    """
+
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def differences(recipe: Recipe, inputs: Inputs) -> Differences:
+    """What the files beside the weights of each model say otherwise than the base's; adapters have no config.
+
+    Args:
+        recipe: as loaded.
+        inputs: what it names.
+    """
+    base, warnings, notes = inputs.base, [], []
+    others = {name: each for name, each in inputs.sources if each.path != base.path}
+    for name, model in others.items():
+        if model.adapts is None:
+            warned, noted = _configs(name, base.config or {}, model.config or {})
+            warnings += warned
+            notes += noted
+        warnings += _tokenizers(name, base.path, model.path)
+    folders = {name: each.path for name, each in others.items()}
+    if recipe.generation_config == "base":
+        notes += _generation(base.path, folders)
+    if recipe.chat_template == "base":
+        notes += _templates(base.path, folders)
+    return Differences(tuple(warnings), tuple(notes))
+
+
+def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Warnings and notes on one model's config.json."""
+    found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for key, values in _differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
+        found.setdefault(effect_of(key), {})[key] = values
+    if "model_type" in found.get("mathematics", {}):  # another architecture: its other keys follow from that
+        found = {"mathematics": {"model_type": found["mathematics"]["model_type"]}}
+    said = {
+        "mathematics": "what the model computes; the output computes as the base does",
+        "vocabulary": "its tokens; the output has the base's",
+        "unknown": "keys whose effect sdmw does not know; the output has the base's",
+    }
+    lines = {
+        effect: f"model {quoted(name)}: its config.json differs from the base's in {about}: {_listed(found[effect])}"
+        for effect, about in said.items()
+        if effect in found
+    }
+    return [lines[each] for each in ("mathematics", "vocabulary") if each in lines], [
+        lines[each] for each in ("unknown",) if each in lines
+    ]
+
+
+def _tokenizers(name: str, base: str, model: str) -> Iterator[str]:
+    """Warnings on one model's tokenizer; nothing where it has none of its own."""
+    if not same_vocabulary(base, model):
+        yield (
+            f"model {quoted(name)}: its tokenizer differs from the base's, which the output has; "
+            "its tokens may have other numbers"
+        )
+    theirs = special_tokens(model)
+    if theirs and (differing := _differing(special_tokens(base), theirs)):
+        yield (
+            f"model {quoted(name)}: its {TOKENIZER} differs from the base's in special tokens; "
+            f"the output has the base's: {_listed(differing)}"
+        )
+
+
+def _generation(base: str, folders: Mapping[str, str]) -> Iterator[str]:
+    """Notes on generation_config.json: one for all models where they agree, else one for each that differs."""
+    ours = _generation_of(base)
+    others = {name: found for name, folder in folders.items() if (found := _generation_of(folder))}
+    differing = {name: _differing(ours, found) for name, found in others.items()}
+    agreed = len(others) == len(folders) > 0 and len({repr(sorted(each.items())) for each in others.values()}) == 1
+    for name, keys in differing.items():
+        if keys:
+            who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
+            yield (
+                f"{who} another {GENERATION} than the base: {_listed(keys)}. The output has the base's; "
+                f"`generation_config: {name}` in the recipe takes this one"
+            )
+            if agreed:
+                return
+
+
+def _generation_of(folder: str) -> dict[str, Any]:
+    return {key: value for key, value in plain_keys(read_object(folder, GENERATION)) if effect_of(key) != "harmless"}
+
+
+def _templates(base: str, folders: Mapping[str, str]) -> Iterator[str]:
+    """Notes on chat templates: one for all models where they agree, else one for each that differs."""
+    ours = templates_of(base)
+    others = {name: found for name, folder in folders.items() if (found := templates_of(folder))}
+    agreed = len(others) == len(folders) and len({repr(each) for each in others.values()}) == 1
+    for name, template in others.items():
+        if template != ours:
+            who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
+            than = "another chat template than the base" if ours else "a chat template, and the base has none"
+            yield f"{who} {than}. The output is as the base; `chat_template: {name}` in the recipe takes this one"
+            if agreed:
+                return
+
+
+def _differing(base: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys with two values, the model's first, in the order of the files."""
+    return {
+        key: (model.get(key, _WITHOUT), base.get(key, _WITHOUT))
+        for key in dict.fromkeys((*base, *model))
+        if model.get(key, _WITHOUT) != base.get(key, _WITHOUT)
+    }
+
+
+def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    shown = [f"{key} {_shown(found)} (base: {_shown(ours)})" for key, (found, ours) in list(differing.items())[:_MOST]]
+    rest = len(differing) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is _WITHOUT else quoted(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

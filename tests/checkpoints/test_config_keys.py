@@ -1,0 +1,62 @@
+"""Keys of configs by their effect, and configs that say the same in two spellings."""
+
+import pytest
+
+from sdmw.checkpoints.config_keys import effect_of, plain_keys
+
+BASE = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("key", "effect"),
+    [
+        ("num_attention_heads", "mathematics"),
+        ("text_config.rms_norm_eps", "mathematics"),
+        ("rope.factor", "mathematics"),
+        ("vision_config.rope.low_freq_factor", "mathematics"),
+        ("eos_token_id", "vocabulary"),
+        ("image_token_index", "vocabulary"),
+        ("text_config.vocab_size", "vocabulary"),
+        ("transformers_version", "harmless"),
+        ("attention_dropout", "harmless"),
+        ("resid_pdrop", "harmless"),
+        ("architectures", "harmless"),
+        ("a_key_of_tomorrow", "unknown"),
+    ],
+)
+def test_effects(key, effect):
+    assert effect_of(key) == effect
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"rope_theta": 10000.0}, {}),
+        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}},
+        ),
+        ({"head_dim": 16, "num_key_value_heads": 4}, {}),
+        ({"attention_bias": False, "mlp_bias": None, "quantization": {}, "pruned_heads": []}, {}),
+        ({"text_config": {"head_dim": 8, "hidden_size": 32, "num_attention_heads": 4}},
+         {"text_config": {"hidden_size": 32, "num_attention_heads": 4}}),
+    ],
+)  # fmt: skip
+def test_two_spellings_of_one_config(one, other):
+    assert dict(plain_keys({**BASE, **one})) == dict(plain_keys({**BASE, **other}))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"rope_theta": 5e5}, {}),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {}),
+        ({"head_dim": 32}, {}),
+        ({"num_key_value_heads": 2}, {}),
+        ({"attention_bias": True}, {}),
+        ({"first_k_dense_replace": 0}, {}),  # a number is never nothing
+    ],
+)
+def test_two_configs(one, other):
+    assert dict(plain_keys({**BASE, **one})) != dict(plain_keys({**BASE, **other}))
