@@ -394,9 +394,9 @@ TARGETS = [
     Case("lies around the inputs", PlanError,
          tuple(rf"HERE/: expected a directory apart from the inputs, found it contains the input HERE/{name}"
                for name in MODELS), out="", options={"overwrite": True}),
-    Case("has no parent", PlanError,
-         (r"HERE/no/out: expected an existing directory to make it in, found no directory at HERE/no\. Make",),
-         out="no/out"),
+    Case("has a file above it", PlanError,
+         (r"HERE/f/a/out: expected a directory to make it in, found HERE/f is no directory\. Choose another name",),
+         files=lambda w: Path(w.at("f")).write_text(""), out="f/a/out"),
     Case("too long", PlanError, (r": expected a place that can be written to, found a name that is too long",),
          out="x" * 255),
 ]  # fmt: skip

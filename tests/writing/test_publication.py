@@ -695,3 +695,18 @@ def test_reads_as_its_consumers_read_it(tmp_path):
     with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
         assert file.metadata() == {"format": "pt"}
         assert sorted(file.keys()) == ["a", "b", "c", "d"]
+
+
+def test_directories_above_the_target_come_and_go_with_it(tmp_path):
+    with written(tmp_path / "a" / "b" / "out"):
+        assert (tmp_path / "a" / "b" / ".out.sdmw").is_dir()  # it ends without being published
+    assert os.listdir(tmp_path) == []
+    published(tmp_path / "a" / "b" / "out")
+    assert os.listdir(tmp_path / "a" / "b") == ["out"]
+
+
+def test_directories_above_the_target_stay_where_another_uses_them(tmp_path):
+    (tmp_path / "a").mkdir()
+    with written(tmp_path / "a" / "b" / "out"):
+        (tmp_path / "a" / "b" / "of another").write_text("")
+    assert os.listdir(tmp_path / "a" / "b") == ["of another"]

@@ -121,12 +121,22 @@ def test_a_second_mount_of_an_input_is_that_input(tmp_path, base):
         subprocess.run(["umount", "-l", other], check=True)
 
 
-def test_a_parent_that_is_missing_or_a_file(tmp_path):
+def test_directories_above_it_are_made(tmp_path):
+    assert said(tmp_path / "a" / "b" / "out") == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_above_it_that_is_too_long(tmp_path):
+    assert "found a name that is too long" in said(tmp_path / ("a" * 256) / "out")[0]
+
+
+def test_a_file_above_it(tmp_path):
     (tmp_path / "file").write_text("")
-    for parent in ("missing", "file"):
-        found = said(tmp_path / parent / "out")
-        assert len(found) == 1
-        assert f"expected an existing directory to make it in, found no directory at {tmp_path}/{parent}" in found[0]
+    (tmp_path / "link").symlink_to("nothing")
+    for parent in ("file", "file/a"):
+        expected = f"expected a directory to make it in, found {tmp_path}/file is no directory. Choose another name"
+        assert said(tmp_path / parent / "out") == [f"{tmp_path}/{parent}/out: {expected}"]
+    assert said(tmp_path / "link" / "out") == []  # it is made where the link leads
 
 
 @pytest.mark.parametrize(

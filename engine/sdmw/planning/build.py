@@ -24,6 +24,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import ties
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.target import check_target
+from sdmw.writing.work_directory import standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +247,11 @@ def _numbered(
 
 def _with_disk(plan: Plan, options: Options) -> Plan:
     """What the place of the output says: whether it may be written, and how much room it has."""
-    parent = os.path.dirname(os.path.abspath(options.target)) if options.target else os.getcwd()
+    place = standing(os.path.abspath(options.target)) if options.target else os.getcwd()
     problems = list(plan.problems)
     if options.target is not None:
         problems += check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
-    room = (free(parent) if os.path.isdir(parent) else None) or 0
+    room = free(place) or 0
     return replace(plan, free_bytes=room, problems=tuple(problems))
 
 

@@ -9,7 +9,7 @@ import psutil
 from sdmw.errors import Problem
 from sdmw.linux import allocated, memory_file_system
 from sdmw.sizes import shown
-from sdmw.writing.work_directory import parted, work_path
+from sdmw.writing.work_directory import parted, standing, work_path
 
 CGROUPS = Path("/sys/fs/cgroup")
 _BOOKS = 64  # bytes of a file in memory for one byte by which the kernel finds them, or a little more
@@ -33,7 +33,7 @@ def taken_by_output(target: str, size: int) -> int:
         size: bytes to be written; what a killed run of the same target has written is taken already.
     """
     parent, name = parted(target)
-    if memory_file_system(parent) is None:
+    if memory_file_system(standing(parent)) is None:
         return 0
     return max(0, size - allocated(work_path(parent, name)))
 
@@ -49,8 +49,8 @@ def check_output(target: str, size: int, growth: int = 0) -> list[Problem]:
     output, room = taken_by_output(target, size), available()
     if output == 0 or output + output // _BOOKS + growth <= room:
         return []
-    parent = parted(target)[0]
-    wanted = f"{shown(output)} of memory for the output, which {memory_file_system(parent)} keeps in memory"
+    place = standing(parted(target)[0])
+    wanted = f"{shown(output)} of memory for the output, which {memory_file_system(place)} keeps in memory"
     if growth:
         wanted += f", and {shown(growth)} for the run"
     return [Problem(target, wanted, shown(room), "Write to a disk, or raise the limit of memory")]

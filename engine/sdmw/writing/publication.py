@@ -75,7 +75,8 @@ class Publication:
             with output._failure.final(output._work.path):
                 output._work.take()
                 output._work.restore()
-                output._sync_folder(output._work.parent)
+                for folder in (*map(os.path.dirname, output._work.made), output._work.parent):
+                    output._sync_folder(folder)
             with output._failure.final(output.target):
                 if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

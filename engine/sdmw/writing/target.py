@@ -3,12 +3,13 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from sdmw.errors import Problem, quoted
 from sdmw.linux import allocated, free, longest_name, memory_file_system
 from sdmw.sizes import shown
 from sdmw.writing.probe import try_place
-from sdmw.writing.work_directory import parted, work_path
+from sdmw.writing.work_directory import parted, standing, work_path
 
 ARCHIVE = "zarr.json"  # a delta archive's attributes
 
@@ -25,13 +26,15 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     parent, name = parted(target)
     if name in ("", ".", "..") or "\0" in target:
         return [Problem("output", "a name for a new directory", repr(target))]
-    if not os.path.isdir(parent):
-        return [Problem(target, "an existing directory to make it in", f"no directory at {parent}", "Make it first")]
+    above = standing(parent)
+    if not os.path.isdir(above):
+        return [Problem(target, "a directory to make it in", f"{above} is no directory", "Choose another name")]
     path = os.path.join(parent, name)
+    made = Path(path).relative_to(above).parts  # what is missing above it is made with it
     overlaps = list(_overlaps(path, inputs))
     # An input is not written to, not even to try.
-    unwritable, held = (None, None) if overlaps else try_place(parent, path)
-    place = [*([unwritable] if unwritable else []), *((found, "") for found in _unfit(parent, name))]
+    unwritable, held = (None, None) if overlaps else try_place(above, os.path.join(above, made[0]))
+    place = [*([unwritable] if unwritable else []), *((found, "") for found in _unfit(above, made))]
     occupied = [held] if held else [*_occupied(path, overwrite)]
     if overlaps and overwrite:
         occupied = []  # whoever removes it loses an input
@@ -43,7 +46,10 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
             for found in _inputs_in(work_path(parent, name), inputs)
         ),
         *(Problem(target, "a place that can be written to", *said) for said in place),
-        *(Problem(target, f"{shown(size)} of free disk", found) for found in _too_full(parent, name, size)),
+        *(
+            Problem(target, f"{shown(size)} of free disk", found)
+            for found in _too_full(above, work_path(parent, name), size)
+        ),
     ]
 
 
@@ -120,15 +126,16 @@ def _ancestors(path: str) -> Iterator[str]:
         yield (path := above)
 
 
-def _unfit(parent: str, name: str) -> Iterator[str]:
-    if memory_file_system(parent) == "hugetlbfs":
-        yield f"{parent} lies on hugetlbfs, whose files cannot be written"
-    if len(os.fsencode(work_path("", name))) > longest_name(parent):
+def _unfit(place: str, made: Sequence[str]) -> Iterator[str]:
+    if memory_file_system(place) == "hugetlbfs":
+        yield f"{place} lies on hugetlbfs, whose files cannot be written"
+    *above, name = made
+    if max(len(os.fsencode(each)) for each in (*above, work_path("", name))) > longest_name(place):
         yield "a name that is too long"
 
 
-def _too_full(parent: str, name: str, size: int) -> Iterator[str]:
-    room = free(parent)
+def _too_full(place: str, work: str, size: int) -> Iterator[str]:
+    room = free(place)
     # What a killed run left there is removed first.
-    if room is not None and size > (room := room + allocated(work_path(parent, name))):
-        yield f"{shown(room)} in {parent}"
+    if room is not None and size > (room := room + allocated(work)):
+        yield f"{shown(room)} in {place}"

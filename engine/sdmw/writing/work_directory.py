@@ -28,6 +28,13 @@ def parted(target: str) -> tuple[str, str]:
     return ("" if "\0" in parent else os.path.realpath(parent)), name
 
 
+def standing(path: str) -> str:
+    """The path if something is there, else the nearest one above it where something is."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path
+
+
 def work_path(parent: str, name: str) -> str:
     """The work directory of a target."""
     return os.path.join(parent, f".{name}.sdmw")
@@ -55,10 +62,11 @@ class WorkDirectory:
         self._lock_path = os.path.join(self.path, "lock")
         self._pid_path = os.path.join(self.path, "pid")
         self._aside = os.path.join(self.path, "replaced")
+        self.made: list[str] = []  # directories above it that this run has made, the highest first
         self._lock: int | None = None  # the descriptor that holds it
 
     def take(self) -> None:
-        """Makes the directory where there is none, and locks it.
+        """Makes the directory where there is none, and those above it; locks it.
 
         The lock is the kernel's (flock): it goes with its process, however that ends. Without one there is no run: no
         file of our own would keep runs of several machines apart and be gone after a kill.
@@ -80,6 +88,7 @@ class WorkDirectory:
 
     def _make(self) -> bool:
         """Whether the directory was not there."""
+        self._make_parents()
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
@@ -87,6 +96,14 @@ class WorkDirectory:
                 raise OutputError([Problem(self.path, "a work directory", "something else", "Remove it")]) from None
             return False
         return True
+
+    def _make_parents(self) -> None:
+        above = standing(self.parent)
+        for name in Path(self.parent).relative_to(above).parts:
+            above = os.path.join(above, name)
+            with suppress(FileExistsError):  # another run makes them too
+                os.mkdir(above)
+                self.made.append(above)
 
     def _locked(self, *, made: bool) -> int | None:
         """The descriptor of the locked file; None where the run that held it was just removing it.
@@ -246,6 +263,9 @@ class WorkDirectory:
                 if not left:
                     return error
                 time.sleep(_PAUSE)
+        for path in reversed(self.made):
+            with suppress(OSError):  # the target is in it, or something of another's
+                Path(path).rmdir()
         return None
 
     def release(self) -> None:
