@@ -112,6 +112,7 @@ def build(
         product=product,
         target=options.target,
         overwrite=options.overwrite,
+        max_shard_size=options.max_shard_size,
         missing=_missing(inputs, tied.heads),
         untied=tuple(sorted(untie)),
         extra=_extra(wanted, inputs),

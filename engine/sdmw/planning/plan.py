@@ -117,6 +117,7 @@ class Plan:
         product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
+        max_shard_size: bytes of tensors in a shard.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
@@ -143,6 +144,7 @@ class Plan:
     product: Product = "model"
     target: str | None = None
     overwrite: bool = False
+    max_shard_size: int = 0
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0
