@@ -181,6 +181,7 @@ READ_BY = {
     "--download": commands().keys(),  # a model that is not here
     "--overwrite": {"merge", "plan", "extract", "pack", "apply", "revert"},  # a target that is there
     "--restart": {"merge", "extract"},  # what another run left
+    "--inputs": {"verify"},  # models that are elsewhere
 }
 
 

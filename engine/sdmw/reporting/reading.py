@@ -24,6 +24,7 @@ from sdmw.version import __version__
 
 LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
 SCHEMA = 2
+LATER: dict[str, Any] = {"headers": {}}  # fields that reports of earlier versions lack, and what stands for them
 CHANGED = "The report was changed after the merge"
 
 
@@ -41,7 +42,7 @@ def read_report(folder: str) -> Report:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
             raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
-        report = codec.decode(Report, {**data, "path": folder})
+        report = codec.decode(Report, {**LATER, **data, "path": folder})
         if unknown := next(_unknown(data, report.to_dict()), None):
             raise ValueError(f"{shorten(unknown)} is no field of it")
     except ValueError as error:

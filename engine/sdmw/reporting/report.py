@@ -127,6 +127,7 @@ class Report:
         layers: in the order in which they were decided.
         pieces: name of the tensor, first element, the one behind the last, XXH3-128 of their bytes: all that was
             written.
+        headers: XXH3-128 of each shard's header, in hex, by its name; empty in reports of earlier versions.
         files: beside the shards.
         inputs: every file that was read.
         run: what it took.
@@ -146,6 +147,7 @@ class Report:
     facts: Facts
     layers: tuple[LayerReport, ...]
     pieces: tuple[Piece, ...]
+    headers: Mapping[str, Checksum]
     files: FilesReport
     inputs: tuple[InputReport, ...]
     run: RunReport
@@ -218,6 +220,7 @@ def build_report(
             (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
         ),
+        headers={layout.name: layout.header_hash for layout in plan.shards},
         files=FilesReport(dict(sorted(written.items())), plan.copied, dict(plan.skipped)),
         inputs=tuple(
             InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))

@@ -104,6 +104,7 @@ def report(data: Mapping[str, Any], path: str) -> Report:
             for each in old.layers
         ),
         pieces=tuple((each.tensor, each.start, each.stop, each.xxh3) for each in old.pieces),
+        headers={},
         files=FilesReport({}, old.files.copied, old.files.skipped),
         inputs=tuple(InputReport("", each.file, each.size, each.header_hash, None) for each in old.inputs),
         run=old.run,

@@ -17,7 +17,7 @@ from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.loading import loading
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
-from sdmw.sizes import shown
+from sdmw.sizes import counted, shown
 
 if TYPE_CHECKING:  # it loads the kernels
     from sdmw.running.verification import Verification
@@ -101,14 +101,22 @@ def print_verification(found: "Verification") -> None:
     odds = f"{found.recomputed:,} of {found.tiles:,} tiles computed anew"
     if found.unseen:
         odds += f"; one wrong tile with a right checksum would stay unseen with a chance of {found.unseen:.1%}"
+    equal = "equal"
+    if found.not_found:
+        equal = "equal by checksum; nothing was computed anew"
+        odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
     _print(
         _pairs(
             ("checkpoint", found.path),
-            ("result", "different" if found.problems else "equal"),
+            ("result", "different" if found.problems else equal),
             ("checksums", f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"),
             ("sample", odds),
         )
     )
+    for problem in found.not_found:
+        print_note(str(problem))
+    if found.not_found:
+        print_note("--inputs FOLDER looks for the inputs in another folder")
 
 
 def print_inspection(found: Inspection) -> None:
