@@ -124,6 +124,8 @@ class Plan:
         free_bytes: free disk where the output goes.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
+        dropped: models of which tensors are left out that the base lacks, and how many.
+        absent_heads: inputs that lack heads, and how many; their embeddings stand in.
         problems: why it cannot run; empty where it can.
         warnings: what is odd.
         notes: what the recipe language has to say.
@@ -151,6 +153,8 @@ class Plan:
     free_bytes: int = 0
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+    absent_heads: tuple[tuple[str, int], ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -215,6 +219,11 @@ class Plan:
             "seconds": self.seconds,
             "rate": RATE,
             "threads": self.threads,
+            "missing": dict(self.missing),
+            "extra": dict(self.extra),
+            "dropped": dict(self.dropped),
+            "absent_heads": dict(self.absent_heads),
+            "skipped": dict(self.skipped),
             "problems": codec.encode(self.problems),
             "warnings": list(self.warnings),
             "notes": list(self.notes),

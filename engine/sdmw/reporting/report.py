@@ -13,6 +13,7 @@ from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
+from sdmw.reporting.tally import Tally, tally_of
 from sdmw.sizes import counted, shown
 from sdmw.storage.shard import Shard, sample_of
 from sdmw.version import __version__
@@ -133,6 +134,7 @@ class Report:
         run: what it took.
         missing: how many tensors each model lacked, where the base's stood in.
         extra: how many tensors that the base lacks were taken from each model.
+        tally: other counts of what is not merged; None in reports of earlier versions.
         warnings: what is odd.
         notes: what the recipe language has to say.
         path: of the output, as it was asked for; not in the file.
@@ -153,6 +155,7 @@ class Report:
     run: RunReport
     missing: Mapping[str, Count]
     extra: Mapping[str, Count]
+    tally: Tally | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     path: str = field(default="", compare=False)
@@ -251,6 +254,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
         "layers": _layers(plan, method, decisions.layers),
         "missing": dict(plan.missing),
         "extra": dict(plan.extra),
+        "tally": tally_of(plan),
     }
 
 

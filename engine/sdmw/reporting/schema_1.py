@@ -110,6 +110,7 @@ def report(data: Mapping[str, Any], path: str) -> Report:
         run=old.run,
         missing={},
         extra={},
+        tally=None,
         warnings=old.warnings,
         notes=old.notes,
         path=path,

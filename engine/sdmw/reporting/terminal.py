@@ -11,6 +11,7 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
+from sdmw.reporting import tally
 from sdmw.reporting.display import say
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
@@ -32,7 +33,13 @@ def print_report(report: Report) -> None:
         table.add_row(_plain(model.name), *cells)
     _print(table)
     run = report.run
+    told = (
+        tally.lines(report.missing, report.extra, report.tally, report.files.skipped, compared=True)
+        if report.tally
+        else ()
+    )
     lines = [
+        *(f"{word:11}  {said}" for word, said in told),
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
@@ -92,6 +99,9 @@ def print_plan(plan: Plan) -> None:
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
+            *tally.lines(
+                dict(plan.missing), dict(plan.extra), tally.tally_of(plan), dict(plan.skipped), compared=False
+            ),
         )
     )
 

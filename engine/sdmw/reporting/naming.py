@@ -1,0 +1,24 @@
+"""What the model card calls an input: its Hub id, or its name in the recipe without the folders of this machine."""
+
+import os
+
+from sdmw.recipes.model_ref import ModelRef, expanded
+from sdmw.storage.hub_cache import repository_of
+from sdmw.storage.locate import hub_id
+
+
+def id_of(part: ModelRef) -> str | None:
+    """The Hub id of a model or adapter, also where the recipe names its folder in the Hub cache."""
+    return hub_id(part) or (repository_of(part.directory) if part.directory is not None else None)
+
+
+def public_name(reference: ModelRef) -> str:
+    """A name in the recipe; of an absolute path the last part, of a folder in the Hub cache the Hub id."""
+    return "+".join(map(_name_of, reference.parts))
+
+
+def _name_of(part: ModelRef) -> str:
+    path = expanded(part.path)
+    if not os.path.isabs(path):
+        return str(part)
+    return id_of(part) or os.path.basename(path.rstrip("/")) or str(part)
