@@ -136,7 +136,7 @@ class TestLicencesThatDiffer:
 
     WARNING = (
         "the inputs have different licences: 'apache-2.0' of 'base'; 'llama3.2' of 'tunes/corp'. The card says "
-        "`license: other` and lists them. 'LICENSE', copied into it, comes from 'base' alone."
+        "`other` and lists them. 'LICENSE', copied into it, comes from 'base' alone."
     )
 
     def test_are_told_by_the_plan(self, world, capsys, monkeypatch):

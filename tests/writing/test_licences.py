@@ -30,9 +30,7 @@ def test_what_they_come_to(licences, all_agree, card):
 
 
 def test_where_they_differ_each_is_named_with_its_models():
-    said = (
-        "the inputs have different licences: 'mit' of 'm0', 'm2'; 'llama3.2' of 'm3'. The card says `license: other` "
-    )
+    said = "the inputs have different licences: 'mit' of 'm0', 'm2'; 'llama3.2' of 'm3'. The card says `other` "
     assert warning(of(MIT, None, MIT, LLAMA), ["config.json"]) == said + "and lists them."
     copied = ["LICENSE", "docs/Licence.txt", "NOTICE", "tokenizer.json"]
     assert warning(of(MIT, None, MIT, LLAMA), copied) == (

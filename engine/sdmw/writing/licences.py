@@ -78,7 +78,7 @@ def warning(licences: Licences, copied: Sequence[str]) -> str | None:
     own = (
         f" {', '.join(map(quoted, texts))}, copied into it, comes from {quoted(licences[0][0])} alone." if texts else ""
     )
-    return f"the inputs have different licences: {said}. The card says `license: other` and lists them.{own}"
+    return f"the inputs have different licences: {said}. The card says `other` and lists them.{own}"
 
 
 def _listed(names: Sequence[str]) -> str:
