@@ -145,6 +145,24 @@ def test_inputs_that_are_damaged_are_told(world):
         sdmw.verify("out")
 
 
+def test_an_adapter_whose_config_changed_is_told_and_not_the_output(world):
+    rng = np.random.default_rng(4)
+    write_adapter(world / "one", adapter_of(rng, llama_like(rng)))
+    merged(models=[{"model": "one"}])
+    path = world / "one" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "lora_alpha": 99}))
+    with pytest.raises(InputChangedError, match=r"one/adapter_config\.json: expected the file that was merged with"):
+        sdmw.verify("out")
+    path.write_text(json.dumps(config, indent=3))  # it is known by its bytes
+    with pytest.raises(InputChangedError, match=r"adapter_config\.json"):
+        sdmw.verify("out")
+    told = json.loads(Path("out/sdmw_report.json").read_text())
+    assert told.pop("configs").keys() == {"one"}
+    Path("out/sdmw_report.json").write_text(json.dumps(told))  # as an earlier version left it
+    assert sdmw.verify("out").problems == ()
+
+
 def test_by_default_a_small_model_is_computed_again_as_a_whole_and_of_others_a_sample(world, monkeypatch):
     merged()
     found = sdmw.verify("out")

@@ -119,6 +119,7 @@ def verify(
     if isinstance(prepared.inputs, Inputs):
         fingerprints = [(each.size, each.header, each.sample or "") for each in report.inputs]
         verification.check_inputs(prepared.inputs.sources, fingerprints)
+        verification.check_configs(prepared.inputs.sources, report.configs)
     planned = sound(prepared.plan())
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     if untied := {tied.head.name for tied in planned.heads} & merged.tensors.keys():

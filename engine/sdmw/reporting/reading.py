@@ -24,10 +24,8 @@ from sdmw.version import __version__
 
 LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
 SCHEMA = 2
-LATER: dict[str, Any] = {
-    "headers": {},
-    "tally": None,
-}  # fields that reports of earlier versions lack, and what stands for them
+# Fields that reports of earlier versions lack, and what stands for them.
+LATER: dict[str, Any] = {"headers": {}, "configs": {}, "tally": None}
 CHANGED = "The report was changed after the merge"
 
 

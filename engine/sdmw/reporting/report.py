@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
+from sdmw.checkpoints.formats._adapter_config import hash_of_config
 from sdmw.codec import Checksum, Count, Within
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Facts
@@ -130,7 +131,9 @@ class Report:
             written.
         headers: XXH3-128 of each shard's header, in hex, by its name; empty in reports of earlier versions.
         files: beside the shards.
-        inputs: every file that was read.
+        inputs: every file of tensors that was read.
+        configs: XXH3-128 of the config of each adapter, in hex, by its name in the recipe; empty in reports of earlier
+            versions.
         run: what it took.
         missing: how many tensors each model lacked, where the base's stood in.
         extra: how many tensors that the base lacks were taken from each model.
@@ -152,6 +155,7 @@ class Report:
     headers: Mapping[str, Checksum]
     files: FilesReport
     inputs: tuple[InputReport, ...]
+    configs: Mapping[str, Checksum]
     run: RunReport
     missing: Mapping[str, Count]
     extra: Mapping[str, Count]
@@ -229,6 +233,7 @@ def build_report(
             InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))
             for name, file, shard in input_files(plan)
         ),
+        configs={name: hash_of_config(each.path) for name, each in plan.sources if each.adapts is not None},
         run=_run(plan, outcome, usage),
         warnings=tuple(_without_paths((*plan.warnings, *outcome.warnings), plan)),
         notes=tuple(_without_paths(plan.notes, plan)),

@@ -107,6 +107,7 @@ def report(data: Mapping[str, Any], path: str) -> Report:
         headers={},
         files=FilesReport({}, old.files.copied, old.files.skipped),
         inputs=tuple(InputReport("", each.file, each.size, each.header_hash, None) for each in old.inputs),
+        configs={},
         run=old.run,
         missing={},
         extra={},

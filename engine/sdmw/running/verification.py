@@ -14,6 +14,7 @@ import xxhash
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, hash_of_config
 from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
@@ -31,6 +32,7 @@ from sdmw.tensors.tensor import Tensor
 
 READ = 1 << 22  # bytes read at once for a checksum
 SHARE = 0.01  # of tiles that are computed again by default
+PUT_BACK = "Put the inputs back"
 SMALL = 1 << 28  # bytes of a checkpoint that is by default computed again as a whole
 
 Piece = tuple[str, int, int, str]  # tensor, first element, the one behind the last, XXH3-128 in hex
@@ -139,6 +141,26 @@ def verify_checksums(
     return Verification(out.path, len(pieces), nbytes, len(files), 0, 0, 1.0, tuple(not_found), problems)
 
 
+def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[str, str]) -> None:
+    """Adapters by their configs, which say what their matrices are scaled by.
+
+    Args:
+        sources: by name in the recipe.
+        expected: the checksum of each adapter's config, by the same name; none in reports of earlier versions.
+
+    Raises:
+        InputChangedError: a config is not the one that was merged with.
+        CheckpointError: it cannot be read.
+    """
+    others = [
+        Problem(os.path.join(each.path, ADAPTER_CONFIG), "the file that was merged with", "another content", PUT_BACK)
+        for name, each in sources
+        if each.adapts is not None and expected and hash_of_config(each.path) != expected.get(name)
+    ]
+    if others:
+        raise InputChangedError(others)
+
+
 def check_inputs(sources: Iterable[tuple[str, Checkpoint]], expected: Iterable[Input]) -> None:
     """By size, header and sample: an input that was copied is the same one.
 
@@ -161,10 +183,9 @@ def check_inputs(sources: Iterable[tuple[str, Checkpoint]], expected: Iterable[I
             left[one] -= 1
         else:
             others.append(path)
-    mend = "Put the inputs back"
     raise InputChangedError(
-        [Problem(path, "the file that was merged", "another size or content", mend) for path in others]
-        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", mend)]
+        [Problem(path, "the file that was merged", "another size or content", PUT_BACK) for path in others]
+        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", PUT_BACK)]
     )
 
 
