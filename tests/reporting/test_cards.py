@@ -11,7 +11,7 @@ from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.reporting.naming import id_of, public_name
+from sdmw.reporting.naming import id_of, public_name, public_names
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -183,6 +183,17 @@ def test_what_a_card_calls_an_input(name, public, hub):
     reference = ModelRef.parse(name)
     assert public_name(reference) == public
     assert id_of(reference.alone) == hub
+
+
+def test_models_whose_paths_end_alike_are_told_apart(world):
+    for name in ("one/tune", "two/tune"):
+        write_checkpoint(world / name, {"model.norm.weight": np.ones(16, np.float32)})
+    write_checkpoint(world / "small", {f"model.{n}.weight": np.ones(16, np.float32) for n in ("norm", "other")})
+    _, body = merged(f"{world}/one/tune", f"{world}/two/tune", base=f"{world}/small", missing="base")
+    assert "# Merge of `tune` and `tune (2)` (`linear`)" in body
+    assert "- missing: 1 tensor in `tune`, 1 in `tune (2)`: the base's stand in\n" in body
+    named = ModelRef.parse("base"), ModelRef.parse("base"), ModelRef.parse("/base")
+    assert public_names(named) == {"base": "base", "/base": "base (2)"}
 
 
 @pytest.mark.parametrize(("folder", "hub"), [("models--gpt2", "gpt2"), ("models--a--b--c", None), ("a", None)])

@@ -8,7 +8,7 @@ from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.loading import loading
-from sdmw.reporting.naming import id_of, public_name
+from sdmw.reporting.naming import id_of, public_name, public_names
 from sdmw.reporting.report import ModelReport
 from sdmw.reporting.tally import changes, tally_of
 from sdmw.version import __version__
@@ -31,7 +31,7 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
     method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
     references = [base or plan.recipe.models[0].model, *(entry.model for entry in plan.recipe.models)]
     parts = {str(part): part for reference in references for part in reference.parts}
-    names = {str(reference): public_name(reference) for reference in references}
+    names = public_names(references)
     facts = {model.name: list(method.describe(model.facts)) for model in models}
     told = changes(
         {names[model]: count for model, count in plan.missing}, {names[model]: count for model, count in plan.extra},

@@ -1,6 +1,7 @@
 """What the model card calls an input: its Hub id, or its name in the recipe without the folders of this machine."""
 
 import os
+from collections.abc import Iterable
 
 from sdmw.recipes.model_ref import ModelRef, expanded
 from sdmw.storage.hub_cache import repository_of
@@ -15,6 +16,17 @@ def id_of(part: ModelRef) -> str | None:
 def public_name(reference: ModelRef) -> str:
     """A name in the recipe; of an absolute path the last part, of a folder in the Hub cache the Hub id."""
     return "+".join(map(_name_of, reference.parts))
+
+
+def public_names(references: Iterable[ModelRef]) -> dict[str, str]:
+    """The public name of each, by its name in the recipe; where two would be alike, the later has a number."""
+    found: dict[str, str] = {}
+    for reference in references:
+        if str(reference) not in found:
+            name = public_name(reference)
+            same = sum(other == name or other.startswith(f"{name} (") for other in found.values())
+            found[str(reference)] = f"{name} ({same + 1})" if same else name
+    return found
 
 
 def _name_of(part: ModelRef) -> str:
