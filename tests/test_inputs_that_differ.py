@@ -164,6 +164,13 @@ class TestWhatIsNotMergedIsCounted:
         assert report.tally.copied_tensors == 1
         assert "integers and the like" not in card
 
+    def test_integers_that_are_taken_from_a_model_are_not_the_base_s(self, tmp_path, capsys, monkeypatch):
+        model(tmp_path / "base", {"a": values(1, 2)})
+        model(tmp_path / "one", {"a": values(1, 2), "ids": np.arange(3)})
+        made = recipe("base", "one", extra="take")
+        _, _, report, _ = self.merged(tmp_path, capsys, monkeypatch, made)
+        assert (report.extra, report.tally.copied_tensors) == ({"one": 1}, 0)
+
     @pytest.mark.parametrize("stored", ["equal", "different"])
     def test_heads(self, tmp_path, capsys, monkeypatch, stored):
         embedding = np.arange(8, dtype=np.float32).reshape(4, 2)
