@@ -224,7 +224,7 @@ class TestAnInterruptedExtraction:
         assert files_of("out") == files_of("undisturbed")
 
     def test_is_not_resumed_with_another_rank(self, capsys, monkeypatch):
-        with pytest.raises(ResumeError, match=r"resume: rank.*--restart"):
+        with pytest.raises(ResumeError, match=r"\.out\.sdmw: .*--restart[\s\S]*\nrank: 3 → 4$"):
             run("extract", "out", rank=4)
         done = told(capsys, monkeypatch, "extract", "base", "tune", "out", "--rank", "4", "--restart")
         assert (done.code, done.err) == (0, "")

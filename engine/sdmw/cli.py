@@ -259,22 +259,31 @@ def revert(
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
-    sample: Annotated[str, typer.Option(help="Share of tiles to compute again.")] = "1%",
+    sample: Annotated[
+        str | None, typer.Option(help="Share of tiles to compute again; default: 1%, all of a small model.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compute every tile again.")] = False,
+    inputs: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Folder that holds the recipe's models; default: here.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs."""
+    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs.
+
+    Where the inputs are not found, checksums alone are compared.
+    """
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_share
 
-    share = 1 if everything else parse_share(sample, "sample")
+    share = None if sample is None else parse_share(sample, "sample")
     found = api.verify(
-        out, sample=share, threads=threads, header_limit=header_limit, download=download, progress=not quiet
+        out, sample=1 if everything else share, inputs=inputs, threads=threads, header_limit=header_limit,
+        download=download, progress=not quiet,
     )  # fmt: skip
     if as_json:
         _print_json(found.to_dict())

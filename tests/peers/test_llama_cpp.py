@@ -78,18 +78,26 @@ def test_the_index_names_what_the_shards_hold(merged):
 def test_the_model_card_of_local_models(merged):
     """A path is no Hub id and is left out."""
     card = Metadata.load_model_card(merged)
-    assert card == {"base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "sdmw"]}
-    assert Metadata.load(None, merged, None, 1_295_488).tags == ["merge", "sdmw"]
+    tags = ["merge", "sdmw", "sdm_w"]
+    assert card == {"base_model_relation": "merge", "library_name": "transformers", "tags": tags}
+    assert Metadata.load(None, merged, None, 1_295_488).tags == tags
+
+
+MORE = "pipeline_tag: text-generation\nlanguage: [en, no]\ndatasets:\n- a/b\n"
 
 
 @pytest.mark.parametrize("license_of_func", ["apache-2.0", "mit"])
 def test_the_model_card_of_models_from_the_hub(tmp_path, monkeypatch, license_of_func):
-    """The ids come through, and the licence where all agree on it."""
+    """The ids come through, and the licence where all agree on it; languages, task and data sets too."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     for name, licence in (("base", "apache-2.0"), ("corp", "apache-2.0"), ("func", license_of_func)):
-        cached(tmp_path / "hub" / f"models--acme--{name}-1b", DATA / name, f"---\nlicense: {licence}\n---\n# {name}\n")
+        cached(
+            tmp_path / "hub" / f"models--acme--{name}-1b",
+            DATA / name,
+            f"---\nlicense: {licence}\n{MORE}---\n# {name}\n",
+        )
     models = [{"model": "acme/corp-1b"}, {"model": "acme/func-1b@main"}]
     recipe = {"merge_method": "sdm_w", "base_model": "acme/base-1b", "models": models}
     out = tmp_path / "out"
@@ -97,7 +105,8 @@ def test_the_model_card_of_models_from_the_hub(tmp_path, monkeypatch, license_of
     card = Metadata.load_model_card(out)
     assert card["base_model"] == ["acme/base-1b", "acme/corp-1b", "acme/func-1b"]
     assert card["base_model_relation"] == "merge"
-    assert card.get("license") == ("apache-2.0" if license_of_func == "apache-2.0" else None)
+    assert card.get("license") == ("apache-2.0" if license_of_func == "apache-2.0" else "other")
+    assert (card["pipeline_tag"], card["language"], card["datasets"]) == ("text-generation", ["en", "no"], ["a/b"])
     metadata = Metadata.load(None, out, None, 1_295_488)
     assert [base["repo_url"] for base in metadata.base_models] == [
         f"https://huggingface.co/acme/{name}-1b" for name in ("base", "corp", "func")

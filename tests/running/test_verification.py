@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import xxhash
 from safetensors.numpy import save_file
 
 import sdmw
+from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.checkpoints.formats import read
@@ -58,7 +60,7 @@ RECIPES = {
 def test_what_was_merged_is_equal(world, name):
     merged(**RECIPES[name])
     found = sdmw.verify("out", sample=1)
-    assert found.problems == ()
+    assert found.problems == found.not_found == ()
     assert found.tiles == found.recomputed == len(sdmw.plan("out/sdmw_recipe.yaml").tensors)
     assert found.unseen == 0
     assert found.nbytes == sum(info.nbytes for info in read("out").tensors.values())
@@ -132,8 +134,164 @@ def test_inputs_that_are_others_are_named(world):
     rng = np.random.default_rng(1)
     shutil.rmtree("corp")
     write_checkpoint(world / "corp", {"model.norm.weight": rng.standard_normal(3, np.float32)})
-    with pytest.raises((InputChangedError, PlanError), match="corp"):
+    with pytest.raises(InputChangedError, match=r"corp/model\.safetensors: expected the file that was merged"):
         sdmw.verify("out")
+
+
+def test_inputs_that_are_damaged_are_told(world):
+    merged()
+    os.truncate("corp/model.safetensors", 100)
+    with pytest.raises(PlanError, match="corp"):
+        sdmw.verify("out")
+
+
+def test_an_adapter_whose_config_changed_is_told_and_not_the_output(world):
+    rng = np.random.default_rng(4)
+    write_adapter(world / "one", adapter_of(rng, llama_like(rng)))
+    merged(models=[{"model": "one"}])
+    path = world / "one" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "lora_alpha": 99}))
+    with pytest.raises(InputChangedError, match=r"one/adapter_config\.json: expected the file that was merged with"):
+        sdmw.verify("out")
+    path.write_text(json.dumps(config, indent=3))  # it is known by its bytes
+    with pytest.raises(InputChangedError, match=r"adapter_config\.json"):
+        sdmw.verify("out")
+    told = json.loads(Path("out/sdmw_report.json").read_text())
+    assert told.pop("configs").keys() == {"one"}
+    Path("out/sdmw_report.json").write_text(json.dumps(told))  # as an earlier version left it
+    assert sdmw.verify("out").problems == ()
+
+
+def test_by_default_a_small_model_is_computed_again_as_a_whole_and_of_others_a_sample(world, monkeypatch):
+    merged()
+    found = sdmw.verify("out")
+    assert (found.recomputed, found.unseen) == (found.tiles, 0)
+    size = sdmw.plan("out/sdmw_recipe.yaml").bytes_written
+    monkeypatch.setattr(verification, "SMALL", size)
+    assert sdmw.verify("out").recomputed == found.tiles
+    monkeypatch.setattr(verification, "SMALL", size - 1)
+    assert sdmw.verify("out").recomputed == 1
+
+
+def lost(found):
+    """The inputs that were not found, as the recipe names them."""
+    return [problem.where.split(": ")[-1] for problem in found.not_found]
+
+
+class TestInputsThatAreElsewhere:
+    @pytest.fixture(autouse=True)
+    def moved(self, world):
+        merged()
+        (world / "store").mkdir()
+        for name in ("base", "corp", "func"):
+            (world / name).rename(world / "store" / name)
+
+    def test_checksums_alone_are_compared_and_the_result_says_so(self, world):
+        found = sdmw.verify("out", progress=False)
+        assert found.problems == ()
+        assert lost(found) == ["'base'", "'corp'", "'func'"]
+        assert found.not_found[0].where == "sdmw_recipe.yaml:2:13: base_model: 'base'"
+        assert (found.tiles, found.recomputed, found.unseen) == (0, 0, 1)
+        assert found.nbytes == sum(info.nbytes for info in read("out").tensors.values())
+        assert "nothing computed again: 3 inputs not found" in repr(found)
+        assert [each["where"] for each in found.to_dict()["not_found"]] == [each.where for each in found.not_found]
+
+    def test_one_that_is_missing_is_enough(self, world):
+        (world / "store" / "base").rename("base")
+        (world / "store" / "corp").rename("corp")
+        assert lost(sdmw.verify("out")) == ["'func'"]
+
+    def test_a_changed_byte_is_found(self, world):
+        path, offset = shard_and("lm_head.weight")
+        spoil(path, offset + 3)
+        (problem,) = sdmw.verify("out").problems
+        assert problem.where.startswith(f"{path}: tensor 'lm_head.weight'")
+
+    def test_a_changed_header_is_found(self, world):
+        """Here: a matrix that is told to be of another shape, and a shard that the report does not know."""
+        path = "out/model.safetensors"
+        content = Path(path).read_bytes()
+        assert content.count(b"[48,16]") == 2
+        Path(path).write_bytes(content.replace(b"[48,16]", b"[16,48]"))
+        (problem,) = sdmw.verify("out").problems
+        assert problem.where == os.path.abspath(path) + ": header"
+        assert problem.expected.startswith("checksum ")
+
+    def test_a_changed_file_is_found(self, world):
+        Path("out/config.json").write_text("{}")
+        (problem,) = sdmw.verify("out").problems
+        assert problem.where == str(world / "out" / "config.json")
+
+    def test_a_report_of_an_earlier_version_knows_no_headers(self, world):
+        told = json.loads(Path("out/sdmw_report.json").read_text())
+        del told["headers"]
+        Path("out/sdmw_report.json").write_text(json.dumps(told))
+        found = sdmw.verify("out")
+        assert (found.problems, len(found.not_found)) == ((), 3)
+
+    @pytest.mark.parametrize("folder", ["store", "deep"])
+    def test_they_are_looked_for_in_another_folder(self, world, folder):
+        """By their relative paths; what does not lie there by the last part."""
+        if folder == "deep":
+            (world / "deep").mkdir()
+            recipe = {"merge_method": "linear", "base_model": "store/base", "models": [{"model": "store/corp"}]}
+            shutil.rmtree("out")
+            sdmw.merge(recipe, "out", progress=False)
+            (world / "store").rename(world / "deep" / "store")
+            (world / "deep" / "store" / "corp").rename(world / "deep" / "corp")
+        found = sdmw.verify("out", inputs=world / folder)
+        assert found.problems == found.not_found == ()
+        assert found.recomputed == found.tiles > 0
+
+    def test_others_of_their_names_are_others(self, world):
+        write_checkpoint(world / "corp", {"model.norm.weight": np.zeros(16, np.float32)})  # not looked at
+        assert sdmw.verify("out", inputs="store").not_found == ()
+        shutil.rmtree("store/func")
+        shutil.copytree("store/corp", "store/func")
+        with pytest.raises(
+            InputChangedError, match=r"store/func/model\.safetensors: expected the file that was merged"
+        ):
+            sdmw.verify("out", inputs="store")
+
+    def test_an_absolute_path_that_is_gone_is_looked_for_by_its_last_part(self, world):
+        shutil.rmtree("out")
+        store = world / "store"
+        models = [{"model": str(store / "corp")}, {"model": str(store / "func")}]
+        sdmw.merge({"merge_method": "sdm_w", "base_model": str(store / "base"), "models": models}, "out")
+        (world / "empty").mkdir()
+        assert sdmw.verify("out", inputs="empty").not_found == ()  # where they were
+        store.rename(world / "moved")
+        assert len(sdmw.verify("out", inputs="empty").not_found) == 3
+        assert sdmw.verify("out", inputs="moved").recomputed > 0
+
+    def test_an_adapter_s_merge(self, world):
+        rng = np.random.default_rng(4)
+        for name in ("one", "two"):
+            write_adapter(world / name, adapter_of(rng, llama_like(rng)))
+        (world / "store" / "base").rename("base")
+        recipe = {"merge_method": "lora", "base_model": "base", "models": [{"model": "one"}, {"model": "two"}]}
+        sdmw.merge({**recipe, "parameters": {"output": "adapter"}}, "adapter", progress=False)
+        (world / "two").rename("store/two")
+        assert lost(sdmw.verify("adapter")) == ["'two'"]
+        assert sdmw.verify("adapter").problems == ()
+
+    def test_no_folder(self, world):
+        with pytest.raises(UsageError, match="inputs: expected a directory, found 'nowhere'"):
+            sdmw.verify("out", inputs="nowhere")
+
+    def test_the_command(self, world, capsys, monkeypatch):
+        done = told(capsys, monkeypatch, "verify", "out")
+        assert done.code == 0
+        assert "result      equal by checksum; nothing was computed anew" in done.out
+        assert "sample      none: 3 inputs not found" in done.out
+        assert "models.0.model: 'corp': no " in done.err
+        assert "note: --inputs FOLDER" in done.err
+        done = told(capsys, monkeypatch, "verify", "out", "--inputs", "store")
+        assert (done.code, "computed anew" in done.out, "note: " in done.err) == (0, True, False)
+        spoil(*shard_and("model.norm.weight"))
+        done = told(capsys, monkeypatch, "verify", "out")
+        assert (done.code, "result      different" in done.out) == (1, True)
 
 
 def test_inputs_whose_values_changed_are_told_by_the_sample(world):
@@ -179,6 +337,8 @@ def test_the_command(world, capsys, monkeypatch):
     done = told(capsys, monkeypatch, "verify", "out")
     assert done.code == 0
     assert "result      equal" in done.out
+    assert "sample      10 of 10 tiles computed anew  " in done.out
+    done = told(capsys, monkeypatch, "verify", "out", "--sample", "1%")
     assert "1 of 10 tiles computed anew; one wrong tile" in done.out
     done = told(capsys, monkeypatch, "verify", "out", "--all", "--json")
     assert json.loads(done.out)["unseen"] == 0

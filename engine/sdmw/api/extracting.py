@@ -86,14 +86,14 @@ def extract(
         raise PlanError(planned.problems)
     from sdmw.reporting.extraction import add_files, extraction_report
     from sdmw.running.context import publishing, working
-    from sdmw.running.extraction import carry_out, head
+    from sdmw.running.extraction import carry_out, identity_of
 
     with (
         receiver(progress) as tell,
         working(tell, planned.threads, executor) as context,
         publishing(
             context, target, planned.shards, [below, above],
-            overwrite=overwrite, head=head(planned), resume=resume,
+            overwrite=overwrite, identity=identity_of(planned), resume=resume,
         ) as publication,
     ):  # fmt: skip
         weights, left_out = carry_out(planned, publication, context)

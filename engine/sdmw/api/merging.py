@@ -96,13 +96,13 @@ def merge(
         from sdmw.running.driver import Run
         from sdmw.running.events import Planned
         from sdmw.running.heads import settled
-        from sdmw.running.journal import head
+        from sdmw.running.identity import identity_of
 
         with working(tell, planned.threads, executor) as context:
             planned = settled(prepared, planned, context)
             with publishing(
                 context, os.fspath(out), planned.shards, planned.checkpoints,
-                overwrite=overwrite, head=head(planned), resume=resume,
+                overwrite=overwrite, identity=identity_of(planned), resume=resume,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
                 outcome = Run(planned, context).carry_out(publication)

@@ -66,6 +66,12 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     return shorten(problems) or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
 
 
+def not_found(recipe: Recipe, access: Access) -> list[Problem]:
+    """The models and adapters of a recipe that are nowhere to be found."""
+    references = [entry.model for entry in recipe.models]
+    return _located(recipe, [recipe.base_model or references[0], *references], access)[1]
+
+
 def open_model(reference: ModelRef, access: Access) -> Checkpoint:
     """The checkpoint that a reference without an adapter names.
 
@@ -73,7 +79,11 @@ def open_model(reference: ModelRef, access: Access) -> Checkpoint:
         CheckpointError: it cannot be found, or all that is wrong with it.
         MissingExtraError: as for `locate`.
     """
-    return formats.read(locate(reference, download=access.download), header_limit=access.header_limit)
+    return formats.read(_place(reference, access), header_limit=access.header_limit)
+
+
+def _place(part: ModelRef, access: Access) -> str:
+    return locate(part, download=access.download, folder=access.folder)
 
 
 def _located(
@@ -84,7 +94,7 @@ def _located(
     faults: dict[ModelRef, tuple[Problem, ...]] = {}
     for part in dict.fromkeys(part for reference in references for part in reference.parts):
         try:
-            found[part] = locate(part, download=access.download)
+            found[part] = _place(part, access)
         except SdmwError as error:
             faults[part] = error.problems
     named = places(recipe) if faults else {}

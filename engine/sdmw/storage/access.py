@@ -12,7 +12,9 @@ class Access:
     Attributes:
         download: models that are not in the local Hub cache may be downloaded.
         header_limit: bytes that the header of a file may have.
+        folder: where directories that the recipe names are looked for; None for the working directory.
     """
 
     download: bool = False
     header_limit: int = HEADER_LIMIT
+    folder: str | None = None

@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from typing import Literal
 
+WEIGHTS = "weights"  # why what is merged is not copied
+
 Format = Literal["safetensors", "pickle", "GGUF", "other"]
 
 # Safetensors alone are read.
@@ -45,7 +47,7 @@ def not_beside_a_merge(name: str, *, folder: bool, top: bool) -> str:
         return "another form of the weights"
     if _matches(lower, _OTHER_PROGRAMS):
         return "weights for another program"
-    return "weights" if top and format_of(lower) == "safetensors" else ""
+    return WEIGHTS if top and format_of(lower) == "safetensors" else ""
 
 
 def not_fetched() -> list[str]:

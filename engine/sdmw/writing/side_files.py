@@ -17,10 +17,12 @@ LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 POINTER = b"version https://git-lfs.github.com/spec/"
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
 
+REPLACED = "the merge writes its own"
+
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
 # Patterns match one path component in lower case.
 _DENIED = {
-    **dict.fromkeys(("*.index.json", "readme.md", "sdmw_*", "mergekit_config.yml"), "the merge writes its own"),
+    **dict.fromkeys(("*.index.json", "readme.md", "sdmw_*", "mergekit_config.yml"), REPLACED),
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
     "adapter_*": "another form of the weights",
 }

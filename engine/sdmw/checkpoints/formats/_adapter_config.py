@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import xxhash
+
 from sdmw.checkpoints.formats._json import most_values, parse, told
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.files import read_bounded
@@ -111,6 +113,15 @@ def read_adapter_config(directory: str) -> AdapterConfig:
         task_type=task if isinstance(task := config.get("task_type"), str) else None,
         ties=config.get("ensure_weight_tying") or False,
     )
+
+
+def hash_of_config(directory: str) -> str:
+    """XXH3-128 of an adapter's config, in hex: its matrices are scaled by what stands there.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return xxhash.xxh3_128_hexdigest(read_bounded(directory, ADAPTER_CONFIG, LARGEST))
 
 
 def _wrong_values(where: str, config: dict[str, Any]) -> Iterator[Problem]:
