@@ -172,6 +172,9 @@ def test_memory_is_used_again_when_nobody_holds_it_and_not_before():
     assert staging.array(0, 100).ctypes.data not in places
     del kept
     assert staging.array(0, 100).ctypes.data == places[1]
-    del third
+    del first  # smaller than what was asked for since: of no use any more
+    for array in [staging.array(0, 3 * 2**20) for _ in range(2)]:
+        array[:] = 7
+    del array, third
     assert {staging.array(0, 100).ctypes.data for _ in range(9)} <= set(places[1:])
     staging.clear()
