@@ -1,4 +1,4 @@
-"""What one worker does with a piece: tiles are let go of in turn, lost pages are told, a stop is heeded at each tile."""
+"""What one worker does with a piece: tiles are let go of in turn, lost pages are told, a stop counts at each tile."""
 
 import itertools
 import os
