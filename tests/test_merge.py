@@ -145,6 +145,14 @@ def test_a_negative_sum_of_weights_is_divided_by(tmp_path):
     np.testing.assert_array_equal(found["w"], [2, 6])
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(1e-8, [2, 6]), (0.99e-8, [1, 2])])
+def test_a_sum_of_weights_that_is_nearly_zero_is_not_divided_by(tmp_path, weight, expected):
+    base, tune = {"w": np.float32([1, 2])}, {"w": np.float32([2, 6])}
+    models = {0: {"parameters": {"weight": weight}}}
+    found, _ = run(str(tmp_path), base, [tune], {"normalize": True}, method="task_arithmetic", models=models)
+    np.testing.assert_array_equal(found["w"], expected)
+
+
 def test_minus_zero_with_a_delta_of_zero_becomes_zero(tmp_path):
     """As in mergekit, which adds a zero to it; SDM-W leaves it."""
     base = {"w": np.float32([-0.0, 1])}

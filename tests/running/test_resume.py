@@ -88,6 +88,7 @@ def test_it_goes_on(world, undisturbed, looks, stage, after):
         assert looks.count("measure") == 0
         assert looks.count("holds") >= after - 1
         assert looks.count("apply") == layers - looks.count("holds")
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()  # its report vouches for what was kept, too
 
 
 @pytest.mark.parametrize(("stage", "after"), [("measure", 5), ("apply", 1), ("apply", 9)])
@@ -299,7 +300,15 @@ def test_at_most_five_seconds_are_lost(monkeypatch):
     now[0] += 4.9
     assert notes.commit() is None
     now[0] += 0.1
-    assert notes.commit()
+    task = notes.commit()
+    assert task.arguments[1] == ["done"]
+    notes.note("more")
+    now[0] += 5
+    assert notes.commit() is None  # the first is still under way
+    task.then(None)
+    assert notes.commit() is None
+    now[0] += 5
+    assert notes.commit().arguments[1] == ["more"]
 
 
 def test_what_is_done_is_vouched_for_every_few_seconds(world, undisturbed, monkeypatch):

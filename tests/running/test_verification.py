@@ -19,6 +19,7 @@ from sdmw.errors import CheckpointError, InputChangedError, PlanError, UsageErro
 from sdmw.planning import budget
 from sdmw.reporting import report
 from sdmw.running import verification
+from sdmw.running.events import Progress
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
@@ -227,6 +228,16 @@ def test_the_command(world, capsys, monkeypatch):
     assert "result      different" in done.out
     assert "checksum" in done.errors[0]
     assert told(capsys, monkeypatch, "verify", "out", "--sample", "nought").code == 2
+
+
+def test_progress_counts_the_bytes_that_are_compared(world):
+    merged()
+    events = []
+    found = sdmw.verify("out", sample=1, progress=events.append)
+    said = [event for event in events if isinstance(event, Progress)]
+    assert {event.total for event in said} == {found.nbytes}
+    assert 0 <= said[0].done < said[-1].done == found.nbytes
+    assert sorted(event.done for event in said) == [event.done for event in said]
 
 
 def test_nothing_stays_mapped(world):
