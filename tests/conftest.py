@@ -2,6 +2,7 @@
 
 import signal
 
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 then, also where one file runs alone
 import pytest
 from hypothesis import HealthCheck, settings
 
