@@ -22,6 +22,8 @@ from reference.sdm_w import kept, magnitude, merged, threshold, weights
 from reference.task_arithmetic import task_arithmetic
 from sdmw.planning import budget
 
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):

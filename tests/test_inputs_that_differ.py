@@ -10,6 +10,7 @@ import sdmw
 from command_line import told
 from sdmw.errors import CheckpointError, DisagreementError, PlanError
 from sdmw.reporting.tally import Tally
+from sdmw.running.events import Progress
 
 
 def model(folder, tensors, config=None, files=None):
@@ -59,8 +60,10 @@ def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing)
 
 
 def test_integers_that_differ_are_found_before_anything_is_measured(tmp_path, differing):
+    asked, events = recipe(differing[0], differing[1], extra="drop", merge_method="sdm_w"), []
     with pytest.raises(DisagreementError, match=r"element 0: expected 0 as in .*one.*, found 3\. .*`integers: base`"):
-        sdmw.merge(recipe(*differing[:1], *differing, extra="drop"), tmp_path / "out")
+        sdmw.merge(asked, tmp_path / "out", progress=events.append)
+    assert not any(isinstance(event, Progress) for event in events)
     assert not (tmp_path / "out").exists()
 
 

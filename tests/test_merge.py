@@ -19,6 +19,8 @@ from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
 from sdmw.planning.layers import component_of, layer_of
 
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
 NAMES = ("model.embed.weight", "model.layers.0.mlp.w", "model.layers.0.mlp.b", "model.layers.1.mlp.w", "head.weight")
 dtypes = st.sampled_from(["F32", "F16", "BF16"])
 granularities = st.sampled_from(["tensor", "module", "block", "component", "model"])
@@ -134,6 +136,30 @@ def test_task_arithmetic_is_the_reference(given_models, normalize, data):
     assert_equal(found, expected, lambda _: "F32")
     assert [model.facts["weight"] for model in report.models] == weights
     assert report.run.bytes_read == sum(a.nbytes for model in (base, *tunes) for a in model.values())
+
+
+def test_a_negative_sum_of_weights_is_divided_by(tmp_path):
+    base, tune = {"w": np.float32([1, 2])}, {"w": np.float32([2, 6])}
+    models = {0: {"parameters": {"weight": -0.5}}}
+    found, _ = run(str(tmp_path), base, [tune], {"normalize": True}, method="task_arithmetic", models=models)
+    np.testing.assert_array_equal(found["w"], [2, 6])
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1e-8, [2, 6]), (0.99e-8, [1, 2])])
+def test_a_sum_of_weights_that_is_nearly_zero_is_not_divided_by(tmp_path, weight, expected):
+    base, tune = {"w": np.float32([1, 2])}, {"w": np.float32([2, 6])}
+    models = {0: {"parameters": {"weight": weight}}}
+    found, _ = run(str(tmp_path), base, [tune], {"normalize": True}, method="task_arithmetic", models=models)
+    np.testing.assert_array_equal(found["w"], expected)
+
+
+def test_minus_zero_with_a_delta_of_zero_becomes_zero(tmp_path):
+    """As in mergekit, which adds a zero to it; SDM-W leaves it."""
+    base = {"w": np.float32([-0.0, 1])}
+    tune = {"w": np.float32([-0.0, 2])}
+    for method, sign in (("task_arithmetic", False), ("sdm_w", True)):
+        found, _ = run(str(tmp_path / method), base, [tune], {}, method=method)
+        assert np.signbit(found["w"]).tolist() == [sign, False]
 
 
 @settings(max_examples=20)

@@ -26,6 +26,8 @@ from sdmw.archives import planning, runs, shards
 from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, StoppedError, UsageError
 from sdmw.running.events import Progress, Published
 
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
 DTYPES = {**STORED, "I64": np.int64, "I8": np.int8, "BOOL": np.bool_, "F64": np.float64}
 FLOATS = tuple(STORED)
 
@@ -142,7 +144,7 @@ def kept_by_reference(base, tune, k):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_the_thresholds_are_those_of_the_method(tmp_path, dtype):
+def test_the_thresholds_are_those_of_the_method(tmp_path, usual_tiles, dtype):
     """Several blocks, ties at the threshold, two tensors with thresholds of their own."""
     rng = np.random.default_rng(9)
     base = {f"layers.{n}.w": rng.normal(0, 0.02, (300, 700)).astype(np.float32).astype(STORED[dtype]) for n in (0, 1)}
@@ -225,7 +227,7 @@ def test_shards_do_not_matter(world):
     assert tensors_of("back") == tensors_of("base")
 
 
-def test_a_fine_tune_of_few_elements_is_small(tmp_path):
+def test_a_fine_tune_of_few_elements_is_small(tmp_path, usual_tiles):
     rng = np.random.default_rng(10)
     base = {"w": rng.normal(0, 0.02, (512, 1024)).astype(np.float32).astype(ml_dtypes.bfloat16)}
     write_checkpoint(tmp_path / "base", base)

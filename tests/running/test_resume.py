@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sdmw.planning import budget
 from sdmw.running import identity, journal, work
 from sdmw.running.events import Progress, Resuming
 from sdmw.writing.journal import Journal, read
+from sdmw.writing.streamed import StreamedFile
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ def test_it_goes_on(world, undisturbed, looks, stage, after):
         assert looks.count("measure") == 0
         assert looks.count("holds") >= after - 1
         assert looks.count("apply") == layers - looks.count("holds")
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()  # its report vouches for what was kept, too
 
 
 @pytest.mark.parametrize(("stage", "after"), [("measure", 5), ("apply", 1), ("apply", 9)])
@@ -132,6 +135,59 @@ def test_other_threads_and_another_budget_go_on_as_well(world, undisturbed, monk
     assert bits() == undisturbed
 
 
+def test_pieces_that_another_budget_cuts_otherwise_are_written_again(world, monkeypatch):
+    """Else the report would vouch for some elements twice."""
+    rng = np.random.default_rng(9)
+    wide = {"model.wide.weight": rng.normal(0, 1, (100, 111)).astype(np.float32)}
+    write_checkpoint("wide", wide)
+    write_checkpoint("tune", fine_tuned(rng, wide))
+    recipe = {"merge_method": "task_arithmetic", "base_model": "wide", "models": [{"model": "tune"}]}
+    sdmw.merge(recipe, "other", progress=False)
+    for name in ("SMALLEST_TILE", "LARGEST_TILE"):
+        monkeypatch.setattr(budget, name, 128)
+    end(recipe, "apply", 3)
+    for name in ("SMALLEST_TILE", "LARGEST_TILE"):
+        monkeypatch.setattr(budget, name, 256)
+    report = sdmw.merge(recipe, "out", progress=False)
+    assert bits() == bits("other")
+    borders = [(start, stop) for _, start, stop, _ in report.pieces]
+    assert [start for start, _ in borders] == [0, *(stop for _, stop in borders[:-1])]
+    assert len(borders) > 1
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
+
+
+def test_a_run_that_ends_before_it_did_anything_keeps_what_the_one_before_did(world, looks):
+    end(RECIPE, "apply", 5)
+
+    def fail(event):
+        if isinstance(event, Resuming):
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        sdmw.merge(RECIPE, "out", progress=fail)
+    looks.clear()
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert looks.count("measure") == 0
+    assert looks.count("holds") >= 4
+
+
+def test_work_whose_writes_are_only_queued_is_not_lost_at_a_stop(world, monkeypatch, looks):
+    """The run waits for its writers before it notes what they have written."""
+    write = StreamedFile.write
+
+    def slowly(self, *arguments):
+        time.sleep(0.1)
+        write(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StreamedFile, "write", slowly)
+        end(RECIPE, "apply", 3)
+    looks.clear()
+    sdmw.merge(RECIPE, "out", progress=False)
+    assert looks.count("holds") >= 3
+    assert looks.count("apply") == len(sdmw.plan(RECIPE).tensors) - looks.count("holds")
+
+
 def test_without_resuming_it_begins_anew(world, undisturbed, looks):
     end(RECIPE, "apply", 5)
     looks.clear()
@@ -157,12 +213,12 @@ def test_a_damaged_piece_is_found_and_written_again(world, undisturbed):
     assert bits() == undisturbed
 
 
-@pytest.mark.parametrize("fate", ["gone", "shorter", "a link", "a directory"])
+@pytest.mark.parametrize("fate", ["gone", "shorter", "longer", "a link", "a directory"])
 def test_a_shard_that_is_not_what_it_was_is_made_anew(world, undisturbed, fate):
     end(RECIPE, "apply", 8)
     shard = world / ".out.sdmw" / "out" / "model.safetensors"
-    if fate == "shorter":
-        os.truncate(shard, 5000)
+    if fate in ("shorter", "longer"):
+        os.truncate(shard, 5000 if fate == "shorter" else shard.stat().st_size + 5000)
     else:
         shard.unlink()
     if fate == "a link":
@@ -355,6 +411,25 @@ def test_a_fault_of_the_inputs_removes_the_work_directory(world):
     with pytest.raises(NonFiniteError):
         sdmw.merge({**RECIPE, "base_model": "good", "models": [{"model": "bad"}]}, "out", progress=False)
     assert ".out.sdmw" not in os.listdir(world)
+
+
+def test_at_most_five_seconds_are_lost(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    notes = journal.Notes(object(), ())
+    notes.note("done")
+    now[0] += 4.9
+    assert notes.commit() is None
+    now[0] += 0.1
+    task = notes.commit()
+    assert task.arguments[1] == ["done"]
+    notes.note("more")
+    now[0] += 5
+    assert notes.commit() is None  # the first is still under way
+    task.then(None)
+    assert notes.commit() is None
+    now[0] += 5
+    assert notes.commit().arguments[1] == ["more"]
 
 
 def test_what_is_done_is_vouched_for_every_few_seconds(world, undisturbed, monkeypatch):
