@@ -22,7 +22,7 @@ from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import ties
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.side_files import choose, remarks
+from sdmw.writing.side_files import choose, missed, remarks
 from sdmw.writing.target import check_target
 
 
@@ -96,7 +96,7 @@ def build(
     except CheckpointError as error:
         problems += error.problems
         copied, skipped = [], []
-    problems += _pointers(inputs.base.path, skipped)
+    problems += missed(inputs.base.path, skipped)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -123,12 +123,6 @@ def build(
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
-
-
-def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
-    """A model whose tokenizer is a pointer would be merged into one that does not load."""
-    mend = "Fetch it: git lfs pull, or download the model again"
-    return [Problem(os.path.join(folder, path), "the file", why, mend) for path, why in skipped if "Git LFS" in why]
 
 
 def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
