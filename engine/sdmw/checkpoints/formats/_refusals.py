@@ -8,6 +8,8 @@ from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
 _SHOWN = 5  # names in one message
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_NONE = "Give the directory that config.json and weights lie in"
 # What there may be instead of safetensors, the likeliest first, and the mend.
 _INSTEAD: dict[Format, tuple[str, str]] = {
     "pickle": (
@@ -29,7 +31,9 @@ def refusal(path: str) -> CheckpointError:
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:
         expected = "model.safetensors or model.safetensors.index.json"
-        problem = Problem(path, expected, "no weights", "Give a checkpoint directory")
+        below = [name for name in names if any(os.path.isfile(os.path.join(path, name, own)) for own in WEIGHTS)]
+        mend = f"Give the directory in it that has them: {some(below)}" if below else _NONE
+        problem = Problem(path, expected, "no weights", mend)
     else:
         said, mend = _INSTEAD[instead]
         found = some([name for name in names if format_of(name) == instead])
