@@ -1,6 +1,7 @@
 """A checkpoint directory in safetensors: which of its files are the weights, and whether they fit together."""
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -12,6 +13,7 @@ from sdmw.checkpoints.formats.safetensors.index import (
     Index,
     check_agreement,
     read_index,
+    tied_heads,
     total_size_warnings,
 )
 from sdmw.errors import CheckpointError, Problem
@@ -21,6 +23,7 @@ from sdmw.tensors.tensor import Tensor
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 OLD_QUANTISATION = "quantize_config.json"
+_PART = re.compile(r"-\d+-of-\d+\.safetensors\Z")
 PACKED = (".qweight", ".qzeros", ".g_idx")
 
 
@@ -66,7 +69,11 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     headers, found = _headers(directory, shards, header_limit)
     problems.extend(found)
     if index:
-        problems.extend(check_agreement(directory, index, headers))
+        tied = tied_heads(index, headers, config)
+        problems.extend(check_agreement(directory, index, headers, tied))
+        if tied:
+            absent = f"{some(sorted(tied))}, which no shard stores: the embedding stands for it"
+            warnings.append(f"{directory}: {INDEX} names {absent}")
         warnings.extend(total_size_warnings(directory, index, list(headers.values())))
         if SINGLE in files and SINGLE not in shards:
             single, found = _headers(directory, [SINGLE], header_limit)
@@ -128,6 +135,12 @@ def _kind(tensor: Tensor | None) -> object:
 
 def _other_files(directory: str, files: list[str]) -> list[Problem]:
     """What to say of safetensors files under names that transformers does not load."""
-    mend = f"Rename the file to {SINGLE}" if len(files) == 1 else f"Write the {INDEX} that belongs to them"
-    problem = Problem(directory, f"{SINGLE} or {INDEX}", f"neither, but {some(files)}", mend)
-    return [problem, *read_config(directory)[1]]
+    expected = f"{SINGLE} or {INDEX}"
+    if not (others := [name for name in files if not name.lower().startswith("consolidated")]):
+        found = f"only Mistral's own form of the weights, whose tensors have other names: {some(files)}"
+        return [Problem(directory, expected, found, "Get the model in the form of transformers, with its config.json")]
+    if _PART.search(others[0]):
+        mend = f"Copy or download {INDEX} too, and every shard"
+    else:
+        mend = f"Rename the file to {SINGLE}" if len(others) == 1 else f"Write the {INDEX} that belongs to them"
+    return [Problem(directory, expected, f"neither, but {some(files)}", mend), *read_config(directory)[1]]
