@@ -49,7 +49,7 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
-    base = _base(base_reference, read)
+    base = _base(base_reference, read, written=recipe.base_model is not None)
     if isinstance(base, list):
         return base
     models: dict[str, Checkpoint] = {}
@@ -108,10 +108,12 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     return found, problems
 
 
-def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> Checkpoint | list[Problem]:
+def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint], *, written: bool) -> Checkpoint | list[Problem]:
+    """The base; `written`: the recipe names it as such, and it is not only the first of the models."""
     base = read[reference.alone]
     if base.adapts is not None:
-        mend = f"Write base_model: it was trained on {quoted(base.adapts)}" if base.adapts else "Write base_model"
+        what = "its model as base_model" if written else "base_model"
+        mend = f"Write {what}: it was trained on {quoted(base.adapts)}" if base.adapts else f"Write {what}"
         return [Problem(base.path, "a model for the base", "an adapter", mend)]
     if reference.adapter is None:
         return base

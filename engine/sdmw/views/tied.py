@@ -79,12 +79,17 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
 
 
 def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
-    """Names of tensors that may be tied to the embedding: of its shape, and called like a head."""
+    """Names of tensors that may be tied to the embedding: of its shape, and called like a head.
+
+    The embeddings of encoder and decoder are, where there is one called shared; else each is its own.
+    """
     embedding = input_embedding(checkpoint)
     if embedding is None:
         return
+    shared = embedding.name.split(".")[-2] == "shared"
     for name, tensor in checkpoint.tensors.items():
-        if called_like_a_head(name) and tensor is not embedding and tensor.shape == embedding.shape:
+        may_be = called_like_a_head(name) and (shared or not is_shared(name))
+        if may_be and tensor is not embedding and tensor.shape == embedding.shape:
             yield name
 
 
