@@ -40,6 +40,7 @@ WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
 AGAIN = "The file is damaged: copy or download it again"
 DAMAGED_INDEX = "Index and shards come from different saves: copy or download the whole checkpoint again"
 DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
+LINKED = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
 RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
 
 
@@ -95,6 +96,13 @@ def linked_module(scene):
     Path("base/modules.json").write_text('[{"path": "2_Dense"}]')
     Path("elsewhere").write_text("{}")
     Path("base/2_Dense/config.json").symlink_to(Path("elsewhere").absolute())
+
+
+def linked_folder(scene):
+    Path("base/modules.json").write_text('[{"path": "2_Dense"}]')
+    Path("elsewhere").mkdir()
+    Path("base/2_Dense").symlink_to(Path("elsewhere").absolute())
+    options(follow_links=True)(scene)
 
 
 def only(name):
@@ -201,13 +209,21 @@ ROWS = [
         call=lambda _: read("corp/config.json"), expected=unseen),
     Row("a shard that is gone", "Copy or download the checkpoint again",
         both(sharded, file("corp/model-00001-of-00002.safetensors", None)), sharded),
-    Row("a link out of the folder", "Copy the file into the directory", link_out, copy_in),
+    Row("a link out of the folder, copied",
+        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        copy_in),
+    Row("a link out of the folder, followed",
+        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        options(follow_links=True)),
     Row("a pointer for a tokenizer", "Fetch it: git lfs pull, or download the model again",
         file("base/tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"), file("base/tokenizer.json", "{}")),
     Row("a module that is too large", "Merge a copy of the folder without it, and put it into the output afterwards",
         large, file("base/2_Dense/model.safetensors", None)),
-    Row("a module that is a link", "Put what it leads to in its place", linked_module,
+    Row("a file of a module that is a link, put in its place", LINKED, linked_module,
         both(file("base/2_Dense/config.json", None), file("base/2_Dense/config.json", "{}"))),
+    Row("a file of a module that is a link, followed", LINKED, linked_module, options(follow_links=True)),
+    Row("a module that is a link", "Put what it leads to in its place", linked_folder,
+        both(file("base/2_Dense", None), file("base/2_Dense/config.json", "{}"))),
     Row("no config", "Copy it from the model's repository", move("corp/config.json", "config.json"),
         move("config.json", "corp/config.json")),
     Row("a config of quantised weights", DEQUANTISE, config("corp", quantization_config={"quant_method": "gptq"}),

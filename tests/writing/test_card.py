@@ -201,4 +201,4 @@ def test_a_licence_stands_only_where_all_agree(tmp_path, licences, common):
         readme(tmp_path / str(i), f"---\nlicense: {licence}\n---\n" if licence else "")
         for i, licence in enumerate(licences)
     ]
-    assert common_license(folders) == common
+    assert common_license([(folder, False) for folder in folders]) == common

@@ -203,9 +203,14 @@ def test_a_module_that_cannot_come_along_is_a_problem(base):
     assert side_files.missed(str(base), skipped) == []
     (base / "modules.json").write_text(json.dumps(MODULES))
     large, link = side_files.missed(str(base), skipped)
+    followed = side_files.choose(str(base), follow_links=True)[1]
+    assert side_files.missed(str(base), followed, follow_links=True) == [large]
     assert (large.where, large.found) == (str(base / "2_Dense" / "model.safetensors"), "larger than 64 MiB")
     assert large.mend == "Merge a copy of the folder without it, and put it into the output afterwards"
-    assert (link.where, link.mend) == (str(base / "3_Dense" / "config.json"), "Put what it leads to in its place")
+    assert (link.where, link.mend) == (
+        str(base / "3_Dense" / "config.json"),
+        "Put the file in its place, or have such links followed (--follow-links, follow_links=True)",
+    )
 
 
 @pytest.mark.parametrize("modules", ["", "{}", "[" * 9999, '"2_Dense"', '[{"path": 2}]'])

@@ -37,9 +37,9 @@ def limits_of(budget: Size | None, threads: int | None) -> Limits:
     return Limits(None if budget is None else parse_size(budget, "budget"), threads)
 
 
-def access_of(header_limit: Size, download: bool) -> Access:
+def access_of(header_limit: Size, download: bool, follow_links: bool) -> Access:
     """How far a call lets reading go; UsageError where the limit is no size."""
-    return Access(download, parse_size(header_limit, "header_limit"))
+    return Access(download, parse_size(header_limit, "header_limit"), follow_links)
 
 
 def check_executor(executor: object) -> None:

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from sdmw.running.verification import Verification
 
 
-def inspect(checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False) -> "Inspection":
+def inspect(
+    checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False, follow_links: bool = False
+) -> "Inspection":
     """What is in a checkpoint, from its headers: dtypes, shards, parameters by component.
 
     Args:
         checkpoint: a directory, or the id of a model in the Hub cache.
         header_limit: bytes that a header may have.
         download: fetch it from the Hub where it is not on this machine.
+        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
 
     Raises:
         CheckpointError: all that is wrong with it.
@@ -31,9 +34,10 @@ def inspect(checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bo
     from sdmw.planning.inputs import open_model
     from sdmw.reporting.inspection import inspection
 
-    found = open_model(ModelRef.parse(os.fspath(checkpoint)), access_of(header_limit, download))
+    access = access_of(header_limit, download, follow_links)
+    found = open_model(ModelRef.parse(os.fspath(checkpoint)), access)
     if found.adapts is not None:  # what is in it, and not what it means
-        found = dataclasses.replace(adapter.read_matrices(found.path), adapts=found.adapts)
+        found = dataclasses.replace(adapter.read_matrices(found.path, access), adapts=found.adapts)
     return inspection(found)
 
 
@@ -45,6 +49,7 @@ def verify(
     progress: ProgressLike = True,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "Verification":
     """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
@@ -58,6 +63,7 @@ def verify(
         progress: as for `merge`.
         header_limit: bytes that the header of a file may have.
         download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
         executor: as for `merge`.
 
     Returns:
@@ -74,7 +80,7 @@ def verify(
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     check_progress(progress)
     check_executor(executor)
-    access = access_of(header_limit, download)
+    access = access_of(header_limit, download, follow_links)
     from sdmw.checkpoints import formats
     from sdmw.checkpoints.formats import adapter
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
@@ -86,9 +92,7 @@ def verify(
     report = read_report(path)
     prepared = prepared_of(recipe_of(path), access, threads=threads, ignore_unknown=True)
     planned = sound(prepared.plan())
-    merged = (
-        adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=access.header_limit)
-    )
+    merged = adapter.read_matrices(path, access) if planned.makes_adapter else formats.read(path, access)
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     if untied := {tied.head.name for tied in planned.heads} & merged.tensors.keys():
         planned = prepared.plan(untied)

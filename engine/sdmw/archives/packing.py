@@ -19,6 +19,7 @@ from sdmw.archives.archive import SIDES, Archive, ArchivedTensor, Files, Names, 
 from sdmw.archives.arrays import ArchiveWriter, Chunk, shuffle_of
 from sdmw.archives.planning import PackingPlan, tiles_of
 from sdmw.archives.runs import Run, Words, drop_small, run_of, words_of
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.methods.sdm_w import Shares
 from sdmw.running import driver
@@ -46,24 +47,27 @@ def pack(plan: PackingPlan, output: Publication, context: Context) -> Archive:
         RunError: the data or the machine.
     """
     patterns = _patterns(plan, context)
-    paths: Mapping[Side, str] = {"base": plan.base.path, "model": plan.model.path}
-    beside = {side: side_files.all_but_weights(paths[side]) for side in SIDES}
-    files, shared = _compared({side: checksums(paths[side], beside[side][0]) for side in SIDES})
+    models: Mapping[Side, Checkpoint] = {"base": plan.base, "model": plan.model}
+    beside = {
+        side: side_files.all_but_weights(model.path, follow_links=model.follow_links) for side, model in models.items()
+    }
+    files, shared = _compared({side: checksums(models[side], beside[side][0]) for side in SIDES})
     left_out: Files = {side: dict(beside[side][1]) for side in SIDES}
     for side in SIDES:
-        output.warnings += [f"{paths[side]}: {quoted(n)} is not in the archive: {r}" for n, r in beside[side][1]]
+        output.warnings += [f"{models[side].path}: {quoted(n)} is not in the archive: {r}" for n, r in beside[side][1]]
     with ArchiveWriter(output.path) as writer:
         packing = _Packing(plan, patterns, writer, context)
         archive = Archive(output.path, plan.k, packing.carry_out(), files, shared, left_out)
         for side in SIDES:
-            side_files.copy(paths[side], list(files[side]), archive.files_of(side))
+            follow_links = models[side].follow_links
+            side_files.copy(models[side].path, list(files[side]), archive.files_of(side), follow_links=follow_links)
         writer.close(archive)
     return archive
 
 
-def checksums(folder: str, names: Sequence[str]) -> dict[str, str]:
-    """XXH3-128 of files beside the weights, in hex, by name."""
-    return {name: side_files.fingerprint(folder, name) for name in names}
+def checksums(model: Checkpoint, names: Sequence[str]) -> dict[str, str]:
+    """XXH3-128 of files beside a model's weights, in hex, by name."""
+    return {name: side_files.fingerprint(model.path, name, follow_links=model.follow_links) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,10 @@ def restore(plan: RestoringPlan, output: Publication, context: Context) -> None:
         RunError: the data or the machine.
     """
     _Restoring(plan, output, context).carry_out()
-    folder, archive, other = plan.checkpoint.path, plan.archive, other_side(plan.side)
-    here, unfit = side_files.all_but_weights(folder)
-    side_files.copy(folder, [name for name in here if name in archive.shared], output.path)
+    model, archive, other = plan.checkpoint, plan.archive, other_side(plan.side)
+    here, unfit = side_files.all_but_weights(model.path, follow_links=model.follow_links)
+    shared = [name for name in here if name in archive.shared]
+    side_files.copy(model.path, shared, output.path, follow_links=model.follow_links)
     side_files.copy(archive.files_of(other), list(archive.files[other]), output.path)
     output.warnings += _other_files(plan, here, dict(unfit))
 
@@ -58,7 +59,7 @@ def _other_files(plan: RestoringPlan, here: Sequence[str], unfit: Names) -> Iter
         if name not in here:
             why = unfit.get(name, "no such file")
             yield f"{folder}: {quoted(name)} belongs to both models and is not copied: {why}"
-        elif side_files.fingerprint(folder, name) != checksum:
+        elif side_files.fingerprint(folder, name, follow_links=plan.checkpoint.follow_links) != checksum:
             yield f"{folder}: {quoted(name)} is not the one that was there when the archive was packed; it is copied"
     for name in here:
         if name not in archive.shared and name not in archive.files[plan.side]:

@@ -92,11 +92,13 @@ def build(
         parts, shards = [], ()
     tensors = _placed(parts, shards)
     try:
-        copied, skipped = ([], []) if product == "adapter" else choose(inputs.base.path)
+        copied, skipped = (
+            ([], []) if product == "adapter" else choose(inputs.base.path, follow_links=inputs.base.follow_links)
+        )
     except CheckpointError as error:
         problems += error.problems
         copied, skipped = [], []
-    problems += missed(inputs.base.path, skipped)
+    problems += missed(inputs.base.path, skipped, follow_links=inputs.base.follow_links)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),

@@ -73,7 +73,7 @@ def open_model(reference: ModelRef, access: Access) -> Checkpoint:
         CheckpointError: it cannot be found, or all that is wrong with it.
         MissingExtraError: as for `locate`.
     """
-    return formats.read(locate(reference, download=access.download), header_limit=access.header_limit)
+    return formats.read(locate(reference, download=access.download), access)
 
 
 def _located(
@@ -102,7 +102,7 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, header_limit=access.header_limit)
+            found[part] = formats.read(folder, access)
         except SdmwError as error:
             problems += error.problems
     return found, problems

@@ -151,7 +151,7 @@ def add_files(
         method=f"extract, rank {plan.rank}",
         base_model=str(base),
         hub_ids=[found for found in map(hub_id, (base, model)) if found],
-        license=common_license([plan.base.path, plan.model.path]),
+        license=common_license([(each.path, each.follow_links) for each in (plan.base, plan.model)]),
         models=[(str(model), [])],
         recipe_text=None,
         version=__version__,

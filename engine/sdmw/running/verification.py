@@ -92,7 +92,7 @@ def verify(
         RunError: the data or the machine.
     """
     plan = job.plan
-    problems = [*known, *_wrong_structure(out, plan), *_wrong_files(out.path, files)]
+    problems = [*known, *_wrong_structure(out, plan), *_wrong_files(out, files)]
     tiles = list(_tiles(plan))
     wanted = random.SystemRandom().sample(tiles, min(len(tiles), math.ceil(sample * len(tiles))))
     nbytes = 0
@@ -196,27 +196,27 @@ def _said(what: tuple[DType, tuple[int, ...]] | None) -> str:
     return f"{what[0].name} {list(what[1])}" if what else "none"
 
 
-def _wrong_files(folder: str, files: Mapping[str, str]) -> Iterator[Problem]:
+def _wrong_files(out: Checkpoint, files: Mapping[str, str]) -> Iterator[Problem]:
     for name, checksum in files.items():
         try:
-            found = _checksum(folder, name)
+            found = _checksum(out, name)
         except CheckpointError as error:
             yield from error.problems
             continue
         if found != checksum:
-            where = os.path.join(folder, name)
+            where = os.path.join(out.path, name)
             yield Problem(where, f"checksum {checksum}", found, "The file was changed after the merge")
 
 
-def _checksum(folder: str, name: str) -> str:
+def _checksum(out: Checkpoint, name: str) -> str:
     """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held."""
-    descriptor, _ = open_file(folder, name)
+    descriptor, _ = open_file(out.path, name, follow_links=out.follow_links)
     found = xxhash.xxh3_128()
     try:
         while part := os.read(descriptor, READ):
             found.update(part)
     except OSError as error:
-        where = os.path.join(folder, name)
+        where = os.path.join(out.path, name)
         raise CheckpointError([Problem(where, "a file of the merge", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(descriptor)

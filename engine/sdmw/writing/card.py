@@ -54,16 +54,20 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def common_license(directories: Sequence[str]) -> str | None:
-    """The licence that the cards of all checkpoints name; None where one names none or they differ."""
-    found = {license_of(directory) for directory in directories}
+def common_license(directories: Sequence[tuple[str, bool]]) -> str | None:
+    """The licence that the cards of all checkpoints name; None where one names none or they differ.
+
+    Args:
+        directories: each with whether links are followed that leave it.
+    """
+    found = {license_of(directory, follow_links=follow_links) for directory, follow_links in directories}
     return found.pop() if len(found) == 1 else None
 
 
-def license_of(directory: str) -> str | None:
+def license_of(directory: str, *, follow_links: bool = False) -> str | None:
     """`license:` in the front matter of a checkpoint's README.md; None where it cannot be found in its first MiB."""
     try:
-        text = read_start(directory, "README.md", _LARGEST_README)
+        text = read_start(directory, "README.md", _LARGEST_README, follow_links=follow_links)
         front = re.match(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", text, re.DOTALL | re.MULTILINE)
         return _license_in(front[1].decode()) if front else None
     except (CheckpointError, UnicodeDecodeError):

@@ -10,7 +10,7 @@ import xxhash
 
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
-from sdmw.storage.files import entries, open_file, read_bounded, read_start, size_of
+from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
 from sdmw.storage.weight_files import format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
@@ -32,10 +32,14 @@ _DENIED = {
 _OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), "the merge writes its own")
 
 
-def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
+def choose(base_dir: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
     """Divides the base's files into those that come along and those that do not.
 
     `config.json` is in neither list: the output has its own (see config.py).
+
+    Args:
+        base_dir: the base's folder.
+        follow_links: links of files that leave the folder are followed, here and in what else takes this.
 
     Returns:
         Paths to copy, relative to the folder; and paths left out (folders end in `/`), each with the reason. Sorted.
@@ -44,7 +48,7 @@ def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
         CheckpointError: a folder cannot be listed.
     """
     copied, skipped = [], []
-    for path, reason in _judged(base_dir):
+    for path, reason in _judged(base_dir, follow_links=follow_links):
         if reason:
             skipped.append((path, reason))
         elif path != "config.json":
@@ -52,13 +56,14 @@ def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
     return sorted(copied), sorted(skipped)
 
 
-def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
+def copy(base_dir: str, names: Sequence[str], out_dir: str, *, follow_links: bool = False) -> None:
     """Copies files byte for byte, links as what they point to.
 
     Args:
         base_dir: the base's folder.
         names: paths in it, as `choose` gives them.
         out_dir: an existing folder.
+        follow_links: as for `choose`.
 
     Raises:
         CheckpointError: a file cannot be read, or is no longer one that comes along.
@@ -66,7 +71,7 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
     """
     for name in names:
         target = os.path.join(out_dir, name)
-        with _opened(base_dir, name) as source:
+        with _opened(base_dir, name, follow_links) as source:
             try:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with open(target, "xb") as copied:
@@ -75,7 +80,7 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
                 raise write_failed(target, error, os.fstat(source.fileno()).st_size) from error
 
 
-def all_but_weights(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
+def all_but_weights(folder: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
     """Divides a model's files into all that belong to it beside its weights, and those that cannot be kept.
 
     `config.json`, the card and what `sdmw` or mergekit wrote of it belong to it; other forms of the weights, states of
@@ -88,7 +93,7 @@ def all_but_weights(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
         CheckpointError: a folder cannot be listed.
     """
     kept, lost = [], []
-    for path, reason in _judged(folder, whole=True):
+    for path, reason in _judged(folder, whole=True, follow_links=follow_links):
         if not reason:
             kept.append(path)
         elif not denied(path.rstrip("/"), folder=path.endswith("/"), whole=True):
@@ -96,20 +101,20 @@ def all_but_weights(folder: str) -> tuple[list[str], list[tuple[str, str]]]:
     return sorted(kept), sorted(lost)
 
 
-def fingerprint(folder: str, name: str) -> str:
+def fingerprint(folder: str, name: str, *, follow_links: bool = False) -> str:
     """XXH3-128 of a file that comes along, in hex; no signature.
 
     Raises:
         CheckpointError: it cannot be read, or may not come along.
     """
     checksum = xxhash.xxh3_128()
-    with _opened(folder, name) as source:
+    with _opened(folder, name, follow_links) as source:
         for chunk in _chunks(source, name):
             checksum.update(chunk)
     return checksum.hexdigest()
 
 
-def _judged(base_dir: str, *, whole: bool = False) -> Iterator[tuple[str, str]]:
+def _judged(base_dir: str, *, whole: bool = False, follow_links: bool) -> Iterator[tuple[str, str]]:
     """Every file of the base, with the reason to leave it out, empty where there is none; `whole` as for `denied`."""
     folders = [""]
     while folders:
@@ -117,7 +122,7 @@ def _judged(base_dir: str, *, whole: bool = False) -> Iterator[tuple[str, str]]:
         for name, is_folder in entries(base_dir, folder):
             path = os.path.join(folder, name)
             if not is_folder:
-                yield path, denied(path, whole=whole) or _unfit(base_dir, path)
+                yield path, denied(path, whole=whole) or _unfit(base_dir, path, follow_links)
             elif reason := denied(path, folder=True, whole=whole):
                 yield f"{path}/", reason
             elif path.count("/") == DEEPEST:
@@ -150,14 +155,15 @@ def remarks(base_dir: str, copied: Sequence[str], skipped: Sequence[tuple[str, s
     ]
 
 
-def missed(base_dir: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
+def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: bool = False) -> list[Problem]:
     """Which files that do not come along the output would not load without.
 
     Args:
         base_dir: the base's folder.
         skipped: as `choose` gives them.
+        follow_links: as for `choose`.
     """
-    modules = _modules(base_dir)
+    modules = _modules(base_dir, follow_links)
     problems = []
     for path, reason in skipped:
         where = os.path.join(base_dir, path)
@@ -166,42 +172,45 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
             problems.append(Problem(where, "the file", reason, mend))
         elif f"{path}/".startswith(modules) and not denied(path.rstrip("/"), folder=path.endswith("/")):
             instead = "Merge a copy of the folder without it, and put it into the output afterwards"
-            mend = "Put what it leads to in its place" if reason.startswith("a link") else instead
+            if reason == LEAVES:
+                mend = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
+            else:
+                mend = "Put what it leads to in its place" if reason == TO_A_FOLDER else instead
             problems.append(
                 Problem(where, f"a file that can be copied, since {MODULES} names its folder", reason, mend)
             )
     return problems
 
 
-def _modules(folder: str) -> tuple[str, ...]:
+def _modules(folder: str, follow_links: bool) -> tuple[str, ...]:
     """The folders, each with a `/` at its end, of a sentence transformer's modules; none for other models."""
     try:
-        found = json.loads(read_bounded(folder, MODULES, _LARGEST_MODULES))
+        found = json.loads(read_bounded(folder, MODULES, _LARGEST_MODULES, follow_links=follow_links))
     except (CheckpointError, ValueError, RecursionError):
         return ()
     paths = [module.get("path") for module in found if isinstance(module, dict)] if isinstance(found, list) else []
     return tuple(f"{os.path.normpath(path)}/" for path in paths if isinstance(path, str) and path)
 
 
-def _unfit(base_dir: str, path: str) -> str:
+def _unfit(base_dir: str, path: str, follow_links: bool) -> str:
     """Why a file cannot come along, whatever it is called; empty where it can."""
-    size = size_of(base_dir, path)
+    size = size_of(base_dir, path, follow_links=follow_links)
     if isinstance(size, str):
         return size
     if size > LARGEST:
         return "larger than 64 MiB"
-    return _IS_POINTER if size < LARGEST_POINTER and _is_pointer(base_dir, path) else ""
+    return _IS_POINTER if size < LARGEST_POINTER and _is_pointer(base_dir, path, follow_links) else ""
 
 
-def _is_pointer(base_dir: str, path: str) -> bool:
+def _is_pointer(base_dir: str, path: str, follow_links: bool) -> bool:
     """Whether a repository was cloned without its large files. Source: the Git LFS specification, "The Pointer"."""
-    return read_start(base_dir, path, len(POINTER)) == POINTER
+    return read_start(base_dir, path, len(POINTER), follow_links=follow_links) == POINTER
 
 
-def _opened(base_dir: str, name: str) -> BinaryIO:
-    if reason := _unfit(base_dir, name):
+def _opened(base_dir: str, name: str, follow_links: bool) -> BinaryIO:
+    if reason := _unfit(base_dir, name, follow_links):
         raise CheckpointError([Problem(quoted(name), "a file that can be copied", reason)])
-    return os.fdopen(open_file(base_dir, name)[0], "rb")
+    return os.fdopen(open_file(base_dir, name, follow_links=follow_links)[0], "rb")
 
 
 def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ import os
 
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.access import Access
 from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
@@ -21,7 +22,7 @@ _INSTEAD: dict[Format, tuple[str, str]] = {
 }
 
 
-def refusal(path: str) -> CheckpointError:
+def refusal(path: str, access: Access) -> CheckpointError:
     """The error for a directory without weights that can be read: none, or other formats; with config's problems.
 
     Raises:
@@ -39,7 +40,7 @@ def refusal(path: str) -> CheckpointError:
         found = some([name for name in names if format_of(name) == instead])
         problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
     # A folder of GGUF files needs no config.json.
-    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path))[1])])
+    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path), access)[1])])
 
 
 def some(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sdmw.checkpoints.formats._json import members, most_values, told, width
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT, open_file, read_exactly
 from sdmw.storage.shard import Shard
 from sdmw.tensors.dtype import DType
@@ -44,26 +45,26 @@ class Header:
     warnings: tuple[str, ...]
 
 
-def read_header(directory: str, name: str, header_limit: int) -> Header:
+def read_header(directory: str, name: str, access: Access) -> Header:
     """Reads and checks the header of one file of a checkpoint; no tensor data.
 
     Args:
         directory: the checkpoint, absolute.
         name: of the file in it.
-        header_limit: bytes that the header may have.
+        access: how far reading may go.
 
     Raises:
         CheckpointError: with all that is wrong with this file, at most ten tensors of it; or too much to look at.
     """
     path = os.path.join(directory, name)
-    fd, status = open_file(directory, name)
+    fd, status = open_file(directory, name, follow_links=access.follow_links)
     try:
-        raw = _raw_header(fd, status.st_size, path, min(header_limit, LARGEST_HEADER))
+        raw = _raw_header(fd, status.st_size, path, min(access.header_limit, LARGEST_HEADER))
     except OSError as error:
         raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(fd)
-    _check_work(path, raw, header_limit)
+    _check_work(path, raw, access.header_limit)
     shard, data = Shard.of(path, status, raw), 8 + len(raw)
     entries, warnings = _entries(path, raw)
     del raw

@@ -10,6 +10,7 @@ from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
 from sdmw.checkpoints.heads import stands_in
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
 
 INDEX = "model.safetensors.index.json"
@@ -36,14 +37,14 @@ class Index:
         return sorted(set(self.weight_map.values()))
 
 
-def read_index(directory: str) -> Index:
+def read_index(directory: str, access: Access = LEAST) -> Index:
     """Reads and checks the index of a checkpoint by itself.
 
     Raises:
         CheckpointError: missing, too large, not JSON as meant, or `weight_map` does not map names to plain file names.
     """
     where = os.path.join(directory, INDEX)
-    raw = read_bounded(directory, INDEX, LARGEST_INDEX)
+    raw = read_bounded(directory, INDEX, LARGEST_INDEX, follow_links=access.follow_links)
     if (values := most_values(raw)) > _MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {_MOST_VALUES:,} tensors", f"up to {values:,}")])
     if len(raw) * width(raw) > 2 * LARGEST_INDEX:
