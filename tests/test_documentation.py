@@ -179,6 +179,8 @@ def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch
 # Options in messages, and the commands whose users may read them.
 READ_BY = {
     "--download": commands().keys(),  # a model that is not here
+    "--header-limit": commands().keys(),  # a large header
+    "--follow-links": commands().keys(),  # a folder of links
     "--overwrite": {"merge", "plan", "extract", "pack", "apply", "revert"},  # a target that is there
     "--restart": {"merge", "extract"},  # what another run left
     "--inputs": {"verify"},  # models that are elsewhere

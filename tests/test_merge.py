@@ -282,3 +282,16 @@ def test_layers_without_a_change_stay_the_base(tmp_path, granularity):
     assert report.models[0].facts["weight"] == 1.0
     if granularity == "tensor":
         assert [layer.facts[0]["threshold"] is None for layer in report.layers].count(False) == 1
+
+
+def test_two_embeddings_that_nothing_shares_are_both_merged(tmp_path):
+    """As of an encoder and a decoder that have one each (T5Gemma), equal at first and apart after training."""
+    rng = np.random.default_rng(6)
+    one = llama_like(rng, "F32")["model.embed_tokens.weight"]
+    base = {"model.encoder.embed_tokens.weight": one, "model.decoder.embed_tokens.weight": one.copy()}
+    for tune in (fine_tuned(rng, base), dict(base)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        found, report = run(str(folder), base, [tune], {})
+        assert found.keys() == base.keys()
+        assert not any("tied" in said for said in report.warnings)

@@ -115,6 +115,18 @@ def test_the_model_card_of_models_from_the_hub(tmp_path, monkeypatch, license_of
     assert SpecialVocab(out).special_token_ids == {"bos": 0, "eos": 1, "pad": 2}
 
 
+def test_what_apply_makes_is_read_as_what_was_packed(merged, tmp_path):
+    """Its model card too; and what revert makes as the base, which has none."""
+    sdmw.pack(DATA / "base", merged, tmp_path / "archive", progress=False)
+    sdmw.apply(DATA / "base", tmp_path / "archive", tmp_path / "there", progress=False)
+    sdmw.revert(merged, tmp_path / "archive", tmp_path / "back", progress=False)
+    for made, of in ((tmp_path / "there", merged), (tmp_path / "back", DATA / "base")):
+        ours, theirs = (SpecialVocab(path, load_merges=True, n_vocab=2048) for path in (made, of))
+        assert (ours.merges, ours.special_token_ids) == (theirs.merges, theirs.special_token_ids)
+        assert ours.chat_template == theirs.chat_template
+        assert Metadata.load_model_card(made) == Metadata.load_model_card(of)
+
+
 def cached(repository, model, card):
     """A model as the Hub's client keeps it: blobs, and a snapshot of links to them."""
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -20,6 +20,7 @@ from sdmw.errors import Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.recipes.load import load
 from sdmw.recipes.model_ref import ModelRef
+from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
     from sdmw.running.verification import Verification
 
 
-def inspect(checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False) -> "Inspection":
+def inspect(
+    checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False, follow_links: bool = False
+) -> "Inspection":
     """What is in a checkpoint, from its headers: dtypes, shards, parameters by component.
 
     Args:
         checkpoint: a directory, or the id of a model in the Hub cache.
         header_limit: bytes that a header may have.
         download: fetch it from the Hub where it is not on this machine.
+        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
 
     Raises:
         CheckpointError: all that is wrong with it.
@@ -43,17 +47,17 @@ def inspect(checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bo
     from sdmw.planning.inputs import open_model
     from sdmw.reporting.inspection import inspection
 
-    found = open_model(ModelRef.parse(os.fspath(checkpoint)), access_of(header_limit, download))
-    return inspection(_stored(found))
+    access = access_of(header_limit, download, follow_links)
+    return inspection(_stored(open_model(ModelRef.parse(os.fspath(checkpoint)), access), access))
 
 
-def _stored(found: "Checkpoint") -> "Checkpoint":
+def _stored(found: "Checkpoint", access: Access) -> "Checkpoint":
     """A checkpoint with what is in it, and not what it means: of an adapter the matrices."""
     from sdmw.checkpoints.formats import adapter
 
-    return (
-        found if found.adapts is None else dataclasses.replace(adapter.read_matrices(found.path), adapts=found.adapts)
-    )
+    if found.adapts is None:
+        return found
+    return dataclasses.replace(adapter.read_matrices(found.path, access), adapts=found.adapts)
 
 
 def verify(
@@ -65,6 +69,7 @@ def verify(
     progress: ProgressLike = True,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "Verification":
     """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
@@ -81,6 +86,7 @@ def verify(
         progress: as for `merge`.
         header_limit: bytes that the header of a file may have.
         download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
         executor: as for `merge`.
 
     Returns:
@@ -98,7 +104,7 @@ def verify(
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     check_progress(progress)
     check_executor(executor)
-    limits, access = limits_of(None, threads), access_of(header_limit, download, inputs)
+    limits, access = limits_of(None, threads), access_of(header_limit, download, follow_links, inputs)
     from sdmw.checkpoints import formats
     from sdmw.planning.inputs import Inputs, not_found
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
@@ -111,7 +117,7 @@ def verify(
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     recipe = load(recipe_of(path), all_methods(), ignore_unknown=True)
-    merged = _stored(formats.read(path, header_limit=access.header_limit))
+    merged = _stored(formats.read(path, access), access)
     if lost := not_found(recipe, access):
         with receiver(progress) as tell, working(tell, limits.most_threads(), executor) as context:
             return verification.verify_checksums(merged, report.pieces, report.headers, files, context, lost)

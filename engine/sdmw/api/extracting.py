@@ -36,6 +36,7 @@ def extract(
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     resume: bool = True,
     executor: "ExecutorLike" = None,
 ) -> "ExtractionReport":
@@ -58,6 +59,7 @@ def extract(
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
+        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
         resume: False starts over where an interrupted run has left something.
         executor: as for `merge`.
 
@@ -75,7 +77,7 @@ def extract(
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
     check_progress(progress)
     check_executor(executor)
-    limits, access, target = limits_of(budget, threads), access_of(header_limit, download), os.fspath(out)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), os.fspath(out)
     from sdmw.planning.extraction import plan_extraction
     from sdmw.planning.inputs import open_model
 

@@ -100,7 +100,7 @@ def build(
         parts, shards = [], ()
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
-    problems += [*beside.problems, *_pointers(inputs.base.path, beside.skipped)]
+    problems += beside.problems
     dropped = _dropped(recipe, inputs, tied.heads)
     plan = Plan(
         recipe=recipe,
@@ -136,15 +136,9 @@ def build(
 
 
 def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:
-    said = licences.warning(licences.read_licences({name: each.path for name, each in inputs.sources}), copied)
-    if said is not None:
+    folders = {name: (each.path, each.follow_links) for name, each in inputs.sources}
+    if (said := licences.warning(licences.read_licences(folders), copied)) is not None:
         yield said
-
-
-def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
-    """A model whose tokenizer is a pointer would be merged into one that does not load."""
-    mend = "Fetch it: git lfs pull, or download the model again"
-    return [Problem(os.path.join(folder, path), "the file", why, mend) for path, why in skipped if "Git LFS" in why]
 
 
 def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:

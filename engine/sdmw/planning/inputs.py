@@ -49,7 +49,7 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
-    base = _base(base_reference, read)
+    base = _base(base_reference, read, written=recipe.base_model is not None)
     if isinstance(base, list):
         return base
     models: dict[str, Checkpoint] = {}
@@ -79,7 +79,7 @@ def open_model(reference: ModelRef, access: Access) -> Checkpoint:
         CheckpointError: it cannot be found, or all that is wrong with it.
         MissingExtraError: as for `locate`.
     """
-    return formats.read(_place(reference, access), header_limit=access.header_limit)
+    return formats.read(_place(reference, access), access)
 
 
 def _place(part: ModelRef, access: Access) -> str:
@@ -112,16 +112,18 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, header_limit=access.header_limit)
+            found[part] = formats.read(folder, access)
         except SdmwError as error:
             problems += error.problems
     return found, problems
 
 
-def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> Checkpoint | list[Problem]:
+def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint], *, written: bool) -> Checkpoint | list[Problem]:
+    """The base; `written`: the recipe names it as such, and it is not only the first of the models."""
     base = read[reference.alone]
     if base.adapts is not None:
-        mend = f"Write base_model: it was trained on {quoted(base.adapts)}" if base.adapts else "Write base_model"
+        what = "its model as base_model" if written else "base_model"
+        mend = f"Write {what}: it was trained on {quoted(base.adapts)}" if base.adapts else f"Write {what}"
         return [Problem(base.path, "a model for the base", "an adapter", mend)]
     if reference.adapter is None:
         return base

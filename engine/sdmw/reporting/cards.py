@@ -80,7 +80,10 @@ def _loading(folder: str, *, adapter: bool) -> str:
 
 def _of_inputs(sources: Sequence[tuple[ModelRef, Checkpoint]]) -> Mapping[str, Any]:
     """What a card says of the inputs, the base's first: their place on the Hub, and what their own cards say."""
-    cards = [(public_name(part), read_front_matter(checkpoint.path)) for part, checkpoint in sources]
+    cards = [
+        (public_name(part), read_front_matter(checkpoint.path, follow_links=checkpoint.follow_links))
+        for part, checkpoint in sources
+    ]
     task = cards[0][1].get("pipeline_tag", ())
     return {
         "hub_ids": list(dict.fromkeys(found for part, _ in sources if (found := id_of(part)))),

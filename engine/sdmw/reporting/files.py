@@ -7,6 +7,7 @@ from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
 from sdmw.planning.plan import Plan
 from sdmw.reporting.cards import merge_card
 from sdmw.reporting.report import ModelReport
+from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
 from sdmw.tensors.low_rank import Factor
 from sdmw.writing import side_files
@@ -39,20 +40,24 @@ def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport]) ->
 def _add_model_files(output: Publication, plan: Plan) -> None:
     base = plan.base
     assert base is not None
-    side_files.copy(base.path, plan.copied, output.path)
+    side_files.copy(base.path, plan.copied, output.path, follow_links=base.follow_links)
     for name, content in plan.beside.items():
         output.add(name, content)
-    text = read_bounded(base.path, CONFIG, LARGEST_CONFIG)
+    text = read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
     output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied)))
 
 
 def _adapter_config(plan: Plan) -> bytes:
     made = [info for tensor in plan.tensors for info in tensor.inputs if isinstance(info, Factor)]
-    trained = [c.path for c in plan.checkpoints if c.adapts is not None]
+    trained = [
+        read_adapter_config(c.path, Access(follow_links=c.follow_links))
+        for c in plan.checkpoints
+        if c.adapts is not None
+    ]
     return adapter_config(
         base=plan.recipe.base_model,
         rank=next(info.shape[0] for info in made if info.side == "A"),
         modules={info.delta.module for info in made},
         fan_in_fan_out=any(info.delta.transposed and not info.delta.embedding for info in made),
-        task_type=next((task for path in trained if (task := read_adapter_config(path).task_type)), None),
+        task_type=next((found.task_type for found in trained if found.task_type), None),
     )

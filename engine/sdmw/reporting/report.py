@@ -233,7 +233,11 @@ def build_report(
             InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))
             for name, file, shard in input_files(plan)
         ),
-        configs={name: hash_of_config(each.path) for name, each in plan.sources if each.adapts is not None},
+        configs={
+            name: hash_of_config(each.path, follow_links=each.follow_links)
+            for name, each in plan.sources
+            if each.adapts is not None
+        },
         run=_run(plan, outcome, usage),
         warnings=tuple(_without_paths((*plan.warnings, *outcome.warnings), plan)),
         notes=tuple(_without_paths(plan.notes, plan)),

@@ -73,21 +73,21 @@ def _step(tensor: TensorPlan) -> Iterator[bytes]:
 def _configs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     """The facts of the config that the output gets, and of those that say what adapters are scaled by."""
     if plan.base is not None and not plan.makes_adapter:
-        yield _config_of(plan.base.path, _config.CONFIG, _config.LARGEST_CONFIG)
+        yield _config_of(plan.base, _config.CONFIG, _config.LARGEST_CONFIG)
     for _, checkpoint in plan.sources:
         if checkpoint.adapts is not None:
-            yield _config_of(checkpoint.path, _adapter_config.ADAPTER_CONFIG, _adapter_config.LARGEST)
+            yield _config_of(checkpoint, _adapter_config.ADAPTER_CONFIG, _adapter_config.LARGEST)
 
 
-def _config_of(folder: str, name: str, most: int) -> tuple[str, dict[str, Any]]:
-    text = read_bounded(folder, name, most)
+def _config_of(checkpoint: Checkpoint, name: str, most: int) -> tuple[str, dict[str, Any]]:
+    text = read_bounded(checkpoint.path, name, most, follow_links=checkpoint.follow_links)
     try:
         config = json.loads(text)
         values = {key: _brief(value) for key, value in _flat(config)} if isinstance(config, dict) else {}
     except (ValueError, RecursionError):
         values = {}
     told = values if len(values) <= MOST_KEYS else {}
-    return f"{folder}/{name}", {**told, OPAQUE: hash_of([text])}
+    return f"{checkpoint.path}/{name}", {**told, OPAQUE: hash_of([text])}
 
 
 def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

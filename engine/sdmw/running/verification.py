@@ -109,7 +109,7 @@ def verify(
     again = (
         (out.tensors[plan.tensors[number].name], merged(job, number), start, stop) for number, start, stop in wanted
     )
-    found = [*known, *_wrong_structure(out, plan), *_wrong_files(out.path, files)]
+    found = [*known, *_wrong_structure(out, plan), *_wrong_files(out, files)]
     nbytes, problems = _compare(out, pieces, again, context, found)
     unseen = 1 - len(wanted) / max(1, len(tiles))
     return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, (), problems)
@@ -136,7 +136,7 @@ def verify_checksums(
     Raises:
         RunError: the data or the machine.
     """
-    found = [*_wrong_headers(out, headers), *_wrong_files(out.path, files)]
+    found = [*_wrong_headers(out, headers), *_wrong_files(out, files)]
     nbytes, problems = _compare(out, pieces, (), context, found)
     return Verification(out.path, len(pieces), nbytes, len(files), 0, 0, 1.0, tuple(not_found), problems)
 
@@ -155,7 +155,9 @@ def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[s
     others = [
         Problem(os.path.join(each.path, ADAPTER_CONFIG), "the file that was merged with", "another content", PUT_BACK)
         for name, each in sources
-        if each.adapts is not None and expected and hash_of_config(each.path) != expected.get(name)
+        if each.adapts is not None
+        and expected
+        and hash_of_config(each.path, follow_links=each.follow_links) != expected.get(name)
     ]
     if others:
         raise InputChangedError(others)
@@ -274,27 +276,27 @@ def _wrong_headers(out: Checkpoint, headers: Mapping[str, str]) -> Iterator[Prob
             yield Problem(where, f"checksum {headers.get(name, 'none')}", found.get(name, "none"))
 
 
-def _wrong_files(folder: str, files: Mapping[str, str]) -> Iterator[Problem]:
+def _wrong_files(out: Checkpoint, files: Mapping[str, str]) -> Iterator[Problem]:
     for name, checksum in files.items():
         try:
-            found = _checksum(folder, name)
+            found = _checksum(out, name)
         except CheckpointError as error:
             yield from error.problems
             continue
         if found != checksum:
-            where = os.path.join(folder, name)
+            where = os.path.join(out.path, name)
             yield Problem(where, f"checksum {checksum}", found, "The file was changed after the merge")
 
 
-def _checksum(folder: str, name: str) -> str:
+def _checksum(out: Checkpoint, name: str) -> str:
     """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held."""
-    descriptor, _ = open_file(folder, name)
+    descriptor, _ = open_file(out.path, name, follow_links=out.follow_links)
     found = xxhash.xxh3_128()
     try:
         while part := os.read(descriptor, READ):
             found.update(part)
     except OSError as error:
-        where = os.path.join(folder, name)
+        where = os.path.join(out.path, name)
         raise CheckpointError([Problem(where, "a file of the merge", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(descriptor)

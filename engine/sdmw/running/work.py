@@ -317,9 +317,10 @@ def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
     tiles.decode(merged.ctypes.data, CODES[tensor.output.dtype], 0, merged.size, wide)
     element = start + int(np.flatnonzero(~np.isfinite(wide))[0])
     where = f"{tensor.inputs[0].where}, element {element}"
-    dtype = tensor.output.dtype.name
-    mend = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
-    return Problem(where, f"a merged value within the range of {dtype}", "an overflow", mend)
+    dtype = tensor.output.dtype
+    narrow = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
+    mend = narrow if dtype is DType.F16 else "Choose smaller weights, or let it through with `nonfinite: pass`"
+    return Problem(where, f"a merged value within the range of {dtype.name}", "an overflow", mend)
 
 
 def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, other: Any) -> Problem:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.heads import is_shared, tied_by_config
 from sdmw.errors import Problem, quoted
 from sdmw.tensors.low_rank import LowRank, Sum
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.tied import heads_of, input_embedding, is_shared, tied_by_config
+from sdmw.views.tied import heads_of, input_embedding
 
 # Model types whose head has another name than `lm_head`.
 _HEAD_OF = {

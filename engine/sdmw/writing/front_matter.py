@@ -20,16 +20,17 @@ _FRONT = re.compile(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", r
 _KEY = re.compile(r"""(['"]?)(\w+)\1[ \t]*:(?:\s|$)""", re.ASCII)
 
 
-def read_front_matter(directory: str) -> Mapping[str, tuple[str, ...]]:
+def read_front_matter(directory: str, *, follow_links: bool = False) -> Mapping[str, tuple[str, ...]]:
     """The words under each of `KEYS` in a checkpoint's README.md; a key without any is left out.
 
     Only these entries are parsed: results of benchmarks often stand beside them, and take a second.
 
     Args:
         directory: the checkpoint.
+        follow_links: links that leave it are followed.
     """
     try:
-        front = _FRONT.match(read_start(directory, "README.md", _LARGEST_README))
+        front = _FRONT.match(read_start(directory, "README.md", _LARGEST_README, follow_links=follow_links))
         text = front[1].decode() if front else ""
     except (CheckpointError, UnicodeDecodeError):
         return {}

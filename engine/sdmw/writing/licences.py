@@ -43,9 +43,12 @@ def licence_of(front_matter: Mapping[str, tuple[str, ...]]) -> Licence | None:
     return Licence(OTHER, name, link)
 
 
-def read_licences(folders: Mapping[str, str]) -> list[tuple[str, Licence | None]]:
-    """What the cards of inputs say: by name, of the folder of each."""
-    return [(name, licence_of(read_front_matter(folder))) for name, folder in folders.items()]
+def read_licences(folders: Mapping[str, tuple[str, bool]]) -> list[tuple[str, Licence | None]]:
+    """What the cards of inputs say: by name, of the folder of each, and whether links that leave it are followed."""
+    return [
+        (name, licence_of(read_front_matter(folder, follow_links=follow_links)))
+        for name, (folder, follow_links) in folders.items()
+    ]
 
 
 def agreed(licences: Licences) -> Licence | None:

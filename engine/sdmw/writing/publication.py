@@ -37,7 +37,7 @@ class Publication:
         layouts: the shards.
         sink: where their bytes go.
         records: what an earlier run had vouched for.
-        warnings: what is odd about the place of the output.
+        warnings: what is odd about the output or its place.
     """
 
     def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
