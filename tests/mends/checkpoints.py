@@ -308,8 +308,8 @@ ROWS = [
         both(fields(base_model=None), add("steps", np.arange(3)), put("func", "steps", 1, 9)), fields(integers="base"),
         expected=as_in_base("steps")),
     # The place of the output.
-    Row("no parent", "Make it first", patched("mends.scene.OUT", "no/out"), lambda _: os.mkdir("no"),
-        expected=unseen),
+    Row("a file above it", "Choose another name", both(file("file"), patched("mends.scene.OUT", "file/out")),
+        patched("mends.scene.OUT", "out")),
     Row("a link in place", "Name the directory itself",
         both(lambda _: os.mkdir("real"), lambda _: Path("out").symlink_to("real")),
         both(patched("mends.scene.OUT", "real"), options(overwrite=True)), expected=unseen),

@@ -62,4 +62,5 @@ def test_one_card_s(front, found):
 
 def test_they_are_read_from_the_folders(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    assert read_licences({"a": str(tmp_path), "b": str(tmp_path / "none")}) == [("a", MIT), ("b", None)]
+    folders = {"a": (str(tmp_path), False), "b": (str(tmp_path / "none"), False)}
+    assert read_licences(folders) == [("a", MIT), ("b", None)]

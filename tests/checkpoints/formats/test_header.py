@@ -186,9 +186,9 @@ def test_terminal_controls_in_names_never_reach_the_message(tmp_path):
 def test_a_header_may_have_as_many_bytes_as_the_limit_says(tmp_path):
     text = (b'{"t":' + OK + b"}").ljust(1000)
     path = checkpoint(tmp_path, {SINGLE: shard(text, b"1234")})
-    assert list(read(path, header_limit=1000).tensors) == ["t"]
+    assert list(read(path, Access(header_limit=1000)).tensors) == ["t"]
     with pytest.raises(CheckpointError, match="a header of at most 999 bytes, found 1,000 bytes"):
-        read(path, header_limit=999)
+        read(path, Access(header_limit=999))
 
 
 def test_the_header_limit_holds_and_can_be_raised(tmp_path):
