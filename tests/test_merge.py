@@ -18,6 +18,7 @@ from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
 from sdmw.planning.layers import component_of, layer_of
+from sdmw.statistics import histogram
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
@@ -246,6 +247,17 @@ def test_approximate_reports_its_largest_error(tmp_path):
     assert report.facts["rank_error"] == max(error for error, _ in errors.values())
     assert report.facts["rank_error_share"] == max(error / count for error, count in errors.values())
     assert report.run.bytes_read_again == 0
+
+
+def test_a_second_look_is_counted(tmp_path, monkeypatch):
+    """Nothing is listed near the percentile here, so that each layer is read three times."""
+    monkeypatch.setattr(histogram, "MOST_OF_PIECE", 0)
+    rng = np.random.default_rng(3)
+    base = {"w": rng.normal(0, 1, 5000).astype(np.float32)}
+    tune = fine_tuned(rng, base)
+    _, report = run(str(tmp_path), base, [tune], {})
+    assert report.run.bytes_read_again == 2 * base["w"].nbytes
+    assert report.run.bytes_read == 3 * 2 * base["w"].nbytes
 
 
 def test_merges_at_the_same_time_do_not_disturb_each_other(tmp_path):

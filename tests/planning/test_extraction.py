@@ -68,6 +68,17 @@ def test_the_environment_says_whether_it_has(monkeypatch):
             assert extraction.algebra_is_threaded()
 
 
+def test_an_output_in_memory_must_fit_beside_what_the_run_takes(planned, monkeypatch):
+    asked = []
+    monkeypatch.setattr(extraction.memory, "resident", lambda: 1000)
+    monkeypatch.setattr(extraction.memory, "check_output", lambda *arguments: asked.append(arguments) or [])
+    plan = planned()
+    ((target, size, growth),) = asked
+    assert target.endswith("/out")
+    assert size == sum(shard.size for shard in plan.shards)
+    assert growth == plan.peak_bytes - 1000
+
+
 def test_all_matrices_lie_in_one_file(planned):
     (shard,) = planned(rank=2).shards
     assert {(place.name.removeprefix("base_model.model."), place.shape) for place in shard.tensors} == {

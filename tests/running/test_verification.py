@@ -119,6 +119,9 @@ def test_a_wrong_value_with_a_right_checksum_is_found_by_computing_it(world):
         json.dump(told, file)
     (problem,) = sdmw.verify("out", sample=1).problems
     assert problem.where == f"{path}: tensor 'lm_head.weight', element 103"
+    right, wrong = problem.expected.removeprefix("bits "), problem.found
+    assert len(right) == len(wrong) == 4  # hex digits of a bfloat16
+    assert int(right, 16) ^ int(wrong, 16) == 4  # what `spoil` flips
 
 
 def test_a_report_that_vouches_for_less_is_told(world):
