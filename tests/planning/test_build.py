@@ -63,6 +63,20 @@ def test_the_time_is_that_of_reading_and_writing(models, monkeypatch):
     assert planned.bytes_written > planned.bytes_read / 5
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "looks"),
+    [("sdm_w", {}, 2), ("sdm_w", {"k": 0, "weight": 1}, 1), ("task_arithmetic", {}, 1)],
+)
+def test_what_is_measured_is_read_twice(models, method, parameters, looks):
+    folder, base, tune = models
+    write_checkpoint(folder / "tune", tune)
+    planned = sdmw.plan(
+        recipe(folder / "base", folder / "tune") | {"merge_method": method, "parameters": parameters}
+    )  # fmt: skip
+    whole = 2 * sum(tensor.nbytes for tensor in base.values())
+    assert (planned.bytes_read, planned.measured_bytes) == (looks * whole, (looks - 1) * whole)
+
+
 def test_what_a_model_lacks_and_what_it_has_beside_are_counted(models):
     folder, base, tune = models
     norm = tune.pop("model.norm.weight")
