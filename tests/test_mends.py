@@ -52,7 +52,7 @@ WITHOUT = {
     "Choose another folder": "needs a user who may not write, or a read-only disk: tests/writing/test_target.py",
     "Name a directory inside it": "needs a mount point: tests/faults/test_places.py",
     "Remove it first, or choose another name": "needs an overlay: tests/faults/test_places.py",
-    "Finish it with that version, or begin anew (--restart, resume=False)": "needs that version: test_resume.py",
+    "Finish it with that version, or start over (--restart, resume=False)": "needs that version: test_resume.py",
     "Remove it by hand": "needs a directory that cannot be removed: tests/writing/test_publication.py",
     work_directory._LOCKS: "needs a file system without locks: tests/faults/test_places.py",
 }

@@ -322,7 +322,7 @@ def main() -> None:
             try:
                 app()
             finally:
-                sys.stdout.flush()  # here, where a fault is told
+                sys.stdout.flush()  # here, where an error is reported
     except EndedError as end:
         signals.end()
         name = signal.Signals(int(str(end.code)) - 128).name

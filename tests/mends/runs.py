@@ -226,9 +226,9 @@ ROWS = [
     Row("an input that is written to", "Run again when nobody writes to it", touched, lambda scene: None),
     Row("an input that is cut while it is read", "Leave the inputs alone and run it again", cut_while_read,
         whole_again),
-    Row("an earlier run of another recipe, restored", "Restore it, or begin anew (--restart, resume=False)", begun,
+    Row("an earlier run of another recipe, restored", "Restore it, or start over (--restart, resume=False)", begun,
         fields(parameters=None), expected=by_sdm_w(10)),
-    Row("an earlier run of another recipe, begun anew", "Restore it, or begin anew (--restart, resume=False)", begun,
+    Row("an earlier run of another recipe, begun anew", "Restore it, or start over (--restart, resume=False)", begun,
         options(resume=False), expected=by_sdm_w(20)),
     # A merge that is verified.
     Row("a report that was changed", CHANGED, both(merged, edited_report), back, call=verify),

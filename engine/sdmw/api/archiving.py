@@ -57,7 +57,7 @@ def pack(
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Returns:
         How many elements are kept, and the size of the archive against the checkpoint's.
@@ -120,7 +120,7 @@ def apply(
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have.
         download: fetch the model from the Hub where it is not on this machine.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Returns:
         The archive in numbers.

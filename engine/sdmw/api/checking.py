@@ -39,7 +39,7 @@ def inspect(
         checkpoint: a directory, or the id of a model in the Hub cache.
         header_limit: bytes that a header may have.
         download: fetch it from the Hub where it is not on this machine.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Raises:
         CheckpointError: all that is wrong with it.
@@ -86,7 +86,7 @@ def verify(
         progress: as for `merge`.
         header_limit: bytes that the header of a file may have.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         executor: as for `merge`.
 
     Returns:

@@ -59,7 +59,7 @@ def extract(
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         resume: False starts over where an interrupted run has left something.
         executor: as for `merge`.
 

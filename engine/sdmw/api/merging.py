@@ -60,7 +60,7 @@ def merge(
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
         download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: say unknown recipe fields and go on.
         resume: False starts over where an interrupted run has left something.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
@@ -163,7 +163,7 @@ def open(  # noqa: A001  the word of safetensors
         progress: as for `merge`.
         header_limit: bytes that an input's header may have.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: whoever made it then chooses what is read.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: report unknown recipe fields and go on.
         executor: as for `merge`.
 

@@ -189,7 +189,7 @@ def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _params(method: AnyMethod, merged: Sequence[Row]) -> tuple[dict[str, object], list[Problem]]:
-    """The method's parameters of each tensor, equal ones shared, and what speaks against them."""
+    """The method's parameters of each tensor, equal ones shared, and what is wrong with them."""
     shared: dict[object, object] = {}
     objections: dict[object, Problem] = {}
     params: dict[str, object] = {}

@@ -160,7 +160,7 @@ def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelR
 def _put(
     adapter: Checkpoint, on: Checkpoint, called: ModelRef, *, meant: bool, deltas: bool
 ) -> Checkpoint | list[Problem]:
-    """An adapter on a model, or all that speaks against it."""
+    """An adapter on a model, or all that prevents it."""
     if adapter.adapts is None or on.adapts is not None:
         wrong, expected = (adapter, "an adapter") if adapter.adapts is None else (on, "a model")
         found = "a model" if adapter.adapts is None else "an adapter"

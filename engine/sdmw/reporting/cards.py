@@ -17,7 +17,7 @@ from sdmw.writing.front_matter import read_front_matter
 from sdmw.writing.licences import licence_of
 from sdmw.writing.markdown import code_span
 
-PLACE = "path/to/this/folder"  # the output's, for whoever loads it
+PLACE = "path/to/this/folder"  # of the output, for people to replace
 
 
 def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:

@@ -60,7 +60,7 @@ class ExtractionReport:
         whole_error: what the adapter lacks of the whole delta: left out, or not within the rank; as for one weight.
         weights: each.
         left_out: tensors that the fine-tune changed and that peft has no matrices for.
-        notes: what whoever loads the adapter should know.
+        notes: what a user of the adapter should know.
         warnings: what is odd about the place of the output.
     """
 

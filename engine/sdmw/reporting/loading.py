@@ -1,4 +1,4 @@
-"""How a model that was merged is loaded: the line of Python that people are told."""
+"""How a model that was merged is loaded: the line of Python that people are shown."""
 
 import json
 from typing import Any

@@ -320,7 +320,7 @@ def input_files(plan: Plan) -> Iterator[tuple[str, str, Shard]]:
 
 
 def _without_paths(texts: Iterable[str], plan: Plan) -> Iterator[str]:
-    """What is told to people, without paths of this machine: models as in the recipe, other files by their names."""
+    """What people read, without paths of this machine: models as in the recipe, other files by their names."""
     names = {checkpoint.path: name for name, checkpoint in plan.sources}
     known = "|".join(re.escape(path) for path in sorted(names, key=len, reverse=True))
     inputs = re.compile(rf"({known})(?![\w.-])")

@@ -16,8 +16,8 @@ from sdmw.storage.files import read_bounded
 from sdmw.version import __version__
 from sdmw.writing.kept_run import OPAQUE, Identity
 
-MOST_KEYS = 1000  # of a config; one with more is told as a whole
-LONGEST_VALUE = 200  # characters; a longer value of a config is told by its checksum
+MOST_KEYS = 1000  # of a config; one with more is reported as a whole
+LONGEST_VALUE = 200  # characters; a longer value is shown as its checksum
 
 
 def identity_of(plan: Plan) -> Identity:
@@ -100,6 +100,6 @@ def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _brief(value: Any) -> Any:
-    """A value of JSON as it is told."""
+    """A value of JSON as it is shown."""
     text = json.dumps(value)
     return value if len(text) <= LONGEST_VALUE else f"checksum {hash_of([text.encode()])}"

@@ -112,7 +112,7 @@ def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[s
             return Settled(changed, False, (Problem(head.where, "a tensor of the model's own", found, mend),))
     values = [each for each in (embedding, head) if each is not None and not is_low_rank(each)]
     if values:
-        together = len(values) == 2  # perhaps with equal bits: whoever reads them tells
+        together = len(values) == 2  # perhaps with equal bits, which only reading them shows
         return Settled(
             changed, True, () if together else _cannot(adapter, model, tie), _told_apart(adapter, tie, changed)
         )

@@ -8,7 +8,7 @@ from typing import Any
 from sdmw.errors import LONGEST_NAME, Problem, quoted
 
 MOST = 50  # differences that are listed; the rest is counted
-OPAQUE = ""  # the key of a fact that people cannot read: it is told only where its place has no other difference
+OPAQUE = ""  # the key of a fact that people cannot read: it is shown only where its place has no other difference
 
 _NOTHING = object()
 
@@ -39,11 +39,11 @@ def differences(before: object, now: Identity | None, where: str) -> list[Proble
     digest, facts = (now.digest, now.facts) if now else (None, {})
     if told.get("digest") == digest:
         return []
-    mend = "Restore it, or begin anew (--restart, resume=False)"
+    mend = "Restore it, or start over (--restart, resume=False)"
     earlier = told.get("facts")
     if not isinstance(earlier, dict):
         found = "an interrupted run of another version of sdmw is kept here, which cannot be resumed"
-        return [Problem(where, "", found, "Finish it with that version, or begin anew (--restart, resume=False)")]
+        return [Problem(where, "", found, "Finish it with that version, or start over (--restart, resume=False)")]
     lines = list(_lines(earlier, facts)) or [Problem("plan", "", "changed")]
     if len(lines) > MOST:
         lines[MOST:] = [Problem(where, "", f"and {len(lines) - MOST:,} more differences")]

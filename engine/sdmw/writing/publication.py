@@ -234,7 +234,7 @@ class Publication:
         """Removes the work directory and lets go of the lock; waits for writes under way. Harmless when repeated.
 
         Raises:
-            OutputError: something could not be removed; the lock is let go of all the same.
+            OutputError: something could not be removed; the lock is released all the same.
         """
         self._let_go()
         if failed := self._work.remove():

@@ -221,7 +221,7 @@ def _check_layout(path: str, entries: list[tuple[str, Entry]], size: int) -> Non
 
 
 class _Problems:
-    """Gathers what is wrong with one file: the first few are told, some more are counted, then it is left."""
+    """Gathers what is wrong with one file: the first few are reported, some more are counted, then reading stops."""
 
     def __init__(self, path: str) -> None:
         self.path = path
