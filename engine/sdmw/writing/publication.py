@@ -1,6 +1,5 @@
 """The output checkpoint: reserved at once, written at offsets, published by one rename."""
 
-import errno
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from sdmw.errors import OutputError, Problem, ResumeError, SdmwError, quoted
 from sdmw.writing.journal import Journal
 from sdmw.writing.layout import ShardLayout, index_bytes
 from sdmw.writing.sink import Sink
+from sdmw.writing.target import OVERWRITE
 from sdmw.writing.work_directory import WorkDirectory, remove_tree
 
 _NOT_DURABLE = (
@@ -76,9 +76,8 @@ class Publication:
                 output._work.take()
                 output._work.restore()
                 output._sync_folder(output._work.parent)
-            with output._failure.final(output.target):
-                if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
+                raise output._failure.keep(OutputError([Problem(output.target, "", "it exists", OVERWRITE)]))
             with output._failure.final(output._work.path):
                 output._journal = output._reopened(head) if resume else None
                 if output._journal is None:
