@@ -329,6 +329,10 @@ PLANNING = [
          (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by "
           r"taking 'x\.' off its names\. Rename",),
          tensors=lambda w: setattr(w, "corp", {f"x.{name}": a for name, a in w.corp.items()})),
+    Case("a part under another prefix", PlanError,
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found \d+ of \d+ are missing, but most agree by "
+          r"writing 'model\.' for 'inner\.' before its names\. Rename",),
+         tensors=lambda w: setattr(w, "corp", {n.replace("model.l", "inner.l"): a for n, a in w.corp.items()})),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
          tensors=cast("corp", NORM, np.int32)),

@@ -51,6 +51,14 @@ def test_extra_tensors_are_taken_or_left_out(tmp_path, differing, extra, names):
     )
 
 
+def test_an_extra_tensor_of_two_models_is_the_first_one_s_and_said(tmp_path, differing):
+    third = model(tmp_path / "third", {**load_file(f"{differing[1]}/model.safetensors"), "w": values(9, 9)})
+    report = sdmw.merge(recipe(*differing[:1], *differing, third, extra="take", integers="base"), tmp_path / "out")
+    said = [warning for warning in report.warnings if "left out" in warning]
+    assert said == ["model 'third': left out, since an earlier model has one of this name: 'eyes.0' and 1 more"]
+    assert report.tally.dropped == {third: 2}
+
+
 def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing):
     with pytest.raises(PlanError) as caught:
         sdmw.merge(recipe(*differing[:1], *differing, integers="base"), tmp_path / "out")

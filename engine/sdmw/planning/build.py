@@ -101,7 +101,7 @@ def build(
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
     problems += beside.problems
-    dropped = _dropped(recipe, inputs, tied.heads)
+    dropped = _dropped(recipe, inputs, tied.heads, wanted)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -128,7 +128,7 @@ def build(
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
-            *_left_out(dropped),
+            *_left_out(recipe, dropped),
             *_licences(inputs, beside.copied),
         ),
     )
@@ -158,19 +158,27 @@ def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]
     return tuple((model, count) for model, count in counts if count)
 
 
-def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> dict[str, list[str]]:
-    """What `extra: drop` leaves out, by model."""
-    models = inputs.models.items() if recipe.extra == "drop" else ()
+def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str], wanted: Sequence[Row]) -> dict[str, list[str]]:
+    """What `extra: drop` leaves out, by model; and what `extra: take` takes from an earlier model."""
+    if recipe.extra == "error":
+        return {}
+    taken = {id(tensor) for row in wanted if row.base is None for tensor in row.models}
     names = {
-        model: sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads) for model, checkpoint in models
+        model: sorted(
+            name
+            for name in checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads
+            if id(checkpoint.tensors[name]) not in taken
+        )
+        for model, checkpoint in inputs.models.items()
     }
     return {model: each for model, each in names.items() if each}
 
 
-def _left_out(dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _left_out(recipe: Recipe, dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    why = "an earlier model has one" if recipe.extra == "take" else "the base has none"
     for model, names in dropped.items():
         rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
+        yield f"model {quoted(model)}: left out, since {why} of this name: {quoted(names[0])}{rest}"
 
 
 def _absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:
