@@ -25,10 +25,11 @@ REPLACED = "the merge writes its own"
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
 # Patterns match one path component in lower case.
 _DENIED = {
-    "*.index.json": REPLACED,
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
     "adapter_*": "another form of the weights",
 }
+# In a folder of its own an index belongs to shards that are copied.
+_DENIED_ON_TOP = {"*.index.json": REPLACED}
 # What tells of a model: a merge writes its own, an archive keeps the model's.
 _OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), REPLACED)
 
@@ -141,9 +142,10 @@ def denied(path: str, *, folder: bool = False, whole: bool = False) -> str:
         whole: what tells of the model comes along as well.
     """
     name = os.path.basename(path)
-    patterns = _DENIED if whole else _DENIED | _OF_THE_MODEL
+    top = "/" not in path
+    patterns = _DENIED | (_DENIED_ON_TOP if top else {}) | ({} if whole else _OF_THE_MODEL)
     own = next((reason for pattern, reason in patterns.items() if fnmatchcase(name.lower(), pattern)), "")
-    return own or not_beside_a_merge(name, folder=folder, top="/" not in path)
+    return own or not_beside_a_merge(name, folder=folder, top=top)
 
 
 def remarks(base_dir: str, copied: Sequence[str], skipped: Sequence[tuple[str, str]]) -> list[str]:
