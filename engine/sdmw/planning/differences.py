@@ -8,7 +8,7 @@ from sdmw.checkpoints.chat_template import templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config_keys import effect_of, plain_keys
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
-from sdmw.checkpoints.tokenizer import same_vocabulary, special_tokens
+from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, special_tokens
 from sdmw.errors import quoted
 from sdmw.planning.inputs import Inputs
 from sdmw.recipes.recipe import Recipe
@@ -77,10 +77,16 @@ def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tu
 
 def _tokenizers(name: str, base: Checkpoint, model: Checkpoint) -> Iterator[str]:
     """Warnings on one model's tokenizer; nothing where it has none of its own."""
-    if not same_vocabulary(base, model):
+    parts = differing_parts(base, model)
+    if any(part in NUMBERS for part in parts):
         yield (
             f"model {quoted(name)}: its tokenizer differs from the base's, which the output has; "
             "its tokens may have other numbers"
+        )
+    if splits := [part for part in parts if part not in NUMBERS]:
+        yield (
+            f"model {quoted(name)}: its tokenizer splits texts otherwise than the base's, which the output has: "
+            f"it differs in {', '.join(splits)}"
         )
     theirs = special_tokens(model)
     if theirs and (differing := _differing(special_tokens(base), theirs)):
