@@ -93,6 +93,15 @@ def test_keys_of_the_vocabulary_and_unknown_ones(models):
     ]
 
 
+def test_values_that_say_the_same_are_no_difference(models):
+    nan = float("nan")
+    put("base", "config.json", {**CONFIG, "eos_token_id": 1, "odd": nan, "limits": [nan, 1]})
+    put("a", "config.json", {**CONFIG, "eos_token_id": [1], "odd": nan, "limits": [nan, 1]})
+    put("base", "generation_config.json", {"eos_token_id": [1], "_from_model_config": True})
+    put("a", "generation_config.json", {"eos_token_id": 1})
+    assert said("a") == ([], [])
+
+
 def test_many_keys_are_counted(models):
     put("a", "config.json", {**CONFIG, **{f"odd_{n}": n for n in range(9)}})
     assert said("a")[1][0].endswith("odd_3 3 (base: none), odd_4 4 (base: none) and 4 more")

@@ -1,5 +1,6 @@
 """What configs and tokenizers of the models say otherwise than the base's: the output has the base's."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,8 +139,13 @@ def _differing(base: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, t
     return {
         key: (model.get(key, _WITHOUT), base.get(key, _WITHOUT))
         for key in dict.fromkeys((*base, *model))
-        if model.get(key, _WITHOUT) != base.get(key, _WITHOUT)
+        if not _same(model.get(key, _WITHOUT), base.get(key, _WITHOUT))
     }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values from JSON are equal; NaN is."""
+    return one == other or (_WITHOUT not in (one, other) and json.dumps(one) == json.dumps(other))
 
 
 def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:
