@@ -274,6 +274,8 @@ PLANNING = [
          files=lambda w: os.unlink(w.at("corp", "config.json"))),
     Case("broken config", PlanError, (r"HERE/corp/config.json: not JSON: ",),
          files=replace_file("corp", "config.json", data=b"{")),
+    Case("config is a pointer", PlanError, (r"corp/config.json: expected the file, found a pointer of Git LFS",),
+         files=replace_file("corp", "config.json", data=b"version https://git-lfs.github.com/spec/v1\n")),
     Case("config is a list", PlanError, (r"HERE/corp/config.json: expected an object, found list",),
          files=replace_file("corp", "config.json", data=b"[1]")),
     Case("no weights", PlanError, (r"HERE/corp: expected model.safetensors or .*, found no weights",),

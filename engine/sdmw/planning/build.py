@@ -24,7 +24,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import Ties, ties
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.target import check_target
+from sdmw.writing.target import check_target, replaced
 from sdmw.writing.work_directory import standing
 
 
@@ -276,11 +276,14 @@ def _numbered(
 def _with_disk(plan: Plan, options: Options) -> Plan:
     """What the place of the output says: whether it may be written, and how much room it has."""
     place = standing(os.path.abspath(options.target)) if options.target else os.getcwd()
-    problems = list(plan.problems)
+    problems, warnings = list(plan.problems), list(plan.warnings)
     if options.target is not None:
-        problems += check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        found = check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        problems += found
+        if options.overwrite and not found:
+            warnings += replaced(options.target, {*plan.copied, *plan.beside})
     room = free(place) or 0
-    return replace(plan, free_bytes=room, problems=tuple(problems))
+    return replace(plan, free_bytes=room, problems=tuple(problems), warnings=tuple(warnings))
 
 
 def _fitted(plan: Plan, method: AnyMethod, options: Options) -> Plan:
