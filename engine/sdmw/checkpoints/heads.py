@@ -18,6 +18,15 @@ _TIED = (
     "vocab_projector",
     "generator_lm_head",
 )
+# Encoder and decoder share one embedding whatever the config says; it says there whether the output is scaled.
+_ALWAYS_SHARED = frozenset(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop"))
+# They share it where the config ties; where it does not, transformers 5 wants three tensors.
+_SHARED_IF_TIED = frozenset(
+    (
+        "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "led", "m2m_100", "marian", "mbart", "mvp",
+        "nllb-moe", "pegasus", "pegasus_x", "plbart",
+    )
+)  # fmt: skip
 
 
 def called_like_a_head(name: str) -> bool:
@@ -38,8 +47,21 @@ def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
 
 
 def is_shared(head: str) -> bool:
-    """Encoder and decoder share one embedding whatever the config says of the output head (T5, BART)."""
+    """Whether this is an encoder's or a decoder's own embedding, and no output head (T5, BART)."""
     return head.split(".")[-2] == "embed_tokens"
+
+
+def always_shared(head: str, config: Mapping[str, Any] | None) -> bool:
+    """Whether a loader takes the shared embedding for this one of encoder or decoder whatever the config says."""
+    return is_shared(head) and (config or {}).get("model_type") in _ALWAYS_SHARED
+
+
+def shared_if_tied(embedding: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Names of the embeddings that encoder and decoder have beside the shared one where nothing ties them."""
+    before, module, last = ("", *f".{embedding}".rsplit(".", 2))[-3:]
+    if module != "shared" or (config or {}).get("model_type") not in _SHARED_IF_TIED:
+        return ()
+    return tuple(f"{before}.{side}.embed_tokens.{last}".lstrip(".") for side in ("encoder", "decoder"))
 
 
 def may_be_tied(head: str, config: Mapping[str, Any] | None) -> bool:
