@@ -208,3 +208,35 @@ def test_encoder_and_decoder_share_where_the_config_ties(tmp_path, family, base,
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-4)
     assert (set(SIDES) <= set(load_file(tmp_path / "out" / "model.safetensors"))) is not (base["tie"] and one["tie"])
     assert sdmw.verify(tmp_path / "out", sample=1, progress=False).problems == ()
+
+
+@pytest.mark.parametrize(("above", "below"), list(itertools.product((True, False), repeat=2)))
+def test_a_language_model_in_a_larger_one_is_tied_where_transformers_ties_it(tmp_path, above, below):
+    """Whatever the vision model's config says; a head that equals its embedding is written where none is tied."""
+    text = {**KINDS["llama"][4], "model_type": "llama"}
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    for seed, name in enumerate(("base", "one")):
+        torch.manual_seed(seed)
+        config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+        transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        tensors = load_file(weights)
+        head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+        tensors[head] = tensors[embedding].clone()
+        save_file(tensors, weights, metadata={"format": "pt"})
+        written = json.loads((tmp_path / name / "config.json").read_text())
+        written["vision_config"] |= {"tie_word_embeddings": not (above or below)}
+        written["text_config"] |= {"tie_word_embeddings": below}
+        ordered = {"vision_config": written.pop("vision_config"), **written, "tie_word_embeddings": above}
+        (tmp_path / name / "config.json").write_text(json.dumps(ordered))
+    recipe = {"merge_method": "linear", "models": [{"model": str(tmp_path / name)} for name in ("base", "one")]}
+    sdmw.merge({**recipe, "parameters": {"weight": 0.5}}, tmp_path / "out", progress=False)
+    model, said = transformers.LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True, dtype=torch.float32
+    )
+    assert not said["missing_keys"]
+    assert (head in load_file(tmp_path / "out" / "model.safetensors")) is not (above or below)
+    assert model.config.tie_word_embeddings is (above or below)

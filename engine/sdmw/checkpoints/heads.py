@@ -27,6 +27,16 @@ _SHARED_IF_TIED = frozenset(
         "nllb-moe", "pegasus", "pegasus_x", "plbart",
     )
 )  # fmt: skip
+# Where a config has that of the model's language model; of the others, a vision model's say, ties mean nothing here.
+LANGUAGE = ("text_config", "llm_config", "language_config", "thinker_config", "decoder", "generator")
+# Here transformers 5 ties where either config says so: older versions wrote it into the language model's alone.
+_TIED_FROM_BELOW = frozenset(
+    (
+        "fast_vlm", "glm4v", "glm4v_moe", "glm_ocr", "hunyuan_vl", "llava", "llava_next_video", "llava_onevision",
+        "minimax_m3_vl", "paddleocr_vl", "perception_lm", "qwen2_5_vl", "qwen2_vl", "shieldgemma2", "vibevoice",
+        "video_llama_3",
+    )
+)  # fmt: skip
 
 
 def called_like_a_head(name: str) -> bool:
@@ -37,13 +47,12 @@ def called_like_a_head(name: str) -> bool:
 
 def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
     """What a config says of ties: of the model, or of the language model in it; None where it says nothing."""
-    for level in (
-        config or {},
-        *(v for k, v in (config or {}).items() if k.endswith("config") and isinstance(v, dict)),
-    ):
-        if isinstance(said := level.get("tie_word_embeddings"), bool):
-            return said
-    return None
+    config = config or {}
+    levels = [config, *(level for name in LANGUAGE if isinstance(level := config.get(name), Mapping))]
+    said = [tie for level in levels if isinstance(tie := level.get("tie_word_embeddings"), bool)]
+    if config.get("model_type") in _TIED_FROM_BELOW and any(said):
+        return True
+    return said[0] if said else None
 
 
 def is_shared(head: str) -> bool:
