@@ -197,7 +197,7 @@ class TestWhatIsNotMergedIsCounted:
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == (("lm_head.weight",), ())
             assert "lm_head" not in card.partition("## Recipe")[0]
         else:
-            untied = "'lm_head.weight': not equal to the embedding, so written by itself"
+            untied = "'lm_head.weight': not tied to the embedding, so written by itself"
             assert f"untied {untied}" in lines
             assert "tied heads 1 tensor in 'base' not stored: the embedding stands in" in lines
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == ((), ("lm_head.weight",))

@@ -80,7 +80,8 @@ def build(
     """
     tied = ties(inputs.base, inputs.models)
     problems = check_inputs(recipe, inputs.base, inputs.models, tied)
-    heads = [each for each in tied.stored if each.head.name not in untie]
+    unwritten = tied.unwritten(untie)
+    heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
     wanted = rows(recipe, method, inputs, tied, untie)
     merged = [row for row in wanted if row.action == "merge"]
@@ -120,7 +121,7 @@ def build(
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
         missing=_missing(inputs, tied.heads),
-        untied=tuple(sorted(untie)),
+        untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
         extra=_extra(wanted, inputs),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=_absent_heads(recipe, tied, wanted),
