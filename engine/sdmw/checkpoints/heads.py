@@ -43,6 +43,18 @@ _TIED_FROM_BELOW = frozenset(
         "video_llama_3",
     )
 )  # fmt: skip
+# Language models that transformers 5 ties where their config is silent.
+_TIED_BY_DEFAULT = frozenset(
+    (
+        "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_bigcode",
+        "gpt_neo", "mamba", "mpt", "opt", "smollm3", "starcoder2", "whisper",
+    )
+)  # fmt: skip
+
+
+def tied_by_default(config: Mapping[str, Any] | None) -> bool:
+    """Whether a model is known to tie where its config says nothing of it."""
+    return (config or {}).get("model_type") in _TIED_BY_DEFAULT
 
 
 def called_like_a_head(name: str) -> bool:

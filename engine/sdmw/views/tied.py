@@ -19,6 +19,7 @@ from sdmw.checkpoints.heads import (
     may_be_tied,
     shared_if_tied,
     tied_by_config,
+    tied_by_default,
 )
 from sdmw.tensors.tensor import Tensor
 
@@ -150,6 +151,6 @@ def _is_tied(base: Checkpoint, head: str) -> bool:
     said = tied_by_config(base.config)
     if is_shared(head):
         return said is not False or always_shared(head, base.config)
-    # A config that is silent ties by default in most architectures. A base that stores the head would then store it
-    # in vain, so it is taken to mean what it stores.
-    return head not in base.tensors if said is None else said
+    # A config that is silent ties by default in some architectures. In the others a base that stores the head would
+    # then store it in vain, so it is taken to mean what it stores.
+    return head not in base.tensors or tied_by_default(base.config) if said is None else said
