@@ -10,6 +10,8 @@ class Grammar:
     name: str
     needs_base: bool
     parameters: tuple[Parameter, ...]
+    fewest: int = 1
+    most: int | None = None
 
 
 K = Parameter(

@@ -248,9 +248,18 @@ class Plan:
                         groups.append([])
             yield from (tuple(group) for group in reversed(groups) if group)
 
-    def piece_count(self, tensor: int) -> int:
-        """Number of the tensor's pieces."""
-        return sum(1 for _ in self.pieces_of(tensor))
+    def looked_at(self, tensor: int, grain: int) -> Iterator[Piece]:
+        """The tensor cut into pieces that begin at multiples of so many elements, for a look; no file has such borders.
+
+        At a grain of 1 they are those of the output.
+        """
+        if grain == 1:
+            yield from self.pieces_of(tensor)
+            return
+        planned = self.tensors[tensor]
+        step = -(-TILES_IN_PIECE * planned.tile(self.tile) // grain) * grain
+        for start in range(0, planned.elements, step):
+            yield Piece(tensor, start, min(start + step, planned.elements))
 
 
 def output_dtype(recipe: Recipe, base: DType) -> DType:

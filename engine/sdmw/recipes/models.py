@@ -105,6 +105,17 @@ def without_base(entries: list[Entry], base: ModelRef | None, method: MethodGram
     return rest
 
 
+def check_count(entries: list[Entry], method: MethodGrammar, findings: Findings) -> None:
+    """As many models as the method merges, the base not counted."""
+    count, fewest, most = len(entries), method.fewest, method.most
+    if not entries or (count >= fewest and (most is None or count <= most)):
+        return
+    wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}" if count < fewest else f"at most {most}"
+    beside = " beside base_model" if method.needs_base else ""
+    expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside}, as {method.name} merges"
+    findings.add(("models",), str(count), expected=expected)
+
+
 def check_weights(entries: list[Entry], top: Any, method: MethodGrammar, findings: Findings) -> None:
     """Weights that some models have and others lack have no meaning together."""
     if not any(parameter.name == "weight" and parameter.by_model for parameter in method.parameters):

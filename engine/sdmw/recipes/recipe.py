@@ -40,6 +40,7 @@ class Parameter:
         choices: the words of a choice.
         keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
         percent: of a number: a value below 1 is likely meant as a share, and is noted.
+        required: it has no default and must be given for every tensor that is merged.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     keyed: str | None = None
     percent: bool = False
+    required: bool = False
 
 
 class MethodGrammar(Protocol):
@@ -64,7 +66,15 @@ class MethodGrammar(Protocol):
 
     @property
     def needs_base(self) -> bool:
-        """Deltas are taken from `base_model`, which is then compulsory."""
+        """It reads `base_model`, which is then compulsory."""
+
+    @property
+    def fewest(self) -> int:
+        """The least number of models that it merges, the base not counted."""
+
+    @property
+    def most(self) -> int | None:
+        """The largest number of them; None for any."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -71,9 +71,11 @@ class Look(ABC, Generic[S]):
 
     Attributes:
         memory: what it takes at most.
+        grain: its pieces of a tensor begin at multiples of so many elements, and come tile by tile in order.
     """
 
     memory: ClassVar[LookMemory]
+    grain: ClassVar[int] = 1
 
     @abstractmethod
     def counter(self, models: int) -> Counter[S]:
