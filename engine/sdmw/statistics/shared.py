@@ -34,7 +34,7 @@ class ChangesLook(Look[tuple[Changes, ...]]):
 
     epsilon: float
 
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 13, result=1 << 10, kept=1 << 10)
+    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 14, result=1 << 10, kept=1 << 10)
 
     def counter(self, models: int) -> "ChangesCounter":
         """A new counter, at zero."""
