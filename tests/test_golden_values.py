@@ -16,13 +16,19 @@ DELTAS = {
 EXACT, CLOSE = 0.0, 2e-6
 
 CASES = [
-    ("linear", "abc", {"weight": [1, 2, 1]}, {}, EXACT,
+    ("linear", "abc", {"weight": [1, 2, 1]}, None, EXACT,
      [[0.96875, -2.328125, 3.0625, -3.34375], [0.578125, 0.171875, 0.078125, 2.703125]]),
     ("task_arithmetic", "ab", {"weight": [1, 0.5]}, {"lambda": 0.5}, EXACT,
      [[1.140625, -2.28125, 3.09375, -3.3125], [0.390625, 0.3203125, 0, 2.125]]),
     ("slerp", "a", {}, {"t": 0.25}, CLOSE,
      [[1.131275, -2.073426, 3.031337, -3.768603], [0.4080341, 0.2828187, -0.07836805, 1.82126]]),
-    ("karcher", "abc", {}, {}, CLOSE,
+    ("nuslerp", "ab", {"weight": [3, 1]}, None, CLOSE,
+     [[1.287039, -2.390255, 3.170067, -3.122488], [0.3048421, 0.3580517, 0.047578, 1.983861]]),
+    ("nuslerp", "ab", {"weight": [1, 1]}, {}, CLOSE,
+     [[1.051625, -2.722747, 3.258124, -2.554506], [0.4483752, 0.379062, 0.1331239, 3.032496]]),
+    ("multislerp", "abc", {"weight": [1, 1, 2]}, None, CLOSE,
+     [[1.209746, -2.169358, 3.000213, -3.617417], [0.5126048, 0.03244745, 0.1510768, 2.055961]]),
+    ("karcher", "abc", {}, None, CLOSE,
      [[1.186963, -2.287172, 3.096874, -3.502673], [0.4921875, 0.1351036, 0.1140679, 2.226867]]),
     ("model_stock", "abc", {}, {}, CLOSE,
      [[0.9463098, -1.881881, 3, -4.322142], [0.5, 0.3090593, -0.2431185, 1.860405]]),
@@ -50,8 +56,9 @@ def test_the_numbers(here, method, models, own, top, tolerance, expected):
         {"model": name, "parameters": {key: values[place] for key, values in own.items()}}
         for place, name in enumerate(models)
     ]
-    needs_base = method not in ("linear", "karcher")
-    recipe = {"merge_method": method, "models": entries, "parameters": top}
-    sdmw.merge(recipe | ({"base_model": "base"} if needs_base else {}), "out", progress=False)
+    recipe = {"merge_method": method, "models": entries}
+    if top is not None:  # else there is no base
+        recipe |= {"base_model": "base", "parameters": top}
+    sdmw.merge(recipe, "out", progress=False)
     found = load_file("out/model.safetensors")["w"]
     np.testing.assert_allclose(found, np.array(expected), rtol=tolerance, atol=tolerance)

@@ -28,7 +28,9 @@ from reference import (
     lora,
     low_rank,
     model_stock,
+    multislerp,
     nearswap,
+    nuslerp,
     passthrough,
     ram,
     ramplus_tl,
@@ -106,6 +108,20 @@ def each_tensor(merge: Callable[..., NDArray[Any]], *, of_base: bool = True) -> 
     return merged_of
 
 
+def of_deltas_or_values(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
+    """A reference of weights and, unless the sample says that there is none, of a base."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        others = {name: value for name, value in parameters.items() if name not in ("weight", "base")}
+        weights = [parameters["weight"]] * len(models)
+        below = base if parameters.get("base", True) else {}
+        return {
+            name: merge([model[name] for model in models], weights, base=below.get(name), **others) for name in base
+        }
+
+    return merged_of
+
+
 def one_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
     """The same of a reference that takes a single model."""
     return lambda *given, **parameters: merge(*given[:-1], *given[-1], **parameters)
@@ -147,6 +163,14 @@ SAMPLES = {
     "model_stock": Sample(("corp", "func", "third"), ({},), each_tensor(model_stock.model_stock)),
     "karcher": Sample(
         ("corp", "func", "far"), ({}, {"max_iter": 2, "tol": 1e-3}), each_tensor(karcher.karcher, of_base=False)
+    ),
+    "nuslerp": Sample(
+        ("corp", "func"), ({"weight": 0.5}, {"weight": 2.0, "base": False}), of_deltas_or_values(nuslerp.nuslerp)
+    ),
+    "multislerp": Sample(
+        ("corp", "func", "third"),
+        ({"weight": 1.0}, {"weight": 0.25, "normalize_weights": False, "eps": 1e-6, "base": False}),
+        of_deltas_or_values(multislerp.multislerp),
     ),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(
@@ -195,7 +219,10 @@ CASES = [pytest.param(name, given, id=f"{name}-{number}") for name, sample in SA
 
 def recipe_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     models = [{"model": model} for model in SAMPLES[name].models]
-    return {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+    recipe = {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+    if not recipe["parameters"].pop("base", True):
+        del recipe["base_model"]
+    return recipe
 
 
 def merged(recipe: Mapping[str, Any], **options: Any) -> sdmw.Report:

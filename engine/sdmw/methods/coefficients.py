@@ -40,9 +40,15 @@ class WeightedSum(Method[P, Coefficients, None]):
     def coefficients(self, params: P, gram: NDArray[np.float64]) -> Coefficients:
         """From the Gram matrix, of deltas or of values with the base's first, to the coefficients."""
 
+    def of_deltas(self, params: P) -> bool:
+        """Whether tiles hold the base and deltas are added to it."""
+        return self.takes == "deltas"
+
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The Gram matrix."""
-        return GramLook(self.needs_base, self.takes == "deltas") if have.of(GramLook) is None else None
+        deltas = self.of_deltas(params)
+        look = GramLook(base=deltas or self.takes == "values and base", deltas=deltas)
+        return look if have.of(GramLook) is None else None
 
     def decide_layer(self, params: P, have: Measured) -> Coefficients:
         """The coefficients; a layer is one tensor."""
@@ -57,7 +63,7 @@ class WeightedSum(Method[P, Coefficients, None]):
         from sdmw.kernels.tiles import average, merge_deltas
 
         one = np.float32(1)
-        if self.takes == "deltas":
+        if self.of_deltas(params):
             weights, keep_all = float32s(layer.models), np.zeros(len(layer.models), np.float32)
             return bool(
                 merge_deltas(

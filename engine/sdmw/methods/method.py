@@ -31,11 +31,13 @@ class Settings:
 
     Attributes:
         models: how many are merged, the base not counted.
+        base: whether the recipe has a base_model.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
     """
 
     models: int
+    base: bool
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
 
@@ -74,6 +76,7 @@ class Method(ABC, Generic[P, D, M]):
         name: the word in `merge_method`.
         paper: where it is published.
         takes: what its tiles hold.
+        needs_base: `base_model` is compulsory. A method that takes deltas and can do without merges values then.
         parameters: all that it takes from a recipe.
         fewest, most: how many models it merges, the base not counted.
         looks: every kind of look that `needs` may ask for.
@@ -83,6 +86,7 @@ class Method(ABC, Generic[P, D, M]):
     name: ClassVar[str]
     paper: ClassVar[str]
     takes: ClassVar[Takes]
+    needs_base: ClassVar[bool]
     parameters: ClassVar[tuple[Parameter, ...]]
     fewest: ClassVar[int] = 1
     most: ClassVar[int | None] = None
@@ -92,14 +96,11 @@ class Method(ABC, Generic[P, D, M]):
     def __init_subclass__(cls) -> None:
         """TypeError where what it decides would be written and could not be read again."""
         super().__init_subclass__()
+        if "takes" in vars(cls) and "needs_base" not in vars(cls):
+            cls.needs_base = cls.takes != "values"
         for kind in _dataclasses_in(_own_types(cls)):
             if not is_tagged(kind):
                 raise TypeError(f"{kind.__name__}, which {cls.__name__} names as its own, must be `tagged`")
-
-    @property
-    def needs_base(self) -> bool:
-        """Its tiles have the base, so `base_model` is compulsory."""
-        return self.takes != "values"
 
     @abstractmethod
     def params(self, settings: Settings) -> P:

@@ -22,7 +22,7 @@ def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Set
             by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Settings(len(recipe.models), top, by_model)
+    return Settings(len(recipe.models), recipe.base_model is not None, top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:
@@ -56,7 +56,7 @@ def check_settings(
     """
     problems = []
     for parameter in method.parameters:
-        if parameter.by_model and parameter.default is None:
+        if parameter.by_model and parameter.default is None and not parameter.required:
             problems += _check_all_or_none(recipe, parameter, values)
         if parameter.required:
             problems += _check_given(parameter, values)

@@ -169,6 +169,7 @@ class _AnyMethod:
     parameters: tuple[Parameter, ...]
     name: str = "any method"
     needs_base: bool = False
+    takes: str = "values"
     fewest: int = 1
     most: int | None = None
 

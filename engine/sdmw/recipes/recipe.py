@@ -69,6 +69,10 @@ class MethodGrammar(Protocol):
         """It reads `base_model`, which is then compulsory."""
 
     @property
+    def takes(self) -> str:
+        """What it merges: "deltas" from the base, "values", or "values and base"."""
+
+    @property
     def fewest(self) -> int:
         """The least number of models that it merges, the base not counted."""
 
