@@ -23,6 +23,8 @@ import sdmw
 from adapters_on_disk import PREFIX, adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from reference import (
+    breadcrumbs,
+    breadcrumbs_ties,
     karcher,
     linear,
     lora,
@@ -37,6 +39,7 @@ from reference import (
     sdm_w,
     slerp,
     task_arithmetic,
+    ties,
 )
 from reference.rounding import STORED, bits, rounded, widen
 from sdmw import codec, methods
@@ -122,6 +125,21 @@ def of_deltas_or_values(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arr
     return merged_of
 
 
+def trimmed_of(merge: Callable[..., NDArray[Any]], **of_model: float) -> Callable[..., Arrays]:
+    """A reference of weights, densities and other numbers that each model has its own of, by their defaults."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        names = {"weight": 1.0, "density": 1.0, **of_model}
+        own = [[parameters.get(name, default)] * len(models) for name, default in names.items()]
+        others = {name: value for name, value in parameters.items() if name not in (*names, "lambda")}
+        scale = parameters.get("lambda", 1.0)
+        return {
+            name: merge(base[name], [model[name] for model in models], *own, scale=scale, **others) for name in base
+        }
+
+    return merged_of
+
+
 def one_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
     """The same of a reference that takes a single model."""
     return lambda *given, **parameters: merge(*given[:-1], *given[-1], **parameters)
@@ -171,6 +189,27 @@ SAMPLES = {
         ("corp", "func", "third"),
         ({"weight": 1.0}, {"weight": 0.25, "normalize_weights": False, "eps": 1e-6, "base": False}),
         of_deltas_or_values(multislerp.multislerp),
+    ),
+    "ties": Sample(
+        ("corp", "func", "third"),
+        (
+            {"weight": 0.5, "density": 0.4},
+            {"weight": 1.0, "density": 0.93, "rescale": True, "normalize": False, "lambda": 0.7},
+            {"weight": -0.3},
+            {"weight": 1.0, "density": 0.0},
+        ),
+        trimmed_of(ties.ties),
+    ),
+    "breadcrumbs": Sample(
+        ("corp", "third"),
+        (
+            {"weight": 0.5, "density": 0.4, "gamma": 0.1},
+            {"weight": 1.0, "density": 0.95, "gamma": 0.3, "rescale": True, "normalize": True},
+        ),
+        trimmed_of(breadcrumbs.breadcrumbs, gamma=0.01),
+    ),
+    "breadcrumbs_ties": Sample(
+        ("corp", "func"), ({"weight": 0.5, "density": 0.8},), trimmed_of(breadcrumbs_ties.breadcrumbs_ties, gamma=0.01)
     ),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(

@@ -32,12 +32,14 @@ class Settings:
     Attributes:
         models: how many are merged, the base not counted.
         base: whether the recipe has a base_model.
+        elements: of the tensor.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
     """
 
     models: int
     base: bool
+    elements: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
 

@@ -12,6 +12,7 @@ from sdmw.planning.layers import layer_index
 from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted, shown
+from sdmw.statistics.look import Look
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import TiedHead
@@ -248,12 +249,15 @@ class Plan:
                         groups.append([])
             yield from (tuple(group) for group in reversed(groups) if group)
 
-    def looked_at(self, tensor: int, grain: int) -> Iterator[Piece]:
-        """The tensor cut into pieces that begin at multiples of so many elements, for a look; no file has such borders.
+    def looked_at(self, tensor: int, look: Look[Any]) -> Iterator[Piece]:
+        """The tensor, or the ranges of it that a look asks for, cut into pieces that begin at multiples of its grain.
 
         At a grain of 1 they are those of the output.
         """
-        if grain == 1:
+        if (ranges := look.ranges()) is not None:
+            yield from (Piece(tensor, start, stop) for start, stop in ranges)
+            return
+        if (grain := look.grain) == 1:
             yield from self.pieces_of(tensor)
             return
         planned = self.tensors[tensor]

@@ -10,7 +10,7 @@ from sdmw.recipes.recipe import Parameter, Recipe, value_of
 ROUNDING = 1e-12  # how far a gradient between two values of a range may lead out of it. Source: METHODS.md, section 6
 
 
-def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Settings:
+def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float, elements: int) -> Settings:
     """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
     top: dict[str, Chosen] = {}
     by_model: dict[str, tuple[float | None, ...]] = {}
@@ -22,7 +22,7 @@ def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Set
             by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Settings(len(recipe.models), recipe.base_model is not None, top, by_model)
+    return Settings(len(recipe.models), recipe.base_model is not None, elements, top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:

@@ -77,6 +77,10 @@ class Look(ABC, Generic[S]):
     memory: ClassVar[LookMemory]
     grain: ClassVar[int] = 1
 
+    def ranges(self) -> tuple[tuple[int, int], ...] | None:
+        """First elements, and those behind the last, of what it reads of a layer's one tensor; None for all."""
+        return None
+
     @abstractmethod
     def counter(self, models: int) -> Counter[S]:
         """A new counter, at zero, for the tiles of the models that it `reads`."""
