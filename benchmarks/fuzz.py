@@ -120,6 +120,7 @@ def header_target(folder: Path) -> Callable[[bytes], bool]:
     from safetensors import safe_open
 
     from sdmw.checkpoints.formats.safetensors.header import read_header
+    from sdmw.storage.access import Access
 
     file = InFile(folder, "m.safetensors")
     ends = re.compile(rb",\s*([0-9]{1,4})\s*\]")
@@ -130,7 +131,7 @@ def header_target(folder: Path) -> Callable[[bytes], bool]:
         size = max(map(int, ends.findall(raw)), default=0) + {1: 1, 2: -1}.get(odd, 0)
         length = max(0, len(raw) + {3: 1, 4: -1}.get(odd, 0))
         file.write(length.to_bytes(8, "little") + raw + bytes(max(0, size)))
-        ours = read_header(str(folder), "m.safetensors", 2**20)
+        ours = read_header(str(folder), "m.safetensors", Access(header_limit=2**20))
         with safe_open(file.path, "numpy") as theirs:  # raises where it refuses, and that is a finding
             names = list(theirs.keys())
             same = {name: (theirs.get_slice(name).get_dtype(), theirs.get_slice(name).get_shape()) for name in names}

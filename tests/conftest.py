@@ -2,10 +2,14 @@
 
 import signal
 
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 then, also where one file runs alone
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sdmw.archives import planning, runs, shards
 from sdmw.kernels import ready
+from sdmw.planning import budget
+from sdmw.running import decomposition, left_out, verification
 
 # A shell starts what runs in its background with interrupts ignored, and nohup with hang-ups, which the engine honours;
 # tests send both.
@@ -23,3 +27,30 @@ settings.load_profile("sdmw")
 def kernels():
     """Compiled, if need be, before any test looks at what a run says or takes."""
     ready.prepare(lambda _once: None)
+
+
+TINY = {
+    (budget, "SMALLEST_TILE"): 64, (budget, "LARGEST_TILE"): 64, (verification, "READ"): 128,
+    (decomposition, "ROWS"): 100, (left_out, "TILE"): 100,
+    (runs, "BLOCK"): 64, (planning, "TILE"): 512, (shards, "CHUNK"): 64, (shards, "SHARD"): 256,
+}  # fmt: skip
+USUAL = {(module, name): getattr(module, name) for module, name in TINY}
+
+
+@pytest.fixture(scope="module")
+def tiny_tiles():
+    """The tests of a module that asks for it run with tiles, blocks and chunks of a few elements.
+
+    So most tensors have several of them, as those of real models do: what is right in the first only is found.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), size in TINY.items():
+            patch.setattr(module, name, size)
+        yield
+
+
+@pytest.fixture
+def usual_tiles(monkeypatch):
+    """One test of such a module that runs as users do."""
+    for (module, name), size in USUAL.items():
+        monkeypatch.setattr(module, name, size)

@@ -23,6 +23,8 @@ from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
 from sdmw.errors import DisagreementError, NonFiniteError, PlanError, RecipeError, UsageError
 
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
 Q = "model.layers.1.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
 HUGE = 3.3e38
@@ -465,33 +467,34 @@ def test_what_is_not_finite_is_named_by_file_tensor_and_element(tmp_path, capsys
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_nan_everywhere_is_told(tmp_path, capsys, monkeypatch, method):
     """No delta, and yet the result is not finite."""
-    spoil = both(*(put(model, Q, 5, np.nan) for model in MODELS))
+    spoil = both(*(put(model, Q, 95, np.nan) for model in MODELS))
     model = "corp" if method == "linear" else "base"
-    said = rf"HERE/{model}/model.safetensors: tensor '{Q}', element 5: expected a finite number, found nan"
+    said = rf"HERE/{model}/model.safetensors: tensor '{Q}', element 95: expected a finite number, found nan"
     refused(Case("", NonFiniteError, (said,), spoil, recipe=METHODS[method]), World(tmp_path), capsys, monkeypatch)
 
 
+# Elements of the second tile: numbers are told from the tensor's beginning.
 OVERFLOWS = [
     *(Case(f"a delta, {method}", NonFiniteError,
-           (rf"HERE/func/model.safetensors: tensor '{Q}', element 9: expected a delta within the range of float32, "
+           (rf"HERE/func/model.safetensors: tensor '{Q}', element 99: expected a delta within the range of float32, "
             r"found -3.3e\+38 against 3.3e\+38 in HERE/base/model.safetensors",),
-           both(put("base", Q, 9, HUGE), put("corp", Q, 9, HUGE), put("func", Q, 9, -HUGE)), recipe=recipe)
+           both(put("base", Q, 99, HUGE), put("corp", Q, 99, HUGE), put("func", Q, 99, -HUGE)), recipe=recipe)
       for method, recipe in METHODS.items() if method != "linear"),
     *(Case(f"the result, {method}", NonFiniteError,
-           (rf"HERE/{'corp' if method == 'linear' else 'base'}/model.safetensors: tensor '{Q}', element 9: expected a "
+           (rf"HERE/{'corp' if method == 'linear' else 'base'}/model.safetensors: tensor '{Q}', element 99: expected a "
             r"merged value within the range of F16, found an overflow\. Choose a wider out_dtype",),
-           both(*(put(model, Q, 9, 70000) for model in MODELS)),
+           both(*(put(model, Q, 99, 70000) for model in MODELS)),
            recipe={**recipe, "out_dtype": "float16"}) for method, recipe in METHODS.items()),
     Case("a sum of what is far apart, linear", NonFiniteError,
-         (rf"corp/model.safetensors: tensor '{Q}', element 9: expected a merged value within the range of F32",),
-         both(put("corp", Q, 3, HUGE), put("func", Q, 3, -HUGE), put("corp", Q, 9, HUGE), put("func", Q, 9, HUGE)),
+         (rf"corp/model.safetensors: tensor '{Q}', element 99: expected a merged value within the range of F32",),
+         both(put("corp", Q, 93, HUGE), put("func", Q, 93, -HUGE), put("corp", Q, 99, HUGE), put("func", Q, 99, HUGE)),
          recipe={"merge_method": "linear"}),
     Case("an extra tensor", NonFiniteError,
          (r"HERE/func/model.safetensors: tensor 'more', element 1: expected a merged value within the range of F16",),
          also("more", np.array([1, 7e4], np.float32), "func"), recipe={"extra": "take", "out_dtype": "float16"}),
     Case("float64", NonFiniteError,
-         (r"HERE/base/model.safetensors: tensor 'x', element 1: expected a finite number, found inf\. .*nonfinite",),
-         also("x", np.array([1.0, np.inf]), *MODELS)),
+         (r"HERE/base/model.safetensors: tensor 'x', element 150: expected a finite number, found inf\. .*nonfinite",),
+         also("x", np.array([1.0] * 150 + [np.inf]), *MODELS)),
 ]  # fmt: skip
 
 
@@ -500,8 +503,8 @@ def test_an_overflow_is_told(case, tmp_path, capsys, monkeypatch):
     refused(case, World(tmp_path), capsys, monkeypatch)
 
 
-BUFFERS = [(np.arange(5), 3, "3", "9", 9), (np.array([True, False]), 1, "0", "1", True),
-           (np.array([0.5, 0.25]), 0, "0.5", "0.125", 0.125),
+BUFFERS = [(np.arange(5), 3, "3", "9", 9), (np.arange(200), 150, "150", "9", 9),
+           (np.array([True, False]), 1, "0", "1", True), (np.array([0.5, 0.25]), 0, "0.5", "0.125", 0.125),
            (np.arange(4, dtype=np.uint8), 2, "2", "7", 7)]  # fmt: skip
 
 
@@ -563,6 +566,32 @@ def test_nonfinite_pass_is_the_reference(tmp_path, method, out):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert_bits(found[name], rounded(array, {"float32": "F32", "float16": "F16"}[out]))
+
+
+def test_a_model_whose_only_changes_are_infinite_takes_no_part(tmp_path):
+    """Its weight is 0, and 0 times infinity would be NaN."""
+    world = World(tmp_path)
+    world.corp = {name: array.copy() for name, array in world.base.items()}
+    world.corp[Q].flat[77] = np.inf
+    found, report = merged(world, nonfinite="pass")
+    expected, *_ = sdm_w(world.base, [world.func], {name: [name] for name in world.base})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(bits(found[name]), bits(array), err_msg=name)
+    assert [model.facts["weight"] for model in report.models] == [0, 1]
+    assert report.warnings == ()
+
+
+def test_where_nan_may_pass_nothing_is_said_to_be_equal(tmp_path):
+    """No finite delta, and yet a fine-tune may differ from the base by what no count shows."""
+    world = World(tmp_path)
+    world.func = world.corp = {name: array.copy() for name, array in world.base.items()}
+    world.corp[Q].flat[77] = np.nan
+    _, report = merged(world, nonfinite="pass")
+    assert report.warnings == ("no fine-tune has a finite change: the result is the base",)
+    given = World(tmp_path / "given")
+    given.func = given.corp = given.base
+    _, report = merged(given, nonfinite="pass", parameters={"weight": 1})
+    assert report.warnings == ()
 
 
 def test_a_missing_tensor_may_be_the_base_s(tmp_path):
@@ -636,6 +665,16 @@ def test_a_tied_head_that_differs_is_written_and_the_config_unties_it(tmp_path):
     assert json.loads(Path(world.at("out", "config.json")).read_text())["tie_word_embeddings"] is False
     assert report.warnings[0] == ("'lm_head.weight' differs from the embedding: it is written, and is not tied")
     assert sdmw.verify(world.at("out"), sample=1, progress=False).problems == ()
+
+
+def test_a_config_that_says_nothing_of_ties_unties_a_head_that_is_stored(tmp_path):
+    """Even where it equals its embedding in all inputs: they are merged apart."""
+    world = World(tmp_path)
+    for model in world.models:
+        model["lm_head.weight"] = model["model.embed_tokens.weight"].copy()
+    found, report = merged(world)
+    np.testing.assert_array_equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
+    assert report.warnings == ()
 
 
 def test_an_untied_head_is_an_extra_tensor(tmp_path, capsys, monkeypatch):

@@ -166,7 +166,7 @@ def test_every_command_has_a_usage_line_in_the_readme():
 
 def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch):
     given = {"RECIPE": "tests/data/recipe.yaml", "CHECKPOINT": "corp", "BASE": "base", "MODEL": "corp",
-             "ARCHIVE": "out-pack", "N": "1"}  # fmt: skip
+             "ARCHIVE": "out-pack", "N": "1", "FOLDER": "."}  # fmt: skip
     for line in usage_lines():
         name = COMMAND.match(line)[1]
         out = "out-merge" if name == "verify" else f"out-{name}"
@@ -179,8 +179,11 @@ def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch
 # Options in messages, and the commands whose users may read them.
 READ_BY = {
     "--download": commands().keys(),  # a model that is not here
+    "--header-limit": commands().keys(),  # a large header
+    "--follow-links": commands().keys(),  # a folder of links
     "--overwrite": {"merge", "plan", "extract", "pack", "apply", "revert"},  # a target that is there
     "--restart": {"merge", "extract"},  # what another run left
+    "--inputs": {"verify"},  # models that are elsewhere
 }
 
 

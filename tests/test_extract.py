@@ -1,6 +1,7 @@
 """`sdmw extract` against NumPy's whole decomposition; what it leaves out; what comes back from the adapter."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from reference.rounding import STORED
-from sdmw.errors import NonFiniteError, PlanError, UsageError
+from sdmw.errors import InputChangedError, NonFiniteError, PlanError, UsageError
 from sdmw.running import decomposition, left_out
+from sdmw.running.events import Progress
+
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
 
 @pytest.fixture(params=[None, 100], ids=["whole", "by blocks"])
@@ -248,6 +252,17 @@ class TestLeftOut:
         base = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((8, 8), "f4")}
         with pytest.raises(PlanError, match=r"model_type 'vit', whose modules transformers calls otherwise"):
             extracted(base, base, {"model_type": "vit"})
+
+
+@pytest.mark.parametrize("changed", ["base", "tune"])
+def test_an_input_that_changed_meanwhile_ends_it(world, changed):
+    def touch(event):
+        if isinstance(event, Progress):
+            os.utime(f"{changed}/model.safetensors")
+
+    with pytest.raises(InputChangedError, match=f"{changed}/model.safetensors"):
+        sdmw.extract("base", "tune", "out", rank=2, progress=touch)
+    assert sorted(os.listdir(".")) == ["base", "tune"]
 
 
 class TestRefused:

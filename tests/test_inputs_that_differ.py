@@ -7,7 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sdmw
+from command_line import told
 from sdmw.errors import CheckpointError, DisagreementError, PlanError
+from sdmw.reporting.tally import Tally
+from sdmw.running.events import Progress
 
 
 def model(folder, tensors, config=None, files=None):
@@ -57,8 +60,10 @@ def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing)
 
 
 def test_integers_that_differ_are_found_before_anything_is_measured(tmp_path, differing):
+    asked, events = recipe(differing[0], differing[1], extra="drop", merge_method="sdm_w"), []
     with pytest.raises(DisagreementError, match=r"element 0: expected 0 as in .*one.*, found 3\. .*`integers: base`"):
-        sdmw.merge(recipe(*differing[:1], *differing, extra="drop"), tmp_path / "out")
+        sdmw.merge(asked, tmp_path / "out", progress=events.append)
+    assert not any(isinstance(event, Progress) for event in events)
     assert not (tmp_path / "out").exists()
 
 
@@ -97,3 +102,143 @@ def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
     report = sdmw.merge(recipe(base, base), tmp_path / "out")
     assert (tmp_path / "out" / "spk_dict.pt").read_text() == "voices"
     assert any("'spk_dict.pt' holds weights that are copied, not merged" in warning for warning in report.warnings)
+
+
+def at_the_end(out):
+    """The lines of a merge's output behind the models' table."""
+    return out[: out.index("result  ")].splitlines()[1:]
+
+
+class TestWhatIsNotMergedIsCounted:
+    """In the terminal, by plan and by merge; in the report; in the card where weights are concerned."""
+
+    def merged(self, tmp_path, capsys, monkeypatch, recipe):
+        """The lines of the plan, those of the merge, the report and the card."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        (tmp_path / "r.json").write_text(json.dumps(recipe))
+        planned = told(capsys, monkeypatch, "plan", "r.json").out
+        done = told(capsys, monkeypatch, "merge", "r.json", "out")
+        assert done.code == 0, done.err
+        assert sdmw.verify("out", progress=False).problems == ()
+        card = (tmp_path / "out" / "README.md").read_text()
+        return [" ".join(line.split()) for line in planned.splitlines()], done.out, sdmw.Report.load("out"), card
+
+    def test_tensors_that_a_model_lacks(self, tmp_path, capsys, monkeypatch):
+        tensors = {name: values(1, 2) for name in "abcd"}
+        model(tmp_path / "base", tensors)
+        model(tmp_path / "one", {"a": values(3, 4), "b": values(1, 1)})
+        model(tmp_path / "two", {name: values(5, 6) for name in "abc"})
+        made = recipe("base", "one", "two", missing="base")
+        plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, made)
+        said = "2 tensors in 'one', 1 in 'two': the base's stand in"
+        assert f"missing {said}" in plan
+        assert f"missing      {said}\n" in merge
+        assert report.missing == {"one": 2, "two": 1}
+        assert "- missing: 2 tensors in `one`, 1 in `two`: the base's stand in\n" in card
+
+    def test_a_model_that_lacks_more_than_half_is_refused_whatever_the_recipe_says(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model(tmp_path / "base", {name: values(1, 2) for name in "abcd"})
+        model(tmp_path / "half", {name: values(1, 2) for name in "ab"})
+        model(tmp_path / "less", {"a": values(1, 2)})
+        assert sdmw.plan(recipe("base", "half", missing="base")).problems == ()
+        (problem,) = sdmw.plan(recipe("base", "less", missing="base", extra="take")).problems
+        assert str(problem) == (
+            f"model 'less': expected tensors named as in {tmp_path}/base, found 3 of 4 are missing. "
+            "Merge fine-tunes of one base"
+        )
+
+    @pytest.mark.parametrize(
+        ("extra", "word", "said"),
+        [("take", "taken", "2 tensors in 'two' that the base lacks"),
+         ("drop", "left out", "2 tensors in 'two' that the base lacks")],
+    )  # fmt: skip
+    def test_tensors_that_the_base_lacks(self, tmp_path, differing, capsys, monkeypatch, extra, word, said):
+        made = recipe("one", "one", "two", extra=extra, integers="base")
+        plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, made)
+        assert f"{word} {said}" in plan
+        assert f"{word:11}  {said}\n" in merge
+        assert f"- {word}: 2 tensors in `two` that the base lacks\n" in card
+        assert (report.extra, report.tally.dropped) == (({"two": 2}, {}) if extra == "take" else ({}, {"two": 2}))
+        copied = "copied 1 tensor of integers and the like, from the base"
+        assert copied in plan
+        assert copied in " ".join(merge.split())
+        assert report.tally.copied_tensors == 1
+        assert "integers and the like" not in card
+
+    def test_integers_that_are_taken_from_a_model_are_not_the_base_s(self, tmp_path, capsys, monkeypatch):
+        model(tmp_path / "base", {"a": values(1, 2)})
+        model(tmp_path / "one", {"a": values(1, 2), "ids": np.arange(3)})
+        made = recipe("base", "one", extra="take")
+        _, _, report, _ = self.merged(tmp_path, capsys, monkeypatch, made)
+        assert (report.extra, report.tally.copied_tensors) == ({"one": 1}, 0)
+
+    @pytest.mark.parametrize("stored", ["equal", "different"])
+    def test_heads(self, tmp_path, capsys, monkeypatch, stored):
+        embedding = np.arange(8, dtype=np.float32).reshape(4, 2)
+        tied = {"model_type": "llama", "tie_word_embeddings": True}
+        head = embedding if stored == "equal" else embedding + 1
+        model(tmp_path / "base", {"model.embed_tokens.weight": embedding}, tied)
+        model(tmp_path / "one", {"model.embed_tokens.weight": embedding, "lm_head.weight": head}, tied)
+        plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, recipe("base", "base", "one"))
+        assert "tied 'lm_head.weight': not written where it equals the embedding" in plan
+        lines = [" ".join(line.split()) for line in merge.splitlines()]
+        if stored == "equal":
+            assert "tied 'lm_head.weight': not written, as it equals the embedding" in lines
+            assert (report.tally.unwritten_heads, report.tally.untied_heads) == (("lm_head.weight",), ())
+            assert "lm_head" not in card.partition("## Recipe")[0]
+        else:
+            untied = "'lm_head.weight': not equal to the embedding, so written by itself"
+            assert f"untied {untied}" in lines
+            assert "tied heads 1 tensor in 'base' not stored: the embedding stands in" in lines
+            assert (report.tally.unwritten_heads, report.tally.untied_heads) == ((), ("lm_head.weight",))
+            assert report.tally.absent_heads == {"base": 1}
+            assert f"- untied: {untied}\n".replace("'", "`") in card
+            assert "- tied heads: 1 tensor in `base` not stored: the embedding stands in\n" in card
+
+    def test_files_of_the_base_that_do_not_come_along(self, tmp_path, capsys, monkeypatch):
+        files = {"README.md": "", ".gitattributes": "", **{f"adapter_{n}.bin": "" for n in range(5)}}
+        model(tmp_path / "base", {"a": values(1, 2)}, files=files)
+        plan, merge, report, _ = self.merged(tmp_path, capsys, monkeypatch, recipe("base", "base"))
+        said = (
+            "6 files of the base: '.gitattributes', 'adapter_0.bin', 'adapter_1.bin', 'adapter_2.bin', "
+            "'adapter_3.bin' and 1 more"
+        )
+        assert f"not copied {said}" in plan
+        assert f"not copied   {said}\n" in merge
+        assert report.files.skipped.keys() >= files.keys()
+
+    def test_recipe_fields_that_are_ignored(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model(tmp_path / "base", {"a": values(1, 2)})
+        (tmp_path / "r.json").write_text(json.dumps(recipe("base", "base", colour=1)))
+        for command in (["plan", "r.json"], ["merge", "r.json", "out", "--quiet"]):
+            done = told(capsys, monkeypatch, *command, "--ignore-unknown")
+            assert (done.code, "note: ignored: unknown field" in done.err) == (0, True)
+        assert "colour" in sdmw.Report.load("out").notes[0]
+
+    def test_where_all_is_merged_nothing_is_said(self, tmp_path, capsys, monkeypatch):
+        model(tmp_path / "base", {"a": values(1, 2)})
+        plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, recipe("base", "base"))
+        assert plan[-1].startswith("time ")
+        assert at_the_end(merge)[1:] == []
+        assert report.tally == Tally({}, {}, (), (), 0)
+        assert "## What is not merged" not in card
+
+    def test_the_plan_as_json(self, tmp_path, differing, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        found = sdmw.plan(recipe("one", "one", "two", extra="drop", integers="base")).to_dict()
+        assert (found["missing"], found["extra"], found["dropped"]) == ({}, {}, {"two": 2})
+
+    def test_a_report_whose_counts_were_changed_is_told(self, tmp_path, differing, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        sdmw.merge(recipe("one", "one", "two", extra="drop", integers="base"), "out", progress=False)
+        path = tmp_path / "out" / "sdmw_report.json"
+        report = json.loads(path.read_text())
+        path.write_text(json.dumps({**report, "tally": {**report["tally"], "dropped": {"two": 1}}}))
+        (problem,) = sdmw.verify("out", progress=False).problems
+        assert problem.where == "out/sdmw_report.json: tally.dropped.two"
+        del report["tally"]  # as an earlier version left it
+        path.write_text(json.dumps(report))
+        assert sdmw.verify("out", progress=False).problems == ()

@@ -214,6 +214,15 @@ class TestRefused:
         assert "expected adapters of one rank for linear, found 3 and 4" in self.problems("linear", ("one", "three"))[0]
         assert self.problems("svd", ("one", "three")) == []
 
+    def test_matrices_that_lie_both_ways(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_checkpoint("base", {"h.0.w.weight": np.ones((4, 4), np.float32)}, config={})  # of no known module
+        for name, transposed in (("one", False), ("two", True)):
+            tensors = factors(np.random.default_rng(0), "h.0.w", (4, 4))
+            write_adapter(tmp_path / name, tensors, fan_in_fan_out=transposed)
+        (problem,) = self.problems()
+        assert "tensor 'h.0.w.weight': expected adapters that keep it one way, found both ways" in problem
+
     def test_a_model(self, world):
         write_checkpoint("corp", world[0])
         (problem, *_) = self.problems(names=("corp",))

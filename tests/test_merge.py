@@ -18,6 +18,9 @@ from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
 from sdmw.planning.layers import component_of, layer_of
+from sdmw.statistics import histogram
+
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
 NAMES = ("model.embed.weight", "model.layers.0.mlp.w", "model.layers.0.mlp.b", "model.layers.1.mlp.w", "head.weight")
 dtypes = st.sampled_from(["F32", "F16", "BF16"])
@@ -136,6 +139,30 @@ def test_task_arithmetic_is_the_reference(given_models, normalize, data):
     assert report.run.bytes_read == sum(a.nbytes for model in (base, *tunes) for a in model.values())
 
 
+def test_a_negative_sum_of_weights_is_divided_by(tmp_path):
+    base, tune = {"w": np.float32([1, 2])}, {"w": np.float32([2, 6])}
+    models = {0: {"parameters": {"weight": -0.5}}}
+    found, _ = run(str(tmp_path), base, [tune], {"normalize": True}, method="task_arithmetic", models=models)
+    np.testing.assert_array_equal(found["w"], [2, 6])
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1e-8, [2, 6]), (0.99e-8, [1, 2])])
+def test_a_sum_of_weights_that_is_nearly_zero_is_not_divided_by(tmp_path, weight, expected):
+    base, tune = {"w": np.float32([1, 2])}, {"w": np.float32([2, 6])}
+    models = {0: {"parameters": {"weight": weight}}}
+    found, _ = run(str(tmp_path), base, [tune], {"normalize": True}, method="task_arithmetic", models=models)
+    np.testing.assert_array_equal(found["w"], expected)
+
+
+def test_minus_zero_with_a_delta_of_zero_becomes_zero(tmp_path):
+    """As in mergekit, which adds a zero to it; SDM-W leaves it."""
+    base = {"w": np.float32([-0.0, 1])}
+    tune = {"w": np.float32([-0.0, 2])}
+    for method, sign in (("task_arithmetic", False), ("sdm_w", True)):
+        found, _ = run(str(tmp_path / method), base, [tune], {}, method=method)
+        assert np.signbit(found["w"]).tolist() == [sign, False]
+
+
 @settings(max_examples=20)
 @given(checkpoints(), st.booleans())
 def test_linear_is_the_reference(given_models, normalize):
@@ -222,6 +249,17 @@ def test_approximate_reports_its_largest_error(tmp_path):
     assert report.run.bytes_read_again == 0
 
 
+def test_a_second_look_is_counted(tmp_path, monkeypatch):
+    """Nothing is listed near the percentile here, so that each layer is read three times."""
+    monkeypatch.setattr(histogram, "MOST_OF_PIECE", 0)
+    rng = np.random.default_rng(3)
+    base = {"w": rng.normal(0, 1, 5000).astype(np.float32)}
+    tune = fine_tuned(rng, base)
+    _, report = run(str(tmp_path), base, [tune], {})
+    assert report.run.bytes_read_again == 2 * base["w"].nbytes
+    assert report.run.bytes_read == 3 * 2 * base["w"].nbytes
+
+
 def test_merges_at_the_same_time_do_not_disturb_each_other(tmp_path):
     rng = np.random.default_rng(4)
     base = llama_like(rng)
@@ -256,3 +294,16 @@ def test_layers_without_a_change_stay_the_base(tmp_path, granularity):
     assert report.models[0].facts["weight"] == 1.0
     if granularity == "tensor":
         assert [layer.facts[0]["threshold"] is None for layer in report.layers].count(False) == 1
+
+
+def test_two_embeddings_that_nothing_shares_are_both_merged(tmp_path):
+    """As of an encoder and a decoder that have one each (T5Gemma), equal at first and apart after training."""
+    rng = np.random.default_rng(6)
+    one = llama_like(rng, "F32")["model.embed_tokens.weight"]
+    base = {"model.encoder.embed_tokens.weight": one, "model.decoder.embed_tokens.weight": one.copy()}
+    for tune in (fine_tuned(rng, base), dict(base)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        found, report = run(str(folder), base, [tune], {})
+        assert found.keys() == base.keys()
+        assert not any("tied" in said for said in report.warnings)

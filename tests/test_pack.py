@@ -26,6 +26,8 @@ from sdmw.archives import planning, runs, shards
 from sdmw.errors import ArchiveError, InputChangedError, OtherModelError, PlanError, StoppedError, UsageError
 from sdmw.running.events import Progress, Published
 
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
 DTYPES = {**STORED, "I64": np.int64, "I8": np.int8, "BOOL": np.bool_, "F64": np.float64}
 FLOATS = tuple(STORED)
 
@@ -40,11 +42,12 @@ def world(tmp_path, monkeypatch):
     names = list(base)
     write_checkpoint("base", base)
     write_checkpoint("tune", tune, shards=[names[:4], names[4:]])
-    for name in ("tokenizer.json", "LICENSE", "sub/only.txt"):
+    for name in ("tokenizer.json", "LICENSE", "sub/only.txt", "README.md"):
         Path("base", name).parent.mkdir(exist_ok=True)
         Path("base", name).write_text(f"{name} of the base")
     shutil.copy("base/LICENSE", "tune/LICENSE")
     Path("tune/tokenizer.json").write_text("tokenizer.json of the fine-tune")
+    Path("tune/README.md").write_text("README.md of the fine-tune")
     Path("tune/chat_template.jinja").write_text("of the fine-tune")
     Path("tune/config.json").write_text(json.dumps({**CONFIG, "eos_token_id": 7}))
     return tmp_path
@@ -142,7 +145,7 @@ def kept_by_reference(base, tune, k):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_the_thresholds_are_those_of_the_method(tmp_path, dtype):
+def test_the_thresholds_are_those_of_the_method(tmp_path, usual_tiles, dtype):
     """Several blocks, ties at the threshold, two tensors with thresholds of their own."""
     rng = np.random.default_rng(9)
     base = {f"layers.{n}.w": rng.normal(0, 0.02, (300, 700)).astype(np.float32).astype(STORED[dtype]) for n in (0, 1)}
@@ -181,13 +184,74 @@ def test_files_beside_the_weights_go_along(world, k):
     pack("base", "tune", "archive", k=k)
     report = apply("base", "archive", "there")
     revert("there", "archive", "back")
-    assert others_of("there") == {
-        name: text for name, text in others_of("tune").items() if not name.startswith("model")
-    }
+    assert others_of("there") == others_of("tune")
     assert others_of("back") == others_of("base")
     assert tensors_of("back") == tensors_of("base")
     assert (tensors_of("there") == tensors_of("tune")) == (k == 0)
-    assert report.files == 4
+    assert (report.files, report.warnings) == (5, ())
+
+
+def test_a_merge_goes_along_with_all_that_tells_of_it(world):
+    """Card, recipe, report: what `sdmw verify` asks for."""
+    recipe = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "tune"}]}
+    sdmw.merge(recipe, "merged", progress=False)
+    pack("base", "merged", "archive")
+    apply("base", "archive", "there")
+    assert others_of("there") == others_of("merged")
+    assert sdmw.verify("there", sample=1, progress=False).problems == ()
+
+
+def test_weights_in_folders_of_their_own_go_along(world):
+    """A sentence transformer's module, in either form, of the base alone or of both."""
+    for path, data in (("base/2_Dense/pytorch_model.bin", b"old"), ("base/3/model.safetensors", b"1"),
+                       ("tune/3/model.safetensors", b"2")):  # fmt: skip
+        Path(path).parent.mkdir()
+        Path(path).write_bytes(data)
+    pack("base", "tune", "archive")
+    apply("base", "archive", "there")
+    revert("there", "archive", "back")
+    assert Path("there/3/model.safetensors").read_bytes() == b"2"
+    assert not Path("there/2_Dense").exists()
+    assert Path("back/3/model.safetensors").read_bytes() == b"1"
+    assert Path("back/2_Dense/pytorch_model.bin").read_bytes() == b"old"
+
+
+def test_what_an_archive_does_not_keep_is_told(world):
+    """At packing, and when the other side is made again."""
+    with open("tune/large.dat", "wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    Path("base/leaves.txt").symlink_to("/etc/hostname")
+    Path("base/optimizer.pt").touch()  # nobody misses it
+    packed = pack("base", "tune", "archive")
+    assert packed.warnings == (
+        f"{os.getcwd()}/base: 'leaves.txt' is not in the archive: a link that leaves the folder",
+        f"{os.getcwd()}/tune: 'large.dat' is not in the archive: larger than 64 MiB",
+    )
+    assert apply("base", "archive", "there").warnings == (
+        "archive: 'large.dat' of the model is not in it, nor in the output: larger than 64 MiB",
+    )
+    assert revert("tune", "archive", "back").warnings == (
+        "archive: 'leaves.txt' of the base is not in it, nor in the output: a link that leaves the folder",
+    )
+
+
+def test_files_of_the_model_that_are_others_now_are_told(world):
+    Path("base/vocab.txt").write_text("the same")
+    shutil.copy("base/vocab.txt", "tune/vocab.txt")
+    pack("base", "tune", "archive")
+    Path("base/vocab.txt").write_text("another")
+    Path("base/notes.txt").write_text("new")
+    os.unlink("base/LICENSE")
+    report = apply("base", "archive", "there")
+    base = f"{os.getcwd()}/base"
+    assert report.warnings == (
+        f"{base}: 'LICENSE' belongs to both models and is not copied: no such file",
+        f"{base}: 'vocab.txt' is not the one that was there when the archive was packed; it is copied",
+        f"{base}: 'notes.txt' was not there when the archive was packed; it is not copied",
+    )
+    found = others_of("there")
+    assert found["vocab.txt"] == "another"
+    assert not {"LICENSE", "notes.txt"} & found.keys()
 
 
 def test_the_report(world):
@@ -225,7 +289,7 @@ def test_shards_do_not_matter(world):
     assert tensors_of("back") == tensors_of("base")
 
 
-def test_a_fine_tune_of_few_elements_is_small(tmp_path):
+def test_a_fine_tune_of_few_elements_is_small(tmp_path, usual_tiles):
     rng = np.random.default_rng(10)
     base = {"w": rng.normal(0, 0.02, (512, 1024)).astype(np.float32).astype(ml_dtypes.bfloat16)}
     write_checkpoint(tmp_path / "base", base)

@@ -37,6 +37,7 @@ ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output fil
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")]
 Download = Annotated[bool, typer.Option("--download", help="Download models not in the local Hub cache.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links out of a model's directory.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
@@ -84,6 +85,7 @@ def merge(
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
@@ -91,8 +93,8 @@ def merge(
 
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit, resume=not restart,
-        progress=not quiet,
+        ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
+        resume=not restart, progress=not quiet,
     )  # fmt: skip
     from sdmw.reporting import terminal
 
@@ -114,6 +116,7 @@ def plan(
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
@@ -122,7 +125,7 @@ def plan(
 
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        ignore_unknown=ignore_unknown, download=download, header_limit=header_limit,
+        ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -140,13 +143,14 @@ def inspect(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Directory, or id in the Hub cache.")],
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Show what is in a checkpoint."""
     from sdmw import api
     from sdmw.reporting import terminal
 
-    found = api.inspect(checkpoint, header_limit=header_limit, download=download)
+    found = api.inspect(checkpoint, header_limit=header_limit, download=download, follow_links=follow_links)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -167,6 +171,7 @@ def extract(
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Approximate a fine-tune by a PEFT adapter. Prints the error of each weight. An interrupted run is resumed."""
@@ -175,7 +180,7 @@ def extract(
 
     report = api.extract(
         base, model, out, rank=rank, threads=threads, budget=budget, overwrite=overwrite, download=download,
-        header_limit=header_limit, resume=not restart, progress=not quiet,
+        follow_links=follow_links, header_limit=header_limit, resume=not restart, progress=not quiet,
     )  # fmt: skip
     terminal.print_warnings(report.warnings, [])
     if as_json:
@@ -196,6 +201,7 @@ def pack(
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Store what a model changed as a sparse archive, exact to the bit."""
@@ -203,7 +209,7 @@ def pack(
 
     report = api.pack(
         base, model, out, k=k, threads=threads, budget=budget, overwrite=overwrite, download=download,
-        header_limit=header_limit, progress=not quiet,
+        follow_links=follow_links, header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -220,6 +226,7 @@ def apply(
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Make the packed model again from its base and the archive."""
@@ -227,7 +234,7 @@ def apply(
 
     report = api.apply(
         base, archive, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        download=download, header_limit=header_limit, progress=not quiet,
+        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -244,6 +251,7 @@ def revert(
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Make the base again from the packed model and the archive."""
@@ -251,7 +259,7 @@ def revert(
 
     report = api.revert(
         model, archive, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        download=download, header_limit=header_limit, progress=not quiet,
+        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet,
     )  # fmt: skip
     _print_packed(report, as_json)
 
@@ -259,22 +267,32 @@ def revert(
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
-    sample: Annotated[str, typer.Option(help="Share of tiles to compute again.")] = "1%",
+    sample: Annotated[
+        str | None, typer.Option(help="Share of tiles to compute again; default: 1%, all of a small model.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compute every tile again.")] = False,
+    inputs: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Folder that holds the recipe's models; default: here.")
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
+    follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs."""
+    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs.
+
+    Where the inputs are not found, checksums alone are compared.
+    """
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_share
 
-    share = 1 if everything else parse_share(sample, "sample")
+    share = None if sample is None else parse_share(sample, "sample")
     found = api.verify(
-        out, sample=share, threads=threads, header_limit=header_limit, download=download, progress=not quiet
+        out, sample=1 if everything else share, inputs=inputs, threads=threads, header_limit=header_limit,
+        download=download, follow_links=follow_links, progress=not quiet,
     )  # fmt: skip
     if as_json:
         _print_json(found.to_dict())
@@ -304,7 +322,7 @@ def main() -> None:
             try:
                 app()
             finally:
-                sys.stdout.flush()  # here, where a fault is told
+                sys.stdout.flush()  # here, where an error is reported
     except EndedError as end:
         signals.end()
         name = signal.Signals(int(str(end.code)) - 128).name

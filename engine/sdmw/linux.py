@@ -180,13 +180,14 @@ def allocated(folder: str) -> int:
     return total
 
 
-def write_failed(path: str, error: OSError, missing: int) -> OutputError:
+def write_failed(path: str, error: OSError, missing: int, *, divisible: bool = False) -> OutputError:
     """A failed write in words that tell a full disk, a quota and a limit of file sizes apart.
 
     Args:
         path: what was written.
         error: what the kernel said.
         missing: bytes that found no room.
+        divisible: what is written there can be cut into more files.
     """
     if error.errno == errno.ENOSPC:
         problem = Problem(path, "", f"the disk is full, {shown(missing)} are missing", "Free them, or write elsewhere")
@@ -197,7 +198,8 @@ def write_failed(path: str, error: OSError, missing: int) -> OutputError:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         said = "the file system" if limit == resource.RLIM_INFINITY else f"`ulimit -f` ({shown(limit)})"
         found = f"the file is larger than {said} allows, {shown(missing)} are missing"
-        problem = Problem(path, "", found, "Choose a smaller max_shard_size, or raise the limit")
+        mend = "Choose a smaller max_shard_size, or raise the limit" if divisible else "Raise the limit"
+        problem = Problem(path, "", found, mend)
     else:
         problem = Problem(path, "", f"cannot be written: {os.strerror(error.errno or errno.EIO)}")
     return OutputError([problem])

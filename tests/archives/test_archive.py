@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from sdmw.errors import ArchiveError
 from sdmw.tensors.dtype import DType
 
 HASH = "0" * 32
+NONE = {"base": {}, "model": {}}
 DTYPES = (DType.BOOL, DType.BF16, DType.F32, DType.F64)
 
 
@@ -58,7 +60,7 @@ def write(path, contents, files=None):
             store(writer.add(run))
             tensors.append(ArchivedTensor(f"t{number}", dtype, (len(mask),), run.gaps.size, HASH, HASH))
         store(writer.rest())
-        archive = Archive(str(path), 0.0, tuple(tensors), files or {"base": {}, "model": {}})
+        archive = Archive(str(path), 0.0, tuple(tensors), files or NONE, {"LICENSE": HASH}, NONE)
         writer.close(archive)
     return archive
 
@@ -154,8 +156,10 @@ def test_zarr_itself_reads_it(sound):
 
 
 ATTRIBUTES = [
-    (("format",), 2), (("k",), -1), (("k",), True), (("k",), "0"), (("tensors",), {}), (("files",), {}),
+    (("format",), 1), (("k",), -1), (("k",), True), (("k",), "0"), (("tensors",), {}), (("files",), {}),
     (("files", "base"), {"config.json": "x"}), (("files", "model"), {"../x": HASH}), (("tensors", 0), 7),
+    (("shared",), None), (("shared",), {"x": 1}), (("left_out",), {}),
+    (("left_out", "base"), []), (("left_out", "model"), {"x": 2}),
     (("tensors", 0, "name"), "t1"), (("tensors", 0, "name"), 1), (("tensors", 0, "dtype"), "F4"),
     (("tensors", 0, "dtype"), ["F32"]), (("tensors", 0, "dtype"), "F64"), (("tensors", 0, "shape"), "39"),
     (("tensors", 0, "shape"), [-39]), (("tensors", 0, "shape"), [2**40, 2**40]), (("tensors", 0, "shape"), [1] * 999),
@@ -172,9 +176,19 @@ def test_attributes_that_are_not_believed(copied, keys, value):
         taken(copied)
 
 
+def test_a_file_that_is_the_same_and_another(copied):
+    files = copied / "files" / "base"
+    files.mkdir(parents=True)
+    (files / "LICENSE").touch()
+    empty = xxhash.xxh3_128_hexdigest(b"")
+    edited(copied, setting("attributes", "files", value={"base": {"LICENSE": empty}, "model": {}}))
+    with pytest.raises(ArchiveError, match="a file is both the same and another"):
+        read_archive(str(copied))
+
+
 @pytest.mark.parametrize("text", [
     "", "[]", "{}", "nul", "[" * 100_000, '{"attributes": {"format": NaN}}',
-    '{"attributes": {"format": 1, "format": 1}}',
+    '{"attributes": {"format": 2, "format": 2}}',
 ])  # fmt: skip
 def test_attributes_that_are_none(copied, text):
     (copied / "zarr.json").write_text(text)

@@ -338,3 +338,18 @@ def test_a_decision_that_could_not_be_read_again_is_refused_at_once(decision):
     named = untagged.replace("Method[BusiestParams, Busiest,", f"Method[BusiestParams, {decision},")
     with pytest.raises(TypeError, match="Busiest, which BusiestMethod names as its own, must be `tagged`"):
         exec(named, {"__name__": "untagged"})
+
+
+def test_another_generic_class_beside_the_method_does_not_hide_what_it_decides():
+    mixed = FILE.replace(
+        "class BusiestMethod(Method[", "class Named(Generic[T]):\n    pass\n\n\nclass BusiestMethod(Named[int], Method["
+    )
+    mixed = mixed.replace(
+        "from typing import ClassVar\n", 'from typing import ClassVar, Generic, TypeVar\n\nT = TypeVar("T")\n'
+    )
+    untagged = mixed.replace(
+        "@tagged\n@dataclass(frozen=True, slots=True)\nclass Busiest:", "@dataclass\nclass Busiest:"
+    )
+    assert untagged != mixed != FILE
+    with pytest.raises(TypeError, match="Busiest, which BusiestMethod names as its own, must be `tagged`"):
+        exec(untagged, {"__name__": "untagged"})

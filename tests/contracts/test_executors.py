@@ -210,11 +210,11 @@ def test_forked_workers_end_when_they_are_told(world, tmp_path):
                 found.extend(handlers for handlers in pool.map(_handlers, range(2)))
 
         sdmw.merge(recipe(world), tmp_path / "out", progress=look, executor=pool)
-    assert found == [(signal.SIG_DFL, signal.SIG_DFL)] * 2
+    assert found == [(signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL)] * 2
 
 
 def _handlers(_):
-    return signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    return tuple(signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 def test_no_task_outlives_its_merge(world, tmp_path):

@@ -133,7 +133,7 @@ class Merges(RuleBasedStateMachine):
 
     @rule(model=st.sampled_from(MODELS))
     def change_a_config(self, model):
-        """It is read when all is done: the kept run is no other one for it."""
+        """The output gets the base's: a kept run is another one for it. The others' say nothing here."""
         self.changes += 1
         path = Path(model, "config.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"number": self.changes}))
@@ -322,15 +322,14 @@ class Merges(RuleBasedStateMachine):
     def check_names(self, error, begun):
         """Each thing that changed is named, once, and nothing else is."""
         (wish, prints), now = begun, fingerprints()
-        expected = [f"resume: inputs: {os.path.abspath(shard)}" for shard in SHARDS if prints[shard] != now[shard]]
-        expected += ["resume: recipe"] * (WISHES[wish][0] != WISHES[self.wish][0])
-        named = [problem.where for problem in error.problems]
-        assert wish != self.wish or "resume: plan" not in named
-        if "resume: recipe" not in expected:
-            expected += ["resume: plan"] * (wish != self.wish)
-        elif "resume: plan" in named:  # most other recipes, but not all, are other plans
-            expected += ["resume: plan"]
-        assert sorted(named) == sorted(expected)
+        (old, old_size), (new, new_size) = WISHES[wish], WISHES[self.wish]
+        where, *named = [problem.where for problem in error.problems]
+        assert where == os.path.abspath(".out.sdmw")
+        files = [each.partition(": ")[0] for each in named if os.path.isabs(each)]
+        assert sorted(files) == sorted(os.path.abspath(name) for name in prints if prints[name] != now[name])
+        fields = {each for each in named if not os.path.isabs(each)}
+        assert ("max_shard_size" in fields) == (old_size != new_size)
+        assert bool(fields - {"max_shard_size"}) == (old != new)
 
     def merge(self, options, progress, out="out"):
         recipe, shard = WISHES[self.wish]
@@ -385,7 +384,8 @@ def kept_files():
 def fingerprints():
     """What tells whether a file is the same."""
     status = {shard: os.stat(shard) for shard in SHARDS}
-    return {shard: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for shard, s in status.items()}
+    found = {shard: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for shard, s in status.items()}
+    return {**found, "base/config.json": Path("base/config.json").read_bytes()}
 
 
 def set_an_element(shard, value):

@@ -15,6 +15,7 @@ import pytest
 import sdmw
 from checkpoints_on_disk import fine_tuned, write_checkpoint
 from command_line import everything_in
+from ending import processor_seconds, seconds_to_its_end
 
 ALL = os.environ.get("SDMW_FAULTS") == "all"  # scripts/faults: everything; else what ordinary tests have time for
 TENSORS, SHAPE = 16, (256, 1024)
@@ -81,14 +82,20 @@ def undisturbed(recipe, folder):
 
 
 def killed(arguments, seconds, signum=signal.SIGKILL):
-    """Run it, and end it so many seconds after it began to work; how it ended."""
+    """Run it, and end it so many seconds after it began to work.
+
+    Returns:
+        How it ended, what it said, and the processor seconds that it took once it was asked to end.
+    """
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        first = process.stdout.readline()
+        first, took = process.stdout.readline(), 0.0
         if first == "working\n":
             time.sleep(seconds)
-            process.send_signal(signum)
+            since = processor_seconds(process)
+            os.kill(process.pid, signum)  # Popen's own would wait for it where it has ended
+            took = seconds_to_its_end(process, since)
         said = first + process.stdout.read()
-    return process.returncode, said
+    return process.returncode, said, took
 
 
 def whole_or_absent(out, expected):

@@ -78,18 +78,26 @@ def test_the_index_names_what_the_shards_hold(merged):
 def test_the_model_card_of_local_models(merged):
     """A path is no Hub id and is left out."""
     card = Metadata.load_model_card(merged)
-    assert card == {"base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "sdmw"]}
-    assert Metadata.load(None, merged, None, 1_295_488).tags == ["merge", "sdmw"]
+    tags = ["merge", "sdmw", "sdm_w"]
+    assert card == {"base_model_relation": "merge", "library_name": "transformers", "tags": tags}
+    assert Metadata.load(None, merged, None, 1_295_488).tags == tags
+
+
+MORE = "pipeline_tag: text-generation\nlanguage: [en, no]\ndatasets:\n- a/b\n"
 
 
 @pytest.mark.parametrize("license_of_func", ["apache-2.0", "mit"])
 def test_the_model_card_of_models_from_the_hub(tmp_path, monkeypatch, license_of_func):
-    """The ids come through, and the licence where all agree on it."""
+    """The ids come through, and the licence where all agree on it; languages, task and data sets too."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     for name, licence in (("base", "apache-2.0"), ("corp", "apache-2.0"), ("func", license_of_func)):
-        cached(tmp_path / "hub" / f"models--acme--{name}-1b", DATA / name, f"---\nlicense: {licence}\n---\n# {name}\n")
+        cached(
+            tmp_path / "hub" / f"models--acme--{name}-1b",
+            DATA / name,
+            f"---\nlicense: {licence}\n{MORE}---\n# {name}\n",
+        )
     models = [{"model": "acme/corp-1b"}, {"model": "acme/func-1b@main"}]
     recipe = {"merge_method": "sdm_w", "base_model": "acme/base-1b", "models": models}
     out = tmp_path / "out"
@@ -97,13 +105,26 @@ def test_the_model_card_of_models_from_the_hub(tmp_path, monkeypatch, license_of
     card = Metadata.load_model_card(out)
     assert card["base_model"] == ["acme/base-1b", "acme/corp-1b", "acme/func-1b"]
     assert card["base_model_relation"] == "merge"
-    assert card.get("license") == ("apache-2.0" if license_of_func == "apache-2.0" else None)
+    assert card.get("license") == ("apache-2.0" if license_of_func == "apache-2.0" else "other")
+    assert (card["pipeline_tag"], card["language"], card["datasets"]) == ("text-generation", ["en", "no"], ["a/b"])
     metadata = Metadata.load(None, out, None, 1_295_488)
     assert [base["repo_url"] for base in metadata.base_models] == [
         f"https://huggingface.co/acme/{name}-1b" for name in ("base", "corp", "func")
     ]
     assert metadata.license == card.get("license")
     assert SpecialVocab(out).special_token_ids == {"bos": 0, "eos": 1, "pad": 2}
+
+
+def test_what_apply_makes_is_read_as_what_was_packed(merged, tmp_path):
+    """Its model card too; and what revert makes as the base, which has none."""
+    sdmw.pack(DATA / "base", merged, tmp_path / "archive", progress=False)
+    sdmw.apply(DATA / "base", tmp_path / "archive", tmp_path / "there", progress=False)
+    sdmw.revert(merged, tmp_path / "archive", tmp_path / "back", progress=False)
+    for made, of in ((tmp_path / "there", merged), (tmp_path / "back", DATA / "base")):
+        ours, theirs = (SpecialVocab(path, load_merges=True, n_vocab=2048) for path in (made, of))
+        assert (ours.merges, ours.special_token_ids) == (theirs.merges, theirs.special_token_ids)
+        assert ours.chat_template == theirs.chat_template
+        assert Metadata.load_model_card(made) == Metadata.load_model_card(of)
 
 
 def cached(repository, model, card):

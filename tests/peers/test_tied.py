@@ -126,6 +126,24 @@ def test_a_head_of_its_own_changes_no_scale(tmp_path):
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_an_index_that_names_a_head_that_no_shard_stores(tmp_path, kind):
+    """As some trainers leave it; transformers ties it, and so does the merge."""
+    base, one = (write(tmp_path / name, kind, TIED, seed) for seed, name in enumerate(("base", "one")))
+    for folder in (base, one):
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        names = [*load_file(folder / "model-00001-of-00001.safetensors"), KINDS[kind][2]]
+        weight_map = dict.fromkeys(names, "model-00001-of-00001.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    recipe = {"merge_method": "linear", "models": [{"model": str(each)} for each in (base, one)]}
+    recipe["parameters"] = {"weight": 0.5}
+    report = sdmw.merge(recipe, tmp_path / "out", progress=False)
+    assert sum("no shard stores: the embedding stands for it" in said for said in report.warnings) == 2
+    found, *each = (loaded(path, kind) for path in (tmp_path / "out", base, one))
+    for part in (0, 1):
+        np.testing.assert_allclose(found[part], 0.5 * (each[0][part] + each[1][part]), atol=1e-6)
+
+
 def test_an_untied_model_without_a_head_is_refused(tmp_path):
     """Transformers would make one up."""
     base = write(tmp_path / "base", "llama", OWN, 0)

@@ -1,12 +1,19 @@
+"""The bound on memory: each of its terms, what a plan asks for, and what fits into a budget."""
+
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import sdmw
+from adapters_on_disk import adapter_of, write_adapter
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import Problem
 from sdmw.methods import all_methods
 from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
 from sdmw.statistics.look import LookMemory
+from sdmw.tensors import low_rank
 
 MIB = 2**20
 LOOKS = budget.memory_of(all_methods()["sdm_w"])
@@ -27,6 +34,55 @@ def test_each_term_of_the_bound(monkeypatch):
     assert projected_peak(loading, tile=29, threads=31) == 10**9
     unmeasured = replace(demand, models=0)
     assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A base of two blocks, two fine-tunes, and an adapter of all its matrices in the blocks."""
+    folder = tmp_path_factory.mktemp("models")
+    rng = np.random.default_rng(8)
+    base = llama_like(rng)
+    write_checkpoint(folder / "base", base)
+    for name in ("corp", "func"):
+        write_checkpoint(folder / name, fine_tuned(rng, base))
+    write_adapter(folder / "lora", adapter_of(rng, base, modules=("q_proj", "up_proj")))
+    return folder
+
+
+def demand(models, *names, method="sdm_w", **fields):
+    """What a merge asks of memory in a process that occupies nothing."""
+    recipe = {"merge_method": method, "base_model": str(models / "base"),
+              "models": [{"model": str(models / name)} for name in names], **fields}  # fmt: skip
+    planned = sdmw.plan(recipe)
+    assert planned.problems == ()
+    return budget.demand_of(planned, all_methods()[method], 0)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "layers", "components"), [("tensor", 9, 1), ("block", 5, 3), ("component", 6, 1), ("model", 1, 6)]
+)
+def test_a_plan_counts_its_layers_their_components_and_its_tensors(models, granularity, layers, components):
+    """Components of a layer are kept apart until it is decided; decisions and pieces to the end."""
+    asked = demand(models, "corp", "func", parameters={"granularity": granularity})
+    assert asked.components == components
+    assert asked.reserved == budget.kernels_to_load().stay + 2 * layers * budget.DECISION + 9 * budget.PIECE
+    assert asked.loading == budget.kernels_to_load().most
+    assert (asked.models, asked.looks) == (2, LOOKS)
+
+
+def test_a_plan_counts_an_element_of_every_input_and_of_the_output(models):
+    asked = demand(models, "corp", "func")
+    assert (asked.element, asked.output, asked.working) == (2 + 2 + 2 + 2, 2, 3 * budget.EDGES)
+    asked = demand(models, "corp", out_dtype="float32")
+    assert (asked.element, asked.output, asked.working) == (2 + 2 + 4, 4, 2 * budget.EDGES)
+
+
+def test_a_plan_counts_what_adapters_are_computed_in(models):
+    """Beside their tiles; and a merge that measures nothing counts no model."""
+    asked = demand(models, "lora", method="task_arithmetic")
+    assert asked.element == 2 + 4 + 2
+    assert asked.working >= low_rank.WORKING + 2 * budget.EDGES
+    assert asked.models == 0
 
 
 def test_the_largest_tile_where_there_is_room():

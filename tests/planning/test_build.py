@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
+from sdmw.planning import plan
 
 
 @pytest.fixture
@@ -51,6 +52,43 @@ def test_an_average_keeps_the_dtype_of_the_base_that_names_its_tensors(models):
     assert {tensor.dtype for tensor in load_file(folder / "out" / "model.safetensors").values()} == {
         np.dtype("float32")
     }
+
+
+def test_the_time_is_that_of_reading_and_writing(models, monkeypatch):
+    folder, _, tune = models
+    write_checkpoint(folder / "tune", tune)
+    planned = sdmw.plan(recipe(folder / "base", folder / "tune"))
+    monkeypatch.setattr(plan, "RATE", 1000)
+    assert planned.seconds == (planned.bytes_read + planned.bytes_written) / 1000
+    assert planned.bytes_written > planned.bytes_read / 5
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "looks"),
+    [("sdm_w", {}, 2), ("sdm_w", {"k": 0, "weight": 1}, 1), ("task_arithmetic", {}, 1)],
+)
+def test_what_is_measured_is_read_twice(models, method, parameters, looks):
+    folder, base, tune = models
+    write_checkpoint(folder / "tune", tune)
+    planned = sdmw.plan(
+        recipe(folder / "base", folder / "tune") | {"merge_method": method, "parameters": parameters}
+    )  # fmt: skip
+    whole = 2 * sum(tensor.nbytes for tensor in base.values())
+    assert (planned.bytes_read, planned.measured_bytes) == (looks * whole, (looks - 1) * whole)
+
+
+def test_what_a_model_lacks_and_what_it_has_beside_are_counted(models):
+    folder, base, tune = models
+    norm = tune.pop("model.norm.weight")
+    more = fine_tuned(np.random.default_rng(2), tune) | {"model.norm.weight": norm, "extra.b": norm}
+    write_checkpoint(folder / "tune", tune | {"extra.a": norm, "extra.b": norm})
+    write_checkpoint(folder / "more", more)
+    write_checkpoint(folder / "same", base)
+    names = [str(folder / name) for name in ("tune", "more", "same")]
+    planned = sdmw.plan(recipe(folder / "base", *names) | {"missing": "base", "extra": "take"})
+    assert planned.problems == ()
+    assert planned.missing == ((names[0], 1),)
+    assert planned.extra == ((names[0], 2),)  # of two models that have it, the first one's is taken
 
 
 def test_weights_whose_sum_float32_does_not_hold_are_refused(models):

@@ -18,6 +18,10 @@ from sdmw.reporting.loading import loading
             {"architectures": ["Odd"], "auto_map": {"AutoConfig": "odd.OddConfig", "AutoModel": "odd.Odd"}},
             "AutoModel.from_pretrained('out', trust_remote_code=True)",
         ),
+        (
+            {"architectures": ["Odd"], "auto_map": {"AutoModel`\n; x": "odd.Odd"}},
+            "AutoModelForCausalLM.from_pretrained('out', trust_remote_code=True)",
+        ),
     ],
 )
 def test_the_class_is_the_config_s(tmp_path, monkeypatch, config, said):
@@ -25,6 +29,7 @@ def test_the_class_is_the_config_s(tmp_path, monkeypatch, config, said):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     assert loading("out") == said
+    assert loading("out", "path/to/it") == said.replace("'out'", "'path/to/it'")
 
 
 def test_an_adapter_is_loaded_on_its_base(tmp_path, monkeypatch):
@@ -32,3 +37,4 @@ def test_an_adapter_is_loaded_on_its_base(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "adapter_config.json").write_text("{}")
     assert loading("out") == "PeftModel.from_pretrained(base, 'out')"
+    assert loading("out", "there") == "PeftModel.from_pretrained(base, 'there')"

@@ -11,7 +11,7 @@ import pytest
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import StoppedError
-from sdmw.running import verification
+from sdmw.running import stop, verification
 from sdmw.running.events import Planned, Published
 from sdmw.running.stop import SIGNALS, StopSignals
 
@@ -63,6 +63,16 @@ def test_a_second_interrupt_ends_at_once(tmp_path, recipe):
     with pytest.raises(KeyboardInterrupt):
         sdmw.merge(recipe, tmp_path / "out", progress=sends(signal.SIGINT, signal.SIGINT, at="measure"))
     assert sorted(os.listdir(tmp_path)) == [".out.sdmw", "base", "corp"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_process_that_ends_at_once_shows_the_cursor_that_a_bar_has_hidden(monkeypatch, terminal):
+    done = []
+    monkeypatch.setattr(stop.os, "isatty", lambda descriptor: terminal and descriptor == 2)
+    monkeypatch.setattr(stop.os, "write", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr(stop.os, "_exit", done.append)
+    stop._end_at_once(130)
+    assert done == [*([(2, b"\x1b[?25h\n")] if terminal else []), 130]
 
 
 def test_the_first_signal_is_the_one_told(tmp_path, recipe):

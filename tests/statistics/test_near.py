@@ -65,6 +65,20 @@ def test_data_that_shift_are_known_to_be_unknown():
     assert not found.near.covers(percentile.bins_to_open(found, 60.0))
 
 
+def test_a_bracket_ends_before_its_stop():
+    known = near.Near(3, 5, np.empty(0, np.uint32))
+    assert [known.covers([place]) for place in (2, 3, 4, 5)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("most", "known"), [(40, True), (39, False)])
+def test_a_list_with_room_for_all_but_one_knows_nothing(monkeypatch, most, known):
+    monkeypatch.setattr(histograms, "MOST_OF_PIECE", most)
+    tune = (np.arange(0x3F000001, 0x3F000001 + 40, dtype=np.uint32)).view(np.float32)  # 40 of one bin
+    (found,) = counted(HistogramLook((50.0,)), [np.zeros(40, np.float32), tune], [0, 0], 40)
+    assert found.near.covers(percentile.bins_to_open(found, 50.0)) == known
+    assert found.near.patterns.size == (40 if known else 0)
+
+
 def test_a_list_that_is_full_knows_nothing(monkeypatch):
     monkeypatch.setattr(histograms, "MOST_OF_PIECE", 10)
     rng = np.random.default_rng(1)

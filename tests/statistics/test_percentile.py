@@ -56,6 +56,15 @@ def test_approximate_is_the_lower_edge_of_the_ranks_bin(given_inputs, k):
         assert percentile.kept(histogram, LowBits({}, {}), found.pattern) == (stay.size, exact_sum(stay))
 
 
+def test_a_bin_whose_low_bits_are_all_zero_need_not_be_opened():
+    """As between bfloat16 models, where most are: no other look at the data is taken for them."""
+    patterns = np.array([0x3F000000] * 2 + [0x3F010000, 0x3F010001] + [0x3F020000] * 2, np.uint32)
+    (found,) = look(HistogramLook(), [np.zeros(6, np.float32), patterns.view(np.float32)], [0, 0])
+    assert percentile.bins_to_open(found, 0) == ()
+    assert percentile.bins_to_open(found, 50) == (0x3F01,)
+    assert percentile.bins_to_open(found, 100) == ()
+
+
 @given(inputs(models=st.just(1)), st.integers(1, 9000))
 def test_low_bits_in_parts_are_those_of_the_whole(given_inputs, cut):
     arrays, codes = given_inputs

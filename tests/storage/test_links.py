@@ -10,6 +10,7 @@ from checkpoints.formats.handmade import INDEX, SINGLE, checkpoint, entry, shard
 from sdmw.checkpoints.formats import read
 from sdmw.errors import CheckpointError
 from sdmw.storage import files
+from sdmw.storage.access import Access
 from sdmw.storage.links import follow
 
 ONE = shard({"t": entry()}, b"1234")
@@ -139,6 +140,37 @@ def test_a_file_that_may_not_be_read(tmp_path):
     assert "cannot be opened: Permission denied" in problems(path)
 
 
+def test_a_plain_folder_whose_links_are_followed_wherever_they_lead(tmp_path):
+    """As an old `--local-dir` is: each file a link into a store elsewhere. Pipes stay refused."""
+    store, inside = tmp_path / "store", tmp_path / "model"
+    checkpoint(store, {SINGLE: ONE, "README.md": b"", "x.json": b"{}"}, index={"weight_map": {"t": SINGLE}})
+    inside.mkdir()
+    for file in store.iterdir():
+        (inside / file.name).symlink_to(file)
+    found = read(str(inside), Access(follow_links=True))
+    assert list(found.tensors) == ["t"]
+    assert found.follow_links
+    assert files.size_of(str(inside), "x.json", follow_links=True) == 2
+    assert files.read_bounded(str(inside), "x.json", 9, follow_links=True) == b"{}"
+    assert files.read_start(str(inside), "x.json", 1, follow_links=True) == b"{"
+    assert not read(str(store)).follow_links
+    (store / SINGLE).unlink()
+    os.mkfifo(store / SINGLE)
+    with pytest.raises(CheckpointError, match="found a named pipe"):
+        read(str(inside), Access(follow_links=True))
+
+
+@pytest.mark.parametrize("name", [SINGLE, "config.json", INDEX])
+def test_a_message_of_a_link_names_what_allows_it_where_there_is_such_an_option(tmp_path, name):
+    checkpoint(tmp_path / "model", {SINGLE: ONE}, index={"weight_map": {"t": SINGLE}})
+    (tmp_path / "model" / name).rename(tmp_path / name)
+    (tmp_path / "model" / name).symlink_to(tmp_path / name)
+    assert "(--follow-links, follow_links=True)" in problems(tmp_path / "model")
+    with pytest.raises(CheckpointError) as caught:
+        files.open_file(str(tmp_path / "model"), name)
+    assert caught.value.problems[0].mend == "Copy the file into the directory"
+
+
 class TestFollow:
     """The one policy, which weights and the files beside them share."""
 
@@ -167,6 +199,13 @@ class TestFollow:
             blobs.mkdir(exist_ok=True)
             (place / "x").symlink_to(blobs / "b")
             assert follow(str(place), "x") == (str(blobs / "b"), False)
+
+    def test_links_are_followed_wherever_they_lead_but_names_stay_below(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "x").symlink_to(tmp_path / "secret")
+        assert follow(str(tmp_path / "model"), "x", anywhere=True) == (str(tmp_path / "secret"), True)
+        for name in ("../secret", "x/../../secret", "/etc/passwd"):
+            assert not follow(str(tmp_path / "model"), name, anywhere=True)[1]
 
     def test_links_in_links(self, tmp_path):
         (tmp_path / "model").mkdir()

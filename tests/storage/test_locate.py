@@ -1,4 +1,5 @@
 import builtins
+import shutil
 
 import pytest
 
@@ -169,3 +170,21 @@ def test_without_a_home_directory_no_folder_is_made_here(here, monkeypatch, down
     with pytest.raises(CheckpointError, match=r"has no home directory.*Give a directory, or set HF_HOME"):
         locate("org/name", download=download)
     assert list((here / "work").iterdir()) == []
+
+
+def test_in_another_folder_instead_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("here", "folder/deep/here", "folder/here", "folder/last"):
+        (tmp_path / name).mkdir(parents=True)
+
+    def place(name):
+        return locate(name, folder="folder")
+
+    assert place("deep/here") == "folder/deep/here"
+    assert place("./deep/here/") == "folder/./deep/here"
+    assert place("other/last") == place(f"{tmp_path}/gone/last") == "folder/last"
+    assert place(f"{tmp_path}/here") == f"{tmp_path}/here"
+    shutil.rmtree("folder/here")
+    with pytest.raises(CheckpointError, match=r"'here': no such directory in '.*/folder'"):
+        place("here")
+    assert place("/") == "/"

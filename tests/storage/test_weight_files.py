@@ -26,8 +26,8 @@ def test_formats(names, expected):
     [
         # The deny list of CHECKPOINT.md, "Everything else".
         (["model-00001-of-00002.safetensors", "any.safetensors"], "weights"),
-        (["m.gguf", "m.onnx", "x.tflite", "x.h5", "x.mlmodel"], "weights for another program"),
-        (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "consolidated.safetensors"],
+        (["m.gguf", "m.onnx", "x.tflite", "x.h5", "x.mlmodel", "rust_model.ot"], "weights for another program"),
+        (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "consolidated.safetensors", "openvino_model.bin"],
          "another form of the weights"),
         (["optimizer.pt", "optimizer_0.json", "scheduler.pt", "rng_state.pth", "trainer_state.json",
           "training_args.bin"], "state of a training"),
@@ -41,15 +41,17 @@ def test_files_beside_a_merge(names, reason):
 
 
 def test_folders_beside_a_merge():
-    for name in ("original", "ONNX", "consolidated", "scheduler"):
+    for name in ("original", "ONNX", "openvino", "coreml", "consolidated", "scheduler"):
         assert not_beside_a_merge(name, folder=True, top=True)
     assert not not_beside_a_merge("additional_chat_templates", folder=True, top=True)
 
 
 def test_weights_in_a_folder_of_their_own_are_a_part_of_the_model():
-    """Such as `2_Dense/model.safetensors` of a sentence transformer."""
+    """Such as `2_Dense/model.safetensors` of a sentence transformer, or, of an older one, the pickled form alone."""
     assert not not_beside_a_merge("model.safetensors", folder=False, top=False)
-    assert not_beside_a_merge("pytorch_model.bin", folder=False, top=False)
+    assert not not_beside_a_merge("pytorch_model.bin", folder=False, top=False)
+    for name in ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "pytorch_model.fp16.bin"):
+        assert not_beside_a_merge(name, folder=False, top=False)
 
 
 def fetched(path):
@@ -59,12 +61,14 @@ def fetched(path):
 
 def test_what_is_read_is_fetched():
     for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "README.md", "tokenizer.model",
-                 "adapter_config.json", "adapter_model.safetensors", "additional_chat_templates/a.jinja"):  # fmt: skip
+                 "adapter_config.json", "adapter_model.safetensors", "additional_chat_templates/a.jinja",
+                 "2_Dense/pytorch_model.bin"):  # fmt: skip
         assert fetched(name)
 
 
 COMPONENTS = st.sampled_from(
-    ["pytorch_model.bin", "consolidated", "original", "onnx", "model.onnx", "optimizer.json", "rng_state_0.json", "sub",
+    ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "openvino",
+     "rust_model.ot", "consolidated", "original", "onnx", "model.onnx", "optimizer.json", "rng_state_0.json", "sub",
      "trainer_state.json", "training_args.bin", "training_args.json", "x.tflite", "flax_model_config.json", "a.json"]
 )  # fmt: skip
 

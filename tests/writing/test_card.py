@@ -1,22 +1,31 @@
-import time
-
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdmw.writing.card import common_license, license_of, model_card
+from sdmw.writing.card import Card
+from sdmw.writing.licences import Licence
 
 PLAIN = {
-    "method": "sdm_w",
+    "method": "task_arithmetic",
+    "paper": "arXiv:2212.04089, section 2",
     "base_model": "./base",
-    "hub_ids": ["org/base", "org/tune"],
-    "license": "apache-2.0",
     "models": [("./base", []), ("org/tune", ["weight 0.25", "kept 90 % of its nonzero deltas"])],
-    "recipe_text": "merge_method: sdm_w\n",
+    "hub_ids": ["org/base", "org/tune"],
+    "revisions": [("org/tune", "00ff")],
+    "licences": [("org/base", Licence("apache-2.0")), ("org/tune", Licence("apache-2.0"))],
+    "pipeline_tag": "text-generation",
+    "languages": ["en", "no"],
+    "datasets": ["org/texts"],
+    "not_merged": ["missing: 2 tensors in `org/tune`: the base's stand in"],
+    "loading": "model = load()",
+    "recipe_text": "merge_method: task_arithmetic\n",
     "version": "0.1.0",
-    "fingerprints": [("org/tune", "00ff")],
 }
+BARE = PLAIN | {
+    "paper": None, "hub_ids": [], "revisions": [], "licences": [("a", None)], "pipeline_tag": None, "languages": [],
+    "datasets": [], "base_model": None, "not_merged": [],
+}  # fmt: skip
 
 EXPECTED = """---
 base_model:
@@ -27,14 +36,23 @@ library_name: transformers
 tags:
 - merge
 - sdmw
+- task_arithmetic
+- arxiv:2212.04089
 license: "apache-2.0"
+pipeline_tag: "text-generation"
+language:
+- "en"
+- "no"
+datasets:
+- "org/texts"
 ---
 
-# Merged model
+# Merge of `./base` and `org/tune` (`task_arithmetic`)
 
 Merged with sdmw `0.1.0`.
 
-- Method: `sdm_w`
+- Method: `task_arithmetic`
+- Paper: [arXiv:2212.04089](https://arxiv.org/abs/2212.04089), section 2
 - Base: `./base`
 
 ## Models
@@ -42,16 +60,31 @@ Merged with sdmw `0.1.0`.
 - `./base`
 - `org/tune`, weight 0.25, kept 90 % of its nonzero deltas
 
+## What is not merged
+
+- missing: 2 tensors in `org/tune`: the base's stand in
+
+## Revisions on the Hub
+
+- `org/tune`: commit `00ff`
+
+## Loading
+
+```python
+model = load()
+```
+
 ## Recipe
 
 ```yaml
-merge_method: sdm_w
+merge_method: task_arithmetic
 ```
-
-## Fingerprints of the inputs
-
-- `org/tune`: `00ff`
 """
+
+
+def model_card(**fields):
+    return Card(**fields).markdown()
+
 
 hostile = st.one_of(
     st.text(max_size=30),
@@ -72,33 +105,83 @@ def test_a_card():
     assert model_card(**PLAIN) == EXPECTED
 
 
-def test_without_hub_ids_and_licence_the_front_matter_names_none():
-    found = front_matter(model_card(**PLAIN | {"hub_ids": [], "license": None, "base_model": None}))
-    assert found == {"base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "sdmw"]}
+def test_what_nobody_says_is_left_out():
+    card = model_card(**BARE)
+    found = front_matter(card)
+    assert found == {
+        "base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "sdmw", "task_arithmetic"]
+    }  # fmt: skip
+    sections = [line for line in card.splitlines() if line.startswith("## ")]
+    assert sections == ["## Models", "## Licences", "## Loading", "## Recipe"]
+
+
+def test_an_adapter_s():
+    card = model_card(**BARE | {"method": "extract, rank 8", "adapter": True, "recipe_text": None})
+    assert front_matter(card) == {
+        "base_model_relation": "adapter", "library_name": "peft", "tags": ["lora", "sdmw"]
+    }  # fmt: skip
+    assert "# Adapter of `./base` and `org/tune` (`extract, rank 8`)" in card
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [(1, "`m0`"), (2, "`m0` and `m1`"), (3, "`m0`, `m1` and `m2`"), (9, "`m0`, `m1`, `m2` and 6 more")],
+)
+def test_the_title_names_a_few_models(count, named):
+    card = model_card(**PLAIN | {"models": [(f"m{n}", []) for n in range(count)]})
+    assert f"# Merge of {named} (`task_arithmetic`)\n" in card
+
+
+MIT, LLAMA = Licence("mit"), Licence("other", "llama3.2", "LICENSE")
+
+
+@pytest.mark.parametrize(
+    ("licences", "front", "body"),
+    [
+        ([MIT, MIT], {"license": "mit"}, None),
+        ([LLAMA, LLAMA], {"license": "other", "license_name": "llama3.2", "license_link": "LICENSE"}, None),
+        ([MIT, LLAMA], {"license": "other"}, ["- `0`: `mit`", "- `1`: `llama3.2`"]),
+        ([MIT, Licence("other")], {"license": "other"}, ["- `0`: `mit`", "- `1`: `other`"]),
+        ([MIT, LLAMA, None], {"license": "other"},
+         ["- `0`: `mit`", "- `1`: `llama3.2`", "- `2`: not named in its card"]),
+        ([MIT, None], {}, ["- `0`: `mit`", "- `1`: not named in its card"]),
+        ([None, None], {}, ["- None of the inputs names its licence in its card."]),
+    ],
+)  # fmt: skip
+def test_licences(licences, front, body):
+    card = model_card(**PLAIN | {"licences": [(str(n), licence) for n, licence in enumerate(licences)]})
+    assert {key: value for key, value in front_matter(card).items() if key.startswith("license")} == front
+    section = card.partition("## Licences\n\n")[2].partition("\n\n")[0].splitlines()
+    assert section == (body or [])
 
 
 @settings(deadline=None)
 @given(ids=st.lists(hostile, min_size=1, max_size=3), licence=hostile, name=hostile, recipe=hostile)
 def test_hostile_names_stay_names(ids, licence, name, recipe):
     hostile_card = PLAIN | {
-        "hub_ids": ids, "license": licence, "models": [(name, ["weight 1"])], "method": name, "base_model": name,
-        "recipe_text": recipe, "fingerprints": [(name, name)],
+        "hub_ids": ids, "licences": [(name, Licence(licence)), (name, Licence(licence))], "revisions": [(name, name)],
+        "models": [(name, ["weight 1"])], "method": name, "base_model": name, "recipe_text": recipe,
+        "languages": ids, "datasets": ids, "pipeline_tag": licence, "loading": recipe,
     }  # fmt: skip
     card = model_card(**hostile_card)
 
     found = front_matter(card)
     if not any("\ud800" <= c <= "\udfff" for text in (*ids, licence) for c in text):  # no YAML reader takes these
-        assert (found["base_model"], found["license"]) == (ids, licence)
+        assert found["base_model"] == found["language"] == found["datasets"] == ids
+        assert found["license"] == found["pipeline_tag"] == licence
     assert all(c.isprintable() or c in "\n\t" for c in card)
     card.encode()
-    # Nothing that came from outside begins a line, the recipe aside.
-    body, _, rest = card.partition("## Recipe\n\n")
-    assert all(line[:1] in "-#M" for line in body.split("\n---\n", 1)[1].split("\n"))
-    fence = rest[: len(rest) - len(rest.lstrip("`"))]
-    lines = rest.split("\n")
-    assert len(fence) >= 3
-    assert [i for i, line in enumerate(lines) if line.startswith(fence)] == [0, lines.index(fence)]
-    assert lines[lines.index(fence) + 2] == "## Fingerprints of the inputs"
+    # Nothing that came from outside begins a line, code aside.
+    body, _, code = card.split("\n---\n", 1)[1].partition("## Loading\n\n")
+    assert all(line[:1] in "-#M" for line in body.split("\n"))
+    lines = code.split("\n")
+    for following in ("## Recipe", ""):
+        fence = lines[0][: len(lines[0]) - len(lines[0].lstrip("`"))]
+        assert len(fence) >= 3
+        end = next(n for n, line in enumerate(lines[1:], 1) if line.startswith(fence))
+        assert lines[end + 1 :][: 2 if following else 1] == ["", following][-2 if following else 1 :]
+        lines = lines[end + 4 :]
+    assert lines == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +205,7 @@ def test_hub_and_llama_cpp_read_the_front_matter(tmp_path_factory, ids, licence)
     metadata = pytest.importorskip("gguf.metadata")
     if any("\ud800" <= c <= "\udfff" for text in (*ids, licence) for c in text):
         return
-    card = model_card(**PLAIN | {"hub_ids": ids, "license": licence})
+    card = model_card(**PLAIN | {"hub_ids": ids, "licences": [("a", Licence(licence))]})
     folder = tmp_path_factory.mktemp("card")
     (folder / "README.md").write_bytes(card.encode())
 
@@ -131,74 +214,3 @@ def test_hub_and_llama_cpp_read_the_front_matter(tmp_path_factory, ids, licence)
     assert loaded.get("base_model", []) == ids
     assert loaded["license"] == licence
     assert loaded["base_model_relation"] == "merge"
-
-
-def readme(folder, text):
-    folder.mkdir(exist_ok=True)
-    (folder / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(folder)
-
-
-@pytest.mark.parametrize(
-    ("text", "licence"),
-    [
-        ("---\nlicense: mit\n---\n", "mit"),
-        ("---\r\nlicense: mit\r\n---\r\nText", "mit"),
-        ("\ufeff---\nlicense: mit\n---", "mit"),
-        ("\n---\ntags: [license, b]\nlicense: 'llama3'  # c\n---\n", "llama3"),
-        ("---\nnested: {license: gpl}\nlist:\n- license: gpl\nlicense: mit\n---\n", "mit"),
-        ("---\na: &x 1\nb: *x\n? [license]\n: no\nlicense: mit\n---\n", "mit"),
-        ("---\na: license\nb: gpl\n---\n", None),
-        ("---\nlicense: [mit, gpl]\n---\n", None),
-        ("---\nlicense:\n---\n", None),
-        ("---\nlicense: null\n---\n", None),
-        ("---\n- license\n- mit\n---\n", None),
-        ("---\nlicense\n---\n", None),
-        ("---\nlicense: mit\n", None),
-        ("license: mit\n", None),
-        ("---\n: : [ %\nlicense: mit\n---\n", None),
-        ("---\n\x00license: mit\n---\n", None),
-        (b"---\nlicense: mit\xff\n---\n", None),
-        (b"", None),
-        ("---\nlicense: mit\npad: " + "x" * 2**20 + "\n---\n", None),
-    ],
-)  # fmt: skip
-def test_the_licence_of_a_card(tmp_path, text, licence):
-    assert license_of(readme(tmp_path, text)) == licence
-
-
-def test_no_card_no_licence(tmp_path):
-    assert license_of(str(tmp_path)) is None
-    (tmp_path / "README.md").mkdir()
-    assert license_of(str(tmp_path)) is None
-
-
-def test_a_card_that_is_a_link_out_of_the_folder(tmp_path):
-    readme(tmp_path / "other", "---\nlicense: mit\n---\n")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "README.md").symlink_to("../other/README.md")
-    assert license_of(str(tmp_path / "model")) is None
-
-
-@pytest.mark.parametrize(
-    "front",
-    ["[" * 900_000, "- " * 400_000, "{a: " * 200_000, "? " * 400_000, "a: &a [x]\n" + "b: [*a, *a]\n" * 10_000,
-     "x" * 900_000, "'" + "x\n" * 400_000, "license" + " " * 900_000 + ": a"],
-    ids=range(8),
-)  # fmt: skip
-def test_a_hostile_card_is_done_with_soon(tmp_path, front):
-    start = time.process_time()
-    license_of(readme(tmp_path, f"---\n{front}\n---\n"))
-    assert time.process_time() - start < 20
-
-
-@pytest.mark.parametrize(
-    ("licences", "common"),
-    [(["mit", "mit"], "mit"), (["mit", "gpl"], None), (["mit", None], None), ([None, None], None), ([], None)],
-)
-def test_a_licence_stands_only_where_all_agree(tmp_path, licences, common):
-    folders = [
-        readme(tmp_path / str(i), f"---\nlicense: {licence}\n---\n" if licence else "")
-        for i, licence in enumerate(licences)
-    ]
-    assert common_license(folders) == common

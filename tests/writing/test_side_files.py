@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 
@@ -8,6 +9,7 @@ from sdmw.writing import side_files
 
 COME_ALONG = [
     "2_Dense/model.safetensors",
+    "3_Dense/pytorch_model.bin",
     "LICENSE",
     "added_tokens.json",
     "additional_chat_templates/tool_use.jinja",
@@ -44,6 +46,7 @@ STAY = [
     "model.safetensors",
     "model.safetensors.index.json",
     "onnx/",
+    "openvino/",
     "optimizer.json",
     "original/",
     "pytorch_model.bin.index.json",
@@ -176,3 +179,42 @@ def test_inputs_stay_as_they_are(base, tmp_path):
     (tmp_path / "out").mkdir()
     side_files.copy(str(base), side_files.choose(str(base))[0], str(tmp_path / "out"))
     assert seen() == before
+
+
+def test_what_belongs_to_a_model_beside_its_weights(base):
+    """What an archive keeps: the card and what was written of a merge too, and the model's own config."""
+    kept, lost = side_files.all_but_weights(str(base))
+    of_the_model = ["README.md", "config.json", "mergekit_config.yml", "sdmw_report.json"]
+    assert (kept, lost) == (sorted([*COME_ALONG, *of_the_model]), [])
+    (base / "leaves.txt").symlink_to("/etc/hostname")
+    assert side_files.all_but_weights(str(base))[1] == [("leaves.txt", "a link that leaves the folder")]
+
+
+MODULES = [{"path": "", "type": "Transformer"}, {"path": "2_Dense", "type": "Dense"}, {"path": "./3_Dense/"}, {}, None]
+
+
+def test_a_module_that_cannot_come_along_is_a_problem(base):
+    """A sentence transformer loads its modules from the folders that modules.json names."""
+    with open(base / "2_Dense" / "model.safetensors", "wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    (base / "3_Dense" / "config.json").symlink_to("/etc/hostname")
+    (base / "3_Dense" / "optimizer.pt").touch()
+    skipped = side_files.choose(str(base))[1]
+    assert side_files.missed(str(base), skipped) == []
+    (base / "modules.json").write_text(json.dumps(MODULES))
+    large, link = side_files.missed(str(base), skipped)
+    followed = side_files.choose(str(base), follow_links=True)[1]
+    assert side_files.missed(str(base), followed, follow_links=True) == [large]
+    assert (large.where, large.found) == (str(base / "2_Dense" / "model.safetensors"), "larger than 64 MiB")
+    assert large.mend == "Merge a copy of the folder without it, and put it into the output afterwards"
+    assert (link.where, link.mend) == (
+        str(base / "3_Dense" / "config.json"),
+        "Put the file in its place, or have such links followed (--follow-links, follow_links=True)",
+    )
+
+
+@pytest.mark.parametrize("modules", ["", "{}", "[" * 9999, '"2_Dense"', '[{"path": 2}]'])
+def test_a_list_of_modules_that_cannot_be_read_names_none(base, modules):
+    (base / "modules.json").write_text(modules)
+    (base / "2_Dense" / "leaves.txt").symlink_to("/etc/hostname")
+    assert side_files.missed(str(base), side_files.choose(str(base))[1]) == []

@@ -175,3 +175,11 @@ def test_memory_is_used_again_when_nobody_holds_it_and_not_before():
     del third
     assert {staging.array(0, 100).ctypes.data for _ in range(9)} <= set(places[1:])
     staging.clear()
+
+
+def test_memory_that_is_too_small_for_what_is_asked_for_now_is_not_used_again():
+    staging = Staging()
+    small, large = staging.array(0, 100), staging.array(0, 5 * 2**20)
+    del small
+    for array in [large, staging.array(0, 5 * 2**20)]:
+        array[:] = 7

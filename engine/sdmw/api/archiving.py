@@ -37,6 +37,7 @@ def pack(
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
 ) -> "PackReport":
     """Keep what a fine-tune, or a merge, changed: a sparse archive (zarr v3) of where its bits differ from the base's.
 
@@ -56,6 +57,7 @@ def pack(
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Returns:
         How many elements are kept, and the size of the archive against the checkpoint's.
@@ -68,7 +70,7 @@ def pack(
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
     check_progress(progress)
-    limits, access, target = limits_of(budget, threads), access_of(header_limit, download), os.fspath(out)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), os.fspath(out)
     from sdmw.archives.planning import plan_packing
     from sdmw.planning.inputs import open_model
 
@@ -103,6 +105,7 @@ def apply(
     max_shard_size: Size = "5GB",
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
 ) -> "PackReport":
     """Make the fine-tune again from its base and what `pack` kept of it; bit for bit where k was 0.
 
@@ -117,6 +120,7 @@ def apply(
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have.
         download: fetch the model from the Hub where it is not on this machine.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Returns:
         The archive in numbers.
@@ -129,7 +133,7 @@ def apply(
         RunError: the data or the machine; nothing is left behind.
     """
     return _restored(
-        "base", base, archive, out, limits_of(budget, threads), access_of(header_limit, download),
+        "base", base, archive, out, limits_of(budget, threads), access_of(header_limit, download, follow_links),
         progress=progress, overwrite=overwrite, max_shard_size=max_shard_size,
     )  # fmt: skip
 
@@ -146,13 +150,14 @@ def revert(
     max_shard_size: Size = "5GB",
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
 ) -> "PackReport":
     """Make the base again, bit for bit, from what `apply` makes: at k = 0 that is the fine-tune.
 
     Args, result and errors as for `apply`, with the model in the place of the base.
     """
     return _restored(
-        "model", model, archive, out, limits_of(budget, threads), access_of(header_limit, download),
+        "model", model, archive, out, limits_of(budget, threads), access_of(header_limit, download, follow_links),
         progress=progress, overwrite=overwrite, max_shard_size=max_shard_size,
     )  # fmt: skip
 

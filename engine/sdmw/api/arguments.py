@@ -37,9 +37,12 @@ def limits_of(budget: Size | None, threads: int | None) -> Limits:
     return Limits(None if budget is None else parse_size(budget, "budget"), threads)
 
 
-def access_of(header_limit: Size, download: bool) -> Access:
-    """How far a call lets reading go; UsageError where the limit is no size."""
-    return Access(download, parse_size(header_limit, "header_limit"))
+def access_of(header_limit: Size, download: bool, follow_links: bool = False, folder: Path | None = None) -> Access:
+    """How far a call lets reading go; UsageError where the limit is no size, or `inputs` no directory."""
+    if folder is not None and not os.path.isdir(folder):
+        raise UsageError([Problem("inputs", "a directory", quoted(os.fspath(folder)))])
+    place = None if folder is None else os.fspath(folder)
+    return Access(download, parse_size(header_limit, "header_limit"), follow_links, place)
 
 
 def check_executor(executor: object) -> None:

@@ -4,79 +4,109 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from sdmw.api.arguments import Path, ProgressLike, Size, access_of, check_executor, check_progress, receiver, sound
+from sdmw.api.arguments import (
+    Path,
+    ProgressLike,
+    Size,
+    access_of,
+    check_executor,
+    check_progress,
+    limits_of,
+    receiver,
+    sound,
+)
 from sdmw.api.merging import prepared_of
 from sdmw.errors import Problem, UsageError, quoted
+from sdmw.methods import all_methods
+from sdmw.recipes.load import load
 from sdmw.recipes.model_ref import ModelRef
+from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
+    from sdmw.checkpoints.checkpoint import Checkpoint
     from sdmw.reporting.inspection import Inspection
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.verification import Verification
 
 
-def inspect(checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False) -> "Inspection":
+def inspect(
+    checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False, follow_links: bool = False
+) -> "Inspection":
     """What is in a checkpoint, from its headers: dtypes, shards, parameters by component.
 
     Args:
         checkpoint: a directory, or the id of a model in the Hub cache.
         header_limit: bytes that a header may have.
         download: fetch it from the Hub where it is not on this machine.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
 
     Raises:
         CheckpointError: all that is wrong with it.
     """
-    from sdmw.checkpoints.formats import adapter
     from sdmw.planning.inputs import open_model
     from sdmw.reporting.inspection import inspection
 
-    found = open_model(ModelRef.parse(os.fspath(checkpoint)), access_of(header_limit, download))
-    if found.adapts is not None:  # what is in it, and not what it means
-        found = dataclasses.replace(adapter.read_matrices(found.path), adapts=found.adapts)
-    return inspection(found)
+    access = access_of(header_limit, download, follow_links)
+    return inspection(_stored(open_model(ModelRef.parse(os.fspath(checkpoint)), access), access))
+
+
+def _stored(found: "Checkpoint", access: Access) -> "Checkpoint":
+    """A checkpoint with what is in it, and not what it means: of an adapter the matrices."""
+    from sdmw.checkpoints.formats import adapter
+
+    if found.adapts is None:
+        return found
+    return dataclasses.replace(adapter.read_matrices(found.path, access), adapts=found.adapts)
 
 
 def verify(
     out: Path,
     *,
-    sample: float = 0.01,
+    sample: float | None = None,
+    inputs: Path | None = None,
     threads: int | None = None,
     progress: ProgressLike = True,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "Verification":
     """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
 
-    The inputs must lie where the recipe in `out` says, seen from the current directory.
+    The inputs are looked for where the recipe in `out` says, seen from the current directory or from `inputs`. Where
+    one is not found, nothing is computed again: `Verification.not_found` says so, and checksums alone are compared.
 
     Args:
         out: a directory that `merge` made.
-        sample: the share of tiles that is computed again, above 0; 1 for all of them.
+        sample: the share of tiles that is computed again, above 0; 1 for all of them. Default: 0.01, and 1 for a small
+            model.
+        inputs: the folder that holds the recipe's models, by their relative paths or by the last part of their paths.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
         header_limit: bytes that the header of a file may have.
         download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         executor: as for `merge`.
 
     Returns:
         What was looked at, and all that is wrong.
 
     Raises:
-        UsageError: the sample is no share.
+        UsageError: the sample is no share, or `inputs` no directory.
         CheckpointError: `out` is no checkpoint, or has no report that can be read.
-        PlanError, RecipeError: its recipe cannot be planned any more: a model is missing, say.
+        PlanError, RecipeError: its recipe cannot be planned any more: an input is damaged, say.
         InputChangedError: an input is not the one that was merged.
         StoppedError: a signal came.
     """
-    if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
+    is_share = isinstance(sample, int | float) and not isinstance(sample, bool) and 0 < sample <= 1
+    if sample is not None and not is_share:
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     check_progress(progress)
     check_executor(executor)
-    access = access_of(header_limit, download)
+    limits, access = limits_of(None, threads), access_of(header_limit, download, follow_links, inputs)
     from sdmw.checkpoints import formats
-    from sdmw.checkpoints.formats import adapter
+    from sdmw.planning.inputs import Inputs, not_found
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
     from sdmw.running.context import working
@@ -84,18 +114,23 @@ def verify(
 
     path = os.fspath(out)
     report = read_report(path)
-    prepared = prepared_of(recipe_of(path), access, threads=threads, ignore_unknown=True)
+    # The card is for people to edit.
+    files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
+    recipe = load(recipe_of(path), all_methods(), ignore_unknown=True)
+    merged = _stored(formats.read(path, access), access)
+    if lost := not_found(recipe, access):
+        with receiver(progress) as tell, working(tell, limits.most_threads(), executor) as context:
+            return verification.verify_checksums(merged, report.pieces, report.headers, files, context, lost)
+    prepared = prepared_of(recipe, access, threads=threads, ignore_unknown=True)
+    if isinstance(prepared.inputs, Inputs):
+        fingerprints = [(each.size, each.header, each.sample or "") for each in report.inputs]
+        verification.check_inputs(prepared.inputs.sources, fingerprints)
+        verification.check_configs(prepared.inputs.sources, report.configs)
     planned = sound(prepared.plan())
-    merged = (
-        adapter.read_matrices(path) if planned.makes_adapter else formats.read(path, header_limit=access.header_limit)
-    )
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     if untied := {tied.head.name for tied in planned.heads} & merged.tensors.keys():
         planned = prepared.plan(untied)
-    verification.check_inputs(planned, [(each.size, each.header, each.sample or "") for each in report.inputs])
     job = Job(planned, decisions_of(report, planned))
     known = list(contradictions(report, planned, job.decisions))
-    # The card is for people to edit.
-    files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}
     with receiver(progress) as tell, working(tell, planned.threads, executor) as context:
         return verification.verify(merged, job, report.pieces, files, context, sample, known)

@@ -36,6 +36,7 @@ def extract(
     overwrite: bool = False,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     resume: bool = True,
     executor: "ExecutorLike" = None,
 ) -> "ExtractionReport":
@@ -58,6 +59,7 @@ def extract(
         overwrite: replace a directory that is there.
         header_limit: bytes that an input's header may have.
         download: fetch models that are not on this machine from the Hub.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         resume: False starts over where an interrupted run has left something.
         executor: as for `merge`.
 
@@ -75,7 +77,7 @@ def extract(
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
     check_progress(progress)
     check_executor(executor)
-    limits, access, target = limits_of(budget, threads), access_of(header_limit, download), os.fspath(out)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), os.fspath(out)
     from sdmw.planning.extraction import plan_extraction
     from sdmw.planning.inputs import open_model
 
@@ -86,14 +88,14 @@ def extract(
         raise PlanError(planned.problems)
     from sdmw.reporting.extraction import add_files, extraction_report
     from sdmw.running.context import publishing, working
-    from sdmw.running.extraction import carry_out, head
+    from sdmw.running.extraction import carry_out, identity_of
 
     with (
         receiver(progress) as tell,
         working(tell, planned.threads, executor) as context,
         publishing(
             context, target, planned.shards, [below, above],
-            overwrite=overwrite, head=head(planned), resume=resume,
+            overwrite=overwrite, identity=identity_of(planned), resume=resume,
         ) as publication,
     ):  # fmt: skip
         weights, left_out = carry_out(planned, publication, context)

@@ -42,6 +42,7 @@ def merge(
     max_shard_size: Size = "5GB",
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     ignore_unknown: bool = False,
     resume: bool = True,
     executor: "ExecutorLike" = None,
@@ -59,6 +60,7 @@ def merge(
         max_shard_size: bytes of tensors in one output file.
         header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
         download: fetch models that are not on this machine from the Hub.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: say unknown recipe fields and go on.
         resume: False starts over where an interrupted run has left something.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
@@ -80,8 +82,8 @@ def merge(
     check_progress(progress)
     check_executor(executor)
     prepared = prepared_of(
-        recipe, access_of(header_limit, download), out, budget=budget, threads=threads, overwrite=overwrite,
-        max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+        recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
+        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
     )  # fmt: skip
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, publishing, working
@@ -96,13 +98,13 @@ def merge(
         from sdmw.running.driver import Run
         from sdmw.running.events import Planned
         from sdmw.running.heads import settled
-        from sdmw.running.journal import head
+        from sdmw.running.identity import identity_of
 
         with working(tell, planned.threads, executor) as context:
             planned = settled(prepared, planned, context)
             with publishing(
                 context, os.fspath(out), planned.shards, planned.checkpoints,
-                overwrite=overwrite, head=head(planned), resume=resume,
+                overwrite=overwrite, identity=identity_of(planned), resume=resume,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
                 outcome = Run(planned, context).carry_out(publication)
@@ -125,6 +127,7 @@ def plan(
     max_shard_size: Size = "5GB",
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     ignore_unknown: bool = False,
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
@@ -132,8 +135,8 @@ def plan(
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
     """
     return prepared_of(
-        recipe, access_of(header_limit, download), out, budget=budget, threads=threads, overwrite=overwrite,
-        max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+        recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
+        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
     ).plan()  # fmt: skip
 
 
@@ -145,6 +148,7 @@ def open(  # noqa: A001  the word of safetensors
     progress: ProgressLike = True,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
+    follow_links: bool = False,
     ignore_unknown: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "MergeReader":
@@ -159,6 +163,7 @@ def open(  # noqa: A001  the word of safetensors
         progress: as for `merge`.
         header_limit: bytes that an input's header may have.
         download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: report unknown recipe fields and go on.
         executor: as for `merge`.
 
@@ -171,7 +176,7 @@ def open(  # noqa: A001  the word of safetensors
     """
     check_progress(progress)
     check_executor(executor)
-    access = access_of(header_limit, download)
+    access = access_of(header_limit, download, follow_links)
     prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, working

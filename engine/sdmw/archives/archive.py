@@ -21,9 +21,10 @@ from sdmw.version import __version__
 from sdmw.writing import side_files
 
 Side = Literal["base", "model"]
-Files = Mapping[Side, Mapping[str, str]]  # XXH3-128 of each file, in hex, by its name
+Names = Mapping[str, str]
+Files = Mapping[Side, Names]  # XXH3-128 of each file, in hex, by its name
 SIDES: tuple[Side, Side] = ("base", "model")
-FORMAT = 1
+FORMAT = 2
 ATTRIBUTES = "zarr.json"
 MOST_ATTRIBUTES = 64 * 2**20  # bytes; 100,000 tensors take 25 MB
 MOST_AXES = 64  # NumPy's limit
@@ -67,12 +68,16 @@ class Archive:
         k: percent of the nonzero deltas that were left out.
         tensors: in the order of the arrays.
         files: beside the weights, that differ.
+        shared: XXH3-128, in hex, of each file that is the same in both models, by its name.
+        left_out: files that each model had and the archive has not, by name, with the reason.
     """
 
     path: str
     k: float
     tensors: tuple[ArchivedTensor, ...]
     files: Files
+    shared: Names
+    left_out: Files
 
     def attributes(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -85,6 +90,8 @@ class Archive:
                 {**asdict(tensor), "dtype": tensor.dtype.name, "shape": list(tensor.shape)} for tensor in self.tensors
             ],
             "files": {side: dict(self.files[side]) for side in SIDES},
+            "shared": dict(self.shared),
+            "left_out": {side: dict(self.left_out[side]) for side in SIDES},
         }
 
     def files_of(self, side: Side) -> str:
@@ -130,15 +137,21 @@ def _archive(path: str, node: Any) -> Archive:
         raise ValueError("something else")
     if attributes["format"] != FORMAT:
         raise ValueError(f"format {quoted(attributes['format'])}; sdmw {__version__} reads format {FORMAT}")
-    k, entries, files = attributes.get("k"), attributes.get("tensors"), attributes.get("files")
+    k, entries = attributes.get("k"), attributes.get("tensors")
+    files, left_out = (_sides(attributes.get(key)) for key in ("files", "left_out"))
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise ValueError(f"k is {quoted(k)}")
-    if not isinstance(entries, list) or not isinstance(files, dict) or files.keys() != set(SIDES):
-        raise ValueError("no tensors or no files")
+    if not isinstance(entries, list):
+        raise ValueError("no tensors")
     tensors = tuple(map(_tensor, entries))
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ValueError("a tensor stands twice")
-    return Archive(path, float(k), tensors, {side: _files(files[side]) for side in SIDES})
+    checksums: Files = {side: _files(files[side]) for side in SIDES}
+    reasons: Files = {side: _texts(left_out[side]) for side in SIDES}
+    shared = _files(attributes.get("shared"))
+    if shared.keys() & (checksums["base"].keys() | checksums["model"].keys()):
+        raise ValueError("a file is both the same and another")
+    return Archive(path, float(k), tensors, checksums, shared, reasons)
 
 
 def _tensor(entry: Any) -> ArchivedTensor:
@@ -167,6 +180,18 @@ def _files(names: Any) -> dict[str, str]:
     return names
 
 
+def _texts(names: Any) -> dict[str, str]:
+    if not isinstance(names, dict) or not all(isinstance(text, str) for text in names.values()):
+        raise ValueError("files left out without reasons")
+    return names
+
+
+def _sides(found: Any) -> dict[Side, Any]:
+    if not isinstance(found, dict) or found.keys() != set(SIDES):
+        raise ValueError("no files of both sides")
+    return found
+
+
 def _is_count(number: Any) -> bool:
     return type(number) is int and 0 <= number <= _LARGEST
 
@@ -177,7 +202,7 @@ def _is_hash(text: Any) -> bool:
 
 def _check_files(archive: Archive, side: Side) -> None:
     folder, wanted = archive.files_of(side), archive.files[side]
-    found = set(side_files.own_files(folder)) if wanted else set()
+    found = set(side_files.all_but_weights(folder)[0]) if wanted else set()
     for name, checksum in wanted.items():
         if name not in found:
             raise ValueError(f"no file {quoted(name)} in files/{side} that comes along")

@@ -40,7 +40,7 @@ def _dtypes() -> dict[str, str]:
 class ArchiveWriter:
     """Writes the arrays of an archive into a directory, in bounded memory. A context manager, for its open files.
 
-    Chunks are handed out when they are full. Whoever compresses them, anywhere, brings them back in the same order.
+    Chunks are handed out when they are full. They are compressed anywhere, and brought back in the same order.
     """
 
     def __init__(self, path: str) -> None:

@@ -6,7 +6,7 @@ tensors, of which a part is of no use without all that lies before it.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -15,10 +15,12 @@ import numpy as np
 import xxhash
 
 from sdmw.archives import planning, shards
-from sdmw.archives.archive import SIDES, Archive, ArchivedTensor, Files, Side
+from sdmw.archives.archive import SIDES, Archive, ArchivedTensor, Files, Names, Side
 from sdmw.archives.arrays import ArchiveWriter, Chunk, shuffle_of
 from sdmw.archives.planning import PackingPlan, tiles_of
 from sdmw.archives.runs import Run, Words, drop_small, run_of, words_of
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import quoted
 from sdmw.methods.sdm_w import Shares
 from sdmw.running import driver
 from sdmw.running.context import Context
@@ -45,15 +47,27 @@ def pack(plan: PackingPlan, output: Publication, context: Context) -> Archive:
         RunError: the data or the machine.
     """
     patterns = _patterns(plan, context)
-    files = _differing_files(plan.base.path, plan.model.path)
+    models: Mapping[Side, Checkpoint] = {"base": plan.base, "model": plan.model}
+    beside = {
+        side: side_files.all_but_weights(model.path, follow_links=model.follow_links) for side, model in models.items()
+    }
+    files, shared = _compared({side: checksums(models[side], beside[side][0]) for side in SIDES})
+    left_out: Files = {side: dict(beside[side][1]) for side in SIDES}
+    for side in SIDES:
+        output.warnings += [f"{models[side].path}: {quoted(n)} is not in the archive: {r}" for n, r in beside[side][1]]
     with ArchiveWriter(output.path) as writer:
         packing = _Packing(plan, patterns, writer, context)
-        archive = Archive(output.path, plan.k, packing.carry_out(), files)
-        paths: Mapping[Side, str] = {"base": plan.base.path, "model": plan.model.path}
+        archive = Archive(output.path, plan.k, packing.carry_out(), files, shared, left_out)
         for side in SIDES:
-            side_files.copy(paths[side], list(files[side]), archive.files_of(side))
+            follow_links = models[side].follow_links
+            side_files.copy(models[side].path, list(files[side]), archive.files_of(side), follow_links=follow_links)
         writer.close(archive)
     return archive
+
+
+def checksums(model: Checkpoint, names: Sequence[str]) -> dict[str, str]:
+    """XXH3-128 of files beside a model's weights, in hex, by name."""
+    return {name: side_files.fingerprint(model.path, name, follow_links=model.follow_links) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +174,9 @@ def _patterns(plan: PackingPlan, context: Context) -> dict[str, int]:
     }
 
 
-def _differing_files(base: str, model: str) -> Files:
-    """The files beside the weights that are not the same in both, with their checksums."""
-    found = [
-        {name: side_files.fingerprint(path, name) for name in side_files.own_files(path)} for path in (base, model)
-    ]
-    return {
-        side: {name: checksum for name, checksum in mine.items() if others.get(name) != checksum}
-        for side, mine, others in zip(SIDES, found, reversed(found), strict=True)
-    }
+def _compared(found: Files) -> tuple[Files, Names]:
+    """The files beside the weights that are not the same in both, by side; and those that are; with checksums."""
+    base, model = found["base"], found["model"]
+    shared = dict(base.items() & model.items())
+    files: Files = {side: {n: c for n, c in found[side].items() if n not in shared} for side in SIDES}
+    return files, dict(sorted(shared.items()))

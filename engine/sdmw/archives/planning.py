@@ -1,4 +1,4 @@
-"""What packing a delta, or putting one on a model, takes, and what can be told against it; from headers alone."""
+"""What packing a delta, or putting one on a model, takes, and what prevents it; from headers alone."""
 
 import os
 import sys

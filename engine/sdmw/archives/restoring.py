@@ -5,14 +5,14 @@ tile back for its checksum, which costs more than changing it. A run that was in
 arrays are streams, so it would have to be unpacked up to the place anyway.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import xxhash
 
 from sdmw.archives import planning
-from sdmw.archives.archive import MEND, Archive, ArchivedTensor, Side, believed
+from sdmw.archives.archive import MEND, Archive, ArchivedTensor, Names, Side, believed
 from sdmw.archives.arrays import ArchiveReader
 from sdmw.archives.planning import RestoringPlan, tiles_of
 from sdmw.archives.runs import Run, Words, flip, words_of
@@ -44,11 +44,28 @@ def restore(plan: RestoringPlan, output: Publication, context: Context) -> None:
         RunError: the data or the machine.
     """
     _Restoring(plan, output, context).carry_out()
-    checkpoint, archive, other = plan.checkpoint, plan.archive, other_side(plan.side)
-    listed = archive.files["base"].keys() | archive.files["model"].keys()
-    kept = [name for name in side_files.own_files(checkpoint.path) if name not in listed]
-    side_files.copy(checkpoint.path, kept, output.path)
+    model, archive, other = plan.checkpoint, plan.archive, other_side(plan.side)
+    here, unfit = side_files.all_but_weights(model.path, follow_links=model.follow_links)
+    shared = [name for name in here if name in archive.shared]
+    side_files.copy(model.path, shared, output.path, follow_links=model.follow_links)
     side_files.copy(archive.files_of(other), list(archive.files[other]), output.path)
+    output.warnings += _other_files(plan, here, dict(unfit))
+
+
+def _other_files(plan: RestoringPlan, here: Sequence[str], unfit: Names) -> Iterator[str]:
+    """What the output's files beside the weights are not, one sentence each."""
+    folder, archive, other = plan.checkpoint.path, plan.archive, other_side(plan.side)
+    for name, checksum in archive.shared.items():
+        if name not in here:
+            why = unfit.get(name, "no such file")
+            yield f"{folder}: {quoted(name)} belongs to both models and is not copied: {why}"
+        elif side_files.fingerprint(folder, name, follow_links=plan.checkpoint.follow_links) != checksum:
+            yield f"{folder}: {quoted(name)} is not the one that was there when the archive was packed; it is copied"
+    for name in here:
+        if name not in archive.shared and name not in archive.files[plan.side]:
+            yield f"{folder}: {quoted(name)} was not there when the archive was packed; it is not copied"
+    for name, reason in archive.left_out[other].items():
+        yield f"{archive.path}: {quoted(name)} of the {other} is not in it, nor in the output: {reason}"
 
 
 @dataclass(frozen=True, slots=True)

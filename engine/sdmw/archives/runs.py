@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.matrices import widened
 
-BLOCK = 1 << 16  # elements whose places are told from its beginning; so a gap fits into 16 bits
+BLOCK = 1 << 16  # elements; places are counted from its beginning, so that a gap fits into 16 bits
 
 Words = NDArray[Any]  # unsigned integers of the size of an element
 

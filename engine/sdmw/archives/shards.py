@@ -1,7 +1,7 @@
 """One array of an archive as files: chunks, compressed one by one, in shards that end with an index.
 
 zarr writes and reads the same files, a shard at a time: several times its bytes in memory, in threads of its own. Here
-they go chunk by chunk, so memory is a chunk an array, and whoever asks decides which thread compresses. A few bytes of
+they go chunk by chunk, so memory is a chunk an array, and the caller decides which thread compresses. A few bytes of
 a damaged file could claim gigabytes: every size is looked at before it is used.
 
 Source: zarr v3, sharding codec 1.0, "Binary shard format"; C-Blosc 1, README_CHUNK_FORMAT.
@@ -89,7 +89,7 @@ class ArrayWriter:
     def close(self) -> None:
         """Close the file that is open, whatever is missing in it."""
         if self._file:
-            with suppress(OSError):  # what cannot be written was told before, or nobody wants it any more
+            with suppress(OSError):  # a failed write was reported before, or the file is not wanted any more
                 self._file.close()
 
 

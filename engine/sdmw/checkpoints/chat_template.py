@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
 from sdmw.storage.files import entries, listing, read_bounded
@@ -13,18 +14,18 @@ KEY = "chat_template"  # in JSON, and in tokenizer_config.json
 LARGEST = 2**20  # bytes of a template
 
 
-def templates_of(folder: str) -> dict[str, str]:
+def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
     """The chat templates of a checkpoint by name, as transformers looks for them; that without a name is "default"."""
-    files = {name: text for path in template_files(folder) if (text := _text(folder, path)) is not None
-             for name in [_name_of(path)]}  # fmt: skip
-    return files or _in_json(read_object(folder, JSON)) or _in_json(read_object(folder, TOKENIZER))
+    texts = {_name_of(path): _text(checkpoint, path) for path in template_files(checkpoint)}
+    files = {name: text for name, text in texts.items() if text is not None}
+    return files or _in_json(read_object(checkpoint, JSON)) or _in_json(read_object(checkpoint, TOKENIZER))
 
 
-def template_files(folder: str) -> list[str]:
+def template_files(checkpoint: Checkpoint) -> list[str]:
     """Paths of the files of a checkpoint, relative to it, that are nothing but a template."""
     try:
-        names = listing(folder)
-        beside = [name for name, _ in entries(folder, FOLDER)] if FOLDER in names else []
+        names = listing(checkpoint.path)
+        beside = [name for name, _ in entries(checkpoint.path, FOLDER)] if FOLDER in names else []
     except CheckpointError:
         return []
     return [*sorted({JINJA} & names), *(f"{FOLDER}/{name}" for name in sorted(beside) if name.endswith(".jinja"))]
@@ -39,9 +40,9 @@ def _name_of(path: str) -> str:
     return "default" if path == JINJA else os.path.basename(path).removesuffix(".jinja")
 
 
-def _text(folder: str, path: str) -> str | None:
+def _text(checkpoint: Checkpoint, path: str) -> str | None:
     try:
-        return read_bounded(folder, path, LARGEST).decode()
+        return read_bounded(checkpoint.path, path, LARGEST, follow_links=checkpoint.follow_links).decode()
     except (CheckpointError, UnicodeDecodeError):
         return None
 

@@ -23,6 +23,7 @@ class Checkpoint:
         warnings: what is odd but harmless, one sentence each.
         adapts: what an adapter was trained on, as it says, perhaps empty; None for a model that stands alone.
         ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
+        follow_links: links of its folder are followed that leave it.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = field(default=())
     adapts: str | None = None
     ties: bool = False
+    follow_links: bool = False
 
     @property
     def commit(self) -> str | None:
@@ -40,11 +42,15 @@ class Checkpoint:
 
 
 def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """Every folder that an input lies in: its own, and those that its shards are links into."""
+    """Every folder that an input lies in: its own, and those that its shards are links into.
+
+    Links that lead anywhere may lead to a file in a folder of many things: then it is the file that counts.
+    """
     folders: dict[str, None] = {}
     for checkpoint in checkpoints:
         folders[checkpoint.path] = None
-        folders |= dict.fromkeys(os.path.dirname(os.path.realpath(shard.path)) for shard in checkpoint.shards)
+        files = [os.path.realpath(shard.path) for shard in checkpoint.shards]
+        folders |= dict.fromkeys(files if checkpoint.follow_links else map(os.path.dirname, files))
     return list(folders)
 
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import CheckpointError
 from sdmw.storage.files import read_bounded
 
@@ -11,13 +12,13 @@ TOKENIZER = "tokenizer_config.json"
 LARGEST = 16 * 2**20  # bytes
 
 
-def read_object(folder: str, name: str) -> dict[str, Any]:
+def read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no such file, or none that can be read.
 
     It is read as leniently as transformers reads it: a faulty file is copied, and its loader will name the fault.
     """
     try:
-        found = json.loads(read_bounded(folder, name, LARGEST))
+        found = json.loads(read_bounded(checkpoint.path, name, LARGEST, follow_links=checkpoint.follow_links))
     except (CheckpointError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

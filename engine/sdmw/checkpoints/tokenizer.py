@@ -5,6 +5,7 @@ from typing import Any
 
 import xxhash
 
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
 from sdmw.storage.files import listing, read_bounded
@@ -18,27 +19,24 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _PART = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
 
 
-def same_vocabulary(one: str, other: str) -> bool:
-    """Whether the vocabularies of two checkpoints are the same; so they count where no two files can be compared.
-
-    Args:
-        one: the folder of the first.
-        other: the folder of the second.
-    """
+def same_vocabulary(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether the vocabularies of two checkpoints are the same; so they count where no two files can be compared."""
     try:
-        both = listing(one) & listing(other)
+        both = listing(one.path) & listing(other.path)
         name = next((each for each in _FILES if each in both), None)
         if name is None:
             return True
-        first, second = (read_bounded(folder, name, _LARGEST) for folder in (one, other))
+        first, second = (
+            read_bounded(each.path, name, _LARGEST, follow_links=each.follow_links) for each in (one, other)
+        )
     except CheckpointError:
         return True
     return first == second or (name == _FAST and _numbering(first) == _numbering(second))
 
 
-def special_tokens(folder: str) -> dict[str, Any]:
+def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:
     """The special tokens that a checkpoint's tokenizer_config.json names, by their keys; empty where there is none."""
-    config = read_object(folder, TOKENIZER)
+    config = read_object(checkpoint, TOKENIZER)
     return {
         key: value["content"] if isinstance(value, dict) and "content" in value else value
         for key, value in config.items()

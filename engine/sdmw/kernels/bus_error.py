@@ -34,7 +34,7 @@ _signal: Any = types.ExternalFunction("signal", types.int64(types.int32, types.i
 def handler() -> Any:
     """The handler compiled, or loaded from the cache of kernels; its `address` goes to sigaction with SA_SIGINFO.
 
-    Once a process: machine code that was loaded is never let go of.
+    Once a process: machine code that was loaded is never released.
     """
     signature = types.void(types.int32, types.int64, types.int64)
     return callback(signature, _on_bus_error)

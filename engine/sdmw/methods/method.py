@@ -71,7 +71,7 @@ class Destination:
 class Method(ABC, Generic[P, D, M]):
     """One merge method. A subclass says only what is special about it; it is found by its file's `METHODS`.
 
-    P, D and M are its own. Whoever carries a merge out passes them on, and writes and reads them by `sdmw.codec`: each
+    P, D and M are its own. Other modules pass them on, and write and read them by `sdmw.codec`: each
     dataclass that they name must be `tagged`, which is checked where the method is defined. P is hashable.
 
     Attributes:
@@ -198,7 +198,7 @@ class Method(ABC, Generic[P, D, M]):
         return decided, self.decide_model(list(zip(params, decided, strict=True)))
 
 
-AnyMethod = Method[Any, Any, Any]  # for whoever passes decisions on and does not look into them
+AnyMethod = Method[Any, Any, Any]  # where decisions are passed on and not looked into
 
 
 def decision_type(method: AnyMethod) -> Any:

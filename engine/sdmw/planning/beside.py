@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sdmw.checkpoints.chat_template import is_template, templates_of
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import GENERATION, LARGEST
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.planning.chat_template import with_templates
@@ -12,7 +13,7 @@ from sdmw.planning.inputs import Inputs
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.files import listing, read_bounded
-from sdmw.writing.side_files import choose, remarks
+from sdmw.writing.side_files import choose, missed, remarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class Beside:
 
 def files_beside(recipe: Recipe, inputs: Inputs) -> Beside:
     """What stands beside the weights of a merged model."""
-    base = inputs.base.path
+    base = inputs.base
     try:
-        copied, skipped = choose(base)
+        copied, skipped = choose(base.path, follow_links=base.follow_links)
     except CheckpointError as error:
         return Beside(problems=error.problems)
     taken = (
-        _taken("chat_template", recipe.chat_template, inputs, lambda folder: _templates(base, folder)),
+        _taken("chat_template", recipe.chat_template, inputs, lambda model: _templates(base, model)),
         _taken("generation_config", recipe.generation_config, inputs, _generation),
     )
     written = {path: content for each in taken for path, content in each.written.items()}
@@ -54,20 +55,23 @@ def files_beside(recipe: Recipe, inputs: Inputs) -> Beside:
         copied=tuple(path for path in copied if path not in written),
         skipped=tuple(skipped),
         written=written,
-        problems=tuple(problem for each in taken for problem in each.problems),
-        warnings=(*differing.warnings, *remarks(base, copied, skipped)),
+        problems=(
+            *missed(base.path, skipped, follow_links=base.follow_links),
+            *(problem for each in taken for problem in each.problems),
+        ),
+        warnings=(*differing.warnings, *remarks(base.path, copied, skipped)),
         notes=differing.notes,
     )
 
 
-def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[str], dict[str, bytes]]) -> Beside:
-    """What a field of the recipe takes from a model: `look` gives the files in a folder; an adapter's come first."""
+def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[Checkpoint], dict[str, bytes]]) -> Beside:
+    """What a field of the recipe takes from a model: `look` gives its files; an adapter's come first."""
     if name == "base":
         return Beside()
-    paths = {source: checkpoint.path for source, checkpoint in inputs.sources}
+    found = dict(inputs.sources)
     try:
         for part in reversed(ModelRef.parse(name).parts):
-            if files := look(paths[str(part)]):
+            if files := look(found[str(part)]):
                 return Beside(written=files)
     except CheckpointError as error:
         return Beside(problems=error.problems)
@@ -75,10 +79,12 @@ def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[str], dic
     return Beside(problems=(Problem(f"recipe: {field_name}", "", lacking, f"Write {field_name}: base"),))
 
 
-def _templates(base: str, folder: str) -> dict[str, bytes]:
-    templates = templates_of(folder)
+def _templates(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
+    templates = templates_of(model)
     return with_templates(base, templates) if templates else {}
 
 
-def _generation(folder: str) -> dict[str, bytes]:
-    return {GENERATION: read_bounded(folder, GENERATION, LARGEST)} if GENERATION in listing(folder) else {}
+def _generation(model: Checkpoint) -> dict[str, bytes]:
+    if GENERATION not in listing(model.path):
+        return {}
+    return {GENERATION: read_bounded(model.path, GENERATION, LARGEST, follow_links=model.follow_links)}

@@ -21,7 +21,8 @@ from sdmw.planning.rows import Row, rows
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.tied import ties
+from sdmw.views.tied import Ties, ties
+from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.target import check_target
 from sdmw.writing.work_directory import standing
@@ -99,7 +100,8 @@ def build(
         parts, shards = [], ()
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
-    problems += [*beside.problems, *_pointers(inputs.base.path, beside.skipped)]
+    problems += beside.problems
+    dropped = _dropped(recipe, inputs, tied.heads)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -116,23 +118,27 @@ def build(
         product=product,
         target=options.target,
         overwrite=options.overwrite,
+        max_shard_size=options.max_shard_size,
         missing=_missing(inputs, tied.heads),
         untied=tuple(sorted(untie)),
         extra=_extra(wanted, inputs),
+        dropped=tuple((model, len(names)) for model, names in dropped.items()),
+        absent_heads=_absent_heads(recipe, tied, wanted),
         notes=(*recipe.notes, *beside.notes),
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
-            *_left_out(recipe, inputs, tied.heads),
+            *_left_out(dropped),
+            *_licences(inputs, beside.copied),
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
 
 
-def _pointers(folder: str, skipped: Sequence[tuple[str, str]]) -> list[Problem]:
-    """A model whose tokenizer is a pointer would be merged into one that does not load."""
-    mend = "Fetch it: git lfs pull, or download the model again"
-    return [Problem(os.path.join(folder, path), "the file", why, mend) for path, why in skipped if "Git LFS" in why]
+def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:
+    folders = {name: (each.path, each.follow_links) for name, each in inputs.sources}
+    if (said := licences.warning(licences.read_licences(folders), copied)) is not None:
+        yield said
 
 
 def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
@@ -152,13 +158,27 @@ def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]
     return tuple((model, count) for model, count in counts if count)
 
 
-def _left_out(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> Iterator[str]:
-    """What `extra: drop` leaves out of each model."""
-    for model, checkpoint in inputs.models.items() if recipe.extra == "drop" else ():
-        names = sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads)
-        if names:
-            rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
+def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> dict[str, list[str]]:
+    """What `extra: drop` leaves out, by model."""
+    models = inputs.models.items() if recipe.extra == "drop" else ()
+    names = {
+        model: sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads) for model, checkpoint in models
+    }
+    return {model: each for model, each in names.items() if each}
+
+
+def _left_out(dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for model, names in dropped.items():
+        rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
+
+
+def _absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:
+    """How many of the heads that are written each input lacks, where it lacks any."""
+    written = {row.name for row in wanted}
+    names = {"": str(recipe.base_model)} if recipe.base_model else {}
+    counts = {names.get(model, model): len(written & heads.keys()) for model, heads in tied.absent.items()}
+    return tuple((model, count) for model, count in counts.items() if model and count)
 
 
 def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:
@@ -169,7 +189,7 @@ def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _params(method: AnyMethod, merged: Sequence[Row]) -> tuple[dict[str, object], list[Problem]]:
-    """The method's parameters of each tensor, equal ones shared, and what speaks against them."""
+    """The method's parameters of each tensor, equal ones shared, and what is wrong with them."""
     shared: dict[object, object] = {}
     objections: dict[object, Problem] = {}
     params: dict[str, object] = {}

@@ -8,15 +8,16 @@ import os
 from collections.abc import Mapping
 
 from sdmw.checkpoints.chat_template import FOLDER, JINJA, JSON, KEY, template_files
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError, Problem, quoted
 
 
-def with_templates(folder: str, templates: Mapping[str, str]) -> dict[str, bytes]:
+def with_templates(base: Checkpoint, templates: Mapping[str, str]) -> dict[str, bytes]:
     """The files of an output that hold its chat templates, by their paths in it.
 
     Args:
-        folder: of the base.
+        base: whose tokenizer the output has.
         templates: the templates by name, "default" among them where one has no name.
 
     Raises:
@@ -24,11 +25,11 @@ def with_templates(folder: str, templates: Mapping[str, str]) -> dict[str, bytes
     """
     found: dict[str, bytes] = {}
     for name in (TOKENIZER, JSON):
-        config = read_object(folder, name)
+        config = read_object(base, name)
         if KEY in config:
             config[KEY] = _in_json(templates)
             found[name] = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
-    if template_files(folder) or not found:
+    if template_files(base) or not found:
         found |= {_path_of(name): text.encode() for name, text in templates.items()}
     return found
 

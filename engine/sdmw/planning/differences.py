@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmw.checkpoints.chat_template import templates_of
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config_keys import effect_of, plain_keys
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
 from sdmw.checkpoints.tokenizer import same_vocabulary, special_tokens
@@ -44,12 +45,11 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
             warned, noted = _configs(name, base.config or {}, model.config or {})
             warnings += warned
             notes += noted
-        warnings += _tokenizers(name, base.path, model.path)
-    folders = {name: each.path for name, each in others.items()}
+        warnings += _tokenizers(name, base, model)
     if recipe.generation_config == "base":
-        notes += _generation(base.path, folders)
+        notes += _generation(base, others)
     if recipe.chat_template == "base":
-        notes += _templates(base.path, folders)
+        notes += _templates(base, others)
     return Differences(tuple(warnings), tuple(notes))
 
 
@@ -75,7 +75,7 @@ def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tu
     ]
 
 
-def _tokenizers(name: str, base: str, model: str) -> Iterator[str]:
+def _tokenizers(name: str, base: Checkpoint, model: Checkpoint) -> Iterator[str]:
     """Warnings on one model's tokenizer; nothing where it has none of its own."""
     if not same_vocabulary(base, model):
         yield (
@@ -90,12 +90,12 @@ def _tokenizers(name: str, base: str, model: str) -> Iterator[str]:
         )
 
 
-def _generation(base: str, folders: Mapping[str, str]) -> Iterator[str]:
+def _generation(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[str]:
     """Notes on generation_config.json: one for all models where they agree, else one for each that differs."""
     ours = _generation_of(base)
-    others = {name: found for name, folder in folders.items() if (found := _generation_of(folder))}
+    others = {name: found for name, model in models.items() if (found := _generation_of(model))}
     differing = {name: _differing(ours, found) for name, found in others.items()}
-    agreed = len(others) == len(folders) > 0 and len({repr(sorted(each.items())) for each in others.values()}) == 1
+    agreed = len(others) == len(models) > 0 and len({repr(sorted(each.items())) for each in others.values()}) == 1
     for name, keys in differing.items():
         if keys:
             who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
@@ -107,15 +107,17 @@ def _generation(base: str, folders: Mapping[str, str]) -> Iterator[str]:
                 return
 
 
-def _generation_of(folder: str) -> dict[str, Any]:
-    return {key: value for key, value in plain_keys(read_object(folder, GENERATION)) if effect_of(key) != "harmless"}
+def _generation_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        key: value for key, value in plain_keys(read_object(checkpoint, GENERATION)) if effect_of(key) != "harmless"
+    }
 
 
-def _templates(base: str, folders: Mapping[str, str]) -> Iterator[str]:
+def _templates(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[str]:
     """Notes on chat templates: one for all models where they agree, else one for each that differs."""
     ours = templates_of(base)
-    others = {name: found for name, folder in folders.items() if (found := templates_of(folder))}
-    agreed = len(others) == len(folders) and len({repr(each) for each in others.values()}) == 1
+    others = {name: found for name, model in models.items() if (found := templates_of(model))}
+    agreed = len(others) == len(models) and len({repr(each) for each in others.values()}) == 1
     for name, template in others.items():
         if template != ours:
             who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"

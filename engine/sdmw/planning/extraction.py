@@ -83,7 +83,7 @@ class ExtractionPlan:
         rank: of all matrices.
         weights: in the base's order.
         rest: the other tensors of the fine-tune.
-        notes: what whoever loads the adapter should know.
+        notes: what a user of the adapter should know.
         shards: the adapter's one file.
         threads: that compute.
         peak_bytes: bound on the resident memory of the process.

@@ -49,7 +49,7 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
-    base = _base(base_reference, read)
+    base = _base(base_reference, read, written=recipe.base_model is not None)
     if isinstance(base, list):
         return base
     models: dict[str, Checkpoint] = {}
@@ -66,6 +66,12 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     return shorten(problems) or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
 
 
+def not_found(recipe: Recipe, access: Access) -> list[Problem]:
+    """The models and adapters of a recipe that are nowhere to be found."""
+    references = [entry.model for entry in recipe.models]
+    return _located(recipe, [recipe.base_model or references[0], *references], access)[1]
+
+
 def open_model(reference: ModelRef, access: Access) -> Checkpoint:
     """The checkpoint that a reference without an adapter names.
 
@@ -73,7 +79,11 @@ def open_model(reference: ModelRef, access: Access) -> Checkpoint:
         CheckpointError: it cannot be found, or all that is wrong with it.
         MissingExtraError: as for `locate`.
     """
-    return formats.read(locate(reference, download=access.download), header_limit=access.header_limit)
+    return formats.read(_place(reference, access), access)
+
+
+def _place(part: ModelRef, access: Access) -> str:
+    return locate(part, download=access.download, folder=access.folder)
 
 
 def _located(
@@ -84,7 +94,7 @@ def _located(
     faults: dict[ModelRef, tuple[Problem, ...]] = {}
     for part in dict.fromkeys(part for reference in references for part in reference.parts):
         try:
-            found[part] = locate(part, download=access.download)
+            found[part] = _place(part, access)
         except SdmwError as error:
             faults[part] = error.problems
     named = places(recipe) if faults else {}
@@ -102,16 +112,18 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, header_limit=access.header_limit)
+            found[part] = formats.read(folder, access)
         except SdmwError as error:
             problems += error.problems
     return found, problems
 
 
-def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> Checkpoint | list[Problem]:
+def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint], *, written: bool) -> Checkpoint | list[Problem]:
+    """The base; `written`: the recipe names it as such, and it is not only the first of the models."""
     base = read[reference.alone]
     if base.adapts is not None:
-        mend = f"Write base_model: it was trained on {quoted(base.adapts)}" if base.adapts else "Write base_model"
+        what = "its model as base_model" if written else "base_model"
+        mend = f"Write {what}: it was trained on {quoted(base.adapts)}" if base.adapts else f"Write {what}"
         return [Problem(base.path, "a model for the base", "an adapter", mend)]
     if reference.adapter is None:
         return base
@@ -148,7 +160,7 @@ def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelR
 def _put(
     adapter: Checkpoint, on: Checkpoint, called: ModelRef, *, meant: bool, deltas: bool
 ) -> Checkpoint | list[Problem]:
-    """An adapter on a model, or all that speaks against it."""
+    """An adapter on a model, or all that prevents it."""
     if adapter.adapts is None or on.adapts is not None:
         wrong, expected = (adapter, "an adapter") if adapter.adapts is None else (on, "a model")
         found = "a model" if adapter.adapts is None else "an adapter"

@@ -119,12 +119,15 @@ class Plan:
         product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
+        max_shard_size: bytes of tensors in a shard.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
         free_bytes: free disk where the output goes.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
+        dropped: models of which tensors are left out that the base lacks, and how many.
+        absent_heads: inputs that lack heads, and how many; their embeddings stand in.
         problems: why it cannot run; empty where it can.
         warnings: what is odd.
         notes: what the recipe language has to say.
@@ -146,12 +149,15 @@ class Plan:
     product: Product = "model"
     target: str | None = None
     overwrite: bool = False
+    max_shard_size: int = 0
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0
     free_bytes: int = 0
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+    absent_heads: tuple[tuple[str, int], ...] = ()
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -216,6 +222,11 @@ class Plan:
             "seconds": self.seconds,
             "rate": RATE,
             "threads": self.threads,
+            "missing": dict(self.missing),
+            "extra": dict(self.extra),
+            "dropped": dict(self.dropped),
+            "absent_heads": dict(self.absent_heads),
+            "skipped": dict(self.skipped),
             "problems": codec.encode(self.problems),
             "warnings": list(self.warnings),
             "notes": list(self.notes),

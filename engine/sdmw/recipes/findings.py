@@ -13,7 +13,7 @@ _START: Mark = (1, 1)
 
 
 class Findings:
-    """Gathers problems and notes while a recipe is read, so that all are told together.
+    """Gathers problems and notes while a recipe is read, so that all are reported together.
 
     Attributes:
         file: the recipe file as the user gave it; empty where the recipe is not in a file.
@@ -80,7 +80,7 @@ class Findings:
 
 
 def dotted(path: Path) -> str:
-    """A path as people write it: `models.0.parameters.k`; what is no plain name is quoted."""
+    """A path as people write it: `models.0.parameters.k`; anything but a plain name is quoted."""
     return ".".join(
         str(part) if isinstance(part, int) or (part.isidentifier() and len(part) <= LONGEST_NAME) else quoted(part)
         for part in path

@@ -2,8 +2,9 @@
 
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import Any, NoReturn
 
@@ -86,9 +87,10 @@ def written(data: dict[str, Any]) -> str:
 
 
 # What ruamel.yaml says, whether its context is the place to look at, what it means, and the mend.
+_NO_COLON, _WRITE_COLON, _ODD_COLON = "no colon after this name", "Write name: value", "a colon where there can be none"
 _FAULTS = (
-    ("could not find expected ':'", True, "no colon after this name", "Write name: value"),
-    ("mapping values are not allowed", False, "a colon where there can be none",
+    ("could not find expected ':'", True, _NO_COLON, _WRITE_COLON),
+    ("mapping values are not allowed", False, _ODD_COLON,
      "Indent the line as those that it belongs to, or put text that holds a colon in quotes"),
     ("character '\\t'", False, "a tab", "Indent with blanks"),
     ("cannot start any token", False, "a character that text cannot begin with", "Put the text in quotes"),
@@ -108,10 +110,23 @@ def _not_yaml(text: str, where: str, error: MarkedYAMLError) -> Problem:
     if not mark:
         return Problem(where, "", f"not YAML: {meant}", mend)
     lines = text.split("\n")
+    if meant == _ODD_COLON and (above := _name_alone(lines[: mark.line])):
+        # Two names made one text, and the colon of the second is what the parser objects to.
+        number, column = above
+        shown = (f"    {lines[number][:_WIDEST].rstrip()}", " " * (4 + min(column, _WIDEST)) + "^")
+        return Problem(f"{where}:{number + 1}:{column + 1}", "", f"not YAML: {_NO_COLON}", _WRITE_COLON, shown)
     first = max(0, mark.column - _BEFORE)
     line = lines[mark.line][first : first + _WIDEST].replace("\t", " ") if mark.line < len(lines) else ""
     excerpt = (f"    {line.rstrip()}", " " * (4 + mark.column - first) + "^") if line.strip() else ()
     return Problem(_spot(where, mark), "", f"not YAML: {meant}", mend, excerpt)
+
+
+def _name_alone(lines: Sequence[str]) -> tuple[int, int] | None:
+    """Line and column of the last line with text, if that is a name without a colon; None if it is something else."""
+    number = next((n for n in reversed(range(len(lines))) if lines[n].strip()), None)
+    if number is None or re.fullmatch(r"\s*[A-Za-z_]\w*(\s[^:#\[\]{},]*)?", lines[number]) is None:
+        return None
+    return number, len(lines[number]) - len(lines[number].lstrip())
 
 
 def _escaped(value: Any) -> Any:

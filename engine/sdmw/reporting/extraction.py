@@ -10,12 +10,10 @@ from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.planning.extraction import ExtractionPlan
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.as_json import as_json
-from sdmw.reporting.files import fingerprint
+from sdmw.reporting.cards import extraction_card
 from sdmw.sizes import counted
-from sdmw.storage.locate import hub_id
 from sdmw.version import __version__
 from sdmw.writing.adapter_config import adapter_config
-from sdmw.writing.card import common_license, model_card
 from sdmw.writing.publication import Publication
 
 
@@ -62,7 +60,7 @@ class ExtractionReport:
         whole_error: what the adapter lacks of the whole delta: left out, or not within the rank; as for one weight.
         weights: each.
         left_out: tensors that the fine-tune changed and that peft has no matrices for.
-        notes: what whoever loads the adapter should know.
+        notes: what a user of the adapter should know.
         warnings: what is odd about the place of the output.
     """
 
@@ -147,17 +145,7 @@ def add_files(
         task_type=_task_type(plan),
     )
     output.add(ADAPTER_CONFIG, config)
-    card = model_card(
-        method=f"extract, rank {plan.rank}",
-        base_model=str(base),
-        hub_ids=[found for found in map(hub_id, (base, model)) if found],
-        license=common_license([plan.base.path, plan.model.path]),
-        models=[(str(model), [])],
-        recipe_text=None,
-        version=__version__,
-        fingerprints=[("base", fingerprint(plan.base)), ("model", fingerprint(plan.model))],
-        adapter=True,
-    )
+    card = extraction_card(plan.rank, (base, plan.base), (model, plan.model))
     output.add("README.md", card.encode())
     output.add("sdmw_report.json", report.to_json().encode())
 

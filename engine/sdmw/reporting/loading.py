@@ -1,4 +1,4 @@
-"""How a model that was merged is loaded: the line of Python that people are told."""
+"""How a model that was merged is loaded: the line of Python that people are shown."""
 
 import json
 from typing import Any
@@ -9,22 +9,24 @@ from sdmw.storage.files import listing, read_bounded
 _LARGEST_CONFIG = 16 * 2**20  # bytes
 
 
-def loading(path: str) -> str:
+def loading(path: str, called: str | None = None) -> str:
     """What to write to load an output with PEFT or transformers.
 
     transformers' AutoModelForCausalLM reads decoders only; other classes are named in the config's `architectures`.
 
     Args:
         path: a directory: an adapter's or a model's.
+        called: what it will be called when it is loaded; None for its path.
     """
+    where = repr(path if called is None else called)
     try:
         if "adapter_config.json" in listing(path):
-            return f"PeftModel.from_pretrained(base, {path!r})"
+            return f"PeftModel.from_pretrained(base, {where})"
         config = json.loads(read_bounded(path, "config.json", _LARGEST_CONFIG))
     except (CheckpointError, ValueError, RecursionError):
         config = None
     name, remote = _class_of(config if isinstance(config, dict) else {})
-    return f"{name}.from_pretrained({path!r}{', trust_remote_code=True' if remote else ''})"
+    return f"{name}.from_pretrained({where}{', trust_remote_code=True' if remote else ''})"
 
 
 def _class_of(config: dict[str, Any]) -> tuple[str, bool]:
@@ -33,7 +35,8 @@ def _class_of(config: dict[str, Any]) -> tuple[str, bool]:
     first = named[0] if isinstance(named, list) and named else None
     own = config.get("auto_map")
     if isinstance(own, dict):
-        loads = {str(code).rpartition(".")[2]: auto for auto, code in own.items() if str(auto).startswith("AutoModel")}
+        autos = {auto: code for auto, code in own.items() if auto.startswith("AutoModel") and auto.isidentifier()}
+        loads = {str(code).rpartition(".")[2]: auto for auto, code in autos.items()}
         return str(loads.get(str(first), "AutoModelForCausalLM")), True
     if isinstance(first, str) and first.isidentifier() and not first.endswith("ForCausalLM"):
         return first, False

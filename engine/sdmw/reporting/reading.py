@@ -24,6 +24,8 @@ from sdmw.version import __version__
 
 LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
 SCHEMA = 2
+# Fields that reports of earlier versions lack, and what stands for them.
+LATER: dict[str, Any] = {"headers": {}, "configs": {}, "tally": None}
 CHANGED = "The report was changed after the merge"
 
 
@@ -41,7 +43,7 @@ def read_report(folder: str) -> Report:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
             raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
-        report = codec.decode(Report, {**data, "path": folder})
+        report = codec.decode(Report, {**LATER, **data, "path": folder})
         if unknown := next(_unknown(data, report.to_dict()), None):
             raise ValueError(f"{shorten(unknown)} is no field of it")
     except ValueError as error:
@@ -138,6 +140,8 @@ def contradictions(report: Report, plan: Plan, decisions: Decisions) -> Iterator
     own["inputs"] = [{"model": name, "file": file} for name, file, _ in input_files(plan)]
     expected, told = (_compared(each, report.schema) for each in (own, codec.encode(report)))
     for name in expected:
+        if name in LATER and told[name] == LATER[name]:
+            continue
         for at, one, other in _differences(expected[name], told[name], name, report.version != __version__):
             yield Problem(f"{where}: {at}", shorten(one), shorten(other), CHANGED)
     if report.schema == SCHEMA:
@@ -150,7 +154,7 @@ def _compared(told: Mapping[str, Any], schema: int) -> dict[str, Any]:
     found = {"method": told["method"], "models": _only(told["models"], "name", *facts)}
     found["layers"] = _only(told["layers"], "name", "tensors", *facts)
     if schema == SCHEMA:
-        found |= {name: told[name] for name in ("parameters", "seed", "facts", "missing", "extra")}
+        found |= {name: told[name] for name in ("parameters", "seed", "facts", "missing", "extra", "tally")}
         found["inputs"] = _only(told["inputs"], "model", "file")
     return found
 
@@ -192,7 +196,7 @@ def _not_vouched_for(report: Report, plan: Plan) -> Iterator[Problem]:
     """Files of the merge whose checksums the report lacks."""
     out = report.path
     needed = {os.path.basename(recipe_of(out)), ADAPTER_CONFIG if plan.makes_adapter else CONFIG, *report.files.copied}
-    needed |= {name for name in (INDEX, *plan.copied) if os.path.isfile(os.path.join(out, name))}
+    needed |= {name for name in (INDEX, *plan.copied, *plan.beside) if os.path.isfile(os.path.join(out, name))}
     for name in sorted(needed - report.files.written.keys()):
         yield Problem(os.path.join(out, REPORT), f"a checksum of {quoted(name)}", "none", CHANGED)
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
+from sdmw.checkpoints.formats._adapter_config import hash_of_config
 from sdmw.codec import Checksum, Count, Within
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
+from sdmw.reporting.tally import Tally, tally_of
 from sdmw.sizes import counted, shown
 from sdmw.storage.shard import Shard, sample_of
 from sdmw.version import __version__
@@ -127,11 +129,15 @@ class Report:
         layers: in the order in which they were decided.
         pieces: name of the tensor, first element, the one behind the last, XXH3-128 of their bytes: all that was
             written.
+        headers: XXH3-128 of each shard's header, in hex, by its name; empty in reports of earlier versions.
         files: beside the shards.
-        inputs: every file that was read.
+        inputs: every file of tensors that was read.
+        configs: XXH3-128 of the config of each adapter, in hex, by its name in the recipe; empty in reports of earlier
+            versions.
         run: what it took.
         missing: how many tensors each model lacked, where the base's stood in.
         extra: how many tensors that the base lacks were taken from each model.
+        tally: other counts of what is not merged; None in reports of earlier versions.
         warnings: what is odd.
         notes: what the recipe language has to say.
         path: of the output, as it was asked for; not in the file.
@@ -146,11 +152,14 @@ class Report:
     facts: Facts
     layers: tuple[LayerReport, ...]
     pieces: tuple[Piece, ...]
+    headers: Mapping[str, Checksum]
     files: FilesReport
     inputs: tuple[InputReport, ...]
+    configs: Mapping[str, Checksum]
     run: RunReport
     missing: Mapping[str, Count]
     extra: Mapping[str, Count]
+    tally: Tally | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     path: str = field(default="", compare=False)
@@ -218,11 +227,17 @@ def build_report(
             (plan.tensors[piece.tensor].name, piece.start, piece.stop, checksum)
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
         ),
+        headers={layout.name: layout.header_hash for layout in plan.shards},
         files=FilesReport(dict(sorted(written.items())), plan.copied, dict(plan.skipped)),
         inputs=tuple(
             InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))
             for name, file, shard in input_files(plan)
         ),
+        configs={
+            name: hash_of_config(each.path, follow_links=each.follow_links)
+            for name, each in plan.sources
+            if each.adapts is not None
+        },
         run=_run(plan, outcome, usage),
         warnings=tuple(_without_paths((*plan.warnings, *outcome.warnings), plan)),
         notes=tuple(_without_paths(plan.notes, plan)),
@@ -248,6 +263,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
         "layers": _layers(plan, method, decisions.layers),
         "missing": dict(plan.missing),
         "extra": dict(plan.extra),
+        "tally": tally_of(plan),
     }
 
 
@@ -304,7 +320,7 @@ def input_files(plan: Plan) -> Iterator[tuple[str, str, Shard]]:
 
 
 def _without_paths(texts: Iterable[str], plan: Plan) -> Iterator[str]:
-    """What is told to people, without paths of this machine: models as in the recipe, other files by their names."""
+    """What people read, without paths of this machine: models as in the recipe, other files by their names."""
     names = {checkpoint.path: name for name, checkpoint in plan.sources}
     known = "|".join(re.escape(path) for path in sorted(names, key=len, reverse=True))
     inputs = re.compile(rf"({known})(?![\w.-])")

@@ -11,13 +11,14 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
+from sdmw.reporting import tally
 from sdmw.reporting.display import say
 from sdmw.reporting.extraction import ExtractionReport
 from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.loading import loading
 from sdmw.reporting.packing import PackReport
 from sdmw.reporting.report import Report
-from sdmw.sizes import shown
+from sdmw.sizes import counted, shown
 
 if TYPE_CHECKING:  # it loads the kernels
     from sdmw.running.verification import Verification
@@ -32,7 +33,13 @@ def print_report(report: Report) -> None:
         table.add_row(_plain(model.name), *cells)
     _print(table)
     run = report.run
+    told = (
+        tally.lines(report.missing, report.extra, report.tally, report.files.skipped, compared=True)
+        if report.tally
+        else ()
+    )
     lines = [
+        *(f"{word:11}  {said}" for word, said in told),
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
@@ -92,6 +99,9 @@ def print_plan(plan: Plan) -> None:
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
+            *tally.lines(
+                dict(plan.missing), dict(plan.extra), tally.tally_of(plan), dict(plan.skipped), compared=False
+            ),
         )
     )
 
@@ -101,14 +111,22 @@ def print_verification(found: "Verification") -> None:
     odds = f"{found.recomputed:,} of {found.tiles:,} tiles computed anew"
     if found.unseen:
         odds += f"; one wrong tile with a right checksum would stay unseen with a chance of {found.unseen:.1%}"
+    equal = "equal"
+    if found.not_found:
+        equal = "equal by checksum; nothing was computed anew"
+        odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
     _print(
         _pairs(
             ("checkpoint", found.path),
-            ("result", "different" if found.problems else "equal"),
+            ("result", "different" if found.problems else equal),
             ("checksums", f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"),
             ("sample", odds),
         )
     )
+    for problem in found.not_found:
+        print_note(str(problem))
+    if found.not_found:
+        print_note("--inputs FOLDER looks for the inputs in another folder")
 
 
 def print_inspection(found: Inspection) -> None:

@@ -14,6 +14,7 @@ from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
 from sdmw.running.stop import StopSignals
 from sdmw.tensors.tile_memory import tile_memory
+from sdmw.writing.kept_run import Identity
 from sdmw.writing.layout import ShardLayout
 from sdmw.writing.publication import Publication
 
@@ -83,7 +84,7 @@ def publishing(
     inputs: Iterable[Checkpoint],
     *,
     overwrite: bool,
-    head: object = None,
+    identity: Identity | None = None,
     resume: bool = False,
 ) -> Iterator[Publication]:
     """An output that appears when the block ends, if its inputs are still those whose headers were read.
@@ -94,7 +95,7 @@ def publishing(
         shards: as laid out; the block writes them and finishes the output.
         inputs: that the output is made from.
         overwrite: a directory there may be replaced.
-        head: identifies the merge; an earlier run is resumed only if its head is equal.
+        identity: of the run; an earlier one is resumed only if it has the same.
         resume: False removes what an earlier run left.
 
     Raises:
@@ -102,7 +103,7 @@ def publishing(
         InputChangedError: an input changed.
         StoppedError: a signal came.
     """
-    with Publication.begin(target, shards, overwrite=overwrite, head=head, resume=resume) as publication:
+    with Publication.begin(target, shards, overwrite=overwrite, identity=identity, resume=resume) as publication:
         yield publication
         check_unchanged(inputs)
         context.signals.check()

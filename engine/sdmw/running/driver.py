@@ -62,7 +62,7 @@ class Run:
             return self._carry_out(output)
 
     def decide(self) -> Decisions:
-        """Measure and decide, for whoever applies it in a way of its own; no journal is kept.
+        """Measure and decide, for callers that apply the result themselves; no journal is kept.
 
         Raises:
             RunError: as for `carry_out`.

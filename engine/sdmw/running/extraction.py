@@ -18,11 +18,12 @@ from sdmw.planning.extraction import ExtractionPlan, Weight
 from sdmw.running.context import Context
 from sdmw.running.decomposition import Extracted, extract
 from sdmw.running.events import Progress
-from sdmw.running.journal import Notes, hash_of, identity_of
+from sdmw.running.identity import facts_of, identity
+from sdmw.running.journal import Notes
 from sdmw.running.left_out import norm_of_change
 from sdmw.running.pool import Task
 from sdmw.running.stop import GivenUp
-from sdmw.version import __version__
+from sdmw.writing.kept_run import Identity
 from sdmw.writing.layout import Place
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
@@ -45,16 +46,11 @@ class Finished:
     checksums: tuple[str, str]
 
 
-def head(plan: ExtractionPlan) -> dict[str, Any]:
-    """What must be the same for an extraction to be gone on with. Another NumPy may have other linear algebra."""
+def identity_of(plan: ExtractionPlan) -> Identity:
+    """What must be the same for an extraction to be resumed. Another NumPy may have other linear algebra."""
     weights = (each.fingerprint() for weight in plan.weights for each in (weight.base, weight.model))
-    return {
-        "version": __version__,
-        "numpy": np.__version__,
-        "rank": plan.rank,
-        "plan": hash_of([plan.shards[0].header, *weights]),
-        "inputs": identity_of([plan.base, plan.model]),
-    }
+    facts = {"": {"version of NumPy": np.__version__, "rank": plan.rank}, **facts_of([plan.base, plan.model])}
+    return identity(facts, [plan.shards[0].header, *weights])
 
 
 def carry_out(

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from functools import partial
 
+from sdmw.checkpoints.heads import is_shared
 from sdmw.errors import DisagreementError, PlanError, Problem, quoted
 from sdmw.planning.plan import Plan
 from sdmw.planning.prepared import Prepared
 from sdmw.running import work
 from sdmw.running.context import Context
 from sdmw.running.pool import Task
-from sdmw.views.tied import TiedHead, is_shared
+from sdmw.views.tied import TiedHead
 
 
 def settled(prepared: Prepared, plan: Plan, context: Context) -> Plan:

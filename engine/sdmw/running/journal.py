@@ -4,60 +4,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import xxhash
-
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import InputChangedError, OutputError, Problem
 from sdmw.methods.method import AnyMethod, decision_type
-from sdmw.planning.plan import Piece, Plan, TensorPlan
+from sdmw.planning.plan import Piece, Plan
 from sdmw.running.pool import Task
-from sdmw.version import __version__
 from sdmw.writing.publication import Publication
 
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
-
-
-def head(plan: Plan) -> dict[str, object]:
-    """What must be the same for a run to be resumed: version, recipe, plan, and the fingerprint of each input.
-
-    Threads, budget and tile may differ: the bits do not depend on them.
-    """
-    layout = (shard.header for shard in plan.shards)
-    steps = (part for t in plan.tensors for part in _step(t))
-    layers = (codec.digest((layer.name, layer.tensors)) for layer in plan.layers)
-    return {
-        "version": __version__,
-        "recipe": hash_of([plan.recipe.text.encode()]),
-        "plan": hash_of([*layout, *steps, *layers]),
-        "inputs": identity_of(plan.checkpoints),
-    }
-
-
-def identity_of(checkpoints: Iterable[Checkpoint]) -> dict[str, list[int | str]]:
-    """What tells the files of inputs from others, and from themselves after a change.
-
-    Without their inodes: a file system that is mounted again may give them others.
-    """
-    return {
-        shard.path: [shard.size, shard.mtime_ns, shard.ctime_ns, shard.header_hash]
-        for checkpoint in checkpoints
-        for shard in checkpoint.shards
-    }
-
-
-def hash_of(parts: Iterable[bytes]) -> str:
-    """XXH3-128 of the parts and of where each ends, in hex."""
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _step(tensor: TensorPlan) -> Iterator[bytes]:
-    yield codec.digest((tensor.name, tensor.action, tensor.params))
-    for each in tensor.inputs:
-        yield each.fingerprint()
 
 
 class Notes:

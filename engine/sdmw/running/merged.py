@@ -94,7 +94,7 @@ class MergedSource:
         """A tile is computed: there is nothing to let go."""
 
     def lost(self) -> RunError | None:
-        """What was lost was told while the tile was computed."""
+        """Lost pages were reported while the tile was computed."""
         return None
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import xxhash
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, hash_of_config
 from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
@@ -29,8 +31,12 @@ from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 
 READ = 1 << 22  # bytes read at once for a checksum
+SHARE = 0.01  # of tiles that are computed again by default
+PUT_BACK = "Put the inputs back"
+SMALL = 1 << 28  # bytes of a checkpoint that is by default computed again as a whole
 
 Piece = tuple[str, int, int, str]  # tensor, first element, the one behind the last, XXH3-128 in hex
+Recomputed = tuple[Tensor, Merged, int, int]  # what is stored, what is merged again; first element, one behind the last
 Input = tuple[int, str, str]  # bytes, hash of the header, hash of a sample, which is empty where there is none
 
 
@@ -46,6 +52,8 @@ class Verification:
         tiles: in the whole checkpoint.
         recomputed: tiles that were computed again from the inputs and compared bit for bit.
         unseen: the chance that one wrong tile, whose checksum is right, is not among the recomputed.
+        not_found: inputs that were not found. Where there are any, checksums alone were compared: nothing was computed
+            again, and the report was not held against the recipe.
         problems: empty where all is equal.
     """
 
@@ -56,11 +64,14 @@ class Verification:
     tiles: int
     recomputed: int
     unseen: float
+    not_found: tuple[Problem, ...]
     problems: tuple[Problem, ...]
 
     def __repr__(self) -> str:
         found = counted(len(self.problems), "problem") + (f": {self.problems[0]}" if self.problems else "")
         seen = f"{self.recomputed:,} of {counted(self.tiles, 'tile')} computed again"
+        if self.not_found:
+            seen = f"nothing computed again: {counted(len(self.not_found), 'input')} not found"
         return f"Verification({self.path!r}, {shown(self.nbytes)} by checksum, {seen}, {found})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def verify(
     pieces: Sequence[Piece],
     files: Mapping[str, str],
     context: Context,
-    sample: float,
+    sample: float | None,
     known: Iterable[Problem] = (),
 ) -> Verification:
     """Compare structure, checksums and a sample.
@@ -85,28 +96,74 @@ def verify(
         pieces: that the report vouches for.
         files: the checksum of each file beside the shards, by name.
         context: of this run.
-        sample: the share of tiles that is computed again, above 0 to 1; at least one is.
+        sample: the share of tiles that is computed again, above 0 to 1; at least one is. None for the default.
         known: what is wrong already; tensors are read only where nothing is.
 
     Raises:
         RunError: the data or the machine.
     """
     plan = job.plan
-    problems = [*known, *_wrong_structure(out, plan), *_wrong_files(out.path, files)]
     tiles = list(_tiles(plan))
-    wanted = random.SystemRandom().sample(tiles, min(len(tiles), math.ceil(sample * len(tiles))))
-    nbytes = 0
-    if not (problems := problems or list(_uncovered(pieces, out))):
-        nbytes = sum((stop - start) * out.tensors[name].dtype.itemsize for name, start, stop, _ in pieces)
-        tasks = _tasks(out, job, pieces, wanted, context, nbytes, problems.append)
-        context.pool.run(lambda: next(tasks, None))
-    unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(
-        out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, tuple(shorten(problems))
+    share = sample or (1 if plan.bytes_written <= SMALL else SHARE)
+    wanted = random.SystemRandom().sample(tiles, min(len(tiles), math.ceil(share * len(tiles))))
+    again = (
+        (out.tensors[plan.tensors[number].name], merged(job, number), start, stop) for number, start, stop in wanted
     )
+    found = [*known, *_wrong_structure(out, plan), *_wrong_files(out, files)]
+    nbytes, problems = _compare(out, pieces, again, context, found)
+    unseen = 1 - len(wanted) / max(1, len(tiles))
+    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, (), problems)
 
 
-def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
+def verify_checksums(
+    out: Checkpoint,
+    pieces: Sequence[Piece],
+    headers: Mapping[str, str],
+    files: Mapping[str, str],
+    context: Context,
+    not_found: Sequence[Problem],
+) -> Verification:
+    """Compare checksums alone: the inputs are elsewhere.
+
+    Args:
+        out: the merged checkpoint.
+        pieces: that the report vouches for.
+        headers: the checksum of each shard's header, by its name; none in reports of earlier versions.
+        files: the checksum of each file beside the shards, by name.
+        context: of this run.
+        not_found: the inputs that were not found.
+
+    Raises:
+        RunError: the data or the machine.
+    """
+    found = [*_wrong_headers(out, headers), *_wrong_files(out, files)]
+    nbytes, problems = _compare(out, pieces, (), context, found)
+    return Verification(out.path, len(pieces), nbytes, len(files), 0, 0, 1.0, tuple(not_found), problems)
+
+
+def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[str, str]) -> None:
+    """Adapters by their configs, which say what their matrices are scaled by.
+
+    Args:
+        sources: by name in the recipe.
+        expected: the checksum of each adapter's config, by the same name; none in reports of earlier versions.
+
+    Raises:
+        InputChangedError: a config is not the one that was merged with.
+        CheckpointError: it cannot be read.
+    """
+    others = [
+        Problem(os.path.join(each.path, ADAPTER_CONFIG), "the file that was merged with", "another content", PUT_BACK)
+        for name, each in sources
+        if each.adapts is not None
+        and expected
+        and hash_of_config(each.path, follow_links=each.follow_links) != expected.get(name)
+    ]
+    if others:
+        raise InputChangedError(others)
+
+
+def check_inputs(sources: Iterable[tuple[str, Checkpoint]], expected: Iterable[Input]) -> None:
     """By size, header and sample: an input that was copied is the same one.
 
     Raises:
@@ -116,28 +173,44 @@ def check_inputs(plan: Plan, expected: Iterable[Input]) -> None:
     sampled = any(sample for _, _, sample in wanted)
     found = [
         (shard.path, (shard.size, shard.header_hash, sample_of(shard.path) if sampled else ""))
-        for _, checkpoint in plan.sources
+        for _, checkpoint in sources
         for shard in checkpoint.shards
     ]
     # Reports without samples list twice what two models share.
     if sorted(one for _, one in found) == wanted or (not sampled and {one for _, one in found} == set(wanted)):
         return
-    mend = "Put the inputs back"
+    left, others = Counter(wanted), []
+    for path, one in found:
+        if left[one]:
+            left[one] -= 1
+        else:
+            others.append(path)
     raise InputChangedError(
-        [
-            Problem(path, "the file that was merged", "another size or content", mend)
-            for path, one in found
-            if one not in wanted
-        ]
-        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", mend)]
+        [Problem(path, "the file that was merged", "another size or content", PUT_BACK) for path in others]
+        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", PUT_BACK)]
     )
+
+
+def _compare(
+    out: Checkpoint,
+    pieces: Sequence[Piece],
+    again: Iterable[Recomputed],
+    context: Context,
+    found: Sequence[Problem],
+) -> tuple[int, tuple[Problem, ...]]:
+    """How many bytes were compared, and all that is wrong; tensors are read only where nothing is wrong before."""
+    if problems := list(found) or list(_uncovered(pieces, out)):
+        return 0, tuple(shorten(problems))
+    nbytes = sum((stop - start) * out.tensors[name].dtype.itemsize for name, start, stop, _ in pieces)
+    tasks = _tasks(out, pieces, again, context, nbytes, problems.append)
+    context.pool.run(lambda: next(tasks, None))
+    return nbytes, tuple(shorten(problems))
 
 
 def _tasks(
     out: Checkpoint,
-    job: Job,
     pieces: Sequence[Piece],
-    wanted: Sequence[tuple[int, int, int]],
+    again: Iterable[Recomputed],
     context: Context,
     nbytes: int,
     found: Callable[[Problem], None],
@@ -156,9 +229,8 @@ def _tasks(
         tensor = out.tensors[name]
         size = (stop - start) * tensor.dtype.itemsize
         yield Task(compare_checksum, (tensor, start, stop, checksum, given_up), partial(take, size))
-    for number, start, stop in wanted:
-        tensor = merged(job, number)
-        yield Task(compare_tile, (out.tensors[tensor.name], tensor, start, stop, given_up), partial(take, 0))
+    for each in again:
+        yield Task(compare_tile, (*each, given_up), partial(take, 0))
 
 
 def compare_checksum(tensor: Tensor, start: int, stop: int, checksum: str, given_up: GivenUp) -> Problem | None:
@@ -196,27 +268,35 @@ def _said(what: tuple[DType, tuple[int, ...]] | None) -> str:
     return f"{what[0].name} {list(what[1])}" if what else "none"
 
 
-def _wrong_files(folder: str, files: Mapping[str, str]) -> Iterator[Problem]:
+def _wrong_headers(out: Checkpoint, headers: Mapping[str, str]) -> Iterator[Problem]:
+    found = {os.path.basename(shard.path): shard.header_hash for shard in out.shards}
+    for name in sorted(headers.keys() | found.keys()) if headers else ():
+        if headers.get(name) != found.get(name):
+            where = f"{os.path.join(out.path, name)}: header"
+            yield Problem(where, f"checksum {headers.get(name, 'none')}", found.get(name, "none"))
+
+
+def _wrong_files(out: Checkpoint, files: Mapping[str, str]) -> Iterator[Problem]:
     for name, checksum in files.items():
         try:
-            found = _checksum(folder, name)
+            found = _checksum(out, name)
         except CheckpointError as error:
             yield from error.problems
             continue
         if found != checksum:
-            where = os.path.join(folder, name)
+            where = os.path.join(out.path, name)
             yield Problem(where, f"checksum {checksum}", found, "The file was changed after the merge")
 
 
-def _checksum(folder: str, name: str) -> str:
+def _checksum(out: Checkpoint, name: str) -> str:
     """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held."""
-    descriptor, _ = open_file(folder, name)
+    descriptor, _ = open_file(out.path, name, follow_links=out.follow_links)
     found = xxhash.xxh3_128()
     try:
         while part := os.read(descriptor, READ):
             found.update(part)
     except OSError as error:
-        where = os.path.join(folder, name)
+        where = os.path.join(out.path, name)
         raise CheckpointError([Problem(where, "a file of the merge", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(descriptor)

@@ -69,14 +69,14 @@ class Span:
         return (self.stop - self.start) * self.tensor.output.dtype.itemsize
 
     def tiles(self) -> Iterator[tuple[int, Arrays]]:
-        """Each tile's first element, and its elements in every input; they are let go of when the next is asked for."""
+        """Each tile's first element, and its elements in every input; they are released when the next is asked for."""
         return read_tiles(self.tensor.inputs, self.start, self.stop, self.tile, self.given_up.check)
 
 
 def read_tiles(
     inputs: Sequence[Tensor], start: int, stop: int, tile: int, check: Callable[[], None]
 ) -> Iterator[tuple[int, Arrays]]:
-    """Each tile's first element, and its elements in every input; they are let go of when the next is asked for.
+    """Each tile's first element, and its elements in every input; they are released when the next is asked for.
 
     Args:
         inputs: tensors of one shape.
@@ -94,7 +94,7 @@ def read_tiles(
         lost = lost_pages.lost()
         arrays = [source.tile(first, last) for source in sources]
         yield first, arrays
-        arrays.clear()  # whoever has the list holds no computed tile any more while the next ones are made
+        arrays.clear()  # no computed tile stays alive in the list while the next ones are made
         if lost_pages.lost() != lost and (errors := [error for s in sources if (error := s.lost())]):
             # The most telling: a file that is shorter now, before one whose pages may not have been the lost ones.
             raise min(errors, key=lambda error: not isinstance(error, InputChangedError))
@@ -230,9 +230,7 @@ def copy(span: Span, write: Write) -> str:
             where = f"{tensor.inputs[0].where}, element {element}"
             raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
         offset = tensor.output.offset + start * itemsize
-        copied = staging.array(offset, first.nbytes).view(
-            first.dtype
-        )  # the mapped pages are let go of, and may be lost
+        copied = staging.array(offset, first.nbytes).view(first.dtype)  # the mapped pages are released, and may be lost
         copied[:] = first
         write(tensor.output.shard, offset, copied)
         checksum.update(copied.data)
@@ -261,7 +259,7 @@ def equal(first: Tensor, second: Tensor, tile: int, check: Callable[[], None] = 
     """Whether two tensors of one shape and dtype have the same bits, read by tiles of so many elements."""
     same = True
     for _, arrays in read_tiles((first, second), 0, first.elements, tile, check):
-        same &= _same_bits(*arrays)  # to the end: lost pages are told before a difference
+        same &= _same_bits(*arrays)  # to the end: lost pages are reported before a difference
     return same
 
 
@@ -317,9 +315,10 @@ def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
     tiles.decode(merged.ctypes.data, CODES[tensor.output.dtype], 0, merged.size, wide)
     element = start + int(np.flatnonzero(~np.isfinite(wide))[0])
     where = f"{tensor.inputs[0].where}, element {element}"
-    dtype = tensor.output.dtype.name
-    mend = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
-    return Problem(where, f"a merged value within the range of {dtype}", "an overflow", mend)
+    dtype = tensor.output.dtype
+    narrow = "Choose a wider out_dtype or smaller weights, or let it through with `nonfinite: pass`"
+    mend = narrow if dtype is DType.F16 else "Choose smaller weights, or let it through with `nonfinite: pass`"
+    return Problem(where, f"a merged value within the range of {dtype.name}", "an overflow", mend)
 
 
 def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, other: Any) -> Problem:

@@ -12,7 +12,14 @@ class Access:
     Attributes:
         download: models that are not in the local Hub cache may be downloaded.
         header_limit: bytes that the header of a file may have.
+        follow_links: links that leave a model's folder are followed.
+        folder: where directories that the recipe names are looked for; None for the working directory.
     """
 
     download: bool = False
     header_limit: int = HEADER_LIMIT
+    follow_links: bool = False
+    folder: str | None = None
+
+
+LEAST = Access()  # what is allowed where a caller says nothing

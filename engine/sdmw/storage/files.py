@@ -6,6 +6,7 @@ import stat
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.links import follow
 
+LEAVES, TO_A_FOLDER = "a link that leaves the folder", "a link to a folder"  # why a file is not read
 HEADER_LIMIT = 16 * 2**20  # bytes of one shard's header, unless told otherwise; 100,000 tensors take 11 MB
 
 
@@ -46,22 +47,27 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
         raise CheckpointError([Problem(path, "", f"the directory cannot be read: {error.strerror}")]) from error
 
 
-def size_of(directory: str, name: str) -> int | str:
+def size_of(directory: str, name: str, *, follow_links: bool = False) -> int | str:
     """The bytes of a file of a checkpoint, or why `open_file` would refuse it."""
-    target, allowed = follow(directory, name)
+    target, allowed = follow(directory, name, anywhere=follow_links)
     if not allowed:
-        return "a link that leaves the folder"
+        return LEAVES
     try:
         status = os.stat(target)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if stat.S_ISDIR(status.st_mode):
-        return "a link to a folder"
+        return TO_A_FOLDER
     return status.st_size if stat.S_ISREG(status.st_mode) else "not a regular file"
 
 
-def open_file(directory: str, name: str) -> tuple[int, os.stat_result]:
+def open_file(directory: str, name: str, *, follow_links: bool | None = None) -> tuple[int, os.stat_result]:
     """Opens a file of a checkpoint for reading; the caller closes the descriptor.
+
+    Args:
+        directory: the checkpoint.
+        name: the file's name in it.
+        follow_links: links that leave the directory are followed; None where they are not, and nobody can ask for it.
 
     Raises:
         CheckpointError: missing, not a regular file, or a link that leaves the directory.
@@ -70,7 +76,9 @@ def open_file(directory: str, name: str) -> tuple[int, os.stat_result]:
     try:
         # O_NONBLOCK: opening a named pipe would wait for its writer for ever. O_NOFOLLOW: the links were followed
         # already; one put there since then is not.
-        fd = os.open(_resolved(directory, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(
+            _resolved(directory, name, follow_links), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        )
     except FileNotFoundError:
         found = "a link to a file that is not there" if os.path.islink(path) else "no such file"
         raise CheckpointError([Problem(path, "", found, "Copy or download the checkpoint again")]) from None
@@ -84,30 +92,31 @@ def open_file(directory: str, name: str) -> tuple[int, os.stat_result]:
     return fd, status
 
 
-def read_bounded(directory: str, name: str, most: int) -> bytes:
+def read_bounded(directory: str, name: str, most: int, *, follow_links: bool | None = None) -> bytes:
     """The whole of a small file of a checkpoint.
 
     Args:
         directory: the checkpoint.
         name: the file's name in it.
         most: bytes it may have.
+        follow_links: as for `open_file`.
 
     Raises:
         CheckpointError: as `open_file`, or larger than `most`, or not readable.
     """
-    size, data = _start(directory, name, most)
+    size, data = _start(directory, name, most, follow_links)
     if size > most:
         raise CheckpointError([Problem(os.path.join(directory, name), f"at most {most:,} bytes", f"{size:,} bytes")])
     return data
 
 
-def read_start(directory: str, name: str, most: int) -> bytes:
-    """The first bytes of a file of a checkpoint, at most `most`.
+def read_start(directory: str, name: str, most: int, *, follow_links: bool | None = None) -> bytes:
+    """The first bytes of a file of a checkpoint, at most `most`; `follow_links` as for `open_file`.
 
     Raises:
         CheckpointError: as `open_file`, or not readable.
     """
-    return _start(directory, name, most)[1]
+    return _start(directory, name, most, follow_links)[1]
 
 
 def read_exactly(fd: int, size: int, offset: int) -> bytes:
@@ -120,9 +129,9 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
     return b"".join(parts) if len(parts) != 1 else parts[0]
 
 
-def _start(directory: str, name: str, most: int) -> tuple[int, bytes]:
+def _start(directory: str, name: str, most: int, follow_links: bool | None) -> tuple[int, bytes]:
     """The size of a file, and its first bytes."""
-    fd, status = open_file(directory, name)
+    fd, status = open_file(directory, name, follow_links=follow_links)
     try:
         return status.st_size, read_exactly(fd, min(status.st_size, most), 0)
     except OSError as error:
@@ -133,12 +142,13 @@ def _start(directory: str, name: str, most: int) -> tuple[int, bytes]:
         os.close(fd)
 
 
-def _resolved(directory: str, name: str) -> str:
-    target, allowed = follow(directory, name)
+def _resolved(directory: str, name: str, follow_links: bool | None) -> str:
+    target, allowed = follow(directory, name, anywhere=bool(follow_links))
     if allowed:
         return target
     found = f"a link that leaves it, to {quoted(target)}"
-    mend = "Copy the file into the directory"
+    copy = "Copy the file into the directory"
+    mend = copy if follow_links is None else f"{copy}, or have such links followed (--follow-links, follow_links=True)"
     raise CheckpointError([Problem(os.path.join(directory, name), "a file of this directory", found, mend)])
 
 

@@ -16,13 +16,15 @@ _MOST_BESIDE = 1000  # directories that are compared with a name that is none
 _LONGEST_NAME = 255  # bytes of a name in a directory
 
 
-def locate(model: ModelRef, *, download: bool = False) -> str:
+def locate(model: ModelRef, *, download: bool = False, folder: str | None = None) -> str:
     """The directory that a model's name in a recipe means.
 
     Args:
         model: a directory, relative to the working directory, `~` allowed; or a Hub id, with a revision or without. An
             adapter is a model of its own here: see `ModelRef.parts`.
         download: whether the network may be used for what the Hub cache lacks.
+        folder: where a directory is looked for instead of the working directory, by its path and then by the path's
+            last part alone; an absolute path only where it is no directory.
 
     Returns:
         The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache.
@@ -35,7 +37,12 @@ def locate(model: ModelRef, *, download: bool = False) -> str:
     if model.adapter is not None:
         mend = f"Write {quoted(str(model.alone))}, or merge the adapter first"
         raise CheckpointError([Problem(name, "a model alone", "a model with an adapter on it", mend)])
-    if model.directory is not None:
+    if folder is not None and not _is_there(model):
+        if (found := _moved(model, folder)) is not None:
+            return found
+        if hub_id(model) is None:
+            raise CheckpointError([Problem(name, "", f"no such directory in {quoted(os.path.abspath(folder))}")])
+    elif model.directory is not None:
         if model.revision is None:
             return model.directory
         raise CheckpointError([Problem(name, "", "a directory has no revisions", f"Write {quoted(model.path)}")])
@@ -44,6 +51,18 @@ def locate(model: ModelRef, *, download: bool = False) -> str:
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
         raise CheckpointError([Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))})", mend)])
     return _snapshot(model, download, mend)
+
+
+def _is_there(model: ModelRef) -> bool:
+    """Whether a model is a directory wherever one works."""
+    return model.directory is not None and os.path.isabs(model.directory)
+
+
+def _moved(model: ModelRef, folder: str) -> str | None:
+    """The directory of a model that lies in another folder now; None where it does not."""
+    path = expanded(model.path).rstrip("/")
+    places = (os.path.join(folder, each) for each in (path, os.path.basename(path)) if each and not os.path.isabs(each))
+    return next((place for place in places if os.path.isdir(place)), None)
 
 
 def _meant(name: str) -> str:

@@ -54,7 +54,7 @@ class Shard:
     def changed(self) -> str | None:
         """What differs between this fingerprint and the file as it is now; None where nothing does.
 
-        The header is read again only where nothing but the inode is another: whoever rewrites it changes the ctime.
+        The header is read again only where nothing but the inode is another: rewriting it changes the ctime.
         Some file systems (FUSE) give a file another inode at each look, or once they are mounted again.
         """
         try:

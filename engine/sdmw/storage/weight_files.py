@@ -3,6 +3,8 @@
 from fnmatch import fnmatchcase
 from typing import Literal
 
+WEIGHTS = "weights"  # why what is merged is not copied
+
 Format = Literal["safetensors", "pickle", "GGUF", "other"]
 
 # Safetensors alone are read.
@@ -10,12 +12,16 @@ _SUFFIXES: dict[str, Format] = {
     ".safetensors": "safetensors",
     **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), "pickle"),
     ".gguf": "GGUF",
-    **dict.fromkeys((".h5", ".msgpack", ".onnx", ".tflite", ".mlmodel"), "other"),
+    **dict.fromkeys((".h5", ".msgpack", ".onnx", ".tflite", ".mlmodel", ".ot"), "other"),
 }
 # The same weights once more, with their indices and configs. Patterns match one path component in lower case.
-_OTHER_FORMS = ("consolidated*", "pytorch_model*", "tf_model*", "flax_model*")
-_FOLDERS_OF_OTHER_FORMS = ("original", "onnx")
-_OTHER_PROGRAMS = ("*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel")
+_OTHER_FORMS = (
+    "consolidated*", "pytorch_model[!.]*", "pytorch_model.*.*", "tf_model*", "flax_model*", "openvino_model*",
+)  # fmt: skip
+# In a folder of its own `pytorch_model.bin` may be all there is of a sentence transformer's module.
+_OTHER_FORMS_ON_TOP = ("pytorch_model*",)
+_FOLDERS_OF_OTHER_FORMS = ("original", "onnx", "openvino", "coreml")
+_OTHER_PROGRAMS = ("*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel", "*.ot")
 _TRAINING = ("optimizer*", "scheduler*", "rng_state*", "trainer_state.json", "training_args.bin")
 
 
@@ -41,18 +47,19 @@ def not_beside_a_merge(name: str, *, folder: bool, top: bool) -> str:
     lower = name.lower()
     if _matches(lower, _TRAINING):
         return "state of a training"
-    if _matches(lower, _OTHER_FORMS) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
+    forms = (*_OTHER_FORMS, *_OTHER_FORMS_ON_TOP) if top else _OTHER_FORMS
+    if _matches(lower, forms) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
         return "another form of the weights"
     if _matches(lower, _OTHER_PROGRAMS):
         return "weights for another program"
-    return "weights" if top and format_of(lower) == "safetensors" else ""
+    return WEIGHTS if top and format_of(lower) == "safetensors" else ""
 
 
 def not_fetched() -> list[str]:
     """Patterns of the Hub's client for files that are neither read nor copied. They match whole paths, `*` any `/`."""
     suffixes = list(_OTHER_PROGRAMS)
     names = [*_OTHER_FORMS, *(f"{folder}/*" for folder in _FOLDERS_OF_OTHER_FORMS), *_TRAINING]
-    return [*suffixes, *names, *(f"*/{name}" for name in names)]
+    return [*suffixes, *_OTHER_FORMS_ON_TOP, *names, *(f"*/{name}" for name in names)]
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

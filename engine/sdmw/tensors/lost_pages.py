@@ -1,7 +1,7 @@
 """Mapped pages that are lost while they are read become zeros and are counted, instead of ending the process.
 
 A file that is truncated, or a disk that fails, takes pages away from under a reader; looking first (`populate`) does
-not help against what happens in between. Whoever reads asks `lost` before he believes what he computed.
+not help against what happens in between. Readers ask `lost` before they trust what they computed.
 """
 
 import ctypes

@@ -218,7 +218,7 @@ os.register_at_fork(after_in_child=_mappings.after_fork)
 
 
 def unmap() -> None:
-    """Lets go of every mapping: whoever still reads maps its files again."""
+    """Unmaps everything; a source that still reads maps its file again."""
     _mappings.clear()
 
 

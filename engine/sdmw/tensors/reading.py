@@ -45,7 +45,7 @@ class ReadTensor:
         return values.view()  # the owner of the memory could be made writeable again
 
     def release(self, start: int, stop: int) -> None:
-        """Nothing to let go of: a tile is a copy."""
+        """Nothing is mapped: a tile is a copy."""
 
     def lost(self) -> RunError | None:
         """Nothing can be lost of a copy."""

@@ -10,22 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.heads import INPUT, called_like_a_head, is_shared, may_be_tied, tied_by_config
 from sdmw.tensors.tensor import Tensor
-
-# The last module in the name of an input embedding; of several in one model the first of these is the one to tie to.
-_INPUT = ("shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embedding")
-# And of what transformers ties to it: output heads, and the embeddings of encoder and decoder.
-_TIED = (
-    "lm_head",
-    "embed_out",
-    "output",
-    "proj_out",
-    "decoder",
-    "embed_tokens",
-    "output_projection",
-    "vocab_projector",
-    "generator_lm_head",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,7 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
         if any(embeddings[name] is None for name in everyone):
             continue
         tied = _is_tied(base, head)
-        if not (lacking or tied) or any(not _may_be_tied(everyone[name], head) for name in lacking):
+        if not (lacking or tied) or any(not may_be_tied(head, everyone[name].config) for name in lacking):
             continue
         heads.add(head)
         for name, each in everyone.items():
@@ -93,14 +79,17 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
 
 
 def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
-    """Names of tensors that may be tied to the embedding: of its shape, and called like a head."""
+    """Names of tensors that may be tied to the embedding: of its shape, and called like a head.
+
+    The embeddings of encoder and decoder are, where there is one called shared; else each is its own.
+    """
     embedding = input_embedding(checkpoint)
     if embedding is None:
         return
+    shared = embedding.name.split(".")[-2] == "shared"
     for name, tensor in checkpoint.tensors.items():
-        *_, module, last = ("", *name.split("."))
-        called_so = module in _TIED and last == "weight"
-        if called_so and tensor is not embedding and tensor.shape == embedding.shape:
+        may_be = called_like_a_head(name) and (shared or not is_shared(name))
+        if may_be and tensor is not embedding and tensor.shape == embedding.shape:
             yield name
 
 
@@ -114,9 +103,9 @@ def input_embedding(checkpoint: Checkpoint) -> Tensor | None:
     """The input embedding: a matrix called like one, with a row for each token of the vocabulary."""
     sizes = set(_vocabularies(checkpoint.config or {}))
     candidates = [
-        (_INPUT.index(parts[-2]), len(parts), name)
+        (INPUT.index(parts[-2]), len(parts), name)
         for name, tensor in checkpoint.tensors.items()
-        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in _INPUT
+        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in INPUT
         and len(tensor.shape) == 2 and (not sizes or any(tensor.shape[0] >= size for size in sizes))
     ]  # fmt: skip
     return checkpoint.tensors[min(candidates)[2]] if candidates else None
@@ -130,17 +119,6 @@ def _vocabularies(config: Mapping[str, Any]) -> Iterator[int]:
             yield from _vocabularies(value)
 
 
-def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
-    """What a config says of ties: of the model, or of the language model in it; None where it says nothing."""
-    for level in (
-        config or {},
-        *(v for k, v in (config or {}).items() if k.endswith("config") and isinstance(v, dict)),
-    ):
-        if isinstance(said := level.get("tie_word_embeddings"), bool):
-            return said
-    return None
-
-
 def _is_tied(base: Checkpoint, head: str) -> bool:
     """Whether a loader of the base's config takes the embedding for the head, whatever is stored."""
     if is_shared(head):
@@ -149,13 +127,3 @@ def _is_tied(base: Checkpoint, head: str) -> bool:
     # A config that is silent ties by default in most architectures. A base that stores the head would then store it
     # in vain, so it is taken to mean what it stores.
     return head not in base.tensors if said is None else said
-
-
-def _may_be_tied(checkpoint: Checkpoint, head: str) -> bool:
-    """Whether a checkpoint without a head can be one whose head is its embedding."""
-    return is_shared(head) or tied_by_config(checkpoint.config) is not False
-
-
-def is_shared(head: str) -> bool:
-    """Encoder and decoder share one embedding whatever the config says of the output head (T5, BART)."""
-    return head.split(".")[-2] == "embed_tokens"

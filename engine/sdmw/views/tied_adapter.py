@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.heads import is_shared, tied_by_config
 from sdmw.errors import Problem, quoted
 from sdmw.tensors.low_rank import LowRank, Sum
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.tied import heads_of, input_embedding, is_shared, tied_by_config
+from sdmw.views.tied import heads_of, input_embedding
 
 # Model types whose head has another name than `lm_head`.
 _HEAD_OF = {
@@ -111,7 +112,7 @@ def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[s
             return Settled(changed, False, (Problem(head.where, "a tensor of the model's own", found, mend),))
     values = [each for each in (embedding, head) if each is not None and not is_low_rank(each)]
     if values:
-        together = len(values) == 2  # perhaps with equal bits: whoever reads them tells
+        together = len(values) == 2  # perhaps with equal bits, which only reading them shows
         return Settled(
             changed, True, () if together else _cannot(adapter, model, tie), _told_apart(adapter, tie, changed)
         )

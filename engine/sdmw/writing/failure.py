@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from sdmw import linux
 from sdmw.errors import OutputError, Problem
+from sdmw.writing.layout import MODEL
 
 
 class FirstFailure:
@@ -48,7 +49,8 @@ class FirstFailure:
                 missing = self._missing(error, unwritten)
             except OSError:  # a disk that fails may not say how full it is either
                 missing = unwritten
-            raise self.keep(linux.write_failed(path, error, missing)) from error
+            divisible = os.path.basename(path).startswith(MODEL)  # a shard, of which there may be more
+            raise self.keep(linux.write_failed(path, error, missing, divisible=divisible)) from error
 
     def keep(self, failure: OutputError) -> OutputError:
         """The first failure: this one, unless there was one before."""

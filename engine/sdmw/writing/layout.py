@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import xxhash
+
 from sdmw.errors import PlanError, Problem, quoted
 from sdmw.tensors.dtype import DType
 
+LENGTH = 8  # bytes that tell the size of the header, and precede it
 LONGEST_HEADER = 100_000_000  # bytes of JSON, blanks included: the format's own limit
 MODEL, ADAPTER = "model", "adapter_model"  # stems of files: transformers' and peft's
 DATA_ALIGNMENT = 4096  # the format asks for 8; O_DIRECT writes at multiples of the block size
@@ -61,6 +64,11 @@ class ShardLayout:
     header: bytes
     tensors: tuple[Place, ...]
     size: int
+
+    @property
+    def header_hash(self) -> str:
+        """XXH3-128 of the header's JSON and blanks, in hex."""
+        return xxhash.xxh3_128_hexdigest(self.header[LENGTH:])
 
 
 def lay_out(tensors: Iterable[_Wanted], max_shard_size: int, stem: str = MODEL) -> tuple[ShardLayout, ...]:

@@ -3,15 +3,16 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 import xxhash
 
-from sdmw import linux
+from sdmw import codec, linux
 from sdmw.errors import OutputError, Problem, ResumeError, SdmwError, quoted
 from sdmw.writing.journal import Journal
+from sdmw.writing.kept_run import Identity, differences
 from sdmw.writing.layout import ShardLayout, index_bytes
 from sdmw.writing.sink import Sink
 from sdmw.writing.work_directory import WorkDirectory, remove_tree
@@ -36,7 +37,7 @@ class Publication:
         layouts: the shards.
         sink: where their bytes go.
         records: what an earlier run had vouched for.
-        warnings: what is odd about the place of the output.
+        warnings: what is odd about the output or its place.
     """
 
     def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
@@ -55,7 +56,13 @@ class Publication:
 
     @classmethod
     def begin(
-        cls, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool, head: object = None, resume: bool = True
+        cls,
+        target: str,
+        layouts: Sequence[ShardLayout],
+        *,
+        overwrite: bool,
+        identity: Identity | None = None,
+        resume: bool = True,
     ) -> Self:
         """Takes the lock, reserves every shard and writes headers and index, or finds them as an earlier run left them.
 
@@ -63,11 +70,11 @@ class Publication:
             target: as checked by `check_target`.
             layouts: the shards.
             overwrite: whether publishing may replace a directory.
-            head: a JSON value; an earlier run is resumed if its head was equal.
+            identity: of the run; an earlier one is resumed if it has the same.
             resume: False removes what an earlier run left.
 
         Raises:
-            ResumeError: what is there was begun with another head; it stays.
+            ResumeError: what is there is of a run with another identity; it stays.
             OutputError: another run writes there, or there is no room; nothing is left behind.
         """
         output = cls(target, layouts, overwrite=overwrite)
@@ -81,7 +88,7 @@ class Publication:
                 if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             with output._failure.final(output._work.path):
-                output._journal = output._reopened(head) if resume else None
+                output._journal = output._reopened(identity) if resume else None
                 if output._journal is None:
                     failed = output._work.clear()
                     if failed and os.path.lexists(output.path):
@@ -92,7 +99,7 @@ class Publication:
             if len(layouts) > 1:
                 output.add("model.safetensors.index.json", index_bytes(layouts))
             with output._failure.final(output._work.path):
-                output._journal = output._journal or Journal.begin(output._work.journal, head)
+                output._journal = output._journal or Journal.begin(output._work.journal, codec.encode(identity))
                 output.records = output._journal.records[1:]
                 output._vouched = bool(output.records)
         except ResumeError:
@@ -227,7 +234,7 @@ class Publication:
         """Removes the work directory and lets go of the lock; waits for writes under way. Harmless when repeated.
 
         Raises:
-            OutputError: something could not be removed; the lock is let go of all the same.
+            OutputError: something could not be removed; the lock is released all the same.
         """
         self._let_go()
         if failed := self._work.remove():
@@ -253,12 +260,12 @@ class Publication:
             self._journal.close()
             self._journal = None
 
-    def _reopened(self, head: object) -> Journal | None:
+    def _reopened(self, identity: Identity | None) -> Journal | None:
         """The journal of an earlier run, its shards made ready; None where there is nothing to resume."""
         journal = Journal.reopen(self._work.journal) if os.path.isdir(self.path) else None
         if journal is None:
             return None
-        if problems := list(_differences(journal.records[0], head)):
+        if problems := differences(journal.records[0], identity, self._work.path):
             journal.close()
             raise ResumeError(problems)
         # Only shards are vouched for: what else is there is written anew, and may be of a target that was replaced.
@@ -284,22 +291,6 @@ class Publication:
         found = {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
         if strays := sorted(found - {layout.name for layout in self.layouts}):
             raise OutputError([Problem(self.path, "no shards but its own", ", ".join(map(quoted, strays)))])
-
-
-def _differences(before: object, now: object) -> Iterator[Problem]:
-    mend = "Restore it, or begin anew (--restart, resume=False)"
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        if before != now:
-            yield Problem("resume", "the run that was begun", "another", mend)
-        return
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            for name in sorted(old.keys() | new.keys()):
-                if old.get(name) != new.get(name):
-                    yield Problem(f"resume: {key}: {name}", "as it was when the kept run was begun", "changed", mend)
-        elif old != new:
-            yield Problem(f"resume: {key}", f"{quoted(old)}, with which the kept run was begun", quoted(new), mend)
 
 
 def _check(path: str, layout: ShardLayout) -> None:

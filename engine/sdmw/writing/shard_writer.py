@@ -56,7 +56,7 @@ class ShardWriter:
             with self.failure.final(path, data.nbytes), self._opened(path) as file:
                 file.write(offset, data)
         except OutputError:
-            pass  # whoever comes next is told
+            pass  # the next caller gets the error
         except BaseException as error:  # a lack of memory, say; nobody else looks at this thread
             self.failure.keep_any(path, error)
         finally:

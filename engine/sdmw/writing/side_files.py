@@ -1,5 +1,6 @@
 """The base's other files (tokenizer, templates, processors, licences): which come along, and copying them."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -9,27 +10,37 @@ import xxhash
 
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
-from sdmw.storage.files import entries, listing, open_file, read_start, size_of
+from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
 from sdmw.storage.weight_files import format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
 LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 POINTER = b"version https://git-lfs.github.com/spec/"
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
+MODULES = "modules.json"  # of a sentence transformer: the folders that its modules are loaded from
+_LARGEST_MODULES = 2**20  # bytes
+_IS_POINTER = "a pointer of Git LFS, not the file"
+REPLACED = "the merge writes its own"
 
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
 # Patterns match one path component in lower case.
 _DENIED = {
-    **dict.fromkeys(("*.index.json", "readme.md", "sdmw_*", "mergekit_config.yml"), "the merge writes its own"),
+    "*.index.json": REPLACED,
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
     "adapter_*": "another form of the weights",
 }
+# What tells of a model: a merge writes its own, an archive keeps the model's.
+_OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), REPLACED)
 
 
-def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
+def choose(base_dir: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
     """Divides the base's files into those that come along and those that do not.
 
     `config.json` is in neither list: the output has its own (see config.py).
+
+    Args:
+        base_dir: the base's folder.
+        follow_links: links of files that leave the folder are followed, here and in what else takes this.
 
     Returns:
         Paths to copy, relative to the folder; and paths left out (folders end in `/`), each with the reason. Sorted.
@@ -38,7 +49,7 @@ def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
         CheckpointError: a folder cannot be listed.
     """
     copied, skipped = [], []
-    for path, reason in _judged(base_dir):
+    for path, reason in _judged(base_dir, follow_links=follow_links):
         if reason:
             skipped.append((path, reason))
         elif path != "config.json":
@@ -46,13 +57,14 @@ def choose(base_dir: str) -> tuple[list[str], list[tuple[str, str]]]:
     return sorted(copied), sorted(skipped)
 
 
-def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
+def copy(base_dir: str, names: Sequence[str], out_dir: str, *, follow_links: bool = False) -> None:
     """Copies files byte for byte, links as what they point to.
 
     Args:
         base_dir: the base's folder.
         names: paths in it, as `choose` gives them.
         out_dir: an existing folder.
+        follow_links: as for `choose`.
 
     Raises:
         CheckpointError: a file cannot be read, or is no longer one that comes along.
@@ -60,7 +72,7 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
     """
     for name in names:
         target = os.path.join(out_dir, name)
-        with _opened(base_dir, name) as source:
+        with _opened(base_dir, name, follow_links) as source:
             try:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 with open(target, "xb") as copied:
@@ -69,39 +81,50 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str) -> None:
                 raise write_failed(target, error, os.fstat(source.fileno()).st_size) from error
 
 
-def own_files(folder: str) -> list[str]:
-    """All files that come along, config.json among them where there is one; sorted.
+def all_but_weights(folder: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
+    """Divides a model's files into all that belong to it beside its weights, and those that cannot be kept.
+
+    `config.json`, the card and what `sdmw` or mergekit wrote of it belong to it; other forms of the weights, states of
+    a training and caches are in neither list.
+
+    Returns:
+        Paths to keep, relative to the folder; and paths that cannot be, each with the reason. Sorted.
 
     Raises:
         CheckpointError: a folder cannot be listed.
     """
-    config = {"config.json"} & listing(folder)
-    return sorted([*choose(folder)[0], *config])
+    kept, lost = [], []
+    for path, reason in _judged(folder, whole=True, follow_links=follow_links):
+        if not reason:
+            kept.append(path)
+        elif not denied(path.rstrip("/"), folder=path.endswith("/"), whole=True):
+            lost.append((path, reason))
+    return sorted(kept), sorted(lost)
 
 
-def fingerprint(folder: str, name: str) -> str:
+def fingerprint(folder: str, name: str, *, follow_links: bool = False) -> str:
     """XXH3-128 of a file that comes along, in hex; no signature.
 
     Raises:
         CheckpointError: it cannot be read, or may not come along.
     """
     checksum = xxhash.xxh3_128()
-    with _opened(folder, name) as source:
+    with _opened(folder, name, follow_links) as source:
         for chunk in _chunks(source, name):
             checksum.update(chunk)
     return checksum.hexdigest()
 
 
-def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
-    """Every file of the base, with the reason to leave it out, empty where there is none."""
+def _judged(base_dir: str, *, whole: bool = False, follow_links: bool) -> Iterator[tuple[str, str]]:
+    """Every file of the base, with the reason to leave it out, empty where there is none; `whole` as for `denied`."""
     folders = [""]
     while folders:
         folder = folders.pop()
         for name, is_folder in entries(base_dir, folder):
             path = os.path.join(folder, name)
             if not is_folder:
-                yield path, denied(path) or _unfit(base_dir, path)
-            elif reason := denied(path, folder=True):
+                yield path, denied(path, whole=whole) or _unfit(base_dir, path, follow_links)
+            elif reason := denied(path, folder=True, whole=whole):
                 yield f"{path}/", reason
             elif path.count("/") == DEEPEST:
                 yield f"{path}/", "nested too deeply"
@@ -109,10 +132,17 @@ def _judged(base_dir: str) -> Iterator[tuple[str, str]]:
                 folders.append(path)
 
 
-def denied(path: str, *, folder: bool = False) -> str:
-    """Why nothing of this name comes along, whatever it holds; empty where it may."""
+def denied(path: str, *, folder: bool = False, whole: bool = False) -> str:
+    """Why nothing of this name comes along, whatever it holds; empty where it may.
+
+    Args:
+        path: in the model's folder.
+        folder: it is a folder's.
+        whole: what tells of the model comes along as well.
+    """
     name = os.path.basename(path)
-    own = next((reason for pattern, reason in _DENIED.items() if fnmatchcase(name.lower(), pattern)), "")
+    patterns = _DENIED if whole else _DENIED | _OF_THE_MODEL
+    own = next((reason for pattern, reason in patterns.items() if fnmatchcase(name.lower(), pattern)), "")
     return own or not_beside_a_merge(name, folder=folder, top="/" not in path)
 
 
@@ -126,25 +156,62 @@ def remarks(base_dir: str, copied: Sequence[str], skipped: Sequence[tuple[str, s
     ]
 
 
-def _unfit(base_dir: str, path: str) -> str:
+def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: bool = False) -> list[Problem]:
+    """Which files that do not come along the output would not load without.
+
+    Args:
+        base_dir: the base's folder.
+        skipped: as `choose` gives them.
+        follow_links: as for `choose`.
+    """
+    modules = _modules(base_dir, follow_links)
+    problems = []
+    for path, reason in skipped:
+        where = os.path.join(base_dir, path)
+        if reason == _IS_POINTER:
+            mend = "Fetch it: git lfs pull, or download the model again"
+            problems.append(Problem(where, "the file", reason, mend))
+        elif f"{path}/".startswith(modules) and not denied(path.rstrip("/"), folder=path.endswith("/")):
+            instead = "Merge a copy of the folder without it, and put it into the output afterwards"
+            if reason == LEAVES:
+                mend = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
+            else:
+                mend = "Put what it leads to in its place" if reason == TO_A_FOLDER else instead
+            problems.append(
+                Problem(where, f"a file that can be copied, since {MODULES} names its folder", reason, mend)
+            )
+    return problems
+
+
+def _modules(folder: str, follow_links: bool) -> tuple[str, ...]:
+    """The folders, each with a `/` at its end, of a sentence transformer's modules; none for other models."""
+    try:
+        found = json.loads(read_bounded(folder, MODULES, _LARGEST_MODULES, follow_links=follow_links))
+    except (CheckpointError, ValueError, RecursionError):
+        return ()
+    paths = [module.get("path") for module in found if isinstance(module, dict)] if isinstance(found, list) else []
+    return tuple(f"{os.path.normpath(path)}/" for path in paths if isinstance(path, str) and path)
+
+
+def _unfit(base_dir: str, path: str, follow_links: bool) -> str:
     """Why a file cannot come along, whatever it is called; empty where it can."""
-    size = size_of(base_dir, path)
+    size = size_of(base_dir, path, follow_links=follow_links)
     if isinstance(size, str):
         return size
     if size > LARGEST:
         return "larger than 64 MiB"
-    return "a pointer of Git LFS, not the file" if size < LARGEST_POINTER and _is_pointer(base_dir, path) else ""
+    return _IS_POINTER if size < LARGEST_POINTER and _is_pointer(base_dir, path, follow_links) else ""
 
 
-def _is_pointer(base_dir: str, path: str) -> bool:
+def _is_pointer(base_dir: str, path: str, follow_links: bool) -> bool:
     """Whether a repository was cloned without its large files. Source: the Git LFS specification, "The Pointer"."""
-    return read_start(base_dir, path, len(POINTER)) == POINTER
+    return read_start(base_dir, path, len(POINTER), follow_links=follow_links) == POINTER
 
 
-def _opened(base_dir: str, name: str) -> BinaryIO:
-    if reason := _unfit(base_dir, name):
+def _opened(base_dir: str, name: str, follow_links: bool) -> BinaryIO:
+    if reason := _unfit(base_dir, name, follow_links):
         raise CheckpointError([Problem(quoted(name), "a file that can be copied", reason)])
-    return os.fdopen(open_file(base_dir, name)[0], "rb")
+    return os.fdopen(open_file(base_dir, name, follow_links=follow_links)[0], "rb")
 
 
 def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:

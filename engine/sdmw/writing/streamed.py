@@ -29,7 +29,7 @@ class StreamedFile:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        # A second descriptor, also for hints: the kernel reports lost data once to each, and what `_fd` is told at a
+        # A second descriptor, also for hints: the kernel reports lost data once to each, and what `_fd` gets at a
         # sync must not have been said to a hint before.
         try:
             self._other, self._direct = _opened_direct(path)
@@ -39,7 +39,7 @@ class StreamedFile:
         self._lock = threading.Lock()
         self._fresh: list[tuple[int, int]] = []
         self._started: list[tuple[int, int]] = []
-        self.writers = 0  # threads inside `write`, counted by whoever shares the file out
+        self.writers = 0  # threads inside `write`, counted by the owner of the file
 
     def write(self, offset: int, data: memoryview) -> None:
         """Writes all of the bytes at an offset from the beginning of the file."""
@@ -107,7 +107,7 @@ class StreamedFile:
         os.fdatasync(self._fd)
 
     def close(self, sync: bool) -> None:
-        """Closes the file; with `sync` all that was written is durable first, and its pages are let go of."""
+        """Closes the file; with `sync` all that was written is durable first, and its pages are released."""
         try:
             if sync:
                 os.fsync(self._fd)

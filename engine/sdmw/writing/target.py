@@ -1,4 +1,4 @@
-"""What can be told against an output directory before anything is read or written."""
+"""What is wrong with an output directory, found before anything is read or written."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ ARCHIVE = "zarr.json"  # a delta archive's attributes
 
 
 def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool) -> list[Problem]:
-    """Everything that can be told against an output directory before a byte is read or written.
+    """Everything that is wrong with an output directory, found before a byte is read or written.
 
     Args:
         target: the directory to appear; may end in a slash.
@@ -37,7 +37,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     place = [*([unwritable] if unwritable else []), *((found, "") for found in _unfit(above, made))]
     occupied = [held] if held else [*_occupied(path, overwrite)]
     if overlaps and overwrite:
-        occupied = []  # whoever removes it loses an input
+        occupied = []  # removing it would lose an input
     return [
         *(Problem(target, "", *said) for said in occupied),
         *(Problem(target, "a directory apart from the inputs", found) for found in overlaps),

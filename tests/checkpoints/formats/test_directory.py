@@ -77,6 +77,30 @@ def test_safetensors_under_other_names(tmp_path):
     assert "Write the model.safetensors.index.json" in said
 
 
+@pytest.mark.parametrize(
+    "names", [["model-00001-of-00002.safetensors"], ["m-1-of-2.safetensors", "m-2-of-2.safetensors"]]
+)
+def test_shards_without_their_index(tmp_path, names):
+    """One of several is not the whole model under another name."""
+    said = problems(checkpoint(tmp_path, dict.fromkeys(names, ONE)))
+    assert "Copy or download model.safetensors.index.json too, and every shard" in said
+
+
+@pytest.mark.parametrize("names", [["consolidated.safetensors"], ["consolidated-00001-of-00002.safetensors"] * 2])
+def test_only_the_form_of_mistral(tmp_path, names):
+    """Another name would not help: its tensors have other names, and it has params.json for config.json."""
+    said = problems(checkpoint(tmp_path, {"params.json": b"{}", **dict.fromkeys(names, ONE)}, config=None))
+    assert "only Mistral's own form of the weights, whose tensors have other names: 'consolidated" in said
+    assert said.endswith("Get the model in the form of transformers, with its config.json")
+    assert "ename" not in said.partition("Get")[2]
+
+
+def test_weights_below(tmp_path):
+    for name in ("a", "b"):
+        checkpoint(tmp_path / name, {SINGLE: ONE})
+    assert "found no weights. Give the directory in it that has them: 'a', 'b'" in problems(checkpoint(tmp_path, {}))
+
+
 def test_other_safetensors_beside_the_weights_are_a_warning(tmp_path):
     (warning,) = read(checkpoint(tmp_path, {SINGLE: ONE, "consolidated.safetensors": ONE})).warnings
     assert "not read: 'consolidated.safetensors'" in warning
@@ -200,3 +224,48 @@ def test_a_broken_single_file_beside_shards(tmp_path):
     path = sharded(tmp_path, ["a"], ["b"])
     (tmp_path / SINGLE).write_bytes(b"")
     assert "only 0 bytes" in problems(path)
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def names_too_much(folder, names, absent, config=b"{}"):
+    """Shards of these names, and an index that places one more in the last."""
+    sharded(folder, *([name] for name in names), config=config)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"][absent] = sorted(index["weight_map"].values())[-1]
+    (folder / INDEX).write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "absent", "config"),
+    [
+        ((EMBEDDING, "norm"), HEAD, {}),
+        ((EMBEDDING, "norm"), HEAD, {"tie_word_embeddings": True}),
+        ((EMBEDDING, "norm"), HEAD, {"text_config": {"tie_word_embeddings": True}}),
+        (("shared.weight", "norm"), "encoder.embed_tokens.weight", {"tie_word_embeddings": False}),
+    ],
+)
+def test_an_index_may_name_a_tied_head_that_no_shard_stores(tmp_path, names, absent, config):
+    """transformers loads it."""
+    found = read(str(names_too_much(tmp_path, names, absent, json.dumps(config).encode())))
+    assert set(found.tensors) == set(names)
+    assert found.warnings == (
+        f"{tmp_path}: {INDEX} names '{absent}', which no shard stores: the embedding stands for it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "absent", "config"),
+    [
+        ((EMBEDDING, "norm"), HEAD, {"tie_word_embeddings": False}),
+        ((EMBEDDING, "norm"), "model.layers.0.weight", {}),
+        (("norm", "other"), HEAD, {}),  # there is no embedding
+        ((HEAD, "norm"), EMBEDDING, {}),  # the head cannot stand for it
+        ((EMBEDDING, "shared"), "model.decoder.embed_tokens.weight", {}),
+    ],
+)
+def test_an_index_that_names_what_is_really_missing(tmp_path, names, absent, config):
+    said = problems(names_too_much(tmp_path, names, absent, json.dumps(config).encode()))
+    assert f"lacks tensors that weight_map places there, 1: '{absent}'" in said

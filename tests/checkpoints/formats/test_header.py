@@ -10,6 +10,7 @@ from sdmw.checkpoints.checkpoint import unmergeable
 from sdmw.checkpoints.formats import _json, read
 from sdmw.checkpoints.formats.safetensors.header import MOST_TENSORS
 from sdmw.errors import CheckpointError, quoted
+from sdmw.storage.access import Access
 
 OK = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
@@ -182,11 +183,19 @@ def test_terminal_controls_in_names_never_reach_the_message(tmp_path):
     assert len(str(caught.value)) < 500 + len(str(tmp_path))
 
 
+def test_a_header_may_have_as_many_bytes_as_the_limit_says(tmp_path):
+    text = (b'{"t":' + OK + b"}").ljust(1000)
+    path = checkpoint(tmp_path, {SINGLE: shard(text, b"1234")})
+    assert list(read(path, Access(header_limit=1000)).tensors) == ["t"]
+    with pytest.raises(CheckpointError, match="a header of at most 999 bytes, found 1,000 bytes"):
+        read(path, Access(header_limit=999))
+
+
 def test_the_header_limit_holds_and_can_be_raised(tmp_path):
     path = checkpoint(tmp_path, {SINGLE: shard(b'{"t":' + OK + b"}" + b" " * (17 * 2**20), b"1234")})
     with pytest.raises(CheckpointError, match=r"at most 16,777,216 bytes.*raise the header limit"):
         read(path)
-    assert list(read(path, header_limit=20 * 2**20).tensors) == ["t"]
+    assert list(read(path, Access(header_limit=20 * 2**20)).tensors) == ["t"]
 
 
 def test_the_formats_own_limit_cannot_be_raised(tmp_path):
@@ -194,7 +203,7 @@ def test_the_formats_own_limit_cannot_be_raised(tmp_path):
         file.write((10**8 + 1).to_bytes(8, "little"))
         file.truncate(10**8 + 100)
     with pytest.raises(CheckpointError, match="at most 100,000,000 bytes"):
-        read(checkpoint(tmp_path, {}), header_limit=2**30)
+        read(checkpoint(tmp_path, {}), Access(header_limit=2**30))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +226,7 @@ def test_more_tensors_than_a_file_may_have_are_refused_before_parsing_whatever_t
     monkeypatch.setattr("sdmw.checkpoints.formats.safetensors.header.members", pytest.fail)
     names = b",".join(b'"%x":' % i + OK for i in range(MOST_TENSORS + 1))
     with pytest.raises(CheckpointError, match=r"at most 131,072 tensors.*Save it in more shards"):
-        read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}")}), header_limit=10**8)
+        read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}")}), Access(header_limit=10**8))
 
 
 @pytest.mark.parametrize("odd", ["\U0001f600".encode(), b"\\ud83d\\ude00"], ids=["raw", "escaped"])

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from checkpoints.formats.handmade import entry, shard
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.errors import CheckpointError
+from sdmw.storage.access import Access
 from token_mutator import mutated
 
 SECONDS = 10
@@ -50,7 +51,7 @@ def test_nothing_is_accepted_that_safetensors_refuses(tmp_path: Path):
         file.unlink(missing_ok=True)  # ext4 waits for the disk when a file is written anew in place
         file.write_bytes(content)
         try:
-            ours = read_header(str(tmp_path), file.name, 2**20)
+            ours = read_header(str(tmp_path), file.name, Access(header_limit=2**20))
         except CheckpointError:
             continue
         accepted += 1

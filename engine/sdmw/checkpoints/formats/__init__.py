@@ -2,7 +2,7 @@
 
 A format offers:
     recognises(path: str) -> bool: whether it reads that directory.
-    read(path: str, *, header_limit: int) -> Checkpoint: headers and config, checked.
+    read(path: str, access: Access) -> Checkpoint: headers and config, checked.
 """
 
 import pkgutil
@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._refusals import refusal
-from sdmw.storage.files import HEADER_LIMIT as HEADER_LIMIT
+from sdmw.storage.access import LEAST, Access
 
 
 class Format(Protocol):
@@ -21,7 +21,7 @@ class Format(Protocol):
     def recognises(self, path: str) -> bool:
         """Whether the format reads this directory; looks at names only."""
 
-    def read(self, path: str, *, header_limit: int) -> Checkpoint:
+    def read(self, path: str, access: Access) -> Checkpoint:
         """The checked checkpoint in a directory; CheckpointError with all that is wrong."""
 
 
@@ -32,17 +32,17 @@ def formats() -> dict[str, Format]:
     return {name: cast(Format, import_module(f"{__name__}.{name}")) for name in names}
 
 
-def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+def read(path: str, access: Access = LEAST) -> Checkpoint:
     """Reads and checks all headers and the config of a checkpoint directory; no tensor data.
 
     Args:
         path: the directory.
-        header_limit: bytes that one shard's header may have.
+        access: how far reading may go.
 
     Raises:
         CheckpointError: with every problem that headers, index and config tell.
     """
     for form in formats().values():
         if form.recognises(path):
-            return form.read(path, header_limit=header_limit)
-    raise refusal(path)
+            return form.read(path, access)
+    raise refusal(path, access)

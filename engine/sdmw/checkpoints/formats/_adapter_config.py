@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import xxhash
+
 from sdmw.checkpoints.formats._json import most_values, parse, told
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -78,14 +81,14 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
-def read_adapter_config(directory: str) -> AdapterConfig:
+def read_adapter_config(directory: str, access: Access = LEAST) -> AdapterConfig:
     """Reads and checks it.
 
     Raises:
         CheckpointError: with all that is wrong, and all that sdmw cannot do exactly, by name.
     """
     where = os.path.join(directory, ADAPTER_CONFIG)
-    raw = read_bounded(directory, ADAPTER_CONFIG, LARGEST)
+    raw = read_bounded(directory, ADAPTER_CONFIG, LARGEST, follow_links=access.follow_links)
     if (values := most_values(raw)) > MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {MOST_VALUES:,} values", f"up to {values:,}")])
     try:
@@ -111,6 +114,15 @@ def read_adapter_config(directory: str) -> AdapterConfig:
         task_type=task if isinstance(task := config.get("task_type"), str) else None,
         ties=config.get("ensure_weight_tying") or False,
     )
+
+
+def hash_of_config(directory: str, *, follow_links: bool) -> str:
+    """XXH3-128 of an adapter's config, in hex: its matrices are scaled by what stands there.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return xxhash.xxh3_128_hexdigest(read_bounded(directory, ADAPTER_CONFIG, LARGEST, follow_links=follow_links))
 
 
 def _wrong_values(where: str, config: dict[str, Any]) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sdmw.checkpoints.formats._json import told
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
 
 CONFIG = "config.json"
@@ -13,7 +14,7 @@ DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
 LARGEST_CONFIG = 16 * 2**20  # bytes
 
 
-def read_config(directory: str) -> tuple[dict[str, Any] | None, list[Problem]]:
+def read_config(directory: str, access: Access) -> tuple[dict[str, Any] | None, list[Problem]]:
     """The parsed config.json and what is wrong with it; None where it cannot be used at all.
 
     Read as leniently as transformers reads it: `Infinity` is a number there, and Mamba's published configs use it.
@@ -22,7 +23,7 @@ def read_config(directory: str) -> tuple[dict[str, Any] | None, list[Problem]]:
     if not os.path.lexists(where):
         return None, [Problem(where, "", "no such file", "Copy it from the model's repository")]
     try:
-        config = json.loads(read_bounded(directory, CONFIG, LARGEST_CONFIG))
+        config = json.loads(read_bounded(directory, CONFIG, LARGEST_CONFIG, follow_links=access.follow_links))
     except CheckpointError as error:
         return None, list(error.problems)
     except (ValueError, RecursionError) as error:

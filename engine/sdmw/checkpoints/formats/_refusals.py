@@ -4,10 +4,13 @@ import os
 
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.access import Access
 from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
 _SHOWN = 5  # names in one message
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_NONE = "Give the directory that config.json and weights lie in"
 # What there may be instead of safetensors, the likeliest first, and the mend.
 _INSTEAD: dict[Format, tuple[str, str]] = {
     "pickle": (
@@ -19,7 +22,7 @@ _INSTEAD: dict[Format, tuple[str, str]] = {
 }
 
 
-def refusal(path: str) -> CheckpointError:
+def refusal(path: str, access: Access) -> CheckpointError:
     """The error for a directory without weights that can be read: none, or other formats; with config's problems.
 
     Raises:
@@ -29,13 +32,15 @@ def refusal(path: str) -> CheckpointError:
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:
         expected = "model.safetensors or model.safetensors.index.json"
-        problem = Problem(path, expected, "no weights", "Give a checkpoint directory")
+        below = [name for name in names if any(os.path.isfile(os.path.join(path, name, own)) for own in WEIGHTS)]
+        mend = f"Give the directory in it that has them: {some(below)}" if below else _NONE
+        problem = Problem(path, expected, "no weights", mend)
     else:
         said, mend = _INSTEAD[instead]
         found = some([name for name in names if format_of(name) == instead])
         problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
     # A folder of GGUF files needs no config.json.
-    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path))[1])])
+    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path), access)[1])])
 
 
 def some(names: list[str]) -> str:

@@ -14,7 +14,8 @@ from sdmw.checkpoints.formats.safetensors.directory import SINGLE
 from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.errors import CheckpointError, Problem, quoted
-from sdmw.storage.files import HEADER_LIMIT, listing
+from sdmw.storage.access import LEAST, Access
+from sdmw.storage.files import listing
 from sdmw.tensors.low_rank import PREFIX, LowRank, Sum
 from sdmw.tensors.matrices import LARGEST_BLOCK, StoredMatrix
 from sdmw.tensors.stored import Stored
@@ -38,7 +39,7 @@ def recognises(path: str) -> bool:
     return bool(names & {ADAPTER_CONFIG, WEIGHTS}) and not names & {SINGLE, INDEX}
 
 
-def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+def read(path: str, access: Access = LEAST) -> Checkpoint:
     """Reads and checks config and header of an adapter; no tensor data.
 
     Its tensors bear the names of those that they change: deltas of the shape that they have there, float32; and values
@@ -46,7 +47,7 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
 
     Args:
         path: the directory.
-        header_limit: bytes that the header may have.
+        access: how far reading may go.
 
     Raises:
         CheckpointError: with all that is wrong with it, and all of it that sdmw cannot do exactly.
@@ -63,8 +64,8 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
         problems.append(Problem(directory, WEIGHTS, found, mend))
     if problems:
         raise CheckpointError(problems)
-    config = read_adapter_config(directory)
-    header = read_header(directory, WEIGHTS, header_limit)
+    config = read_adapter_config(directory, access)
+    header = read_header(directory, WEIGHTS, access)
     modules, values, problems = _sorted(header.tensors)
     if config.patterns * len(modules) > MOST_MATCHES:
         found = f"{config.patterns:,} patterns for {len(modules):,} modules"
@@ -83,20 +84,21 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     if problems:
         raise CheckpointError(problems)
     return Checkpoint(
-        directory, (header.shard,), tensors, None, header.warnings, adapts=config.base, ties=config.ties
+        directory, (header.shard,), tensors, None, header.warnings, adapts=config.base, ties=config.ties,
+        follow_links=access.follow_links,
     )  # fmt: skip
 
 
-def read_matrices(path: str) -> Checkpoint:
+def read_matrices(path: str, access: Access = LEAST) -> Checkpoint:
     """The matrices themselves, under their names in the file, without what they mean.
 
     Raises:
         CheckpointError: as `read`.
     """
     directory = os.path.abspath(path)
-    header = read_header(directory, WEIGHTS, HEADER_LIMIT)
+    header = read_header(directory, WEIGHTS, access)
     tensors = {info.name: info for info in header.tensors}
-    return Checkpoint(directory, (header.shard,), tensors, None, header.warnings)
+    return Checkpoint(directory, (header.shard,), tensors, None, header.warnings, follow_links=access.follow_links)
 
 
 @dataclass(slots=True)

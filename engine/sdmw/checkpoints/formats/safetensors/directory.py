@@ -1,6 +1,7 @@
 """A checkpoint directory in safetensors: which of its files are the weights, and whether they fit together."""
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -12,15 +13,18 @@ from sdmw.checkpoints.formats.safetensors.index import (
     Index,
     check_agreement,
     read_index,
+    tied_heads,
     total_size_warnings,
 )
 from sdmw.errors import CheckpointError, Problem
-from sdmw.storage.files import HEADER_LIMIT, listing
+from sdmw.storage.access import LEAST, Access
+from sdmw.storage.files import listing
 from sdmw.tensors.tensor import Tensor
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 OLD_QUANTISATION = "quantize_config.json"
+_PART = re.compile(r"-\d+-of-\d+\.safetensors\Z")
 PACKED = (".qweight", ".qzeros", ".g_idx")
 
 
@@ -34,14 +38,14 @@ def recognises(path: str) -> bool:
         return False
 
 
-def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
+def read(path: str, access: Access = LEAST) -> Checkpoint:
     """Reads and checks index, headers and config of a checkpoint directory; no tensor data.
 
     The weights are what transformers loads: `model.safetensors`, or the shards of `model.safetensors.index.json`.
 
     Args:
         path: the directory.
-        header_limit: bytes that one shard's header may have; the format ends at 100,000,000.
+        access: how far reading may go; the format ends at headers of 100,000,000 bytes.
 
     Raises:
         CheckpointError: with all that is wrong with all files.
@@ -50,26 +54,30 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     names = listing(path)
     files = {name for name in names if name.endswith(SUFFIX)}
     if not files and INDEX not in names:
-        raise refusal(path)
+        raise refusal(path, access)
     if SINGLE not in files and INDEX not in names:
-        raise CheckpointError(_other_files(directory, sorted(files)))
+        raise CheckpointError(_other_files(directory, sorted(files), access))
 
-    config, problems = read_config(directory)
+    config, problems = read_config(directory, access)
     warnings: list[str] = []
     index = None
     if INDEX in names:
         try:
-            index = read_index(directory)
+            index = read_index(directory, access)
         except CheckpointError as error:
             problems.extend(error.problems)
     shards = index.shards if index else [name for name in (SINGLE,) if name in files]
-    headers, found = _headers(directory, shards, header_limit)
+    headers, found = _headers(directory, shards, access)
     problems.extend(found)
     if index:
-        problems.extend(check_agreement(directory, index, headers))
+        tied = tied_heads(index, headers, config)
+        problems.extend(check_agreement(directory, index, headers, tied))
+        if tied:
+            absent = f"{some(sorted(tied))}, which no shard stores: the embedding stands for it"
+            warnings.append(f"{directory}: {INDEX} names {absent}")
         warnings.extend(total_size_warnings(directory, index, list(headers.values())))
         if SINGLE in files and SINGLE not in shards:
-            single, found = _headers(directory, [SINGLE], header_limit)
+            single, found = _headers(directory, [SINGLE], access)
             problems.extend(found or _single_beside_shards(directory, single[SINGLE], index, headers))
             warnings.append(f"{directory}: {SINGLE} stands beside shards that agree with it; it is read, they are not")
             headers = single
@@ -84,7 +92,8 @@ def read(path: str, *, header_limit: int = HEADER_LIMIT) -> Checkpoint:
     ordered = [headers[name] for name in sorted(headers)]
     warnings.extend(warning for header in ordered for warning in header.warnings)
     tensors = {tensor.name: tensor for header in ordered for tensor in header.tensors}
-    return Checkpoint(directory, tuple(header.shard for header in ordered), tensors, config, tuple(warnings))
+    shards_read = tuple(header.shard for header in ordered)
+    return Checkpoint(directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links)
 
 
 def _old_quantisation(names: Collection[str], headers: Mapping[str, Header]) -> str:
@@ -95,13 +104,13 @@ def _old_quantisation(names: Collection[str], headers: Mapping[str, Header]) -> 
     return f"packed weights, as GPTQ and AWQ write them: {some(packed)}" if packed else ""
 
 
-def _headers(directory: str, shards: Iterable[str], header_limit: int) -> tuple[dict[str, Header], list[Problem]]:
+def _headers(directory: str, shards: Iterable[str], access: Access) -> tuple[dict[str, Header], list[Problem]]:
     """The headers that can be used, by file name, and the problems of the others."""
     headers: dict[str, Header] = {}
     problems: list[Problem] = []
     for name in shards:
         try:
-            headers[name] = read_header(directory, name, header_limit)
+            headers[name] = read_header(directory, name, access)
         except CheckpointError as error:
             problems.extend(error.problems)
     return headers, problems
@@ -126,8 +135,14 @@ def _kind(tensor: Tensor | None) -> object:
     return None if tensor is None else (tensor.dtype, tensor.shape)
 
 
-def _other_files(directory: str, files: list[str]) -> list[Problem]:
+def _other_files(directory: str, files: list[str], access: Access) -> list[Problem]:
     """What to say of safetensors files under names that transformers does not load."""
-    mend = f"Rename the file to {SINGLE}" if len(files) == 1 else f"Write the {INDEX} that belongs to them"
-    problem = Problem(directory, f"{SINGLE} or {INDEX}", f"neither, but {some(files)}", mend)
-    return [problem, *read_config(directory)[1]]
+    expected = f"{SINGLE} or {INDEX}"
+    if not (others := [name for name in files if not name.lower().startswith("consolidated")]):
+        found = f"only Mistral's own form of the weights, whose tensors have other names: {some(files)}"
+        return [Problem(directory, expected, found, "Get the model in the form of transformers, with its config.json")]
+    if _PART.search(others[0]):
+        mend = f"Copy or download {INDEX} too, and every shard"
+    else:
+        mend = f"Rename the file to {SINGLE}" if len(others) == 1 else f"Write the {INDEX} that belongs to them"
+    return [Problem(directory, expected, f"neither, but {some(files)}", mend), *read_config(directory, access)[1]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sdmw.checkpoints.formats._json import members, most_values, told, width
 from sdmw.errors import CheckpointError, Problem
+from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT, open_file, read_exactly
 from sdmw.storage.shard import Shard
 from sdmw.tensors.dtype import DType
@@ -23,6 +24,7 @@ _SHOWN = 10  # problems of one file; a hostile header can have 100,000
 _COUNTED = 1_000  # problems beyond those shown
 _FIELDS = frozenset(("dtype", "shape", "data_offsets"))
 _DTYPES = {dtype.name: (dtype, dtype.bits) for dtype in DType}
+_RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
 _AGAIN = "The file is damaged: copy or download it again"
 
 Entry = tuple[int, int, DType, tuple[int, ...]]  # first byte and end in the data, dtype, shape
@@ -43,26 +45,26 @@ class Header:
     warnings: tuple[str, ...]
 
 
-def read_header(directory: str, name: str, header_limit: int) -> Header:
+def read_header(directory: str, name: str, access: Access) -> Header:
     """Reads and checks the header of one file of a checkpoint; no tensor data.
 
     Args:
         directory: the checkpoint, absolute.
         name: of the file in it.
-        header_limit: bytes that the header may have.
+        access: how far reading may go.
 
     Raises:
         CheckpointError: with all that is wrong with this file, at most ten tensors of it; or too much to look at.
     """
     path = os.path.join(directory, name)
-    fd, status = open_file(directory, name)
+    fd, status = open_file(directory, name, follow_links=access.follow_links)
     try:
-        raw = _raw_header(fd, status.st_size, path, min(header_limit, LARGEST_HEADER))
+        raw = _raw_header(fd, status.st_size, path, min(access.header_limit, LARGEST_HEADER))
     except OSError as error:
         raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
     finally:
         os.close(fd)
-    _check_work(path, raw, header_limit)
+    _check_work(path, raw, access.header_limit)
     shard, data = Shard.of(path, status, raw), 8 + len(raw)
     entries, warnings = _entries(path, raw)
     del raw
@@ -83,7 +85,7 @@ def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
         found = f"{length:,} bytes of header announced in a file of {size:,} bytes"
         raise CheckpointError([Problem(path, "a safetensors file", found, _AGAIN)])
     if length > limit:
-        mend = "If you trust the file, raise the header limit" if length <= LARGEST_HEADER else ""
+        mend = _RAISE if length <= LARGEST_HEADER else ""
         raise CheckpointError([Problem(path, f"a header of at most {limit:,} bytes", f"{length:,} bytes", mend)])
     raw = read_exactly(fd, length, 8)
     if len(raw) < length:
@@ -96,16 +98,21 @@ def _check_work(path: str, raw: bytes, header_limit: int) -> None:
     # Real entries take over 100 bytes and, with their shape, some 8 values; what is parsed may take twenty times the
     # memory of its text.
     tensors, values, objects = raw.count(b'"data_offsets"'), most_values(raw), raw.count(b"{")
-    most = min(12 * tensors + 100_000, header_limit // 16)
+    plausible = 12 * tensors + 100_000
+    most = min(plausible, header_limit // 16)
     if tensors > MOST_TENSORS or values > most or objects > tensors + 100_000:
         found = f"up to {values:,} JSON values in {len(raw):,} bytes, {tensors:,} tensors"
         expected = f"a header of at most {MOST_TENSORS:,} tensors and {most:,} JSON values"
-        mend = "If you trust the file, raise the header limit" if tensors <= MOST_TENSORS else "Save it in more shards"
+        mend = _AGAIN  # no limit would do: it is not what a writer of tensors makes
+        if tensors > MOST_TENSORS:
+            mend = "Save it in more shards"
+        elif values <= plausible and objects <= tensors + 100_000:
+            mend = _RAISE
         raise CheckpointError([Problem(path, expected, found, mend)])
     if len(raw) * width(raw) > (most_text := max(2 * HEADER_LIMIT, header_limit)):
         found = f"{len(raw):,} bytes, with such characters"
         expected = f"at most {most_text // width(raw):,} bytes of header where characters take {width(raw)} bytes"
-        raise CheckpointError([Problem(path, expected, found, "If you trust the file, raise the header limit")])
+        raise CheckpointError([Problem(path, expected, found, _RAISE)])
 
 
 def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str]]:
@@ -214,7 +221,7 @@ def _check_layout(path: str, entries: list[tuple[str, Entry]], size: int) -> Non
 
 
 class _Problems:
-    """Gathers what is wrong with one file: the first few are told, some more are counted, then it is left."""
+    """Gathers what is wrong with one file: the first few are reported, some more are counted, then reading stops."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,13 +1,16 @@
 """model.safetensors.index.json: which shard holds which tensor, and whether the shards agree."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sdmw.checkpoints.formats._json import most_values, parse, told, width
 from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
+from sdmw.checkpoints.heads import stands_in
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
 
 INDEX = "model.safetensors.index.json"
@@ -34,14 +37,14 @@ class Index:
         return sorted(set(self.weight_map.values()))
 
 
-def read_index(directory: str) -> Index:
+def read_index(directory: str, access: Access = LEAST) -> Index:
     """Reads and checks the index of a checkpoint by itself.
 
     Raises:
         CheckpointError: missing, too large, not JSON as meant, or `weight_map` does not map names to plain file names.
     """
     where = os.path.join(directory, INDEX)
-    raw = read_bounded(directory, INDEX, LARGEST_INDEX)
+    raw = read_bounded(directory, INDEX, LARGEST_INDEX, follow_links=access.follow_links)
     if (values := most_values(raw)) > _MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {_MOST_VALUES:,} tensors", f"up to {values:,}")])
     if len(raw) * width(raw) > 2 * LARGEST_INDEX:
@@ -71,8 +74,27 @@ def _is_plain(file: str) -> bool:
     return file.endswith(".safetensors") and not set(file) & set("/\\\0")
 
 
-def check_agreement(directory: str, index: Index, headers: Mapping[str, Header]) -> list[Problem]:
-    """Whether the index and the headers that could be read (by file name) tell the same, both ways."""
+def tied_heads(index: Index, headers: Mapping[str, Header], config: Mapping[str, Any] | None) -> set[str]:
+    """The heads that the index names and no shard stores, since the embedding stands for them: loaders tie them."""
+    stored = {tensor.name for header in headers.values() for tensor in header.tensors}
+    return {
+        name
+        for name, file in index.weight_map.items()
+        if file in headers and name not in stored and stands_in(name, stored, config)
+    }
+
+
+def check_agreement(
+    directory: str, index: Index, headers: Mapping[str, Header], tied: Collection[str] = ()
+) -> list[Problem]:
+    """Whether the index and the headers that could be read tell the same, both ways.
+
+    Args:
+        directory: the checkpoint.
+        index: its index.
+        headers: by file name.
+        tied: tensors that the index may name though no shard stores them.
+    """
     where = os.path.join(directory, INDEX)
     promised: dict[str, set[str]] = {file: set() for file in headers}
     for name, file in index.weight_map.items():
@@ -81,7 +103,7 @@ def check_agreement(directory: str, index: Index, headers: Mapping[str, Header])
     problems, twice = _held_twice(directory, headers)
     for file, header in headers.items():
         held = {tensor.name for tensor in header.tensors}
-        if lacking := sorted(promised[file] - held):
+        if lacking := sorted(promised[file] - held - set(tied)):
             found = f"{quoted(file)} lacks tensors that weight_map places there, {len(lacking):,}: {some(lacking)}"
             problems.append(Problem(where, "", found, _MEND))
         if extra := sorted(held - promised[file] - twice):

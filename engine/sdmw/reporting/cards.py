@@ -1,0 +1,95 @@
+"""The model cards of a merge and of an extraction: what they say, from plans and from the cards of the inputs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.methods import all_methods
+from sdmw.planning.plan import Plan
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.reporting.loading import loading
+from sdmw.reporting.naming import id_of, public_name, public_names
+from sdmw.reporting.report import ModelReport
+from sdmw.reporting.tally import changes, tally_of
+from sdmw.version import __version__
+from sdmw.writing.card import Card
+from sdmw.writing.front_matter import read_front_matter
+from sdmw.writing.licences import licence_of
+from sdmw.writing.markdown import code_span
+
+PLACE = "path/to/this/folder"  # of the output, for people to replace
+
+
+def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
+    """The card of a merge.
+
+    Args:
+        plan: what was merged.
+        models: what there is to say of each.
+        folder: of the output, where its config is.
+    """
+    method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
+    references = [base or plan.recipe.models[0].model, *(entry.model for entry in plan.recipe.models)]
+    parts = {str(part): part for reference in references for part in reference.parts}
+    names = public_names(references)
+    facts = {model.name: list(method.describe(model.facts)) for model in models}
+    told = changes(
+        {names[model]: count for model, count in plan.missing}, {names[model]: count for model, count in plan.extra},
+        tally_of(plan, names), code_span,
+    )  # fmt: skip
+    return Card(
+        method=method.name,
+        paper=method.paper,
+        base_model=None if base is None else names[str(base)],
+        models=[(names[name], said) for name, said in facts.items()],
+        not_merged=[f"{word}: {said}" for word, said in told],
+        loading=_loading(folder, adapter=plan.makes_adapter),
+        recipe_text=plan.recipe.text,
+        version=__version__,
+        adapter=plan.makes_adapter,
+        **_of_inputs([(parts[name], checkpoint) for name, checkpoint in plan.sources]),
+    ).markdown()
+
+
+def extraction_card(rank: int, base: tuple[ModelRef, Checkpoint], model: tuple[ModelRef, Checkpoint]) -> str:
+    """The card of an adapter that was extracted.
+
+    Args:
+        rank: of its matrices.
+        base: as it was named, and what was read.
+        model: the fine-tune, likewise.
+    """
+    return Card(
+        method=f"extract, rank {rank}",
+        paper=None,
+        base_model=public_name(base[0]),
+        models=[(public_name(model[0]), [])],
+        not_merged=(),
+        loading=f"import peft\n\nmodel = peft.PeftModel.from_pretrained(base, {PLACE!r})",
+        recipe_text=None,
+        version=__version__,
+        adapter=True,
+        **_of_inputs([base, model]),
+    ).markdown()
+
+
+def _loading(folder: str, *, adapter: bool) -> str:
+    library = "peft" if adapter else "transformers"
+    return f"import {library}\n\nmodel = {library}.{loading(folder, PLACE)}"
+
+
+def _of_inputs(sources: Sequence[tuple[ModelRef, Checkpoint]]) -> Mapping[str, Any]:
+    """What a card says of the inputs, the base's first: their place on the Hub, and what their own cards say."""
+    cards = [
+        (public_name(part), read_front_matter(checkpoint.path, follow_links=checkpoint.follow_links))
+        for part, checkpoint in sources
+    ]
+    task = cards[0][1].get("pipeline_tag", ())
+    return {
+        "hub_ids": list(dict.fromkeys(found for part, _ in sources if (found := id_of(part)))),
+        "revisions": [(public_name(part), each.commit) for part, each in sources if each.commit],
+        "licences": [(name, licence_of(card)) for name, card in cards],
+        "pipeline_tag": task[0] if len(task) == 1 else None,
+        "languages": cards[0][1].get("language", ()),
+        "datasets": list(dict.fromkeys(word for _, card in cards for word in card.get("datasets", ()))),
+    }

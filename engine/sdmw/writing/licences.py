@@ -1,0 +1,89 @@
+"""The licences of a merge's inputs, as their cards name them: whether they agree, and what to say where they do not."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sdmw.errors import quoted
+from sdmw.writing.front_matter import read_front_matter
+
+OTHER = "other"  # the Hub's word for a licence that it has no word for
+MOST_NAMES = 3  # of models that are named beside one licence
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """What a card says.
+
+    Attributes:
+        word: the Hub's, or `other`.
+        name: what `other` is called; None where the card does not say.
+        link: where its text is; None where the card does not say.
+    """
+
+    word: str
+    name: str | None = None
+    link: str | None = None
+
+    def __str__(self) -> str:
+        return self.name or self.word
+
+
+Licences = Sequence[tuple[str, Licence | None]]  # each input's name, and what its card says, if it does
+
+
+def licence_of(front_matter: Mapping[str, tuple[str, ...]]) -> Licence | None:
+    """The one licence that a card names."""
+    words = front_matter.get("license", ())
+    if len(words) != 1:
+        return None
+    if words[0] != OTHER:
+        return Licence(words[0])
+    name, link = (front_matter.get(key, (None,))[0] for key in ("license_name", "license_link"))
+    return Licence(OTHER, name, link)
+
+
+def read_licences(folders: Mapping[str, tuple[str, bool]]) -> list[tuple[str, Licence | None]]:
+    """What the cards of inputs say: by name, of the folder of each, and whether links that leave it are followed."""
+    return [
+        (name, licence_of(read_front_matter(folder, follow_links=follow_links)))
+        for name, (folder, follow_links) in folders.items()
+    ]
+
+
+def agreed(licences: Licences) -> Licence | None:
+    """The licence of all inputs; None where one is unknown or another."""
+    found = [licence for _, licence in licences]
+    return found[0] if len({str(licence) for licence in found if licence}) == 1 and all(found) else None
+
+
+def common(licences: Licences) -> Licence | None:
+    """What the card of the merge says: the licence of all inputs, `other` where two differ, else none."""
+    several = len({str(licence) for _, licence in licences if licence}) > 1
+    return Licence(OTHER) if several else agreed(licences)
+
+
+def warning(licences: Licences, copied: Sequence[str]) -> str | None:
+    """What to say before the merge where licences differ; None where they do not.
+
+    Args:
+        licences: of the inputs, the base's first.
+        copied: names of the base's files that come along.
+    """
+    named: dict[str, list[str]] = {}
+    for name, licence in licences:
+        if licence:
+            named.setdefault(str(licence), []).append(name)
+    if len(named) < 2:
+        return None
+    said = "; ".join(f"{quoted(licence)} of {_listed(names)}" for licence, names in named.items())
+    texts = [name for name in copied if os.path.basename(name).lower().startswith(("licen", "notice"))]
+    own = (
+        f" {', '.join(map(quoted, texts))}, copied into it, comes from {quoted(licences[0][0])} alone." if texts else ""
+    )
+    return f"the inputs have different licences: {said}. The card says `other` and lists them.{own}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(quoted, names[:MOST_NAMES])) + more

@@ -1,0 +1,334 @@
+"""Mends of what a checkpoint or an output's place is."""
+
+import json
+import os
+import resource
+import shutil
+import struct
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from checkpoints_on_disk import write_checkpoint
+from mends.scene import (
+    EMBEDDING,
+    HEAD,
+    NORM,
+    Q,
+    Row,
+    add,
+    again,
+    both,
+    config,
+    edit,
+    fields,
+    file,
+    made,
+    move,
+    options,
+    patched,
+    put,
+    unseen,
+    without,
+)
+from reference.linear import linear
+from sdmw.checkpoints.formats import read
+
+WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
+AGAIN = "The file is damaged: copy or download it again"
+DAMAGED_INDEX = "Index and shards come from different saves: copy or download the whole checkpoint again"
+DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
+LINKED = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
+RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
+
+
+def sharded(scene):
+    """corp in two shards with their index."""
+    tensors = scene.tensors["corp"]
+    names = list(tensors)
+    shutil.rmtree("corp")
+    write_checkpoint("corp", tensors, shards=[names[:3], names[3:]])
+
+
+def mapped(change):
+    """Changes the index of corp by a function of its weight_map."""
+
+    def act(scene):
+        index = json.loads(Path(INDEX).read_text())
+        change(index["weight_map"])
+        Path(INDEX).write_text(json.dumps(index))
+
+    return act
+
+
+def whole(scene):
+    """corp in one file, and nothing else."""
+    shutil.rmtree("corp")
+    write_checkpoint("corp", scene.tensors["corp"])
+
+
+def header(entries):
+    raw = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def link_out(scene):
+    os.rename(WEIGHTS, "elsewhere")
+    Path(WEIGHTS).symlink_to(Path("elsewhere").absolute())
+
+
+def copy_in(scene):
+    os.unlink(WEIGHTS)
+    shutil.copy("elsewhere", WEIGHTS)
+
+
+def large(scene):
+    Path("base/2_Dense").mkdir()
+    Path("base/modules.json").write_text('[{"path": "2_Dense"}]')
+    with open("base/2_Dense/model.safetensors", "wb") as module:
+        module.truncate(64 * 2**20 + 1)
+
+
+def linked_module(scene):
+    Path("base/2_Dense").mkdir()
+    Path("base/modules.json").write_text('[{"path": "2_Dense"}]')
+    Path("elsewhere").write_text("{}")
+    Path("base/2_Dense/config.json").symlink_to(Path("elsewhere").absolute())
+
+
+def linked_folder(scene):
+    Path("base/modules.json").write_text('[{"path": "2_Dense"}]')
+    Path("elsewhere").mkdir()
+    Path("base/2_Dense").symlink_to(Path("elsewhere").absolute())
+    options(follow_links=True)(scene)
+
+
+def only(name):
+    """corp's weights under another name, and in another form for what one can tell."""
+    return move(WEIGHTS, f"corp/{name}")
+
+
+def renamed(prefix):
+    return edit("corp", lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
+
+
+def named_back(scene):
+    tensors = scene.tensors["corp"]
+    scene.tensors["corp"] = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    again("corp")(scene)
+
+
+def resized(scene):
+    for name in (EMBEDDING, HEAD):
+        put_rows("corp", name, scene.tensors["corp"][name][:40])(scene)
+
+
+def put_rows(model, name, rows):
+    return edit(model, lambda tensors: tensors.update({name: rows}))
+
+
+def grown(scene):
+    for name in (EMBEDDING, HEAD):
+        rows = scene.tensors["corp"][name]
+        put_rows("corp", name, np.concatenate([rows, rows[:2]]))(scene)
+
+
+def other_shape(scene):
+    scene.kept = scene.tensors["corp"][NORM]
+    put_rows("corp", NORM, scene.kept[:8])(scene)
+
+
+def same_shape(scene):
+    put_rows("corp", NORM, scene.kept)(scene)
+
+
+def with_base(name):
+    """The average, with the base's values where corp has none."""
+
+    def expected(scene):
+        base, func = scene.tensors["base"], scene.tensors["func"]
+        corp = {name: base[name], **scene.tensors["corp"]}
+        return {n: linear([corp[n], func[n]], [1, 1], True) for n in base}
+
+    return expected
+
+
+def without_extra(scene):
+    return {name: array for name, array in average_of(scene).items() if name != "more"}
+
+
+def with_extra(scene):
+    return average_of(scene) | {"more": scene.tensors["func"]["more"]}
+
+
+def average_of(scene):
+    corp, func = scene.tensors["corp"], scene.tensors["func"]
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in scene.tensors["base"]}
+
+
+def as_in_base(name):
+    """Integers are the base's where they differ."""
+    return lambda scene: average_of(scene) | {name: scene.tensors["base"][name]}
+
+
+def limited(scene):
+    """No file of more than 4 KB may be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    scene.kept = (soft, hard)
+
+
+def merged_in_small_shards(scene):
+    scene.options["max_shard_size"] = "4KB"
+    scene.call(scene)
+    resource.setrlimit(resource.RLIMIT_FSIZE, scene.kept)
+    shutil.rmtree("out")
+
+
+def f8(scene):
+    scene.kept = scene.tensors["corp"][NORM]
+    put_rows("corp", NORM, scene.kept.astype(ml_dtypes.float8_e4m3fn))(scene)
+
+
+def to_bf16(scene):
+    put_rows("corp", NORM, scene.kept.astype(ml_dtypes.bfloat16))(scene)
+
+
+def widened(scene):
+    corp, func = dict(scene.tensors["corp"]), scene.tensors["func"]
+    corp[NORM] = corp[NORM].astype(np.float32)
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in corp}
+
+
+ROWS = [
+    # Files of a checkpoint.
+    Row("a file for a checkpoint", "Give the directory that holds it, with its config.json",
+        lambda scene: None, lambda scene: setattr(scene, "call", lambda _: read("corp")),
+        call=lambda _: read("corp/config.json"), expected=unseen),
+    Row("a shard that is gone", "Copy or download the checkpoint again",
+        both(sharded, file("corp/model-00001-of-00002.safetensors", None)), sharded),
+    Row("a link out of the folder, copied",
+        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        copy_in),
+    Row("a link out of the folder, followed",
+        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        options(follow_links=True)),
+    Row("a pointer for a tokenizer", "Fetch it: git lfs pull, or download the model again",
+        file("base/tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"), file("base/tokenizer.json", "{}")),
+    Row("a module that is too large", "Merge a copy of the folder without it, and put it into the output afterwards",
+        large, file("base/2_Dense/model.safetensors", None)),
+    Row("a file of a module that is a link, put in its place", LINKED, linked_module,
+        both(file("base/2_Dense/config.json", None), file("base/2_Dense/config.json", "{}"))),
+    Row("a file of a module that is a link, followed", LINKED, linked_module, options(follow_links=True)),
+    Row("a module that is a link", "Put what it leads to in its place", linked_folder,
+        both(file("base/2_Dense", None), file("base/2_Dense/config.json", "{}"))),
+    Row("no config", "Copy it from the model's repository", move("corp/config.json", "config.json"),
+        move("config.json", "corp/config.json")),
+    Row("a config of quantised weights", DEQUANTISE, config("corp", quantization_config={"quant_method": "gptq"}),
+        config("corp", quantization_config=None)),
+    Row("an old GPTQ folder", DEQUANTISE, file("corp/quantize_config.json", "{}"),
+        file("corp/quantize_config.json", None)),
+    Row("pickled weights", "Convert them to safetensors: load with transformers, then save_pretrained",
+        only("pytorch_model.bin"), whole),
+    Row("only GGUF", "Give the safetensors they were made from", only("m.gguf"), whole),
+    Row("only another format", "Give the safetensors they were made from", only("m.onnx"), whole),
+    Row("no weights", "Give the directory that config.json and weights lie in", file(WEIGHTS, None), whole),
+    Row("weights in a folder below", "Give the directory in it that has them: 'final'",
+        both(move("corp", "y"), move("y", "corp/final")),
+        fields(models=["./corp/final", "./func"])),
+    Row("one file and shards that differ", "Remove the one that is not meant",
+        both(sharded, lambda _: save_file({"x": np.zeros(1, np.float32)}, WEIGHTS)), file(WEIGHTS, None)),
+    Row("Mistral's own form", "Get the model in the form of transformers, with its config.json",
+        only("consolidated.safetensors"), whole),
+    Row("weights under another name", "Rename the file to model.safetensors", only("weights.safetensors"),
+        move("corp/weights.safetensors", WEIGHTS)),
+    Row("weights under other names", "Write the model.safetensors.index.json that belongs to them",
+        both(sharded, move(INDEX, "kept.json"), move("corp/model-00001-of-00002.safetensors", "corp/a.safetensors"),
+             move("corp/model-00002-of-00002.safetensors", "corp/b.safetensors")),
+        lambda scene: file(INDEX, Path("kept.json").read_text().replace("model-00001-of-00002", "a").replace(
+            "model-00002-of-00002", "b"))(scene)),
+    Row("shards without their index", "Copy or download model.safetensors.index.json too, and every shard",
+        both(sharded, move(INDEX, "kept.json")), move("kept.json", INDEX)),
+    Row("a pointer for weights", "Run `git lfs pull` in the repository",
+        file(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), again("corp")),
+    Row("weights cut off", AGAIN, lambda _: os.truncate(WEIGHTS, 5000), again("corp")),
+    Row("a header of too much", AGAIN, file(WEIGHTS, header(b'{"x": [' + b"0," * 200_000 + b"0]}")), again("corp")),
+    Row("a large header", RAISE, options(header_limit=100), options(header_limit=10_000)),
+    Row("a header of many values", RAISE,
+        both(options(header_limit=20_000), lambda scene: save_file(
+            scene.tensors["corp"], WEIGHTS, metadata={str(n): "" for n in range(1300)})),
+        options(header_limit="1MB")),
+    Row("too many tensors in a file", "Save it in more shards",
+        both(fields(models=["./corp"]), lambda scene: save_base_apart(scene),
+             patched("sdmw.checkpoints.formats.safetensors.header.MOST_TENSORS", 6)),
+        sharded, expected=made("corp")),
+    Row("an index that names too much", DAMAGED_INDEX,
+        both(sharded, mapped(lambda names: names.update(more="model-00001-of-00002.safetensors"))), sharded),
+    Row("an index that names too little", DAMAGED_INDEX, both(sharded, mapped(lambda names: names.pop(Q))), sharded),
+    Row("a tensor in two shards", DAMAGED_INDEX,
+        both(sharded, lambda scene: shutil.copy("corp/model-00001-of-00002.safetensors", "corp/c.safetensors"),
+             mapped(lambda names: names.update({next(iter(names)): "c.safetensors"}))), sharded),
+    # Tensors that do not fit together.
+    Row("a dtype that is not merged", "Convert the checkpoint to BF16 first", f8, to_bf16, expected=widened),
+    Row("a dtype that is merged and one that is not",
+        "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same",
+        lambda scene: (setattr(scene, "kept", scene.tensors["corp"][NORM]),
+                       put_rows("corp", NORM, scene.kept.astype(np.float64))(scene)),
+        lambda scene: put_rows("corp", NORM, scene.kept)(scene)),
+    Row("a tensor that is missing", "Recipe field `missing: base` takes the base's values", without("corp", Q),
+        fields(missing="base"), expected=with_base(Q)),
+    Row("a tensor that the base lacks, taken",
+        "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
+        add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="take"), expected=with_extra),
+    Row("a tensor that the base lacks, dropped",
+        "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
+        add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="drop"), expected=without_extra),
+    Row("a prefix", "Rename its tensors so, and merge then", renamed("module."), named_back),
+    Row("another model", "Merge fine-tunes of one base", renamed("x"),
+        both(lambda scene: scene.tensors.update(corp=scene.tensors["func"]), again("corp"))),
+    Row("another shape", "Merge fine-tunes of one base", other_shape, same_shape),
+    Row("a larger vocabulary",
+        "Where this is a vocabulary, resize the fine-tune's to the base's (`resize_token_embeddings`), or merge "
+        "fine-tunes that share one", grown, resized),
+    Row("integers that differ, made equal",
+        "I64 tensors are copied, not merged: make them equal in all inputs, or take the base's with the recipe field "
+        "`integers: base`",
+        both(add("steps", np.arange(3)), put("func", "steps", 1, 9)), put("func", "steps", 1, 1),
+        expected=as_in_base("steps")),
+    Row("integers that differ, the base's",
+        "I64 tensors are copied, not merged: make them equal in all inputs, or take the base's with the recipe field "
+        "`integers: base`",
+        both(add("steps", np.arange(3)), put("func", "steps", 1, 9)), fields(integers="base"),
+        expected=as_in_base("steps")),
+    Row("integers that differ, without a base",
+        "I64 tensors are copied, not merged: make them equal in all inputs, or take the base's with the recipe field "
+        "`integers: base`",
+        both(fields(base_model=None), add("steps", np.arange(3)), put("func", "steps", 1, 9)), fields(integers="base"),
+        expected=as_in_base("steps")),
+    # The place of the output.
+    Row("a file above it", "Choose another name", both(file("file"), patched("mends.scene.OUT", "file/out")),
+        patched("mends.scene.OUT", "out")),
+    Row("a link in place", "Name the directory itself",
+        both(lambda _: os.mkdir("real"), lambda _: Path("out").symlink_to("real")),
+        both(patched("mends.scene.OUT", "real"), options(overwrite=True)), expected=unseen),
+    Row("a file in place", "Choose another name, or remove it", file("out"), file("out", None)),
+    Row("a directory in place", "Choose another name, or ask for it to be overwritten (--overwrite)",
+        lambda _: os.mkdir("out"), options(overwrite=True)),
+    Row("notes in place", "Choose another name, or remove it yourself",
+        both(file("out/notes.txt"), options(overwrite=True)), lambda _: shutil.rmtree("out")),
+    Row("something in place of the work directory", "Remove it", file(".out.sdmw"), file(".out.sdmw", None)),
+    Row("a shard's header that is too long", "A smaller max_shard_size puts fewer tensors in a shard",
+        both(*(add(f"more.{n}", np.full(100, n, np.float32)) for n in range(50)),
+             patched("sdmw.writing.layout.LONGEST_HEADER", 5000)), options(max_shard_size="4KB")),
+    Row("a limit of file sizes", "Choose a smaller max_shard_size, or raise the limit", limited,
+        merged_in_small_shards),
+]  # fmt: skip
+
+
+def save_base_apart(scene):
+    """All but corp in shards of few tensors."""
+    names = list(scene.tensors["base"])
+    shutil.rmtree("base")
+    write_checkpoint("base", scene.tensors["base"], shards=[names[:3], names[3:6], names[6:]])

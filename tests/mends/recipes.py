@@ -1,0 +1,162 @@
+"""Mends of what a recipe says."""
+
+from mends.scene import (
+    Row,
+    adapted,
+    adapter,
+    both,
+    fields,
+    file,
+    move,
+    options,
+    patched,
+    text,
+)
+from reference.linear import linear
+from reference.sdm_w import sdm_w
+from reference.task_arithmetic import task_arithmetic
+
+FINE = "merge_method: linear\nbase_model: base\nmodels: [./corp, ./func]\n"
+FINE_TUNED = "merge_method: sdm_w\nbase_model: base\nmodels: [./corp, ./func]\n"
+
+
+def yaml(name, mend, wrong, right=FINE, expected=None, then=""):
+    """A row whose recipe is written anew."""
+    more = {} if expected is None else {"expected": expected}
+    return Row(name, mend, text(wrong), text(right), then=then, **more)
+
+
+def by_sdm_w(k=10):
+    def expected(scene):
+        base, *models = (scene.tensors[name] for name in ("base", "corp", "func"))
+        return sdm_w(base, models, {name: [name] for name in base}, k=k)[0]
+
+    return expected
+
+
+def by_task_arithmetic(*weights):
+    def expected(scene):
+        base, *models = (scene.tensors[name] for name in ("base", "corp", "func"))
+        return {n: task_arithmetic(base[n], [m[n] for m in models], weights, False, 1) for n in base}
+
+    return expected
+
+
+def weighted(one, two):
+    def expected(scene):
+        corp, func = scene.tensors["corp"], scene.tensors["func"]
+        return {name: linear([corp[name], func[name]], [one, two], True) for name in corp}
+
+    return expected
+
+
+MANY = "x: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"x{n}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for n, (old, new) in enumerate(zip("abcd", "bcde", strict=True))
+)
+
+ROWS = [
+    yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
+         FINE + "parameters: {normalize: true}\n"),
+    yaml("a field like no other", "Known: merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, "
+         "missing, extra, integers, chat_template, generation_config", FINE + "zzzz: 1\n"),
+    yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
+         FINE + "chat_template: base\n"),
+    yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",
+         FINE + "generation_config: base\n"),
+    yaml("a parameter as a field", "Write it under parameters", FINE + "normalize: true\n",
+         FINE + "parameters: {normalize: true}\n"),
+    yaml("no models", "Write for instance models: [{model: ./corp}, {model: ./func}]", "merge_method: linear\n",
+         "merge_method: linear\nmodels: [{model: ./corp}, {model: ./func}]\n"),
+    yaml("no method", "Write merge_method", "base_model: base\nmodels: [./corp, ./func]\n"),
+    yaml("a dtype that is not built", "Write float32, float16 or bfloat16", FINE + "out_dtype: float64\n",
+         FINE + "out_dtype: float32\n"),
+    yaml("a word that is misspelt", "Did you mean pass?", FINE + "nonfinite: pas\n", FINE + "nonfinite: pass\n"),
+    Row("a number for a name", "Put it in quotes",
+        both(move("base", "3"), text(FINE.replace("base_model: base", "base_model: 3"))),
+        text(FINE.replace("base_model: base", "base_model: '3'"))),
+    yaml("a number for a key", "Put it in quotes", FINE + "1: x\n", FINE + "'1': x\n", then="unknown field"),
+    yaml("a method that is misspelt", "Did you mean linear?", FINE.replace("linear", "linaer")),
+    yaml("a method that is not built", "Use one of linear, lora, sdm_w, task_arithmetic",
+         FINE.replace("linear", "slerp")),
+    yaml("a model twice", "It is models.0 too", FINE.replace("./func]", "./corp]")),
+    Row("two models of one name", "Rename one",
+        both(move("func", "corp+x"), adapter("x"),
+             fields(models=[{"model": {"model": {"path": "./corp"}, "lora": {"path": "./x"}}},
+                            {"model": {"model": {"path": "./corp+./x"}}}])),
+        both(move("corp+x", "func"), fields(models=["./corp", "./func"]))),
+    yaml("no base", "Write base_model: task_arithmetic merges what the models changed of it",
+         "merge_method: task_arithmetic\nmodels: [./corp, ./func]\n",
+         "merge_method: task_arithmetic\nbase_model: base\nmodels: [./corp, ./func]\n", by_task_arithmetic(1, 1)),
+    yaml("a parameter of all under a model", "Move it to the top level's parameters",
+         FINE.replace("./corp,", "{model: ./corp, parameters: {normalize: true}},"),
+         FINE + "parameters: {normalize: true}\n"),
+    yaml("numbers and rules", "A list holds numbers alone, or {filter, value} alone",
+         FINE + "parameters: {weight: [2, {value: 2}]}\n", FINE + "parameters: {weight: [{value: 2}]}\n"),
+    yaml("a number in quotes", "'50' is text: write the number without quotes",
+         FINE_TUNED + "parameters: {k: '50'}\n", FINE_TUNED + "parameters: {k: 50}\n", by_sdm_w(50)),
+    yaml("a word that varies", "granularity takes neither filter nor gradient",
+         FINE_TUNED + "parameters: {granularity: [tensor, tensor]}\n",
+         FINE_TUNED + "parameters: {granularity: tensor}\n", by_sdm_w()),
+    yaml("the share that is kept", "Write k: 90, the percentage that is dropped",
+         FINE_TUNED + "parameters: {density: 0.1}\n", FINE_TUNED + "parameters: {k: 90}\n", by_sdm_w(90)),
+    yaml("a bomb", "Is this a recipe?", FINE + MANY),
+    yaml("Latin-1", "Save the file as UTF-8", FINE.encode() + b"# \xe9\n", FINE + "# é\n"),
+    yaml("a key twice", "It is also in line 3", FINE + "models: [./func]\n"),
+    yaml("two merge keys", "Merge a list: <<: [*a, *b]",
+         "models:\n- &a {model: ./corp}\n- &b {parameters: {weight: 1}, model: ./func}\n- {<<: *a, <<: *b}\n",
+         "models:\n- &a {model: ./corp}\n- &b {parameters: {weight: 1}, model: ./func}\n- {<<: [*a, *b]}\n",
+         then="merge_method: missing"),
+    yaml("no colon", "Write name: value", "merge_method linear\nbase_model: base\nmodels: [./corp, ./func]\n"),
+    yaml("a line too far in", "Indent the line as those that it belongs to, or put text that holds a colon in quotes",
+         FINE.replace("base_model", " base_model")),
+    yaml("a tab", "Indent with blanks", FINE + "parameters:\n\tnormalize: true\n",
+         FINE + "parameters:\n  normalize: true\n"),
+    yaml("an odd beginning", "Put the text in quotes", FINE.replace("base_model: base", "base_model: `base`"),
+         FINE.replace("base_model: base", "base_model: '`base`'"), then="'`base`': no such directory"),
+    yaml("a line too far out", "Indent them alike",
+         "merge_method: linear\nmodels:\n  - model: ./corp\n - model: ./func\n",
+         "merge_method: linear\nmodels:\n  - model: ./corp\n  - model: ./func\n"),
+    yaml("an open bracket", "Close it, or put a comma between", FINE.replace("func]", "func")),
+    yaml("an open quote", "Close it", FINE.replace("base_model: base", "base_model: 'base")),
+    Row("no size", "Write for instance 5GB or 512MiB", options(max_shard_size="5Q"), options(max_shard_size="5GB")),
+    Row("a little budget", "Set the budget to NMB or more", options(budget="1MB"),
+        lambda scene: options(budget=scene.said.split("budget to ")[1].split(" ")[0])(scene)),
+    Row("a rule for some tensors", "Add a rule without a filter, or leave weight out everywhere",
+        both(text(FINE_TUNED + "parameters: {weight: [{filter: mlp, value: 1}], k: 0}\n")),
+        text(FINE_TUNED + "parameters: {weight: [{filter: mlp, value: 1}, {value: 1}], k: 0}\n"),
+        expected=by_task_arithmetic(1, 1)),
+    Row("a filter within a layer", "Let filters and gradients follow the layers, or choose a finer granularity",
+        text(FINE_TUNED + "parameters: {granularity: block, k: [{filter: mlp, value: 90}, {value: 90}, {filter: x, "
+             "value: 1}]}\n".replace("{value: 90}", "{value: 10}")),
+        text(FINE_TUNED + "parameters: {granularity: tensor, k: [{filter: mlp, value: 10}, {value: 10}]}\n"),
+        expected=by_sdm_w(10)),
+    # Where the models are.
+    Row("a revision of a directory", "Write './corp'", fields(models=["./corp@main", "./func"]),
+        fields(models=["./corp", "./func"])),
+    Row("a variable", "$ is not expanded in a recipe: write the path itself", fields(models=["$X/corp", "./func"]),
+        fields(models=["./corp", "./func"])),
+    Row("a GGUF file", "GGUF is not read: name the directory of its safetensors files",
+        both(file("corp/m.gguf", "GGUF"), fields(models=["corp/m.gguf", "./func"])),
+        fields(models=["./corp", "./func"])),
+    Row("a file of a model", "Name the directory: ./corp", fields(models=["./corp/model.safetensors", "./func"]),
+        fields(models=["./corp", "./func"])),
+    Row("a directory that is misspelt", "Did you mean './corp'?", fields(models=["./cropp", "./func"]),
+        fields(models=["./corp", "./func"])),
+    Row("not in the Hub cache", "Give a directory, or allow the network with --download",
+        both(patched("huggingface_hub.constants.HF_HUB_CACHE", "hub"), fields(models=["acme/none", "./func"])),
+        fields(models=["./corp", "./func"])),
+    Row("no home for the Hub cache", "Give a directory, or set HF_HOME to one for the cache",
+        both(patched("huggingface_hub.constants.HF_HUB_CACHE", "~/hub"), fields(models=["acme/none", "./func"])),
+        fields(models=["./corp", "./func"])),
+    Row("an adapter where the base belongs", "Write its model as base_model: it was trained on 'base'",
+        both(adapter("lora", base_model_name_or_path="base"), fields(base_model="./lora")), fields(base_model="base")),
+    Row("an adapter first, and no base", "Write base_model: it was trained on 'base'",
+        both(adapter("lora", base_model_name_or_path="base"),
+             fields(base_model=None, models=["./lora"])),
+        fields(base_model="base"), expected=adapted),
+    Row("an adapter first, of nothing", "Write base_model",
+        both(adapter("lora", base_model_name_or_path=None), fields(base_model=None, models=["./lora"])),
+        fields(base_model="base"), expected=adapted),
+    Row("an adapter of nothing where the base belongs", "Write its model as base_model",
+        both(adapter("lora", base_model_name_or_path=None), fields(base_model="./lora")), fields(base_model="base")),
+]  # fmt: skip

@@ -1,0 +1,112 @@
+"""What one worker does with a piece: tiles are let go of in turn, lost pages are told, a stop counts at each tile."""
+
+import itertools
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import sdmw
+from checkpoints_on_disk import fine_tuned, write_checkpoint
+from sdmw.errors import RunError
+from sdmw.running import work
+from sdmw.running.events import Progress
+from sdmw.running.work import read_tiles, tile_borders
+from sdmw.tensors import lost_pages
+
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
+
+class Watched:
+    """A tensor of the numbers from 0 on, and its own source, which notes what is asked of it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def open(self):
+        return self
+
+    def tile(self, start, stop):
+        self.asked.append(("tile", start, stop))
+        return np.arange(start, stop)
+
+    def release(self, start, stop):
+        self.asked.append(("release", start, stop))
+
+    def lost(self):
+        return None
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Of two models with one tensor of one piece and 64 tiles."""
+    monkeypatch.chdir(tmp_path)
+    base = {"w": np.zeros((64, 64), np.uint8).astype(np.float32)}
+    write_checkpoint("base", base)
+    write_checkpoint("corp", fine_tuned(np.random.default_rng(8), base))
+    return {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "corp"}]}
+
+
+def test_each_tile_is_let_go_of_before_the_next():
+    """A mapped page is resident until then: else memory grows with the inputs."""
+    tensors = [Watched(), Watched()]
+    for start, arrays in read_tiles(tensors, 0, 10, 4, lambda: None):
+        assert all(array[0] == start for array in arrays)
+    # What is left behind the last whole tile goes with it.
+    wanted = [(what, *tile) for tile in [(0, 4), (4, 10)] for what in ("tile", "release")]
+    assert [tensor.asked for tensor in tensors] == [wanted, wanted]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "tile", "borders"),
+    [
+        (0, 12, 4, [(0, 4), (4, 8), (8, 12)]),
+        (0, 11, 4, [(0, 4), (4, 11)]),
+        (3, 12, 4, [(3, 4), (4, 8), (8, 12)]),
+        (0, 3, 4, [(0, 3)]),
+        (5, 5, 4, []),
+    ],
+)
+def test_tiles_end_at_multiples_within_the_tensor(start, stop, tile, borders):
+    assert list(tile_borders(start, stop, tile)) == borders
+
+
+def test_a_long_rest_is_a_tile_of_its_own():
+    assert list(tile_borders(0, 3 * 4096 - 1, 2 * 4096)) == [(0, 3 * 4096 - 1)]
+    assert list(tile_borders(0, 3 * 4096, 2 * 4096)) == [(0, 2 * 4096), (2 * 4096, 3 * 4096)]
+
+
+def test_pages_that_are_lost_during_a_tile_end_the_merge(recipe, monkeypatch):
+    """Their place was zeros. A file that changed is told by its times; a disk that fails is told by this alone."""
+    losses = itertools.count()
+    monkeypatch.setattr(lost_pages, "lost", lambda: next(losses))
+    with pytest.raises(RunError, match=r"model\.safetensors: .*Input/output error"):
+        sdmw.merge(recipe, "out", progress=False)
+    assert sorted(os.listdir(".")) == ["base", "corp"]
+
+
+def test_an_error_ends_the_pieces_that_are_under_way(recipe, monkeypatch):
+    """At their next tile: a stop does not wait for whole pieces."""
+    read, begun, halfway = work.read_tiles, [], threading.Event()
+
+    def slow(*arguments):
+        for tile in read(*arguments):
+            begun.append(1)
+            if len(begun) > 1:
+                halfway.set()
+                time.sleep(0.1)
+            yield tile
+
+    def fail(event):
+        if isinstance(event, Progress):
+            assert halfway.wait(10)
+            raise KeyError
+
+    monkeypatch.setattr(work, "read_tiles", slow)
+    base = {"a": np.ones(1, np.float32), "w": np.ones((64, 64), np.float32)}
+    write_checkpoint("two", base)
+    with pytest.raises(KeyError):
+        sdmw.merge({"merge_method": "linear", "models": [{"model": "two"}]}, "out", progress=fail, threads=2)
+    assert len(begun) < 14  # a piece has 16 tiles

@@ -1,0 +1,69 @@
+"""A mend is tried: each row builds a fault, gets the message, does what it says, and gets the right result."""
+
+import re
+
+import pytest
+
+import sdmw
+from mends import adapters, checkpoints, recipes, runs, scan
+from mends.scene import Row, Scene, plain
+from sdmw.writing import work_directory
+
+ROWS: list[Row] = [*recipes.ROWS, *checkpoints.ROWS, *adapters.ROWS, *runs.ROWS]
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        yield Scene(patch)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_mend_mends(row, scene):
+    scene.call, scene.expected = row.call, row.expected
+    row.fault(scene)
+    with pytest.raises(sdmw.SdmwError) as caught:
+        scene.run()
+    scene.said = str(caught.value)
+    assert row.mend in [plain(problem.mend) for problem in caught.value.problems], scene.said
+    row.follow(scene)
+    if row.then:
+        with pytest.raises(sdmw.SdmwError) as caught:
+            scene.run()
+        assert re.search(row.then, str(caught.value)), str(caught.value)
+        assert row.mend not in str(caught.value)
+    else:
+        scene.run()
+        scene.check()
+
+
+# Mends without a row, and why.
+WITHOUT = {
+    "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
+    "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
+    "Check the network": "needs the network to fail: tests/storage/test_locate.py",
+    "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
+    "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
+    "tests/writing/test_publication.py",
+    "Raise the limit": "the limit is the process's own: tests/test_pack.py",
+    "Write to a disk, or raise the limit of memory": "needs a memory group and a memory disk: tests/faults",
+    "Write to another file system, and move the result": "needs a file system that cannot rename: tests/faults",
+    "Choose another folder": "needs a user who may not write, or a read-only disk: tests/writing/test_target.py",
+    "Name a directory inside it": "needs a mount point: tests/faults/test_places.py",
+    "Remove it first, or choose another name": "needs an overlay: tests/faults/test_places.py",
+    "Finish it with that version, or start over (--restart, resume=False)": "needs that version: test_resume.py",
+    "Remove it by hand": "needs a directory that cannot be removed: tests/writing/test_publication.py",
+    work_directory._LOCKS: "needs a file system without locks: tests/faults/test_places.py",
+}
+
+
+def test_every_mend_of_the_source_has_a_row():
+    lacking = {
+        pattern: module
+        for pattern, module in scan.mends().items()
+        if not any(re.fullmatch(pattern, row.mend) for row in ROWS)
+    }
+    explained = {pattern for pattern in lacking if any(re.fullmatch(pattern, words) for words in WITHOUT)}
+    assert {pattern: module for pattern, module in lacking.items() if pattern not in explained} == {}
+    assert [words for words in WITHOUT if not any(re.fullmatch(pattern, words) for pattern in lacking)] == []
