@@ -78,7 +78,7 @@ def test_ten_runs_at_once_into_one_output(world):
     assert codes == [0] + [1] * 9, said
     # Who came when the first was done finds its output.
     refused = [each for each in said if "another run (pid" in each or "it exists" in each]
-    assert len(refused) == 9
+    assert len(refused) == 9, said
     assert bits(folder / "out") == expected
     shutil.rmtree(folder / "out")
 

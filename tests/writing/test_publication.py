@@ -307,7 +307,7 @@ def test_what_appears_at_the_target_meanwhile_is_not_replaced(tmp_path, monkeypa
 
 def test_a_target_that_exists_at_the_beginning_is_refused_then(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="File exists"):
+    with pytest.raises(OutputError, match=r"it exists\. Choose another name"):
         Publication.begin(str(tmp_path / "out"), lay_out(WANTED, 64), overwrite=False)
     assert os.listdir(tmp_path) == ["out"]
 
@@ -499,7 +499,7 @@ def test_an_old_checkpoint_moved_aside_by_a_killed_run_comes_back(tmp_path):
     aside = tmp_path / ".out.sdmw" / "replaced"
     aside.mkdir(parents=True)
     (aside / "old").write_text("old")
-    with pytest.raises(OutputError, match="File exists"):
+    with pytest.raises(OutputError, match=r"it exists\. Choose another name"):
         written(tmp_path / "out")
     assert files(tmp_path) == {"out/old": b"old"}
 

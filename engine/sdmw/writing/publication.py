@@ -1,6 +1,5 @@
 """The output checkpoint: reserved at once, written at offsets, published by one rename."""
 
-import errno
 import os
 import uuid
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from sdmw.writing.journal import Journal
 from sdmw.writing.kept_run import Identity, differences
 from sdmw.writing.layout import ShardLayout, index_bytes
 from sdmw.writing.sink import Sink
+from sdmw.writing.target import OVERWRITE
 from sdmw.writing.work_directory import WorkDirectory, remove_tree
 
 _NOT_DURABLE = (
@@ -84,9 +84,8 @@ class Publication:
                 output._work.restore()
                 for folder in (*map(os.path.dirname, output._work.made), output._work.parent):
                     output._sync_folder(folder)
-            with output._failure.final(output.target):
-                if not overwrite and os.path.lexists(output.target):  # another run was faster: tell it before the work
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if not overwrite and os.path.lexists(output.target):  # another run was faster: report it before the work
+                raise output._failure.keep(OutputError([Problem(output.target, "", "it exists", OVERWRITE)]))
             with output._failure.final(output._work.path):
                 output._journal = output._reopened(identity) if resume else None
                 if output._journal is None:

@@ -11,6 +11,7 @@ from sdmw.sizes import shown
 from sdmw.writing.probe import try_place
 from sdmw.writing.work_directory import parted, standing, work_path
 
+OVERWRITE = "Choose another name, or ask for it to be overwritten (--overwrite)"  # of a directory that is there
 ARCHIVE = "zarr.json"  # a delta archive's attributes
 
 
@@ -63,7 +64,7 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
     elif not stat.S_ISDIR(mode):
         yield "it exists and is no directory", "Choose another name, or remove it"
     elif not overwrite:
-        yield "it exists", "Choose another name, or ask for it to be overwritten (--overwrite)"
+        yield "it exists", OVERWRITE
     elif stranger := _stranger(path):
         yield stranger, "Choose another name, or remove it yourself"
 
