@@ -32,6 +32,7 @@ from sdmw.statistics.histogram import HistogramLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.shared import ChangesLook
+from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 
 MODELS = 2
 INFINITY = FIRST_NONFINITE_BIN << 16
@@ -92,6 +93,15 @@ SAMPLES: Mapping[str, Sample] = {
     "histogram and list": Sample(HistogramLook((50.0,) * MODELS), every_bin(131_000), plain_histograms, use_histograms),
     "Gram matrix of deltas": Sample(GramLook(True, True), wide_range(), lambda statistic: statistic, Gram.matrix),
     "Gram matrix of values": Sample(GramLook(True, False), wide_range(), lambda statistic: statistic, Gram.matrix),
+    "ties": Sample(
+        TiesLook((Tied(0, 1), Tied(1, INFINITY - 1)), MOST_BLOCKS * GRAIN), wide_range(), np.ndarray.tolist, np.cumsum
+    ),
+    "last taken": Sample(
+        LastTakenLook((Taken(Tied(0, INFINITY), 0, 4 * GRAIN, 7), Taken(Tied(1, INFINITY), 0, 4 * GRAIN, 9))),
+        wide_range(),
+        lambda statistic: statistic,
+        lambda statistic: None,
+    ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
 }
@@ -126,7 +136,7 @@ def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_parts_add_up_in_any_order_and_grouping(sample, data):
-    grain = sample.look.grain
+    grain = sample.look.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
     cuts = [grain * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // grain), max_size=5))]
     seed = data.draw(st.integers(0, 2**32))
     edges = [0, *sorted(cuts), sample.patterns.size]
@@ -160,7 +170,7 @@ def test_nothing_changes_nothing(sample):
 
 
 def test_adding_leaves_the_parts_as_they_are(sample):
-    half = sample.patterns.size // 2 // sample.look.grain * sample.look.grain
+    half = sample.patterns.size // 2 // sample.look.grain * sample.look.grain if sample.look.ranges() is None else 0
     parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:], start=half)]
     before = [sample.plain(part) for part in parts]
     sample.look.add(*parts)
