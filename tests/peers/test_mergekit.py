@@ -283,6 +283,40 @@ models: [{model: a}, {model: other}]
 parameters: {max_iter: 100, tol: 1.0e-7}
 """,
     "model_stock": "merge_method: model_stock\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]",
+    "ties": """
+merge_method: ties
+base_model: base
+models:
+  - {model: base}
+  - {model: a, parameters: {weight: 0.5, density: 0.5}}
+  - {model: b, parameters: {weight: [0.3, 0.9], density: [0.3, 0.6, 1]}}
+parameters: {normalize: true, int8_mask: true}
+""",
+    "ties: not normalised, rescaled": """
+merge_method: ties
+base_model: base
+models:
+  - {model: a, parameters: {weight: 0.5, density: 0.7}}
+  - {model: b, parameters: {weight: -0.4, density: 0.2}}
+  - {model: c, parameters: {weight: 0.9, density: 0.001}}
+parameters: {normalize: false, rescale: true, lambda: 0.8}
+""",
+    "breadcrumbs": """
+merge_method: breadcrumbs
+base_model: base
+models:
+  - {model: a, parameters: {weight: 0.5, density: 0.7, gamma: 0.05}}
+  - {model: b, parameters: {weight: 0.4, density: 0.95, gamma: 0.3}}
+""",
+    "breadcrumbs_ties": """
+merge_method: breadcrumbs_ties
+base_model: base
+models:
+  - {model: a, parameters: {weight: 0.5, density: 0.9}}
+  - {model: b, parameters: {weight: 0.4, density: 0.9}}
+  - {model: c, parameters: {weight: 0.7, density: 0.5, gamma: 0.02}}
+parameters: {normalize: true}
+""",
     "nearswap": "merge_method: nearswap\nbase_model: base\nmodels: [{model: a}]\nparameters: {t: 0.0005}",
     "ram": "merge_method: ram\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {epsilon: 0.001}",
     "ramplus_tl": """
