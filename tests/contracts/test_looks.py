@@ -29,6 +29,7 @@ from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
 from sdmw.statistics.gram import Gram, GramLook
 from sdmw.statistics.histogram import HistogramLook
+from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.shared import ChangesLook
@@ -101,6 +102,9 @@ SAMPLES: Mapping[str, Sample] = {
         wide_range(),
         lambda statistic: statistic,
         lambda statistic: None,
+    ),
+    "kept by chance": Sample(
+        KeptLook(3, (0.3, 0.9)), wide_range(), lambda statistic: statistic, lambda statistic: None
     ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),

@@ -25,6 +25,8 @@ from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from reference import (
     breadcrumbs,
     breadcrumbs_ties,
+    dare_linear,
+    dare_ties,
     karcher,
     linear,
     lora,
@@ -140,6 +142,20 @@ def trimmed_of(merge: Callable[..., NDArray[Any]], **of_model: float) -> Callabl
     return merged_of
 
 
+def by_chance_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
+    """A reference that takes the tensor's name, weights, densities and a seed."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        own = [[parameters.get(name, 1.0)] * len(models) for name in ("weight", "density")]
+        others = {name: parameters[name] for name in ("normalize", "rescale") if name in parameters}
+        more = {"scale": parameters.get("lambda", 1.0), "seed": parameters.get("random_seed", 0)}
+        return {
+            name: merge(name, base[name], [model[name] for model in models], *own, **more, **others) for name in base
+        }
+
+    return merged_of
+
+
 def one_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
     """The same of a reference that takes a single model."""
     return lambda *given, **parameters: merge(*given[:-1], *given[-1], **parameters)
@@ -211,6 +227,16 @@ SAMPLES = {
     "breadcrumbs_ties": Sample(
         ("corp", "func"), ({"weight": 0.5, "density": 0.8},), trimmed_of(breadcrumbs_ties.breadcrumbs_ties, gamma=0.01)
     ),
+    "dare_linear": Sample(
+        ("corp", "func"),
+        ({"weight": 0.5, "density": 0.4}, {"weight": 1.0, "density": 0.7, "rescale": False, "random_seed": 7}),
+        by_chance_of(dare_linear.dare_linear),
+    ),
+    "dare_ties": Sample(
+        ("corp", "third"),
+        ({"weight": 0.5, "density": 0.6, "normalize": True, "lambda": 0.9}, {"weight": 1.0}),
+        by_chance_of(dare_ties.dare_ties),
+    ),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(
         ("corp",), ({}, {"scale": 0.5}), each_tensor(one_of(passthrough.passthrough), of_base=False)
@@ -259,6 +285,7 @@ CASES = [pytest.param(name, given, id=f"{name}-{number}") for name, sample in SA
 def recipe_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     models = [{"model": model} for model in SAMPLES[name].models]
     recipe = {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+    recipe["random_seed"] = recipe["parameters"].pop("random_seed", 0)
     if not recipe["parameters"].pop("base", True):
         del recipe["base_model"]
     return recipe

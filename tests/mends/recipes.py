@@ -58,7 +58,7 @@ ROWS = [
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
     yaml("a field like no other", "Known: merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, "
-         "missing, extra, integers, chat_template, generation_config", FINE + "zzzz: 1\n"),
+         "missing, extra, integers, chat_template, generation_config, random_seed", FINE + "zzzz: 1\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
          FINE + "chat_template: base\n"),
     yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",

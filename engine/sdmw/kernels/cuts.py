@@ -8,17 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.codes import DELTA
-from sdmw.kernels.jit import bits_of, float_of, kernel
+from sdmw.kernels.jit import float_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode, encode
-
-
-@kernel
-def deltas_of(address: int, code: int, start: int, size: int, base: Any, delta: Any) -> None:
-    """The deltas of `size` elements from `start` of one input, float32; zero where bits are equal."""
-    decode(address, code, start, size, delta)
-    for i in range(size if code != DELTA else 0):
-        delta[i] = np.float32(0.0) if bits_of(delta[i]) == bits_of(base[i]) else delta[i] - base[i]
+from sdmw.kernels.voting import combine, deltas_of
 
 
 @kernel
@@ -89,51 +81,21 @@ def merge_kept(
     """(n+1),(n+1),(),(),(n,2),(n,2),(n),(n),(),(),(): base + scale * the sum of weighted kept deltas.
 
     METHODS.md, section 3, steps 1 to 7. `patterns` are uint32 and `places` int64: the upper and the lower cut of each
-    model. With `vote` only deltas of the sign of the sum count, zero being positive. With `normalize` the sum is
-    divided by that of the weights which count, at each element. All numbers are float32. NaN and infinity pass on.
-    Returns whether a result is NaN or infinite.
+    model. The rest is `combine`'s. NaN and infinity pass on. Returns whether a result is NaN or infinite.
     """
     models = addresses.size - 1
     base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
     total, share = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    zero, one = np.float32(0.0), np.float32(1.0)
-    whole = zero
-    for model in range(models):
-        whole = np.float32(whole + weights[model])
-    whole = one if abs(whole) < np.float32(1e-8) else whole
     bad = False
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base)
         for model in range(models):
-            delta, weight = deltas[model], weights[model]
-            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, deltas[model])
             keep_between(
-                delta, size, first + start, float_of(patterns[model, 0]), places[model, 0],
+                deltas[model], size, first + start, float_of(patterns[model, 0]), places[model, 0],
                 float_of(patterns[model, 1]), places[model, 1], factors[model],
             )  # fmt: skip
-            for i in range(size):
-                delta[i] = weight * delta[i]
-                total[i] = delta[i] if model == 0 else total[i] + delta[i]
-        if vote:
-            for i in range(size):
-                share[i] = one if total[i] >= zero else -one  # the sign
-                total[i] = zero if total[i] == total[i] else total[i]
-            for model in range(models):
-                delta = deltas[model]
-                for i in range(size):
-                    agrees = delta[i] * share[i] > zero
-                    total[i] = total[i] + (delta[i] if agrees else zero)
-            if normalize:
-                for i in range(size):
-                    sign, sum_of_weights = share[i], zero
-                    for model in range(models):
-                        sum_of_weights += weights[model] if deltas[model, i] * sign > zero else zero
-                    total[i] = total[i] / (one if sum_of_weights == zero else sum_of_weights)
-        elif normalize:
-            for i in range(size):
-                total[i] = total[i] / whole
-        for i in range(size):
-            total[i] = base[i] + (total[i] if scale == one else total[i] * scale)
+        combine(deltas, weights, size, vote, normalize, scale, base, total, share)
         bad |= encode(total, size, out_code, out_address, start)
     return bad

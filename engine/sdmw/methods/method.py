@@ -33,6 +33,7 @@ class Settings:
         models: how many are merged, the base not counted.
         base: whether the recipe has a base_model.
         elements: of the tensor.
+        seed: of all that is left to chance.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
     """
@@ -40,6 +41,7 @@ class Settings:
     models: int
     base: bool
     elements: int
+    seed: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
 
@@ -80,6 +82,7 @@ class Method(ABC, Generic[P, D, M]):
         takes: what its tiles hold.
         needs_base: `base_model` is compulsory. A method that takes deltas and can do without merges values then.
         parameters: all that it takes from a recipe.
+        draws: something is left to chance, so that the seed counts.
         fewest, most: how many models it merges, the base not counted.
         looks: every kind of look that `needs` may ask for.
         columns: facts about a model that a table shows, each with its format (PEP 3101).
@@ -90,6 +93,7 @@ class Method(ABC, Generic[P, D, M]):
     takes: ClassVar[Takes]
     needs_base: ClassVar[bool]
     parameters: ClassVar[tuple[Parameter, ...]]
+    draws: ClassVar[bool] = False
     fewest: ClassVar[int] = 1
     most: ClassVar[int | None] = None
     looks: ClassVar[tuple[type[Look[Any]], ...]] = ()

@@ -341,13 +341,13 @@ def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple
         for which, place in enumerate(places)
     )
     first, last = (min(end, histogram.nonzero) for end in _ends(params, model))
-    factor = _factor(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
+    factor = rescaled(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
     tied = places[1].tied if places[1].splits else 0
     return Kept(upper, lower, factor, histogram.nonzero, last - first, tied)
 
 
-def _factor(before: int, after: int) -> float:
-    """What scales kept magnitudes to the whole, of their exact sums."""
+def rescaled(before: int, after: int) -> float:
+    """What scales kept magnitudes to the whole, of their exact sums as multiples of 2**-149; 1 where one is tiny."""
     whole, kept = before / (1 << UNIT_EXPONENT), after / (1 << UNIT_EXPONENT)
     return whole / kept if whole >= SMALLEST_SUM and kept >= SMALLEST_SUM else 1.0
 

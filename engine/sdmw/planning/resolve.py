@@ -22,7 +22,7 @@ def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float, elemen
             by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Settings(len(recipe.models), recipe.base_model is not None, elements, top, by_model)
+    return Settings(len(recipe.models), recipe.base_model is not None, elements, recipe.random_seed, top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:

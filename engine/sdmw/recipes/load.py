@@ -145,6 +145,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         extra=shape.extra,
         integers=shape.integers,
         **sources,
+        random_seed=shape.random_seed,
         notes=tuple(findings.notes),
     )
 

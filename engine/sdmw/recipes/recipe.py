@@ -114,6 +114,7 @@ class Recipe:
         integers: what integers, booleans and float64 that differ are: an error, or the base's.
         chat_template: whose chat template the output has: "base", or one of the models by its name.
         generation_config: whose generation_config.json the output has, in the same way.
+        random_seed: what methods that leave something to chance draw from, 0 or more.
         text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
@@ -131,6 +132,7 @@ class Recipe:
     integers: Literal["error", "base"] = "error"
     chat_template: str = "base"
     generation_config: str = "base"
+    random_seed: int = 0
     text: str = ""
     file: str = ""
     notes: tuple[str, ...] = ()
