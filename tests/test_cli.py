@@ -63,7 +63,7 @@ def test_a_merge(recipe, capsys, monkeypatch):
     for line, name in zip(lines[1:3], ("./corp", "./func"), strict=True):
         assert re.fullmatch(rf"{name} +[\d.e-]+ +0\.\d{{4}} +\d\d\.\d\d%", line)
     assert re.fullmatch(r"result +out", lines[3])
-    assert re.fullmatch(r"peak memory +[\d.]+ MB resident, [\d.]+ MB of it anonymous", lines[4])
+    assert re.fullmatch(r"peak memory +[\d.]+ [MG]B resident, [\d.]+ [MG]B of it anonymous", lines[4])
     assert re.fullmatch(r"time +\d+\.\d s, [\d.]+ KB read, [\d.]+ KB written", lines[5])
     assert lines[6:] == ["load it      AutoModelForCausalLM.from_pretrained('out')"]
     assert "\x1b" not in done.out

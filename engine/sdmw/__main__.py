@@ -1,14 +1,14 @@
 """`python -m sdmw` is the command `sdmw`."""
 
-from sdmw.running.stop import own_signals
+from sdmw.running.stop import until_exit
 
 
 def main() -> None:
     """The command; signals are taken before what takes long to import."""
-    own_signals()
-    from sdmw import cli
+    with until_exit():
+        from sdmw import cli
 
-    cli.main()
+        cli.main()
 
 
 if __name__ == "__main__":

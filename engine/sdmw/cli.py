@@ -2,14 +2,13 @@
 
 import io
 import shlex
-import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdmw.running.stop import EndedError, own_signals
+from sdmw.running.stop import own_signals, until_exit
 from sdmw.version import __version__
 
 if TYPE_CHECKING:
@@ -305,6 +304,11 @@ def verify(
 
 def main() -> None:
     """The entry point: any failure is one message and an exit code, never a traceback."""
+    with until_exit():
+        _run()
+
+
+def _run() -> None:
     from sdmw.errors import SdmwError
 
     for stream in (sys.stdout, sys.stderr):
@@ -315,7 +319,6 @@ def main() -> None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(raw), before.encoding, "backslashreplace", line_buffering=before.line_buffering
         )
-    signals = own_signals()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -323,13 +326,8 @@ def main() -> None:
                 app()
             finally:
                 sys.stdout.flush()  # here, where an error is reported
-    except EndedError as end:
-        signals.end()
-        name = signal.Signals(int(str(end.code)) - 128).name
-        sys.stderr.write(f"error: {name}: stopped by this signal\n")
-        raise
     except SdmwError as error:
-        signals.end()
+        own_signals().end()  # the exit code is known
         from sdmw.reporting.terminal import print_error, print_note
 
         print_error(str(error))
@@ -339,8 +337,6 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    finally:
-        signals.end()
 
 
 class _Output(io.FileIO):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -127,3 +129,28 @@ def test_a_signal_stops_verifying(tmp_path, recipe, monkeypatch, signum):
         sdmw.verify(tmp_path / "out", sample=1, threads=2, progress=sends(signum, at="verify"))
     assert caught.value.signum == signum
     assert len(begun) <= 6 < tiles  # one done, what ran beside it, and what a worker began before it was told
+
+
+EARLY = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sdmw.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+class AtTheEnd:
+    def __del__(self):  # Python finalises: it has put its own handlers back
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.last = AtTheEnd()
+sys.argv = ["sdmw", "--version"]
+from sdmw.__main__ import main
+main()
+"""
+
+
+def test_a_signal_while_the_command_is_imported_and_another_at_the_end():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: SIGINT: stopped by this signal\n")

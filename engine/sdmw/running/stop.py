@@ -3,8 +3,10 @@
 import ctypes
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -101,12 +103,13 @@ class ProcessSignals:
         for each in SIGNALS:
             _set(each, self._came)
 
-    def end(self) -> None:
-        """The exit code is known."""
+    def end(self) -> bool:
+        """The exit code is known. Whether it was not before."""
         global _owner
         for each in SIGNALS:
             _set(each, signal.SIG_IGN)
-        _owner = None
+        owned, _owner = _owner is self, None
+        return owned
 
     def _came(self, signum: int, _frame: FrameType | None) -> None:
         if self._signum is not None:
@@ -127,6 +130,24 @@ def own_signals() -> ProcessSignals:
     global _owner
     _owner = _owner or ProcessSignals()
     return _owner
+
+
+@contextmanager
+def until_exit() -> Iterator[None]:
+    """Own this process's signals from here to its exit; one that ends the process is reported in a line.
+
+    Python itself would put the default back while it finalises: a late signal would then change the exit code.
+    """
+    signals = own_signals()
+    try:
+        yield
+    except EndedError as end:
+        if signals.end():
+            name = signal.Signals(int(str(end.code)) - 128).name
+            sys.stderr.write(f"error: {name}: stopped by this signal\n")
+        raise
+    finally:
+        signals.end()
 
 
 def _end_at_once(code: int) -> None:
