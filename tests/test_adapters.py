@@ -575,6 +575,25 @@ class TestTiedHeads:
         assert "expected embedding and head changed together" in str(problem)
         assert "merge_and_unload" in problem.mend
 
+    @pytest.mark.parametrize("trained", ["model.shared", "lm_head"])
+    def test_bart_s_encoder_and_decoder_have_modules_of_their_own(self, tmp_path, monkeypatch, trained):
+        """A copy of the shared embedding is read by neither; a head of its own unties both, which are then written."""
+        monkeypatch.chdir(tmp_path)
+        base = {"model.shared.weight": np.ones((40, 16), "f4"), "model.encoder.x.weight": np.ones((4, 4), "f4")}
+        config = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"], "tie_word_embeddings": True}
+        write_checkpoint(tmp_path / "base", base, config=config)
+        write_adapter(tmp_path / "a", {f"{PREFIX}{trained}.weight": np.zeros((40, 16), "f4")})
+        recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "a"}]}
+        if trained == "model.shared":
+            (problem,) = sdmw.plan(recipe).problems
+            assert "of which peft trains a copy that neither of them reads" in str(problem)
+            return
+        found, _ = run("task_arithmetic", models=("a",))
+        assert not found["lm_head.weight"].any()
+        for side in ("encoder", "decoder"):
+            np.testing.assert_array_equal(found[f"model.{side}.embed_tokens.weight"], base["model.shared.weight"])
+        assert self.is_tied() is False
+
     def test_a_model_without_a_head_has_none_to_keep(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         base = {"embed_tokens.weight": np.ones((40, 16), "f4")}

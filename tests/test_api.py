@@ -158,6 +158,19 @@ def test_shards_are_split_in_the_base_s_order(world):
     assert sdmw.inspect("whole").components == sdmw.inspect("out").components
 
 
+def test_a_tilde_is_the_home_folder_for_an_output_too(world, monkeypatch):
+    monkeypatch.setenv("HOME", str(world / "home"))
+    Path("home").mkdir()
+    sdmw.merge(RECIPE, "~/out", progress=False)
+    assert (world / "home/out/model.safetensors").exists()
+    assert not Path("~").exists()
+    assert "it exists" in str(sdmw.plan(RECIPE, Path("~/out")).problems[0])
+    assert sdmw.verify("~/out", inputs="~/..", progress=False).problems == ()
+    sdmw.pack("base", "corp", "~/archive", k=100, progress=False)
+    sdmw.apply("base", "~/archive", "~/corp", progress=False)
+    assert {path.name for path in Path("home").iterdir()} == {"out", "archive", "corp"}
+
+
 def test_overwriting_leaves_nothing_of_the_old(world):
     sdmw.merge(RECIPE, "out", progress=False, max_shard_size=1500)
     Path("out/of-the-old").write_text("x")

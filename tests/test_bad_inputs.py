@@ -274,6 +274,8 @@ PLANNING = [
          files=lambda w: os.unlink(w.at("corp", "config.json"))),
     Case("broken config", PlanError, (r"HERE/corp/config.json: not JSON: ",),
          files=replace_file("corp", "config.json", data=b"{")),
+    Case("config is a pointer", PlanError, (r"corp/config.json: expected the file, found a pointer of Git LFS",),
+         files=replace_file("corp", "config.json", data=b"version https://git-lfs.github.com/spec/v1\n")),
     Case("config is a list", PlanError, (r"HERE/corp/config.json: expected an object, found list",),
          files=replace_file("corp", "config.json", data=b"[1]")),
     Case("no weights", PlanError, (r"HERE/corp: expected model.safetensors or .*, found no weights",),
@@ -329,6 +331,10 @@ PLANNING = [
          (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by "
           r"taking 'x\.' off its names\. Rename",),
          tensors=lambda w: setattr(w, "corp", {f"x.{name}": a for name, a in w.corp.items()})),
+    Case("a part under another prefix", PlanError,
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found \d+ of \d+ are missing, but most agree by "
+          r"writing 'model\.' for 'inner\.' before its names\. Rename",),
+         tensors=lambda w: setattr(w, "corp", {n.replace("model.l", "inner.l"): a for n, a in w.corp.items()})),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
          tensors=cast("corp", NORM, np.int32)),

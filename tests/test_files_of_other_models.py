@@ -89,3 +89,40 @@ def test_a_template_whose_name_is_a_path_is_refused(models):
     put("a", "tokenizer_config.json", {"chat_template": [{"name": "../../x", "template": "of a"}]})
     with pytest.raises(PlanError, match=r"chat_template: expected a name that a file can have, found '../../x'"):
         merge(chat_template="a")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 3000\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "file"),
+    [
+        ("chat_template", "chat_template.jinja"),
+        ("chat_template", "additional_chat_templates/tools.jinja"),
+        ("chat_template", "chat_template.json"),
+        ("chat_template", "tokenizer_config.json"),
+        ("generation_config", "generation_config.json"),
+    ],
+)
+def test_a_pointer_of_git_lfs_is_refused_and_not_recommended(models, field, file):
+    put("a", file, POINTER)
+    with pytest.raises(PlanError, match=rf"a/{file}: expected the file, found a pointer of Git LFS.*git lfs pull"):
+        merge(**{field: "a"})
+    assert not any(field in note for note in sdmw.plan(recipe("a", "b")).notes)
+
+
+def test_a_pointer_that_is_not_read_does_not_matter(models):
+    put("a", "chat_template.jinja", "of a")
+    put("a", "tokenizer_config.json", POINTER)
+    merge(chat_template="a")
+    assert Path("out/chat_template.jinja").read_text() == "of a"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "not JSON: Expecting property name"), ("[1]", "expected an object, found list")]
+)
+def test_generation_settings_that_are_no_object_are_refused_and_not_recommended(models, text, said):
+    put("a", "generation_config.json", text)
+    with pytest.raises(PlanError, match=rf"a/generation_config\.json: {said}.*\. Put it right, or write"):
+        merge(generation_config="a")
+    assert not any("generation_config" in note for note in sdmw.plan(recipe("a", "b")).notes)

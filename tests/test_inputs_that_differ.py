@@ -51,6 +51,14 @@ def test_extra_tensors_are_taken_or_left_out(tmp_path, differing, extra, names):
     )
 
 
+def test_an_extra_tensor_of_two_models_is_the_first_one_s_and_said(tmp_path, differing):
+    third = model(tmp_path / "third", {**load_file(f"{differing[1]}/model.safetensors"), "w": values(9, 9)})
+    report = sdmw.merge(recipe(*differing[:1], *differing, third, extra="take", integers="base"), tmp_path / "out")
+    said = [warning for warning in report.warnings if "left out" in warning]
+    assert said == ["model 'third': left out, since an earlier model has one of this name: 'eyes.0' and 1 more"]
+    assert report.tally.dropped == {third: 2}
+
+
 def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing):
     with pytest.raises(PlanError) as caught:
         sdmw.merge(recipe(*differing[:1], *differing, integers="base"), tmp_path / "out")
@@ -189,7 +197,7 @@ class TestWhatIsNotMergedIsCounted:
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == (("lm_head.weight",), ())
             assert "lm_head" not in card.partition("## Recipe")[0]
         else:
-            untied = "'lm_head.weight': not equal to the embedding, so written by itself"
+            untied = "'lm_head.weight': not tied to the embedding, so written by itself"
             assert f"untied {untied}" in lines
             assert "tied heads 1 tensor in 'base' not stored: the embedding stands in" in lines
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == ((), ("lm_head.weight",))

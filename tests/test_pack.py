@@ -204,13 +204,14 @@ def test_a_merge_goes_along_with_all_that_tells_of_it(world):
 def test_weights_in_folders_of_their_own_go_along(world):
     """A sentence transformer's module, in either form, of the base alone or of both."""
     for path, data in (("base/2_Dense/pytorch_model.bin", b"old"), ("base/3/model.safetensors", b"1"),
-                       ("tune/3/model.safetensors", b"2")):  # fmt: skip
-        Path(path).parent.mkdir()
+                       ("tune/3/model.safetensors", b"2"), ("tune/3/model.safetensors.index.json", b"{}")):  # fmt: skip
+        Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_bytes(data)
     pack("base", "tune", "archive")
     apply("base", "archive", "there")
     revert("there", "archive", "back")
     assert Path("there/3/model.safetensors").read_bytes() == b"2"
+    assert Path("there/3/model.safetensors.index.json").read_bytes() == b"{}"
     assert not Path("there/2_Dense").exists()
     assert Path("back/3/model.safetensors").read_bytes() == b"1"
     assert Path("back/2_Dense/pytorch_model.bin").read_bytes() == b"old"

@@ -37,6 +37,21 @@ def test_effects(key, effect):
             {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
             {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}},
         ),
+        (  # Gemma 3
+            {"rope_theta": 1e6, "rope_local_base_freq": 5e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            {"rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
+        ),
+        (  # Phi
+            {"rope_theta": 5e5, "partial_rotary_factor": 0.5},
+            {"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5, "rope_type": "default"}},
+        ),
+        (  # GPT-NeoX
+            {"rotary_pct": 0.25, "rotary_emb_base": 10000},
+            {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}},
+        ),
+        ({"bos_token_id": 1}, {"bos_token_id": [1]}),
         ({"head_dim": 16, "num_key_value_heads": 4}, {}),
         ({"attention_bias": False, "mlp_bias": None, "quantization": {}, "pruned_heads": []}, {}),
         ({"text_config": {"head_dim": 8, "hidden_size": 32, "num_attention_heads": 4}},
@@ -52,11 +67,17 @@ def test_two_spellings_of_one_config(one, other):
     [
         ({"rope_theta": 5e5}, {}),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {}),
+        ({"rotary_pct": 0.25}, {"rotary_pct": 0.5}),
+        ({"rope_local_base_freq": 5e3}, {"rope_local_base_freq": 5e4}),
+        ({"rope_parameters": {"sliding_attention": {"rope_theta": 5e3}, "full_attention": {"rope_theta": 5e5}}},
+         {"rope_parameters": {"sliding_attention": {"rope_theta": 5e5}, "full_attention": {"rope_theta": 5e3}}}),
+        ({"rope_parameters": {"sliding_attention": {"factor": 2.0}, "full_attention": {}}},
+         {"rope_parameters": {"sliding_attention": {}, "full_attention": {"factor": 2.0}}}),
         ({"head_dim": 32}, {}),
         ({"num_key_value_heads": 2}, {}),
         ({"attention_bias": True}, {}),
         ({"first_k_dense_replace": 0}, {}),  # a number is never nothing
     ],
-)
+)  # fmt: skip
 def test_two_configs(one, other):
     assert dict(plain_keys({**BASE, **one})) != dict(plain_keys({**BASE, **other}))

@@ -153,3 +153,90 @@ def test_an_untied_model_without_a_head_is_refused(tmp_path):
     with pytest.raises(PlanError, match=r"expected tensor 'lm_head\.weight', found none of this name"):
         sdmw.merge({"merge_method": "task_arithmetic", "base_model": str(base), "models": [{"model": str(one)}]},
                    tmp_path / "out", progress=False)  # fmt: skip
+
+
+BART = {
+    "vocab_size": 40, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 16,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 2,
+}  # fmt: skip
+SIDES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+
+
+def write_bart(path, model_class, config_class, seed, *, tie, own=True):
+    """A tiny model of BART's family; `own`: untied, its encoder and decoder have other embeddings than the shared."""
+    torch.manual_seed(seed)
+    model = model_class(config_class(**BART, tie_word_embeddings=tie)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+        tensors = model.state_dict()
+        if not own:
+            for name in SIDES:
+                tensors[name].copy_(tensors["model.shared.weight"])
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("base", "one"),
+    [
+        ({"tie": False}, {"tie": False}),
+        ({"tie": False, "own": False}, {"tie": False, "own": False}),
+        ({"tie": True}, {"tie": True}),
+        ({"tie": True}, {"tie": False, "own": False}),
+        ({"tie": True}, {"tie": False}),
+        ({"tie": False}, {"tie": True}),
+    ],
+)
+@pytest.mark.parametrize("family", ["Bart", "MBart", "M2M100"])
+def test_encoder_and_decoder_share_where_the_config_ties(tmp_path, family, base, one):
+    """Untied, transformers 5 wants the embeddings of both, as the fine-tune's model has them."""
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    config_class = getattr(transformers, f"{family}Config")
+    for seed, (name, way) in enumerate((("base", base), ("one", one))):
+        write_bart(tmp_path / name, model_class, config_class, seed, **way)
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base")}
+    sdmw.merge({**recipe, "models": [{"model": str(tmp_path / "one")}]}, tmp_path / "out", progress=False)
+    ids = torch.tensor([[1, 2, 3]])
+    logits = []
+    for name in ("one", "out"):
+        model, said = model_class.from_pretrained(tmp_path / name, output_loading_info=True, dtype=torch.float32)
+        assert not said["missing_keys"]
+        assert not said["unexpected_keys"]
+        logits.append(model.eval()(input_ids=ids, decoder_input_ids=ids).logits.detach())
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-4)
+    assert (set(SIDES) <= set(load_file(tmp_path / "out" / "model.safetensors"))) is not (base["tie"] and one["tie"])
+    assert sdmw.verify(tmp_path / "out", sample=1, progress=False).problems == ()
+
+
+@pytest.mark.parametrize(("above", "below"), list(itertools.product((True, False), repeat=2)))
+def test_a_language_model_in_a_larger_one_is_tied_where_transformers_ties_it(tmp_path, above, below):
+    """Whatever the vision model's config says; a head that equals its embedding is written where none is tied."""
+    text = {**KINDS["llama"][4], "model_type": "llama"}
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    for seed, name in enumerate(("base", "one")):
+        torch.manual_seed(seed)
+        config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+        transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        tensors = load_file(weights)
+        head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+        tensors[head] = tensors[embedding].clone()
+        save_file(tensors, weights, metadata={"format": "pt"})
+        written = json.loads((tmp_path / name / "config.json").read_text())
+        written["vision_config"] |= {"tie_word_embeddings": not (above or below)}
+        written["text_config"] |= {"tie_word_embeddings": below}
+        ordered = {"vision_config": written.pop("vision_config"), **written, "tie_word_embeddings": above}
+        (tmp_path / name / "config.json").write_text(json.dumps(ordered))
+    recipe = {"merge_method": "linear", "models": [{"model": str(tmp_path / name)} for name in ("base", "one")]}
+    sdmw.merge({**recipe, "parameters": {"weight": 0.5}}, tmp_path / "out", progress=False)
+    model, said = transformers.LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True, dtype=torch.float32
+    )
+    assert not said["missing_keys"]
+    assert (head in load_file(tmp_path / "out" / "model.safetensors")) is not (above or below)
+    assert model.config.tie_word_embeddings is (above or below)

@@ -43,6 +43,24 @@ def test_what_the_links_of_a_snapshot_point_to_is_not_overwritten(models):
     assert (blobs / "model.safetensors").exists()
 
 
+def test_what_an_overwriting_merge_removes_is_said_by_plan_and_merge(models):
+    folder, _, tune = models
+    write_checkpoint(folder / "tune", tune)
+    asked, out = recipe(folder / "base", folder / "tune"), folder / "out"
+
+    def said(warnings):
+        return [warning for warning in warnings if "overwritten" in warning]
+
+    assert said(sdmw.plan(asked, out, overwrite=True).warnings) == []
+    sdmw.merge(asked, out, progress=False)
+    assert said(sdmw.plan(asked, out, overwrite=True).warnings) == []
+    (out / "mynotes.txt").write_text("x")
+    assert said(sdmw.plan(asked, out).warnings) == []
+    lost = "it is overwritten, and what is in it and not written by this merge is lost: 'mynotes.txt'"
+    assert said(sdmw.plan(asked, out, overwrite=True).warnings) == [f"{out}: {lost}"]
+    assert said(sdmw.merge(asked, out, progress=False, overwrite=True).warnings) == [f"out: {lost}"]
+
+
 def test_an_average_keeps_the_dtype_of_the_base_that_names_its_tensors(models):
     folder, base, tune = models
     wide = {name: tensor.astype(np.float32) for name, tensor in base.items()}

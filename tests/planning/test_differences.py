@@ -93,6 +93,15 @@ def test_keys_of_the_vocabulary_and_unknown_ones(models):
     ]
 
 
+def test_values_that_say_the_same_are_no_difference(models):
+    nan = float("nan")
+    put("base", "config.json", {**CONFIG, "eos_token_id": 1, "odd": nan, "limits": [nan, 1]})
+    put("a", "config.json", {**CONFIG, "eos_token_id": [1], "odd": nan, "limits": [nan, 1]})
+    put("base", "generation_config.json", {"eos_token_id": [1], "_from_model_config": True})
+    put("a", "generation_config.json", {"eos_token_id": 1})
+    assert said("a") == ([], [])
+
+
 def test_many_keys_are_counted(models):
     put("a", "config.json", {**CONFIG, **{f"odd_{n}": n for n in range(9)}})
     assert said("a")[1][0].endswith("odd_3 3 (base: none), odd_4 4 (base: none) and 4 more")
@@ -120,6 +129,86 @@ def test_the_same_numbering_in_another_file_is_no_difference(models):
     put("base", "tokenizer.json", TOKENIZER)
     put("a", "tokenizer.json", json.dumps({"padding": {"length": 3}, **TOKENIZER}, indent=4))
     assert said("a") == ([], [])
+
+
+SPELLED = {
+    "added_tokens": [{"id": 2, "content": "</s>", "special": True}],
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "ByteLevel", "use_regex": True, "trim_offsets": True},
+        {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}]},
+    "model": {"type": "BPE", "vocab": {"é": 0, 'b"': 1, "]": 2, "c": 3}, "merges": [["é", 'b"'], ["]", "c"]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["model"].update(vocab=dict(reversed(t["model"]["vocab"].items()))),
+        lambda t: t["model"].update(merges=[" ".join(pair) for pair in t["model"]["merges"]]),
+        lambda t: t["added_tokens"].append(dict(reversed(t["added_tokens"].pop().items()))),
+        lambda t: t.update(model=t.pop("model"), normalizer=None),
+        lambda t: t["model"].pop("type"),
+        lambda t: t["pre_tokenizer"]["pretokenizers"].__setitem__(0, {"type": "ByteLevel", "trim_offsets": False}),
+        lambda t: t["pre_tokenizer"]["pretokenizers"].__setitem__(
+            1, {"type": "Metaspace", "replacement": "_", "str_rep": "_", "add_prefix_space": True}),
+    ],
+)  # fmt: skip
+def test_the_same_tokenizer_spelled_otherwise_is_no_difference(models, change):
+    put("base", "tokenizer.json", json.dumps(SPELLED, ensure_ascii=False, indent=1))
+    other = json.loads(json.dumps(SPELLED))
+    change(other)
+    put("a", "tokenizer.json", json.dumps(other))  # é as an escape
+    assert said("a") == ([], [])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t["model"]["vocab"].update({"é": 3, "c": 0}),
+        lambda t: t["model"]["merges"].reverse(),
+        lambda t: t["added_tokens"][0].update(content="</t>"),
+    ],
+)
+def test_the_same_tokens_with_other_numbers_are_a_warning(models, change):
+    put("base", "tokenizer.json", SPELLED)
+    other = json.loads(json.dumps(SPELLED))
+    change(other)
+    put("a", "tokenizer.json", other)
+    assert [warning.rpartition("; ")[2] for warning in said("a")[0]] == ["its tokens may have other numbers"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_vocabulary_that_is_a_list_has_an_order(models, order):
+    pieces = [["a", -1.0], ["b", -2.0]]
+    put("base", "tokenizer.json", {"model": {"type": "Unigram", "vocab": pieces}})
+    put("a", "tokenizer.json", json.dumps({"model": {"type": "Unigram", "vocab": pieces[::order]}}, indent=1))
+    assert len(said("a")[0]) == (0 if order == 1 else 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda t: t.update(normalizer={"type": "Lowercase"}, pre_tokenizer=None), "normalizer, pre_tokenizer"),
+        (lambda t: t.update(post_processor={"type": "TemplateProcessing"}), "post_processor"),
+        (lambda t: t["model"].update(type="WordPiece"), "type"),
+    ],
+)
+def test_a_tokenizer_that_splits_texts_otherwise_is_a_warning(models, change, parts):
+    put("base", "tokenizer.json", SPELLED)
+    other = json.loads(json.dumps(SPELLED))
+    change(other)
+    put("a", "tokenizer.json", other)
+    assert said("a")[0] == [
+        f"model 'a': its tokenizer splits texts otherwise than the base's, which the output has: it differs in {parts}"
+    ]
+
+
+def test_a_large_part_is_compared_as_it_is_written(models):
+    large = {"type": "Sequence", "normalizers": [{"type": "Replace", "content": "x" * 5_000_000}]}
+    put("base", "tokenizer.json", {**SPELLED, "normalizer": large})
+    put("a", "tokenizer.json", json.dumps({**SPELLED, "normalizer": large}, indent=1))
+    put("b", "tokenizer.json", {**SPELLED, "normalizer": {**large, "odd": 1}})
+    assert [warning[:9] for warning in said("a", "b")[0]] == ["model 'b'"]
 
 
 def test_other_kinds_of_tokenizers_are_compared_by_their_bytes(models):

@@ -1,5 +1,6 @@
 """Signals while a merge runs, sent from its own progress."""
 
+import json
 import os
 import signal
 import subprocess
@@ -134,23 +135,45 @@ def test_a_signal_stops_verifying(tmp_path, recipe, monkeypatch, signum):
 EARLY = """
 import os, signal, sys
 
+PLACE = sys.argv[1]
+
+def send():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class OfAClass:
+    def __set_name__(self, owner, name):
+        send()
+
+class Lost:
+    def __del__(self):
+        send()
+
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "sdmw.cli":
-            os.kill(os.getpid(), signal.SIGINT)
-
-class AtTheEnd:
-    def __del__(self):  # Python finalises: it has put its own handlers back
-        os.kill(os.getpid(), signal.SIGINT)
+        if name != "sdmw.cli":
+            return
+        if PLACE == "import":
+            send()
+        if PLACE == "a class":
+            type("Made", (), {"field": OfAClass()})
+        if PLACE == "lost":
+            Lost()  # what it raises is dropped
 
 sys.meta_path.insert(0, Finder())
-sys.last = AtTheEnd()
-sys.argv = ["sdmw", "--version"]
+sys.last = Lost()  # Python finalises: it has put its own handlers back
+sys.argv = ["sdmw", *sys.argv[2:]]
 from sdmw.__main__ import main
 main()
 """
 
 
-def test_a_signal_while_the_command_is_imported_and_another_at_the_end():
-    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (130, "error: SIGINT: stopped by this signal\n")
+@pytest.mark.parametrize("place", ["import", "a class", "lost"])
+def test_a_signal_while_the_command_is_imported_and_another_at_the_end(recipe, tmp_path, place):
+    """Where the exception of the first is lost, the run stops when it begins."""
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    command = [sys.executable, "-c", EARLY, place, "merge", tmp_path / "recipe.yaml", tmp_path / "out", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("error: SIGINT")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

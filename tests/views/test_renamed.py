@@ -32,3 +32,10 @@ def test_many_names_take_a_moment():
     began = time.process_time()
     assert prefix_between(set(names), [f"module.{name}" for name in names]) == ("module.", "")
     assert time.process_time() - began < 5
+
+
+def test_one_prefix_in_the_place_of_another():
+    wanted = {f"model.language_model.layers.{n}.mlp.up.weight" for n in range(4)} | {"model.visual.patch.weight"}
+    found = [f"model.layers.{n}.mlp.up.weight" for n in range(4)]
+    assert prefix_between(wanted, found) == ("model.", "model.language_model.")
+    assert prefix_between(["lm_head.weight"], ["score.weight"]) is None  # the end of a single word says nothing

@@ -145,6 +145,7 @@ MIT, LLAMA = Licence("mit"), Licence("other", "llama3.2", "LICENSE")
         ([MIT, LLAMA, None], {"license": "other"},
          ["- `0`: `mit`", "- `1`: `llama3.2`", "- `2`: not named in its card"]),
         ([MIT, None], {}, ["- `0`: `mit`", "- `1`: not named in its card"]),
+        ([Licence("mit", more=("gpl",))] * 2, {"license": ["mit", "gpl"]}, []),
         ([None, None], {}, ["- None of the inputs names its licence in its card."]),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def readme(folder, text):
         ("---\nnested: {license: gpl}\nlist:\n- license: gpl\nlicense: mit\n---\n", "mit"),
         ("---\na: &x 1\nb: *x\n? [license]\n: no\nlicense: mit\n---\n", "mit"),
         ("---\na: license\nb: gpl\n---\n", None),
-        ("---\nlicense: [mit, gpl]\n---\n", None),
+        ("---\nlicense: [mit, gpl]\n---\n", "mit, gpl"),
         ("---\nlicense:\n---\n", None),
         ("---\nlicense: null\n---\n", None),
         ("---\n- license\n- mit\n---\n", None),

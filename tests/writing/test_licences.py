@@ -5,6 +5,7 @@ import pytest
 from sdmw.writing.licences import Licence, agreed, common, licence_of, read_licences, warning
 
 MIT, APACHE, LLAMA = Licence("mit"), Licence("apache-2.0"), Licence("other", "llama3.2")
+BOTH = Licence("apache-2.0", more=("mit",))
 
 
 def of(*licences):
@@ -20,6 +21,12 @@ def of(*licences):
         ([LLAMA, Licence("other", "qwen")], None, Licence("other")),
         ([MIT, LLAMA, None], None, Licence("other")),
         ([MIT, None], None, None),
+        ([MIT, Licence("MIT")], MIT, MIT),
+        ([BOTH, Licence("MIT", more=("apache-2.0",))], BOTH, BOTH),
+        ([BOTH, MIT], None, Licence("other")),
+        ([Licence("other", None, "https://a"), Licence("other", None, "https://b")], None, Licence("other")),
+        ([Licence("other", None, "https://a"), Licence("other")], None, Licence("other")),
+        ([Licence("other", None, "https://a")] * 2, *[Licence("other", None, "https://a")] * 2),
         ([None, None], None, None),
         ([], None, None),
     ],
@@ -39,7 +46,14 @@ def test_where_they_differ_each_is_named_with_its_models():
     assert "'mit' of 'm0', 'm1', 'm2' and 2 more; " in warning(of(*[MIT] * 5, LLAMA), [])
 
 
-@pytest.mark.parametrize("licences", [[MIT, MIT], [MIT, None], [None], []])
+def test_lists_and_links_are_named_whole():
+    linked = [Licence("other", None, f"https://{place}") for place in "ab"]
+    assert "'apache-2.0, mit' of 'm0'; 'mit' of 'm1'; 'other (https://a)' of 'm2'; 'other (https://b)' of 'm3'" in (
+        warning(of(BOTH, MIT, *linked), []) or ""
+    )
+
+
+@pytest.mark.parametrize("licences", [[MIT, MIT], [MIT, Licence("Mit")], [BOTH, BOTH], [MIT, None], [None], []])
 def test_where_they_do_not_differ_nothing_is_said(licences):
     assert warning(of(*licences), ["LICENSE"]) is None
 
@@ -49,7 +63,8 @@ def test_where_they_do_not_differ_nothing_is_said(licences):
     [
         ({"license": ("mit",)}, MIT),
         ({"license": ("mit",), "license_name": ("x",)}, MIT),
-        ({"license": ("mit", "gpl")}, None),
+        ({"license": ("mit", "gpl")}, Licence("mit", more=("gpl",))),
+        ({"license": ("mit", "other"), "license_name": ("x",)}, Licence("mit", "x", None, ("other",))),
         ({"license": ("other",), "license_name": ("llama3.2",)}, LLAMA),
         ({"license": ("other",)}, Licence("other")),
         ({"license_name": ("x",)}, None),

@@ -13,6 +13,8 @@ COME_ALONG = [
     "LICENSE",
     "added_tokens.json",
     "additional_chat_templates/tool_use.jinja",
+    "aud/model-00001-of-00001.safetensors",
+    "aud/model.safetensors.index.json",
     "chat_template.jinja",
     "generation_config.json",
     "merges.txt",

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from sdmw.writing import target as target_module
-from sdmw.writing.target import check_target
+from sdmw.writing.target import check_target, replaced
 
 
 def said(target, inputs=(), size=1, overwrite=False):
@@ -67,6 +67,34 @@ def test_models_and_what_sdmw_made_may_be_overwritten(tmp_path, files):
 
 
 @pytest.mark.parametrize(
+    ("files", "lost"),
+    [
+        (["notes.txt"], "'notes.txt'"),
+        (["my/a", "my/b"], "'my/'"),
+        (["1_Pooling/config.json", "1_Pooling/mine.txt"], "'1_Pooling/mine.txt'"),
+        (["model-1.safetensors", "checkpoint-500/model.safetensors", "z", "y"],
+         "'checkpoint-500/', 'model-1.safetensors', 'y' and 1 more"),
+    ],
+)  # fmt: skip
+def test_what_an_overwriting_merge_would_not_write_is_named(tmp_path, files, lost):
+    written = {"vocab.json", "1_Pooling/config.json"}
+    of_a_merge = ["config.json", "README.md", "sdmw_report.json", "sdmw_recipe.yaml", "vocab.json", "model.safetensors",
+                  "model-00001-of-00002.safetensors", "model.safetensors.index.json", "1_Pooling/config.json",
+                  "adapter_config.json", "adapter_model.safetensors"]  # fmt: skip
+    fill(tmp_path / "out", of_a_merge)
+    assert list(replaced(f"{tmp_path}/out", written)) == []
+    fill(tmp_path / "out", files)
+    (said,) = replaced(f"{tmp_path}/out/", written)
+    assert said.endswith(f"/out/: it is overwritten, and what is in it and not written by this merge is lost: {lost}")
+
+
+@pytest.mark.parametrize("make", [lambda _: None, lambda p: p.write_text(""), lambda p: p.symlink_to("base")])
+def test_where_no_directory_is_replaced_nothing_is_said(tmp_path, base, make):
+    make(tmp_path / "out")
+    assert list(replaced(f"{tmp_path}/out", ())) == []
+
+
+@pytest.mark.parametrize(
     ("files", "found"),
     [
         (["notes.txt"], "it holds 'notes.txt', and is no model or result of sdmw"),
@@ -81,7 +109,7 @@ def test_what_nobody_would_want_overwritten_is_not(tmp_path, files, found):
 
 
 def fill(folder, files):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name in files:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("")

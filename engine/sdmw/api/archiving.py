@@ -10,6 +10,7 @@ from sdmw.api.arguments import (
     access_of,
     check_progress,
     limits_of,
+    path_of,
     receiver,
     with_warnings,
 )
@@ -70,7 +71,7 @@ def pack(
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
     check_progress(progress)
-    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), os.fspath(out)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(out)
     from sdmw.archives.planning import plan_packing
     from sdmw.planning.inputs import open_model
 
@@ -179,9 +180,9 @@ def _restored(
     from sdmw.archives.planning import plan_restoring
     from sdmw.planning.inputs import open_model
 
-    most, target = parse_size(max_shard_size, "max_shard_size"), os.fspath(out)
+    most, target = parse_size(max_shard_size, "max_shard_size"), path_of(out)
     model = open_model(ModelRef.parse(os.fspath(name)), access)
-    packed = read_archive(os.fspath(archive))
+    packed = read_archive(path_of(archive))
     planned = plan_restoring(model, packed, side, most, target, limits, overwrite=overwrite)
     if planned.problems:
         raise PlanError(planned.problems)

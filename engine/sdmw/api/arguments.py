@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import Plan
+from sdmw.recipes.model_ref import expanded
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
 from sdmw.storage.access import Access
@@ -30,6 +31,11 @@ ProgressLike: TypeAlias = "bool | Callable[[Event], None]"
 MOST_THREADS = 1024
 
 
+def path_of(given: Path) -> str:
+    """A path as text, with `~` expanded as in recipes."""
+    return expanded(os.fspath(given))
+
+
 def limits_of(budget: Size | None, threads: int | None) -> Limits:
     """What a call allows; UsageError where that is no number."""
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
@@ -39,9 +45,9 @@ def limits_of(budget: Size | None, threads: int | None) -> Limits:
 
 def access_of(header_limit: Size, download: bool, follow_links: bool = False, folder: Path | None = None) -> Access:
     """How far a call lets reading go; UsageError where the limit is no size, or `inputs` no directory."""
-    if folder is not None and not os.path.isdir(folder):
-        raise UsageError([Problem("inputs", "a directory", quoted(os.fspath(folder)))])
-    place = None if folder is None else os.fspath(folder)
+    place = None if folder is None else path_of(folder)
+    if place is not None and not os.path.isdir(place):
+        raise UsageError([Problem("inputs", "a directory", quoted(place))])
     return Access(download, parse_size(header_limit, "header_limit"), follow_links, place)
 
 

@@ -12,6 +12,7 @@ from sdmw.api.arguments import (
     check_executor,
     check_progress,
     limits_of,
+    path_of,
     receiver,
     sound,
 )
@@ -112,7 +113,7 @@ def verify(
     from sdmw.running.context import working
     from sdmw.running.job import Job
 
-    path = os.fspath(out)
+    path = path_of(out)
     report = read_report(path)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}

@@ -11,6 +11,7 @@ from sdmw.api.arguments import (
     check_executor,
     check_progress,
     limits_of,
+    path_of,
     receiver,
     with_warnings,
 )
@@ -77,7 +78,7 @@ def extract(
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])
     check_progress(progress)
     check_executor(executor)
-    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), os.fspath(out)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(out)
     from sdmw.planning.extraction import plan_extraction
     from sdmw.planning.inputs import open_model
 

@@ -1,6 +1,5 @@
 """Merging: planned, written, or opened without being written."""
 
-import os
 from typing import TYPE_CHECKING
 
 from sdmw.api.arguments import (
@@ -12,6 +11,7 @@ from sdmw.api.arguments import (
     check_executor,
     check_progress,
     limits_of,
+    path_of,
     receiver,
     sound,
     with_warnings,
@@ -103,7 +103,7 @@ def merge(
         with working(tell, planned.threads, executor) as context:
             planned = settled(prepared, planned, context)
             with publishing(
-                context, os.fspath(out), planned.shards, planned.checkpoints,
+                context, path_of(out), planned.shards, planned.checkpoints,
                 overwrite=overwrite, identity=identity_of(planned), resume=resume,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
@@ -209,5 +209,5 @@ def prepared_of(
 ) -> Prepared:
     """A recipe with its inputs open; arguments and errors as for `merge`."""
     limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
-    options = Options(None if out is None else os.fspath(out), overwrite, most, limits)
+    options = Options(None if out is None else path_of(out), overwrite, most, limits)
     return prepare(load(recipe, all_methods(), ignore_unknown=ignore_unknown), options, access)

@@ -8,6 +8,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
 from sdmw.storage.files import entries, listing, read_bounded
+from sdmw.storage.pointers import is_pointer
 
 JINJA, JSON, FOLDER = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
 KEY = "chat_template"  # in JSON, and in tokenizer_config.json
@@ -42,7 +43,8 @@ def _name_of(path: str) -> str:
 
 def _text(checkpoint: Checkpoint, path: str) -> str | None:
     try:
-        return read_bounded(checkpoint.path, path, LARGEST, follow_links=checkpoint.follow_links).decode()
+        raw = read_bounded(checkpoint.path, path, LARGEST, follow_links=checkpoint.follow_links)
+        return None if is_pointer(raw) else raw.decode()
     except (CheckpointError, UnicodeDecodeError):
         return None
 

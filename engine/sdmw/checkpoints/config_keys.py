@@ -44,8 +44,8 @@ _HARMLESS = frozenset((
     "_attn_implementation_autoset", "attn_implementation", "tie_word_embeddings", "max_position_embeddings",
     "n_positions", "max_seq_len", "id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params",
     "router_aux_loss_coef", "aux_loss_alpha", "output_router_logits", "router_jitter_noise", "license",
-    "use_bfloat16", "chunk_size_feed_forward", "tokenizer_class", "prefix", "_commit_hash", "summary_activation",
-    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "use_bfloat16", "chunk_size_feed_forward", "tokenizer_class", "prefix", "_commit_hash", "_from_model_config",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
 ))  # fmt: skip
 _HARMLESS_PARTS = ("dropout", "_drop", "pdrop", "unsloth", "layerdrop", "mask_time", "mask_feature")
 _ROPE = "rope"  # above the keys of both spellings
@@ -75,16 +75,24 @@ def plain_keys(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, A
     """
     rope = _rope(config)
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    usual = {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "num_key_value_heads": heads}
+    usual = {
+        "rope_theta": 10000.0, "rope_local_base_freq": 10000.0, "partial_rotary_factor": 1.0,
+        "num_key_value_heads": heads,
+    }  # fmt: skip
     if type(hidden) is int and type(heads) is int and heads > 0:
         usual["head_dim"] = hidden // heads
     for key, value in {**config, **rope}.items():
-        if key in ("rope_scaling", "rope_parameters"):
+        if key in ("rope_scaling", "rope_parameters", "rotary_pct", "rotary_emb_base"):
             continue
         if key.endswith("config") and isinstance(value, Mapping):
             yield from plain_keys(value, f"{at}{key}.")
         elif not (_is_nothing(value) or (key in usual and value == usual[key])):
-            yield f"{at}{key}", value
+            yield f"{at}{key}", value[0] if _is_one_token(key, value) else value
+
+
+def _is_one_token(key: str, value: Any) -> bool:
+    """Whether a list of tokens says the same as its only one."""
+    return key.endswith("_token_id") and isinstance(value, list) and len(value) == 1
 
 
 def _is_nothing(value: Any) -> bool:
@@ -93,15 +101,27 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What turns positions into rotations: `rope_theta`, and the rest under `rope_scaling.…`."""
+    """What turns positions into rotations, by the keys of version 4, and the rest under `rope.…`.
+
+    Version 5 may have it apart for each kind of layers (Gemma 3); GPT-NeoX has names of its own.
+    """
     given = config.get("rope_parameters") or config.get("rope_scaling")
-    if not isinstance(given, Mapping):
-        return {}
-    found = {"rope_type" if key == "type" else key: value for key, value in given.items()}
-    theta = found.pop("rope_theta", config.get("rope_theta"))
-    if found.get("rope_type") == "default":
-        del found["rope_type"]
-    return {
-        **({} if theta is None else {"rope_theta": theta}),
-        **{f"{_ROPE}.{key}": value for key, value in found.items()},
+    kinds = given if isinstance(given, Mapping) else {}
+    if not (kinds and all(isinstance(each, Mapping) for each in kinds.values())):
+        kinds = {"full_attention": kinds}
+    usual = {
+        "rope_theta": config.get("rope_theta", config.get("rotary_emb_base")),
+        "partial_rotary_factor": config.get("partial_rotary_factor", config.get("rotary_pct")),
     }
+    rest: dict[str, Any] = {}
+    for kind, values in kinds.items():
+        found = {"rope_type" if key == "type" else key: value for key, value in values.items()}
+        if found.get("rope_type") == "default":
+            del found["rope_type"]
+        if kind == "full_attention":
+            usual |= {key: found.pop(key) for key in tuple(usual) if key in found}
+        elif kind == "sliding_attention" and "rope_theta" in found:
+            usual["rope_local_base_freq"] = found.pop("rope_theta")
+        at = _ROPE if kind == "full_attention" else f"{_ROPE}.{kind}"
+        rest |= {f"{at}.{key}": value for key, value in found.items()}
+    return {key: value for key, value in usual.items() if value is not None} | rest

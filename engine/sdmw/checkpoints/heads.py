@@ -18,6 +18,25 @@ _TIED = (
     "vocab_projector",
     "generator_lm_head",
 )
+# Encoder and decoder share one embedding whatever the config says; it says there whether the output is scaled.
+_ALWAYS_SHARED = frozenset(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop"))
+# They share it where the config ties; where it does not, transformers 5 wants three tensors.
+_SHARED_IF_TIED = frozenset(
+    (
+        "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "led", "m2m_100", "marian", "mbart", "mvp",
+        "nllb-moe", "pegasus", "pegasus_x", "plbart",
+    )
+)  # fmt: skip
+# Where a config has that of the model's language model; of the others, a vision model's say, ties mean nothing here.
+LANGUAGE = ("text_config", "llm_config", "language_config", "thinker_config", "decoder", "generator")
+# Here transformers 5 ties where either config says so: older versions wrote it into the language model's alone.
+_TIED_FROM_BELOW = frozenset(
+    (
+        "fast_vlm", "glm4v", "glm4v_moe", "glm_ocr", "hunyuan_vl", "llava", "llava_next_video", "llava_onevision",
+        "minimax_m3_vl", "paddleocr_vl", "perception_lm", "qwen2_5_vl", "qwen2_vl", "shieldgemma2", "vibevoice",
+        "video_llama_3",
+    )
+)  # fmt: skip
 
 
 def called_like_a_head(name: str) -> bool:
@@ -28,18 +47,30 @@ def called_like_a_head(name: str) -> bool:
 
 def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
     """What a config says of ties: of the model, or of the language model in it; None where it says nothing."""
-    for level in (
-        config or {},
-        *(v for k, v in (config or {}).items() if k.endswith("config") and isinstance(v, dict)),
-    ):
-        if isinstance(said := level.get("tie_word_embeddings"), bool):
-            return said
-    return None
+    config = config or {}
+    levels = [config, *(level for name in LANGUAGE if isinstance(level := config.get(name), Mapping))]
+    said = [tie for level in levels if isinstance(tie := level.get("tie_word_embeddings"), bool)]
+    if config.get("model_type") in _TIED_FROM_BELOW and any(said):
+        return True
+    return said[0] if said else None
 
 
 def is_shared(head: str) -> bool:
-    """Encoder and decoder share one embedding whatever the config says of the output head (T5, BART)."""
+    """Whether this is an encoder's or a decoder's own embedding, and no output head (T5, BART)."""
     return head.split(".")[-2] == "embed_tokens"
+
+
+def always_shared(head: str, config: Mapping[str, Any] | None) -> bool:
+    """Whether a loader takes the shared embedding for this one of encoder or decoder whatever the config says."""
+    return is_shared(head) and (config or {}).get("model_type") in _ALWAYS_SHARED
+
+
+def shared_if_tied(embedding: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Names of the embeddings that encoder and decoder have beside the shared one where nothing ties them."""
+    before, module, last = ("", *f".{embedding}".rsplit(".", 2))[-3:]
+    if module != "shared" or (config or {}).get("model_type") not in _SHARED_IF_TIED:
+        return ()
+    return tuple(f"{before}.{side}.embed_tokens.{last}".lstrip(".") for side in ("encoder", "decoder"))
 
 
 def may_be_tied(head: str, config: Mapping[str, Any] | None) -> bool:

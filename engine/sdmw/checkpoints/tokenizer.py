@@ -1,5 +1,6 @@
 """Whether the tokenizers of two checkpoints give texts the same numbers, as far as their files tell."""
 
+import json
 import re
 from typing import Any
 
@@ -16,22 +17,35 @@ _FILES = (
 )  # fmt: skip
 _LARGEST = 64 * 2**20  # bytes of one of them
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-_PART = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
+NUMBERS = ("added_tokens", "vocab", "merges")  # what gives tokens their numbers
+SPLITS = ("type", "normalizer", "pre_tokenizer", "post_processor")  # what makes tokens of a text
+_LARGEST_PARSED = 4 * 2**20  # bytes of a part that is parsed as a whole
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_PART = re.compile(_STRING + rb'|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
+_ENTRY = re.compile(rb"(%b)\s*:\s*([^\s,}]+)|}" % _STRING, re.DOTALL)  # a token with its number, or the end of all
+_MERGE = re.compile(rb"\[\s*(%b)\s*,\s*(%b)\s*\]|(%b)|\]" % ((_STRING,) * 3), re.DOTALL)  # a pair, or the end of all
+_OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
 
 
-def same_vocabulary(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether the vocabularies of two checkpoints are the same; so they count where no two files can be compared."""
+def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
+    """Which of `NUMBERS` and `SPLITS` differ between two checkpoints; none where no two files can be compared."""
     try:
         both = listing(one.path) & listing(other.path)
         name = next((each for each in _FILES if each in both), None)
         if name is None:
-            return True
+            return []
         first, second = (
             read_bounded(each.path, name, _LARGEST, follow_links=each.follow_links) for each in (one, other)
         )
     except CheckpointError:
-        return True
-    return first == second or (name == _FAST and _numbering(first) == _numbering(second))
+        return []
+    if first == second:
+        return []
+    if name != _FAST:
+        return ["vocab"]
+    ours, theirs = _parts(first), _parts(second)
+    differing = [part for part in (*NUMBERS, *SPLITS) if ours.get(part) != theirs.get(part)]
+    return [part for part in differing if part != "type" or (part in ours and part in theirs)]  # old files lack it
 
 
 def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -44,35 +58,98 @@ def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _numbering(raw: bytes) -> dict[bytes, str]:
-    """XXH3-128 of what in a tokenizer.json gives tokens their numbers, whatever blanks stand in it.
+def _vocabulary(raw: bytes, place: int) -> tuple[object, int]:
+    """The tokens with their numbers: in any order, but for a list (Unigram's), whose order gives the numbers."""
+    if raw[place - 1 : place] == b"[":
+        return _part(raw, place)
+    pairs = 0
+    for match in _ENTRY.finditer(raw, place):
+        if match[1] is None:
+            return pairs, match.end()
+        pairs = (pairs + xxhash.xxh3_128_intdigest(_unescaped(match[1]) + b"\0" + match[2])) % 2**128
+    return pairs, len(raw)
 
-    Not parsed: the objects of one with 260,000 tokens take 250 MB.
+
+def _merges(raw: bytes, place: int) -> tuple[object, int]:
+    """The pairs of tokens that are merged, in their order, whether written `"a b"` or `["a", "b"]`."""
+    ordered = xxhash.xxh3_128()
+    for match in _MERGE.finditer(raw, place):
+        if match[0] == b"]":
+            return ordered.digest(), match.end()
+        strings = (match[1], match[2]) if match[3] is None else (match[3],)
+        ordered.update(b" ".join(map(_unescaped, strings)) + b"\0")
+    return ordered.digest(), len(raw)
+
+
+def _part(raw: bytes, place: int) -> tuple[object, int]:
+    """A small part by what it says; a large one as it is written, but for blanks."""
+    text, written = bytearray(raw[place - 1 : place]), xxhash.xxh3_128()
+    depth = 1
+    while depth and (match := _PART.search(raw, place)):
+        place = match.end()
+        depth += (match[0] in _OPENING) - (match[0] in _CLOSING)
+        written.update(match[0])
+        if len(text) <= _LARGEST_PARSED:
+            text += match[0] + b" "
+    try:
+        said = json.dumps(_plain(json.loads(text)), sort_keys=True)
+    except (ValueError, RecursionError):
+        return written.digest(), place
+    return xxhash.xxh3_128_digest(said.encode()), place
+
+
+# Where parts stand: their depth, the key at the top that they are under, their own key.
+_READERS = {
+    (3, b'"model"', b'"vocab"'): _vocabulary,
+    (3, b'"model"', b'"merges"'): _merges,
+    **{(2, key, key): _part for key in (b'"added_tokens"', *(f'"{part}"'.encode() for part in SPLITS[1:]))},
+}
+
+
+def _parts(raw: bytes) -> dict[str, object]:
+    """What stands in a tokenizer.json under the keys of `NUMBERS` and `SPLITS`, however it is spelled.
+
+    Not parsed as a whole: the objects of one with 260,000 tokens take 250 MB.
     """
-    found: dict[bytes, str] = {}
-    depth, above, last = 0, b"", b""
-    digest, opened = None, 0
-    for part in _PART.finditer(raw):
-        token = part[0]
-        if digest is not None:
-            digest.update(token)
-        if token in (b"{", b"["):
+    found: dict[str, object] = {}
+    depth, above, last, key, place = 0, b"", b"", b"", 0
+    while match := _PART.search(raw, place):
+        part, place = match[0], match.end()
+        if part in _OPENING:
             depth += 1
-            above = last if depth == 2 else above
-            if digest is None and (depth, above, last) in _NUMBERS:
-                digest, opened = xxhash.xxh3_128(), depth
-        elif token in (b"}", b"]"):
-            if digest is not None and depth == opened:
-                found[last], digest = digest.hexdigest(), None
+            above = key if depth == 2 else above
+            if read := _READERS.get((depth, above, key)):
+                found[key[1:-1].decode()], place = read(raw, place)
+                depth -= 1
+        elif part in _CLOSING:
             depth -= 1
-        elif digest is None and token.startswith(b'"'):
-            last = token
+        elif part.startswith(b":"):
+            key = last
+        elif part.startswith(b'"'):
+            if (depth, above, key, last) == (2, b'"model"', b'"type"', b'"type"'):
+                found["type"] = _unescaped(part)
+            last = part
     return found
 
 
-# Where these stand: their depth, the key at the top that they are under, their own key.
-_NUMBERS = (
-    (2, b'"added_tokens"', b'"added_tokens"'),
-    (3, b'"model"', b'"vocab"'),
-    (3, b'"model"', b'"merges"'),
-)
+def _unescaped(string: bytes) -> bytes:
+    """The text of a JSON string, without quotes and escapes."""
+    if b"\\" not in string:
+        return string[1:-1]
+    try:
+        return str(json.loads(string)).encode(errors="surrogatepass")
+    except ValueError:
+        return string
+
+
+def _plain(value: Any) -> Any:
+    """A part without what versions of `tokenizers` spell in several ways, and what moves no token."""
+    if isinstance(value, list):
+        return [each for each in map(_plain, value) if each is not None]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _plain(each) for key, each in value.items() if key not in ("trim_offsets", "str_rep")}
+    if found.get("type") == "Metaspace" and "add_prefix_space" in found:
+        prefix = "always" if found.pop("add_prefix_space") else "never"
+        found.setdefault("prepend_scheme", prefix)
+    return {key: each for key, each in found.items() if not (key in ("use_regex", "split") and each is True)}

@@ -1,11 +1,13 @@
 """The files beside the output's weights: the base's, but for those that the recipe takes from another model."""
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sdmw.checkpoints.chat_template import is_template, templates_of
+from sdmw.checkpoints.chat_template import JSON, is_template, template_files, templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.json_files import GENERATION, LARGEST
+from sdmw.checkpoints.json_files import GENERATION, LARGEST, TOKENIZER
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.planning.chat_template import with_templates
 from sdmw.planning.differences import differences
@@ -13,7 +15,10 @@ from sdmw.planning.inputs import Inputs
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.files import listing, read_bounded
+from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 from sdmw.writing.side_files import choose, missed, remarks
+
+_BASES_SETTINGS = "Put it right, or write generation_config: base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +85,32 @@ def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[Checkpoin
 
 
 def _templates(base: Checkpoint, model: Checkpoint) -> dict[str, bytes]:
+    """The output's templates, of a model's; CheckpointError where one of its files is not there but for a pointer."""
+    for path in template_files(model) or sorted({JSON, TOKENIZER} & listing(model.path)):
+        _whole(model, path)
     templates = templates_of(model)
     return with_templates(base, templates) if templates else {}
 
 
 def _generation(model: Checkpoint) -> dict[str, bytes]:
+    """A model's generation_config.json, byte for byte; CheckpointError where it would not load."""
     if GENERATION not in listing(model.path):
         return {}
-    return {GENERATION: read_bounded(model.path, GENERATION, LARGEST, follow_links=model.follow_links)}
+    content = _whole(model, GENERATION)
+    where = os.path.join(model.path, GENERATION)
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        said = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError([Problem(where, "", f"not JSON: {said}", _BASES_SETTINGS)]) from error
+    if not isinstance(found, dict):
+        raise CheckpointError([Problem(where, "an object", f"{type(found).__name__}", _BASES_SETTINGS)])
+    return {GENERATION: content}
+
+
+def _whole(model: Checkpoint, path: str) -> bytes:
+    """The content of a small file; CheckpointError where it is a pointer to it."""
+    content = read_bounded(model.path, path, LARGEST, follow_links=model.follow_links)
+    if is_pointer(content):
+        raise CheckpointError([Problem(os.path.join(model.path, path), "the file", IS_POINTER, FETCH)])
+    return content

@@ -24,7 +24,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import Ties, ties
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
-from sdmw.writing.target import check_target
+from sdmw.writing.target import check_target, replaced
 from sdmw.writing.work_directory import standing
 
 
@@ -80,7 +80,8 @@ def build(
     """
     tied = ties(inputs.base, inputs.models)
     problems = check_inputs(recipe, inputs.base, inputs.models, tied)
-    heads = [each for each in tied.stored if each.head.name not in untie]
+    unwritten = tied.unwritten(untie)
+    heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
     wanted = rows(recipe, method, inputs, tied, untie)
     merged = [row for row in wanted if row.action == "merge"]
@@ -101,7 +102,7 @@ def build(
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
     problems += beside.problems
-    dropped = _dropped(recipe, inputs, tied.heads)
+    dropped = _dropped(recipe, inputs, tied.heads, wanted)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -120,7 +121,7 @@ def build(
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
         missing=_missing(inputs, tied.heads),
-        untied=tuple(sorted(untie)),
+        untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
         extra=_extra(wanted, inputs),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=_absent_heads(recipe, tied, wanted),
@@ -128,7 +129,7 @@ def build(
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
-            *_left_out(dropped),
+            *_left_out(recipe, dropped),
             *_licences(inputs, beside.copied),
         ),
     )
@@ -158,19 +159,27 @@ def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]
     return tuple((model, count) for model, count in counts if count)
 
 
-def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str]) -> dict[str, list[str]]:
-    """What `extra: drop` leaves out, by model."""
-    models = inputs.models.items() if recipe.extra == "drop" else ()
+def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str], wanted: Sequence[Row]) -> dict[str, list[str]]:
+    """What `extra: drop` leaves out, by model; and what `extra: take` takes from an earlier model."""
+    if recipe.extra == "error":
+        return {}
+    taken = {id(tensor) for row in wanted if row.base is None for tensor in row.models}
     names = {
-        model: sorted(checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads) for model, checkpoint in models
+        model: sorted(
+            name
+            for name in checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads
+            if id(checkpoint.tensors[name]) not in taken
+        )
+        for model, checkpoint in inputs.models.items()
     }
     return {model: each for model, each in names.items() if each}
 
 
-def _left_out(dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _left_out(recipe: Recipe, dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    why = "an earlier model has one" if recipe.extra == "take" else "the base has none"
     for model, names in dropped.items():
         rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"model {quoted(model)}: left out, since the base has none of this name: {quoted(names[0])}{rest}"
+        yield f"model {quoted(model)}: left out, since {why} of this name: {quoted(names[0])}{rest}"
 
 
 def _absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:
@@ -268,11 +277,14 @@ def _numbered(
 def _with_disk(plan: Plan, options: Options) -> Plan:
     """What the place of the output says: whether it may be written, and how much room it has."""
     place = standing(os.path.abspath(options.target)) if options.target else os.getcwd()
-    problems = list(plan.problems)
+    problems, warnings = list(plan.problems), list(plan.warnings)
     if options.target is not None:
-        problems += check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        found = check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        problems += found
+        if options.overwrite and not found:
+            warnings += replaced(options.target, {*plan.copied, *plan.beside})
     room = free(place) or 0
-    return replace(plan, free_bytes=room, problems=tuple(problems))
+    return replace(plan, free_bytes=room, problems=tuple(problems), warnings=tuple(warnings))
 
 
 def _fitted(plan: Plan, method: AnyMethod, options: Options) -> Plan:

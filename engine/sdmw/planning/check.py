@@ -1,6 +1,6 @@
 """All that headers can tell against a merge: names, shapes, dtypes; every problem, not the first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
@@ -65,8 +65,11 @@ def _check_model(
     missing = [name for name in base.tensors if name not in checkpoint.tensors and name not in heads]
     extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in heads]
     where = f"model {quoted(model)}"
-    if 2 * len(missing) > len(base.tensors):  # whatever `missing` says: hardly anything would be merged
-        return [_others(where, base, checkpoint, len(missing))]
+    # Whatever `missing` and `extra` say: hardly anything would be merged, or a part under other names would not be.
+    prefixes = prefix_between(missing, extra)
+    if prefixes or _are_most(missing, base):
+        prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
+        return [_others(where, base, checkpoint, missing, prefixes)]
     problems = [
         _differs(where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
     ]
@@ -80,15 +83,28 @@ def _check_model(
     return found
 
 
-def _others(where: str, base: Checkpoint, checkpoint: Checkpoint, missing: int) -> Problem:
-    """What to say of a model that lacks most of the base's tensors: it has them under another prefix, or is another."""
+def _are_most(missing: Sequence[str], base: Checkpoint) -> bool:
+    """Whether tensors that a model lacks are more than half of the base's, or have more than half of its parameters."""
+    if 2 * len(missing) > len(base.tensors):
+        return True
+    elements = sum(tensor.elements for tensor in base.tensors.values())
+    return 2 * sum(base.tensors[name].elements for name in missing) > elements
+
+
+def _others(
+    where: str, base: Checkpoint, checkpoint: Checkpoint, missing: Sequence[str], prefixes: tuple[str, str] | None
+) -> Problem:
+    """What to say of a model that lacks many of the base's tensors: it has them under another prefix, or is another."""
     expected = f"tensors named as in {base.path}"
     common = base.tensors.keys() & checkpoint.tensors.keys()
-    found = f"{missing:,} of {len(base.tensors):,} are missing" if common else "no name in common"
-    if prefixes := prefix_between(base.tensors.keys(), checkpoint.tensors.keys()):
+    found = f"{len(missing):,} of {len(base.tensors):,} are missing" if common else "no name in common"
+    if prefixes:
         off, on = prefixes
         change = f"taking {quoted(off)} off its names" if off else f"putting {quoted(on)} before its names"
+        change = f"writing {quoted(on)} for {quoted(off)} before its names" if off and on else change
         return Problem(where, expected, f"{found}, but most agree by {change}", "Rename its tensors so, and merge then")
+    if 2 * len(missing) <= len(base.tensors):
+        found = f"{found}, with more than half of the parameters"
     return Problem(where, expected, found, "Merge fine-tunes of one base")
 
 

@@ -1,5 +1,6 @@
 """What configs and tokenizers of the models say otherwise than the base's: the output has the base's."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from sdmw.checkpoints.chat_template import templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config_keys import effect_of, plain_keys
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
-from sdmw.checkpoints.tokenizer import same_vocabulary, special_tokens
+from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, special_tokens
 from sdmw.errors import quoted
 from sdmw.planning.inputs import Inputs
 from sdmw.recipes.recipe import Recipe
@@ -77,10 +78,16 @@ def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tu
 
 def _tokenizers(name: str, base: Checkpoint, model: Checkpoint) -> Iterator[str]:
     """Warnings on one model's tokenizer; nothing where it has none of its own."""
-    if not same_vocabulary(base, model):
+    parts = differing_parts(base, model)
+    if any(part in NUMBERS for part in parts):
         yield (
             f"model {quoted(name)}: its tokenizer differs from the base's, which the output has; "
             "its tokens may have other numbers"
+        )
+    if splits := [part for part in parts if part not in NUMBERS]:
+        yield (
+            f"model {quoted(name)}: its tokenizer splits texts otherwise than the base's, which the output has: "
+            f"it differs in {', '.join(splits)}"
         )
     theirs = special_tokens(model)
     if theirs and (differing := _differing(special_tokens(base), theirs)):
@@ -132,8 +139,13 @@ def _differing(base: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, t
     return {
         key: (model.get(key, _WITHOUT), base.get(key, _WITHOUT))
         for key in dict.fromkeys((*base, *model))
-        if model.get(key, _WITHOUT) != base.get(key, _WITHOUT)
+        if not _same(model.get(key, _WITHOUT), base.get(key, _WITHOUT))
     }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values from JSON are equal; NaN is."""
+    return one == other or (_WITHOUT not in (one, other) and json.dumps(one) == json.dumps(other))
 
 
 def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:

@@ -55,7 +55,7 @@ def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties, untie: C
         untie: heads that are tied and written all the same, because an input's differs from its embedding.
     """
     base, models = completed(inputs, tied)
-    left_out = tied.dropped.difference(untie)
+    left_out = tied.unwritten(untie)
     found = [row for row in _of_base(recipe, base, models) if row.name not in left_out]
     found += _taken(recipe, base, models, left_out)
     depth = depths(row.name for row in found)

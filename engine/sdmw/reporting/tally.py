@@ -73,7 +73,7 @@ def changes(
     if tally.absent_heads:
         yield "tied heads", f"{_by_model(tally.absent_heads, named)} not stored: the embedding stands in"
     if tally.untied_heads:
-        yield "untied", f"{_listed(tally.untied_heads, named)}: not equal to the embedding, so written by itself"
+        yield "untied", f"{_listed(tally.untied_heads, named)}: not tied to the embedding, so written by itself"
 
 
 def lines(

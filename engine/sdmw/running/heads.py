@@ -31,7 +31,7 @@ def differing(plan: Plan, context: Context) -> frozenset[str]:
     """Names of the heads of which an input's is not its embedding.
 
     Raises:
-        DisagreementError: encoder and decoder have other embeddings than the shared one, which no loader reads.
+        DisagreementError: encoder and decoder have other embeddings than the shared one, and the config ties them.
         RunError: inputs changed or cannot be read.
     """
     found: set[str] = set()
@@ -39,7 +39,7 @@ def differing(plan: Plan, context: Context) -> frozenset[str]:
     def take(tied: TiedHead, same: bool) -> None:
         if not same:
             found.add(tied.head.name)
-            if is_shared(tied.head.name):
+            if is_shared(tied.head.name) and not tied.read:
                 raise DisagreementError([_unread(tied)])
 
     alike = [tied for tied in plan.heads if tied.head.dtype is tied.embedding.dtype]
@@ -58,7 +58,8 @@ def said(plan: Plan) -> tuple[str, ...]:
     return (
         *(f"{quoted(head)} equals {quoted(embedding)}, to which it is tied: it is not written"
           for head, embedding in equal),
-        *(f"{quoted(head)} differs from the embedding: it is written, and is not tied"
+        *(f"{quoted(head)} is written with the heads: a model that ties none has it too" if is_shared(head)
+          else f"{quoted(head)} differs from the embedding: it is written, and is not tied"
           for head in plan.untied),
     )  # fmt: skip
 

@@ -52,6 +52,8 @@ class StopSignals:
         if _owner:
             self._owner = _owner
             self._owner.run = self
+            if (signum := self._owner.ended_by) is not None:  # its exception was lost on the way
+                self.note(signum)
             return self
         for each in SIGNALS:
             handler, action = signal.getsignal(each), _action_of(each)
@@ -95,10 +97,12 @@ class ProcessSignals:
 
     Attributes:
         run: the run that is entered.
+        ended_by: the signal that came while there was none.
     """
 
     def __init__(self) -> None:
         self.run: StopSignals | None = None
+        self.ended_by: int | None = None
         self._signum: int | None = None
         for each in SIGNALS:
             _set(each, self._came)
@@ -118,6 +122,7 @@ class ProcessSignals:
             return
         self._signum = signum
         if self.run is None:
+            self.ended_by = signum
             raise EndedError(128 + signum)
         self.run.note(signum)
 
@@ -136,18 +141,22 @@ def own_signals() -> ProcessSignals:
 def until_exit() -> Iterator[None]:
     """Own this process's signals from here to its exit; one that ends the process is reported in a line.
 
-    Python itself would put the default back while it finalises: a late signal would then change the exit code.
+    Python itself would put the default back while it finalises: a late signal would then change the exit code. And it
+    makes other exceptions of EndedError where that comes in odd places, such as the making of a class, or drops it.
     """
-    signals = own_signals()
+    signals, unraisable = own_signals(), sys.unraisablehook
+    sys.unraisablehook = lambda said: None if isinstance(said.exc_value, EndedError) else unraisable(said)
     try:
         yield
-    except EndedError as end:
+    except BaseException as error:
+        if signals.ended_by is None or (isinstance(error, SystemExit) and not isinstance(error, EndedError)):
+            raise
         if signals.end():
-            name = signal.Signals(int(str(end.code)) - 128).name
-            sys.stderr.write(f"error: {name}: stopped by this signal\n")
-        raise
+            sys.stderr.write(f"error: {signal.Signals(signals.ended_by).name}: stopped by this signal\n")
+        raise EndedError(128 + signals.ended_by) from None
     finally:
         signals.end()
+        sys.unraisablehook = unraisable
 
 
 def _end_at_once(code: int) -> None:

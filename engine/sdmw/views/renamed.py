@@ -1,4 +1,4 @@
-"""Tensors that are the same under another name: one prefix more or less."""
+"""Tensors that are the same under another name: one prefix more, less, or in the place of another."""
 
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -14,7 +14,7 @@ def prefix_between(wanted: Collection[str], found: Collection[str]) -> tuple[str
         found: names of a model.
 
     Returns:
-        Two prefixes, one of them empty; None where no prefix makes more than half of the names agree.
+        Two prefixes, of which one may be empty; None where no prefix makes more than half of the names agree.
     """
     for off, on in dict.fromkeys(_suggested(wanted, found)):
         agreeing = sum(name.startswith(off) and on + name[len(off) :] in wanted for name in found)
@@ -33,3 +33,8 @@ def _suggested(wanted: Collection[str], found: Collection[str]) -> Iterator[tupl
         for place in range(1, len(parts)):
             if ".".join(parts[place:]) in wanted:
                 yield ".".join([*parts[:place], ""]), ""
+        # One prefix in the place of another; the end of a single word would suggest too many.
+        for place in range(1, len(parts) - 1):
+            rest = ".".join(parts[place:])
+            ends = (other[: -len(rest)] for other in wanted if other.endswith(f".{rest}"))
+            yield from ((".".join([*parts[:place], ""]), on) for on in islice(ends, _TRIED))

@@ -2,15 +2,24 @@
 
 The rule (CHECKPOINT.md, "Weights"): an input that stores no head stands for its own embedding. Where every stored head
 equals its embedding and the base ties them, no head is written; where one differs it is written, and the config says
-that it is not tied.
+that it is not tied. Then nothing is tied: what encoder and decoder share is written for each, even where no input
+stores it so (but in T5, which shares it in any case).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.heads import INPUT, called_like_a_head, is_shared, may_be_tied, tied_by_config
+from sdmw.checkpoints.heads import (
+    INPUT,
+    always_shared,
+    called_like_a_head,
+    is_shared,
+    may_be_tied,
+    shared_if_tied,
+    tied_by_config,
+)
 from sdmw.tensors.tensor import Tensor
 
 
@@ -21,11 +30,13 @@ class TiedHead:
     Attributes:
         model: the input's name in the recipe; empty for the base.
         head, embedding: the two tensors in it.
+        read: the input's own config does not tie them, so that loaders read both.
     """
 
     model: str
     head: Tensor
     embedding: Tensor
+    read: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +48,18 @@ class Ties:
         dropped: names that are not written if all stored heads equal their embeddings.
         absent: by model (empty for the base), the heads that it lacks, each with the embedding that stands for it.
         heads: names of all heads that some input lacks or that are tied.
+        always: those of `dropped` that loaders tie whatever the config says.
     """
 
     stored: tuple[TiedHead, ...]
     dropped: frozenset[str]
     absent: Mapping[str, Mapping[str, Tensor]]
     heads: frozenset[str]
+    always: frozenset[str] = frozenset()
+
+    def unwritten(self, untie: Collection[str]) -> frozenset[str]:
+        """Names that are not written once it is known which heads differ: if any, only those tied in any case."""
+        return self.always.difference(untie) if untie else self.dropped
 
 
 def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
@@ -57,7 +74,8 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
     dropped: set[str] = set()
     heads: set[str] = set()
     absent: dict[str, dict[str, Tensor]] = {name: {} for name in everyone}
-    for head in dict.fromkeys(name for each in everyone.values() for name in heads_of(each)):
+    named = dict.fromkeys(name for each in everyone.values() for name in heads_of(each))
+    for head in named | dict.fromkeys(_unstored(base)):
         embeddings = {name: _embedding_of(each, head) for name, each in everyone.items()}
         lacking = {name for name, each in everyone.items() if head not in each.tensors}
         if any(embeddings[name] is None for name in everyone):
@@ -72,10 +90,17 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
             if name in lacking:
                 absent[name][head] = replace(embedding, name=head)
             elif tied:
-                stored.append(TiedHead(name, each.tensors[head], embedding))
+                stored.append(TiedHead(name, each.tensors[head], embedding, not _is_tied(each, head)))
         if tied:
             dropped.add(head)
-    return Ties(tuple(stored), frozenset(dropped), absent, frozenset(heads))
+    always = frozenset(head for head in dropped if always_shared(head, base.config))
+    return Ties(tuple(stored), frozenset(dropped), absent, frozenset(heads), always)
+
+
+def _unstored(base: Checkpoint) -> tuple[str, ...]:
+    """Embeddings of encoder and decoder that are written where the output ties nothing, stored or not."""
+    embedding = input_embedding(base)
+    return () if embedding is None else shared_if_tied(embedding.name, base.config)
 
 
 def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
@@ -121,9 +146,9 @@ def _vocabularies(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _is_tied(base: Checkpoint, head: str) -> bool:
     """Whether a loader of the base's config takes the embedding for the head, whatever is stored."""
-    if is_shared(head):
-        return True
     said = tied_by_config(base.config)
+    if is_shared(head):
+        return said is not False or always_shared(head, base.config)
     # A config that is silent ties by default in most architectures. A base that stores the head would then store it
     # in vain, so it is taken to mean what it stores.
     return head not in base.tensors if said is None else said

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.heads import is_shared, tied_by_config
+from sdmw.checkpoints.heads import is_shared, shared_if_tied, tied_by_config
 from sdmw.errors import Problem, quoted
 from sdmw.tensors.low_rank import LowRank, Sum
 from sdmw.tensors.tensor import Tensor
@@ -110,6 +110,8 @@ def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[s
             mend = "The model ties its head to its embedding: untie it first (store the head, and say so in config)"
             found = f"one that is {quoted(tie.embedding)} under another name"
             return Settled(changed, False, (Problem(head.where, "a tensor of the model's own", found, mend),))
+    if embedding is not None and not is_low_rank(embedding) and shared_if_tied(tie.embedding, model.config):
+        return Settled(changed, False, (_unread(embedding),))
     values = [each for each in (embedding, head) if each is not None and not is_low_rank(each)]
     if values:
         together = len(values) == 2  # perhaps with equal bits, which only reading them shows
@@ -132,6 +134,14 @@ def _cannot(adapter: Checkpoint, model: Checkpoint, tie: Tie) -> tuple[Problem, 
     found = f"values of {quoted(tie.embedding)} or of the head alone, which are one in {quoted(model_type)}"
     mend = "Merge it with peft's merge_and_unload: the config of such a model cannot say that they differ"
     return (Problem(adapter.path, "embedding and head changed together", found, mend),)
+
+
+def _unread(embedding: Tensor) -> Problem:
+    """Of a copy of what encoder and decoder share: each of them has a module of its own, which peft does not touch."""
+    found = "the shared one, of which peft trains a copy that neither of them reads"
+    return Problem(
+        embedding.where, "the embedding of encoder and decoder", found, f"Remove {quoted(embedding.name)} from it"
+    )
 
 
 def _told_apart(adapter: Checkpoint, tie: Tie, changed: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -108,7 +108,8 @@ class Card:
         front["library_name"] = "peft" if self.adapter else "transformers"
         front["tags"] = [*(["lora"] if self.adapter else ["merge"]), "sdmw", *self._tags()]
         if licence := common(self.licences):
-            said = {"license": licence.word, "license_name": licence.name, "license_link": licence.link}
+            front["license"] = [*map(Quoted, licence.words)] if licence.more else Quoted(licence.word)
+            said = {"license_name": licence.name, "license_link": licence.link}
             front |= {key: Quoted(value) for key, value in said.items() if value is not None}
         if self.pipeline_tag is not None:
             front["pipeline_tag"] = Quoted(self.pipeline_tag)

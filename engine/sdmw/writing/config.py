@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from sdmw.checkpoints.heads import LANGUAGE
 from sdmw.errors import CheckpointError, Problem
 
 _TIES = "tie_word_embeddings"
@@ -39,7 +40,7 @@ def _untie(config: dict[str, Any]) -> bool:
     """Says so wherever the config says that it ties, and else at the top."""
     if config.get("model_type") in _SCALED_BY_TIE:
         return False
-    levels = [config, *(value for name, value in config.items() if name.endswith("config") and isinstance(value, dict))]
+    levels = [config, *(value for name in LANGUAGE if isinstance(value := config.get(name), dict))]
     tying = [level for level in levels if level.get(_TIES)] or [level for level in levels[:1] if _TIES not in level]
     for level in tying:
         level[_TIES] = False

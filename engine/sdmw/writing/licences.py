@@ -19,28 +19,44 @@ class Licence:
         word: the Hub's, or `other`.
         name: what `other` is called; None where the card does not say.
         link: where its text is; None where the card does not say.
+        more: the other words of a card that lists several.
     """
 
     word: str
     name: str | None = None
     link: str | None = None
+    more: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.name or self.word
+        return ", ".join(self._called(word) for word in self.words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words of the card, as written."""
+        return (self.word, *self.more)
+
+    @property
+    def key(self) -> frozenset[str]:
+        """What is equal of two licences that are one: a list is compared as a whole, in any order and case."""
+        return frozenset(self._called(word).lower() for word in self.words)
+
+    def _called(self, word: str) -> str:
+        if word.lower() != OTHER:
+            return word
+        return self.name or (f"{word} ({self.link})" if self.link else word)
 
 
 Licences = Sequence[tuple[str, Licence | None]]  # each input's name, and what its card says, if it does
 
 
 def licence_of(front_matter: Mapping[str, tuple[str, ...]]) -> Licence | None:
-    """The one licence that a card names."""
-    words = front_matter.get("license", ())
-    if len(words) != 1:
+    """The licence that a card names, or all that it lists."""
+    word, *more = front_matter.get("license", ("",))
+    if not word:
         return None
-    if words[0] != OTHER:
-        return Licence(words[0])
-    name, link = (front_matter.get(key, (None,))[0] for key in ("license_name", "license_link"))
-    return Licence(OTHER, name, link)
+    other = OTHER in (each.lower() for each in (word, *more))
+    name, link = (front_matter.get(key, (None,))[0] if other else None for key in ("license_name", "license_link"))
+    return Licence(word, name, link, tuple(more))
 
 
 def read_licences(folders: Mapping[str, tuple[str, bool]]) -> list[tuple[str, Licence | None]]:
@@ -54,12 +70,12 @@ def read_licences(folders: Mapping[str, tuple[str, bool]]) -> list[tuple[str, Li
 def agreed(licences: Licences) -> Licence | None:
     """The licence of all inputs; None where one is unknown or another."""
     found = [licence for _, licence in licences]
-    return found[0] if len({str(licence) for licence in found if licence}) == 1 and all(found) else None
+    return found[0] if len({licence.key for licence in found if licence}) == 1 and all(found) else None
 
 
 def common(licences: Licences) -> Licence | None:
     """What the card of the merge says: the licence of all inputs, `other` where two differ, else none."""
-    several = len({str(licence) for _, licence in licences if licence}) > 1
+    several = len({licence.key for _, licence in licences if licence}) > 1
     return Licence(OTHER) if several else agreed(licences)
 
 
@@ -70,13 +86,13 @@ def warning(licences: Licences, copied: Sequence[str]) -> str | None:
         licences: of the inputs, the base's first.
         copied: names of the base's files that come along.
     """
-    named: dict[str, list[str]] = {}
+    named: dict[frozenset[str], tuple[Licence, list[str]]] = {}
     for name, licence in licences:
         if licence:
-            named.setdefault(str(licence), []).append(name)
+            named.setdefault(licence.key, (licence, []))[1].append(name)
     if len(named) < 2:
         return None
-    said = "; ".join(f"{quoted(licence)} of {_listed(names)}" for licence, names in named.items())
+    said = "; ".join(f"{quoted(str(licence))} of {_listed(names)}" for licence, names in named.values())
     texts = [name for name in copied if os.path.basename(name).lower().startswith(("licen", "notice"))]
     own = (
         f" {', '.join(map(quoted, texts))}, copied into it, comes from {quoted(licences[0][0])} alone." if texts else ""

@@ -11,24 +11,23 @@ import xxhash
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
 from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
+from sdmw.storage.pointers import FETCH, IS_POINTER, LARGEST_POINTER, is_pointer
 from sdmw.storage.weight_files import format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
-LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
-POINTER = b"version https://git-lfs.github.com/spec/"
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
 MODULES = "modules.json"  # of a sentence transformer: the folders that its modules are loaded from
 _LARGEST_MODULES = 2**20  # bytes
-_IS_POINTER = "a pointer of Git LFS, not the file"
 REPLACED = "the merge writes its own"
 
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
 # Patterns match one path component in lower case.
 _DENIED = {
-    "*.index.json": REPLACED,
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
     "adapter_*": "another form of the weights",
 }
+# In a folder of its own an index belongs to shards that are copied.
+_DENIED_ON_TOP = {"*.index.json": REPLACED}
 # What tells of a model: a merge writes its own, an archive keeps the model's.
 _OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), REPLACED)
 
@@ -141,9 +140,10 @@ def denied(path: str, *, folder: bool = False, whole: bool = False) -> str:
         whole: what tells of the model comes along as well.
     """
     name = os.path.basename(path)
-    patterns = _DENIED if whole else _DENIED | _OF_THE_MODEL
+    top = "/" not in path
+    patterns = _DENIED | (_DENIED_ON_TOP if top else {}) | ({} if whole else _OF_THE_MODEL)
     own = next((reason for pattern, reason in patterns.items() if fnmatchcase(name.lower(), pattern)), "")
-    return own or not_beside_a_merge(name, folder=folder, top="/" not in path)
+    return own or not_beside_a_merge(name, folder=folder, top=top)
 
 
 def remarks(base_dir: str, copied: Sequence[str], skipped: Sequence[tuple[str, str]]) -> list[str]:
@@ -168,9 +168,8 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
     problems = []
     for path, reason in skipped:
         where = os.path.join(base_dir, path)
-        if reason == _IS_POINTER:
-            mend = "Fetch it: git lfs pull, or download the model again"
-            problems.append(Problem(where, "the file", reason, mend))
+        if reason == IS_POINTER:
+            problems.append(Problem(where, "the file", reason, FETCH))
         elif f"{path}/".startswith(modules) and not denied(path.rstrip("/"), folder=path.endswith("/")):
             instead = "Merge a copy of the folder without it, and put it into the output afterwards"
             if reason == LEAVES:
@@ -200,12 +199,8 @@ def _unfit(base_dir: str, path: str, follow_links: bool) -> str:
         return size
     if size > LARGEST:
         return "larger than 64 MiB"
-    return _IS_POINTER if size < LARGEST_POINTER and _is_pointer(base_dir, path, follow_links) else ""
-
-
-def _is_pointer(base_dir: str, path: str, follow_links: bool) -> bool:
-    """Whether a repository was cloned without its large files. Source: the Git LFS specification, "The Pointer"."""
-    return read_start(base_dir, path, len(POINTER), follow_links=follow_links) == POINTER
+    start = read_start(base_dir, path, LARGEST_POINTER, follow_links=follow_links) if size < LARGEST_POINTER else b""
+    return IS_POINTER if is_pointer(start) else ""
 
 
 def _opened(base_dir: str, name: str, follow_links: bool) -> BinaryIO:

@@ -1,8 +1,9 @@
 """What is wrong with an output directory, found before anything is read or written."""
 
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sdmw.errors import Problem, quoted
@@ -13,6 +14,12 @@ from sdmw.writing.work_directory import parted, standing, work_path
 
 OVERWRITE = "Choose another name, or ask for it to be overwritten (--overwrite)"  # of a directory that is there
 ARCHIVE = "zarr.json"  # a delta archive's attributes
+MOST_NAMES = 3  # of what is lost, in one line
+
+# What results have at the top of their folder, beside what comes along from a base.
+_OF_RESULTS = re.compile(
+    r"(adapter_)?model(-\d{5,}-of-\d{5,})?\.safetensors(\.index\.json)?|(adapter_)?config\.json|README\.md|sdmw_.*"
+)
 
 
 def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool) -> list[Problem]:
@@ -52,6 +59,39 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
             for found in _too_full(above, work_path(parent, name), size)
         ),
     ]
+
+
+def replaced(target: str, written: Collection[str]) -> Iterator[str]:
+    """What to say of a directory that is to be replaced, where it holds what a merge would not write.
+
+    Args:
+        target: the directory.
+        written: paths in it of what is written beside the weights.
+    """
+    path = os.path.join(*parted(target))
+    if os.path.islink(path) or not os.path.isdir(path):
+        return
+    if names := sorted(_lost(path, "", written)):
+        more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+        shown_names = ", ".join(map(quoted, names[:MOST_NAMES])) + more
+        yield f"{target}: it is overwritten, and what is in it and not written by this merge is lost: {shown_names}"
+
+
+def _lost(path: str, folder: str, written: Collection[str]) -> Iterator[str]:
+    """Paths in a directory of what is not written anew; of folders in which nothing is, no more than the folder's."""
+    try:
+        entries = list(os.scandir(os.path.join(path, folder)))
+    except OSError:
+        return
+    for entry in entries:
+        name = os.path.join(folder, entry.name)
+        if not entry.is_dir(follow_symlinks=False):
+            if name not in written and not (folder == "" and _OF_RESULTS.fullmatch(name)):
+                yield name
+        elif any(each.startswith(f"{name}/") for each in written):
+            yield from _lost(path, name, written)
+        else:
+            yield f"{name}/"
 
 
 def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from sdmw.checkpoints.formats._json import told
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
+from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 
 CONFIG = "config.json"
 DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
@@ -23,9 +24,13 @@ def read_config(directory: str, access: Access) -> tuple[dict[str, Any] | None, 
     if not os.path.lexists(where):
         return None, [Problem(where, "", "no such file", "Copy it from the model's repository")]
     try:
-        config = json.loads(read_bounded(directory, CONFIG, LARGEST_CONFIG, follow_links=access.follow_links))
+        raw = read_bounded(directory, CONFIG, LARGEST_CONFIG, follow_links=access.follow_links)
     except CheckpointError as error:
         return None, list(error.problems)
+    if is_pointer(raw):
+        return None, [Problem(where, "the file", IS_POINTER, FETCH)]
+    try:
+        config = json.loads(raw)
     except (ValueError, RecursionError) as error:
         said = "nested too deep" if isinstance(error, RecursionError) else str(error)
         return None, [Problem(where, "", f"not JSON: {said}")]
