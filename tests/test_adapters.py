@@ -575,6 +575,38 @@ class TestTiedHeads:
         assert "expected embedding and head changed together" in str(problem)
         assert "merge_and_unload" in problem.mend
 
+    @pytest.mark.parametrize(
+        ("model_type", "embedding", "head"),
+        [
+            ("git", "git.embeddings.word_embeddings", "output.weight"),
+            ("kosmos-2", "text_model.model.embed_tokens", "text_model.lm_head.weight"),
+            ("xlnet", "transformer.word_embedding", "lm_loss.weight"),
+            ("xlm", "transformer.embeddings", "pred_layer.proj.weight"),
+            ("openai-gpt", "transformer.tokens_embed", "lm_head.weight"),
+            ("ctrl", "transformer.w", "lm_head.weight"),
+            ("llava", "language_model.model.embed_tokens", "language_model.lm_head.weight"),
+            ("qwen2_vl", "model.language_model.embed_tokens", "lm_head.weight"),
+            ("blip", "text_decoder.bert.embeddings.word_embeddings", None),
+            ("of_nobody", "inner.model.embed_tokens", None),
+        ],
+    )
+    def test_a_head_is_written_under_the_name_that_loaders_know_and_else_refused(
+        self, tmp_path, monkeypatch, model_type, embedding, head
+    ):
+        monkeypatch.chdir(tmp_path)
+        base = {f"{embedding}.weight": np.ones((40, 16), "f4"), "x.weight": np.ones((4, 4), "f4")}
+        config = {"model_type": model_type, "architectures": ["SomeForCausalLM"], "tie_word_embeddings": True}
+        write_checkpoint(tmp_path / "base", base, config=config)
+        write_adapter(tmp_path / "a", {f"{PREFIX}{embedding}.weight": np.zeros((40, 16), "f4")})
+        if head is None:
+            recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "a"}]}
+            (problem,) = sdmw.plan(recipe).problems
+            assert "such a model's head has no name here" in problem.mend
+            return
+        found, _ = run("task_arithmetic", models=("a",))
+        assert set(found) == {*base, head}
+        np.testing.assert_array_equal(found[head], base[f"{embedding}.weight"])
+
     @pytest.mark.parametrize("trained", ["model.shared", "lm_head"])
     def test_bart_s_encoder_and_decoder_have_modules_of_their_own(self, tmp_path, monkeypatch, trained):
         """A copy of the shared embedding is read by neither; a head of its own unties both, which are then written."""

@@ -683,6 +683,20 @@ def test_a_config_that_says_nothing_of_ties_unties_a_head_that_is_stored(tmp_pat
     assert report.warnings == ()
 
 
+def test_a_config_that_says_nothing_ties_where_that_is_the_default(tmp_path):
+    """As transformers does with Gemma's: a head that equals its embedding would be read in vain."""
+    world = World(tmp_path)
+    world.config["model_type"] = "gemma"
+    world.config.pop("tie_word_embeddings", None)
+    for model in world.models:
+        model["lm_head.weight"] = model["model.embed_tokens.weight"].copy()
+    found, report = merged(world)
+    assert "lm_head.weight" not in found
+    assert report.warnings == (
+        "'lm_head.weight' equals 'model.embed_tokens.weight', to which it is tied: it is not written",
+    )
+
+
 def test_an_untied_head_is_an_extra_tensor(tmp_path, capsys, monkeypatch):
     spoil = both(tied, lambda w: w.config.update(tie_word_embeddings=False))
     case = Case("", PlanError, (r"model 'HERE/func': tensor 'lm_head.weight' is not in the base",), spoil)

@@ -1,6 +1,6 @@
 import pytest
 
-from sdmw.checkpoints.heads import tied_by_config
+from sdmw.checkpoints.heads import called_like_a_head, inputs_of, stands_in, tied_by_config
 
 TIES, NOT = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 
@@ -29,3 +29,14 @@ def test_some_are_tied_where_either_says_so(model_type):
     """As transformers 5 reads what older versions wrote: false above, true in the language model's."""
     assert tied_by_config(NOT | {"model_type": model_type, "text_config": TIES}) is True
     assert tied_by_config(NOT | {"model_type": model_type, "vision_config": TIES}) is False
+
+
+def test_names_that_mean_anything_count_only_where_they_are_known():
+    assert called_like_a_head("pred_layer.proj.weight")
+    assert called_like_a_head("lm_loss.weight")
+    assert not called_like_a_head("attention.proj.weight")
+    assert not called_like_a_head("lm_loss.bias")
+    assert "w" in inputs_of({"model_type": "ctrl"})
+    assert "w" not in inputs_of({"model_type": "llama"})
+    assert stands_in("lm_head.weight", ["transformer.w.weight"], {"model_type": "ctrl"})
+    assert not stands_in("lm_head.weight", ["transformer.w.weight"], None)

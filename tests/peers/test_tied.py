@@ -35,6 +35,23 @@ KINDS = {
          "max_source_positions": 8, "max_target_positions": 8, "num_mel_bins": 4, "pad_token_id": 0,
          "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
     ),
+    "openai-gpt": (
+        transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel, "lm_head.weight",
+        "transformer.tokens_embed.weight",
+        {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 40},
+    ),
+    "ctrl": (
+        transformers.CTRLConfig, transformers.CTRLLMHeadModel, "lm_head.weight", "transformer.w.weight",
+        {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": 40, "dff": 16},
+    ),
+    "xlnet": (
+        transformers.XLNetConfig, transformers.XLNetLMHeadModel, "lm_loss.weight", "transformer.word_embedding.weight",
+        {"d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 16, "vocab_size": 40},
+    ),
+    "xlm": (
+        transformers.XLMConfig, transformers.XLMWithLMHeadModel, "pred_layer.proj.weight",
+        "transformer.embeddings.weight", {"emb_dim": 8, "n_layers": 1, "n_heads": 2, "vocab_size": 40},
+    ),
 }  # fmt: skip
 
 # How an input keeps its head: what the config says, and what the file stores.

@@ -4,7 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 # The last module in the name of an input embedding; of several in one model the first of these is the one to tie to.
-INPUT = ("shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embedding")
+_INPUT = (
+    "shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embedding",
+    "tokens_embed", "word_embedding",
+)  # fmt: skip
+_INPUT_OF = {"ctrl": ("w",)}  # names that elsewhere mean anything
 # The last module in the name of what transformers ties to the input embedding: output heads, and the
 # embeddings of encoder and decoder.
 _TIED = (
@@ -17,7 +21,9 @@ _TIED = (
     "output_projection",
     "vocab_projector",
     "generator_lm_head",
+    "lm_loss",
 )
+_TIED_IN = (("pred_layer", "proj"),)  # the last two, where the last alone means anything
 # Encoder and decoder share one embedding whatever the config says; it says there whether the output is scaled.
 _ALWAYS_SHARED = frozenset(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop"))
 # They share it where the config ties; where it does not, transformers 5 wants three tensors.
@@ -37,12 +43,29 @@ _TIED_FROM_BELOW = frozenset(
         "video_llama_3",
     )
 )  # fmt: skip
+# Language models that transformers 5 ties where their config is silent.
+_TIED_BY_DEFAULT = frozenset(
+    (
+        "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_bigcode",
+        "gpt_neo", "mamba", "mpt", "opt", "smollm3", "starcoder2", "whisper",
+    )
+)  # fmt: skip
+
+
+def tied_by_default(config: Mapping[str, Any] | None) -> bool:
+    """Whether a model is known to tie where its config says nothing of it."""
+    return (config or {}).get("model_type") in _TIED_BY_DEFAULT
 
 
 def called_like_a_head(name: str) -> bool:
     """Whether a tensor of this name may be tied to the embedding."""
-    *_, module, last = ("", *name.split("."))
-    return module in _TIED and last == "weight"
+    *_, above, module, last = ("", "", *name.split("."))
+    return last == "weight" and (module in _TIED or (above, module) in _TIED_IN)
+
+
+def inputs_of(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The last module in the name of an input embedding, in a model of this config; the first is the one to tie to."""
+    return (*_INPUT, *_INPUT_OF.get(str((config or {}).get("model_type")), ()))
 
 
 def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
@@ -80,7 +103,7 @@ def may_be_tied(head: str, config: Mapping[str, Any] | None) -> bool:
 
 def stands_in(head: str, stored: Collection[str], config: Mapping[str, Any] | None) -> bool:
     """Whether a model lacks a head because its embedding, which it stores, stands for it."""
-    embeddings = ("shared",) if called_like_a_head(head) and is_shared(head) else INPUT
+    embeddings = ("shared",) if called_like_a_head(head) and is_shared(head) else inputs_of(config)
     return (
         called_like_a_head(head)
         and may_be_tied(head, config)

@@ -12,13 +12,14 @@ from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.heads import (
-    INPUT,
     always_shared,
     called_like_a_head,
+    inputs_of,
     is_shared,
     may_be_tied,
     shared_if_tied,
     tied_by_config,
+    tied_by_default,
 )
 from sdmw.tensors.tensor import Tensor
 
@@ -127,10 +128,11 @@ def _embedding_of(checkpoint: Checkpoint, head: str) -> Tensor | None:
 def input_embedding(checkpoint: Checkpoint) -> Tensor | None:
     """The input embedding: a matrix called like one, with a row for each token of the vocabulary."""
     sizes = set(_vocabularies(checkpoint.config or {}))
+    names = inputs_of(checkpoint.config)
     candidates = [
-        (INPUT.index(parts[-2]), len(parts), name)
+        (names.index(parts[-2]), len(parts), name)
         for name, tensor in checkpoint.tensors.items()
-        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in INPUT
+        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in names
         and len(tensor.shape) == 2 and (not sizes or any(tensor.shape[0] >= size for size in sizes))
     ]  # fmt: skip
     return checkpoint.tensors[min(candidates)[2]] if candidates else None
@@ -149,6 +151,6 @@ def _is_tied(base: Checkpoint, head: str) -> bool:
     said = tied_by_config(base.config)
     if is_shared(head):
         return said is not False or always_shared(head, base.config)
-    # A config that is silent ties by default in most architectures. A base that stores the head would then store it
-    # in vain, so it is taken to mean what it stores.
-    return head not in base.tensors if said is None else said
+    # A config that is silent ties by default in some architectures. In the others a base that stores the head would
+    # then store it in vain, so it is taken to mean what it stores.
+    return head not in base.tensors or tied_by_default(base.config) if said is None else said

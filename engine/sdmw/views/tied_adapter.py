@@ -17,11 +17,33 @@ from sdmw.views.tied import heads_of, input_embedding
 
 # Model types whose head has another name than `lm_head`.
 _HEAD_OF = {
-    **dict.fromkeys(("whisper", "moonshine", "canary"), "proj_out.weight"),
+    **dict.fromkeys(("whisper", "moonshine", "moonshine_streaming", "canary", "cohere_asr"), "proj_out.weight"),
     **dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), "embed_out.weight"),
     **dict.fromkeys(("biogpt", "trocr"), "output_projection.weight"),
+    **dict.fromkeys(("xlm", "flaubert"), "pred_layer.proj.weight"),
     "modernbert-decoder": "decoder.weight",
+    "git": "output.weight",
+    "kosmos-2": "text_model.lm_head.weight",
+    "xlnet": "lm_loss.weight",
 }
+# Embeddings of which the head is `lm_head`, in all that transformers 5 ties, and without the prefix of older files.
+_EMBEDDINGS = frozenset(
+    f"{before}{module}.weight"
+    for before, modules in (
+        ("", ("shared", "embed_tokens", "wte", "word_embeddings", "tokens_embed")),
+        ("model.", ("embed_tokens", "shared", "embed_tokens.word_embeddings", "embed_tokens.embed_tokens")),
+        ("decoder.", ("embed_tokens",)),
+        ("model.decoder.", ("embed_tokens",)),
+        ("model.language_model.", ("embed_tokens", "shared")),
+        ("model.text_model.", ("embed_tokens", "embeddings.tok_embeddings")),
+        ("transformer.", ("wte", "word_embeddings", "tokens_embed", "w")),
+        ("backbone.", ("embeddings", "embedding")),
+        ("prophetnet.", ("word_embeddings",)),
+        ("led.", ("shared",)),
+        ("funnel.", ("embeddings.word_embeddings",)),
+    )
+    for module in modules
+)
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining")
 # A head of several tensors, as BERT's and RoBERTa's: more of it is tied than the embedding, and by the same field.
 _LARGER_HEADS = ("cls", "lm_head", "head", "predictions", "vocab_transform", "generator_predictions")
@@ -61,8 +83,15 @@ def tie_of(model: Checkpoint) -> Tie | None:
         return None
     if any(name.split(".")[0] in _LARGER_HEADS for name in model.tensors):
         return Tie(embedding, "", stored=False)
+    return Tie(embedding, _head_of(embedding, str(config.get("model_type"))), stored=False)
+
+
+def _head_of(embedding: str, model_type: str) -> str:
+    """The name of a head that is not stored; empty where it is not known here."""
     prefix = "language_model." if embedding.startswith("language_model.model.") else ""
-    return Tie(embedding, prefix + _HEAD_OF.get(str(config.get("model_type")), "lm_head.weight"), stored=False)
+    usual = "lm_head.weight" if embedding.removeprefix(prefix) in _EMBEDDINGS else ""
+    head = _HEAD_OF.get(model_type, usual)
+    return head and prefix + head
 
 
 def with_head(model: Checkpoint, tie: Tie) -> Checkpoint:
@@ -132,7 +161,7 @@ def _cannot(adapter: Checkpoint, model: Checkpoint, tie: Tie) -> tuple[Problem, 
     if tie.head and model_type not in _SCALED:
         return ()
     found = f"values of {quoted(tie.embedding)} or of the head alone, which are one in {quoted(model_type)}"
-    mend = "Merge it with peft's merge_and_unload: the config of such a model cannot say that they differ"
+    mend = "Merge it with peft's merge_and_unload: such a model's head has no name here, or no config that unties it"
     return (Problem(adapter.path, "embedding and head changed together", found, mend),)
 
 
