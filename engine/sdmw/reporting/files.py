@@ -6,13 +6,13 @@ from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapte
 from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
 from sdmw.planning.plan import Plan
 from sdmw.reporting.cards import merge_card
+from sdmw.reporting.config import merged_config
 from sdmw.reporting.report import ModelReport
 from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
 from sdmw.tensors.low_rank import Factor
 from sdmw.writing import side_files
 from sdmw.writing.adapter_config import adapter_config
-from sdmw.writing.config import merged_config
 from sdmw.writing.publication import Publication
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sdmw.errors import CheckpointError
-from sdmw.writing.config import merged_config
+from sdmw.reporting.config import merged_config
 
 BASE = """{
     "architectures": ["LlamaForCausalLM"],
