@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from kernels.inputs import tile_of
 from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN, LOW
+from sdmw.kernels.blocks import GRAIN
 from sdmw.kernels.codes import F32
-from sdmw.kernels.dots import GRAIN
 from sdmw.methods import all_methods
 from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.inputs import stored, tile_of, values
+from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
-from sdmw.kernels.dots import GRAIN, LANES
 from sdmw.statistics.gram import UNIT_EXPONENT, GramLook
 
 

@@ -58,8 +58,8 @@ for code in stored:
         results += [out.copy(), np.array([bad])]
 
 for deltas, pairs in ((True, 3), (False, 6)):
-    lanes, sums, nonfinite = np.zeros((pairs, dots.LANES)), np.zeros((2, pairs)), np.zeros(1, np.int64)
-    ended = dots.dots(addresses, codes, count, dots.GRAIN - 107, deltas, lanes, sums, nonfinite)
+    lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
+    ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
     results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
 shared = np.zeros((2, 2), np.int64)
 ram.count_shared(addresses, codes, count, np.float32(0.01), shared)

@@ -29,7 +29,5 @@ def test_of_two_the_weighted_sum_is_left():
 
 
 def test_of_more_it_is_an_error():
-    with pytest.raises(
-        RunError, match="expected models with a mean direction, found they cancel each"
-    ):
+    with pytest.raises(RunError, match="expected models with a mean direction, found they cancel each"):
         merge("a", "b", "c", weights=(1, 1, 2**0.5))

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import DELTA
 from sdmw.kernels.jit import kernel
 from sdmw.kernels.tiles import decode
 
-GRAIN = 1 << 16  # elements of a block; the next one begins at the next multiple, counted from the tensor's start
-LANES = 16  # element i of a block is added to lane i mod 16, each in order
 _STEP = 1024  # elements decoded at once; divides GRAIN
 
 

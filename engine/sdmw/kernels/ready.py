@@ -121,6 +121,7 @@ def _call_all() -> None:
 
     from sdmw.kernels import bus_error, chance, cuts, dots, low_rank, ram, single, tiles
     from sdmw.kernels.bins import BINS
+    from sdmw.kernels.blocks import LANES
 
     def integers(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.zeros(shape, np.int64)
@@ -142,8 +143,8 @@ def _call_all() -> None:
     keys = np.zeros(0, np.uint64)
     chance.sum_kept(base, base, 0, 0, keys, keys, integers(0, 2, 1))
     chance.merge_by_chance(base, base, 0, 0, keys, keys, none, none, True, True, one, 0, 0)
-    dots.dots(base, base, 0, 0, True, np.zeros((0, dots.LANES)), np.zeros((0, 0)), integers(1))
-    dots.folded(np.zeros(dots.LANES))
+    dots.dots(base, base, 0, 0, True, np.zeros((0, LANES)), np.zeros((0, 0)), integers(1))
+    dots.folded(np.zeros(LANES))
     ram.count_shared(base, base, 0, one, integers(0, 2))
     ram.merge_shared(base, base, 0, one, none, 0, 0)
     single.swap_near(base, base, 0, one, 0, 0)

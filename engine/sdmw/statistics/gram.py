@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.kernels.dots import GRAIN, LANES
+from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.statistics.look import Look, LookMemory, Tile, check_models
 
 UNIT_EXPONENT = 1074  # sums are multiples of 2**-1074, float64's smallest number

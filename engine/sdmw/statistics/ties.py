@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.kernels.dots import GRAIN
+from sdmw.kernels.blocks import GRAIN
 from sdmw.statistics.look import Look, LookMemory, Tile
 
 MOST_BLOCKS = 8192  # of a tensor
