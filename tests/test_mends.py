@@ -42,6 +42,7 @@ def test_a_mend_mends(row, scene):
 WITHOUT = {
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
+    "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",
     "Check the network": "needs the network to fail: tests/storage/test_locate.py",
     "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
     "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "

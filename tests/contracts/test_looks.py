@@ -22,13 +22,18 @@ from numpy.typing import NDArray
 
 from kernels.inputs import tile_of
 from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN, LOW
+from sdmw.kernels.blocks import GRAIN
 from sdmw.kernels.codes import F32
 from sdmw.methods import all_methods
 from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
+from sdmw.statistics.gram import Gram, GramLook
 from sdmw.statistics.histogram import HistogramLook
+from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
+from sdmw.statistics.shared import ChangesLook
+from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 
 MODELS = 2
 INFINITY = FIRST_NONFINITE_BIN << 16
@@ -62,6 +67,13 @@ def every_bin(most: int) -> NDArray[np.uint32]:
     return patterns
 
 
+def wide_range() -> NDArray[np.uint32]:
+    """Three blocks and a part of one; magnitudes from the smallest to the largest, so that sums have most digits."""
+    bits = np.random.default_rng(1).integers(0, INFINITY, 3 * GRAIN + 777, np.uint32)
+    bits[::1000] = INFINITY
+    return bits
+
+
 def plain_histograms(statistic: Any) -> Any:
     return [[getattr(each, name).tolist() for name in ("bins", "counts", "low_sums")] for each in statistic]
 
@@ -80,6 +92,21 @@ TWO_BINS = np.concatenate([place << np.uint32(16) | np.arange(LOW, dtype=np.uint
 SAMPLES: Mapping[str, Sample] = {
     "histogram": Sample(HistogramLook(), every_bin(100_000), plain_histograms, use_histograms),
     "histogram and list": Sample(HistogramLook((50.0,) * MODELS), every_bin(131_000), plain_histograms, use_histograms),
+    "Gram matrix of deltas": Sample(GramLook(True, True), wide_range(), lambda statistic: statistic, Gram.matrix),
+    "Gram matrix of values": Sample(GramLook(True, False), wide_range(), lambda statistic: statistic, Gram.matrix),
+    "ties": Sample(
+        TiesLook((Tied(0, 1), Tied(1, INFINITY - 1)), MOST_BLOCKS * GRAIN), wide_range(), np.ndarray.tolist, np.cumsum
+    ),
+    "last taken": Sample(
+        LastTakenLook((Taken(Tied(0, INFINITY), 0, 4 * GRAIN, 7), Taken(Tied(1, INFINITY), 0, 4 * GRAIN, 9))),
+        wide_range(),
+        lambda statistic: statistic,
+        lambda statistic: None,
+    ),
+    "kept by chance": Sample(
+        KeptLook(3, (0.3, 0.9)), wide_range(), lambda statistic: statistic, lambda statistic: None
+    ),
+    "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
 }
 
@@ -94,17 +121,17 @@ def test_every_look_has_a_sample():
     assert declared == {type(sample.look) for sample in SAMPLES.values()}
 
 
-def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None) -> Any:
-    """The statistic of some data."""
+def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None, start: int = 0) -> Any:
+    """The statistic of some data, which begin at an element of their tensor."""
     counter = counter or sample.look.counter(MODELS)
-    add(counter, patterns)
+    add(counter, patterns, start=start)
     return counter.result()
 
 
-def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS) -> None:
+def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0) -> None:
     arrays = [np.zeros(patterns.size, np.float32), *(patterns.view(np.float32) for _ in range(models))]
     if patterns.size:
-        counter.add(tile_of(arrays, [F32] * (models + 1)))
+        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start))
 
 
 # Adding
@@ -113,17 +140,29 @@ def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS) -> Non
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_parts_add_up_in_any_order_and_grouping(sample, data):
-    cuts = data.draw(st.lists(st.integers(0, sample.patterns.size), max_size=5))
+    grain = sample.look.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
+    cuts = [grain * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // grain), max_size=5))]
     seed = data.draw(st.integers(0, 2**32))
     edges = [0, *sorted(cuts), sample.patterns.size]
     counter = sample.look.counter(MODELS)  # one for all: counting begins again after each result
-    parts = [measured(sample, sample.patterns[start:stop], counter) for start, stop in itertools.pairwise(edges)]
+    parts = [measured(sample, sample.patterns[start:stop], counter, start) for start, stop in itertools.pairwise(edges)]
     parts += [sample.look.nothing(MODELS)]
     chance = random.Random(seed)
     while len(parts) > 1:
         one, other = (parts.pop(chance.randrange(len(parts))) for _ in range(2))
         parts.append(sample.look.add(one, other))
     assert sample.plain(parts[0]) == sample.plain(measured(sample, sample.patterns))
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_tiles_of_a_piece_change_nothing(sample, data):
+    """They come in order, of any size."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, sample.patterns.size), max_size=5)))
+    counter = sample.look.counter(MODELS)
+    for start, stop in itertools.pairwise([0, *cuts, sample.patterns.size]):
+        add(counter, sample.patterns[start:stop], start=start)
+    assert sample.plain(counter.result()) == sample.plain(measured(sample, sample.patterns))
 
 
 def test_nothing_changes_nothing(sample):
@@ -135,8 +174,8 @@ def test_nothing_changes_nothing(sample):
 
 
 def test_adding_leaves_the_parts_as_they_are(sample):
-    half = sample.patterns.size // 2
-    parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:])]
+    half = sample.patterns.size // 2 // sample.look.grain * sample.look.grain if sample.look.ranges() is None else 0
+    parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:], start=half)]
     before = [sample.plain(part) for part in parts]
     sample.look.add(*parts)
     assert [sample.plain(part) for part in parts] == before
@@ -222,7 +261,7 @@ def test_a_counter_takes_what_it_declares(sample, models):
 
 def of_models(look: Look[Any], models: int) -> Look[Any]:
     """The same look at as many models, each asked what the first is."""
-    told = {field.name: given for field in fields(look) if (given := getattr(look, field.name)) is not None}
+    told = {field.name: given for field in fields(look) if isinstance(given := getattr(look, field.name), tuple)}
     return replace(look, **{name: given[:1] * models for name, given in told.items()})
 
 
@@ -256,8 +295,9 @@ def test_adding_takes_no_more_than_one_component_beside(sample, models):
 
 def test_the_samples_are_the_worst(sample):
     """All bins hold something; lists are as long as they get; all low halves occur."""
-    result = measured(sample, sample.patterns)
-    for each in result:
+    if not isinstance(sample.look, HistogramLook | LowBitsLook):
+        return
+    for each in measured(sample, sample.patterns):
         if isinstance(sample.look, HistogramLook):
             assert each.bins.tolist() == REACHED
             assert (each.near.patterns.size > 0.9 * near.MOST_OF_PIECE) == (sample.look.near is not None)

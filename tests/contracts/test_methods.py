@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +22,31 @@ from safetensors import safe_open
 import sdmw
 from adapters_on_disk import PREFIX, adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
-from reference import linear, lora, low_rank, sdm_w, task_arithmetic
+from reference import (
+    breadcrumbs,
+    breadcrumbs_ties,
+    dare_linear,
+    dare_ties,
+    karcher,
+    linear,
+    lora,
+    low_rank,
+    model_stock,
+    multislerp,
+    nearswap,
+    nuslerp,
+    passthrough,
+    ram,
+    ramplus_tl,
+    sdm_w,
+    slerp,
+    task_arithmetic,
+    ties,
+)
 from reference.rounding import STORED, bits, rounded, widen
 from sdmw import codec, methods
 from sdmw.methods import all_methods
-from sdmw.methods.method import AnyMethod, Method, decision_type
+from sdmw.methods.method import decision_type, own_types
 from sdmw.planning import budget
 from sdmw.planning.layers import layer_of
 from sdmw.running.context import working
@@ -81,6 +101,66 @@ def task_arithmetic_of(base: Arrays, models: Sequence[Arrays], parameters: Mappi
     }
 
 
+def each_tensor(merge: Callable[..., NDArray[Any]], *, of_base: bool = True) -> Callable[..., Arrays]:
+    """A reference that merges tensor by tensor: of the base, if asked, the list of models, and parameters."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        return {
+            name: merge(*([base[name]] if of_base else []), [model[name] for model in models], **parameters)
+            for name in base
+        }
+
+    return merged_of
+
+
+def of_deltas_or_values(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
+    """A reference of weights and, unless the sample says that there is none, of a base."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        others = {name: value for name, value in parameters.items() if name not in ("weight", "base")}
+        weights = [parameters["weight"]] * len(models)
+        below = base if parameters.get("base", True) else {}
+        return {
+            name: merge([model[name] for model in models], weights, base=below.get(name), **others) for name in base
+        }
+
+    return merged_of
+
+
+def trimmed_of(merge: Callable[..., NDArray[Any]], **of_model: float) -> Callable[..., Arrays]:
+    """A reference of weights, densities and other numbers that each model has its own of, by their defaults."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        names = {"weight": 1.0, "density": 1.0, **of_model}
+        own = [[parameters.get(name, default)] * len(models) for name, default in names.items()]
+        others = {name: value for name, value in parameters.items() if name not in (*names, "lambda")}
+        scale = parameters.get("lambda", 1.0)
+        return {
+            name: merge(base[name], [model[name] for model in models], *own, scale=scale, **others) for name in base
+        }
+
+    return merged_of
+
+
+def by_chance_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
+    """A reference that takes the tensor's name, weights, densities and a seed."""
+
+    def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
+        own = [[parameters.get(name, 1.0)] * len(models) for name in ("weight", "density")]
+        others = {name: parameters[name] for name in ("normalize", "rescale") if name in parameters}
+        more = {"scale": parameters.get("lambda", 1.0), "seed": parameters.get("random_seed", 0)}
+        return {
+            name: merge(name, base[name], [model[name] for model in models], *own, **more, **others) for name in base
+        }
+
+    return merged_of
+
+
+def one_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., NDArray[Any]]:
+    """The same of a reference that takes a single model."""
+    return lambda *given, **parameters: merge(*given[:-1], *given[-1], **parameters)
+
+
 def lora_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
     merged = {}
     weights = [parameters.get("weight", 1.0)] * len(models)
@@ -113,6 +193,58 @@ SAMPLES = {
     "task_arithmetic": Sample(
         ("corp", "func"), ({}, {"weight": 0.3, "normalize": True, "lambda": 0.7}), task_arithmetic_of
     ),
+    "slerp": Sample(("corp",), ({"t": 0.25}, {"t": 1.5}), each_tensor(one_of(slerp.slerp))),
+    "model_stock": Sample(("corp", "func", "third"), ({},), each_tensor(model_stock.model_stock)),
+    "karcher": Sample(
+        ("corp", "func", "far"), ({}, {"max_iter": 2, "tol": 1e-3}), each_tensor(karcher.karcher, of_base=False)
+    ),
+    "nuslerp": Sample(
+        ("corp", "func"), ({"weight": 0.5}, {"weight": 2.0, "base": False}), of_deltas_or_values(nuslerp.nuslerp)
+    ),
+    "multislerp": Sample(
+        ("corp", "func", "third"),
+        ({"weight": 1.0}, {"weight": 0.25, "normalize_weights": False, "eps": 1e-6, "base": False}),
+        of_deltas_or_values(multislerp.multislerp),
+    ),
+    "ties": Sample(
+        ("corp", "func", "third"),
+        (
+            {"weight": 0.5, "density": 0.4},
+            {"weight": 1.0, "density": 0.93, "rescale": True, "normalize": False, "lambda": 0.7},
+            {"weight": -0.3},
+            {"weight": 1.0, "density": 0.0},
+        ),
+        trimmed_of(ties.ties),
+    ),
+    "breadcrumbs": Sample(
+        ("corp", "third"),
+        (
+            {"weight": 0.5, "density": 0.4, "gamma": 0.1},
+            {"weight": 1.0, "density": 0.95, "gamma": 0.3, "rescale": True, "normalize": True},
+        ),
+        trimmed_of(breadcrumbs.breadcrumbs, gamma=0.01),
+    ),
+    "breadcrumbs_ties": Sample(
+        ("corp", "func"), ({"weight": 0.5, "density": 0.8},), trimmed_of(breadcrumbs_ties.breadcrumbs_ties, gamma=0.01)
+    ),
+    "dare_linear": Sample(
+        ("corp", "func"),
+        ({"weight": 0.5, "density": 0.4}, {"weight": 1.0, "density": 0.7, "rescale": False, "random_seed": 7}),
+        by_chance_of(dare_linear.dare_linear),
+    ),
+    "dare_ties": Sample(
+        ("corp", "third"),
+        ({"weight": 0.5, "density": 0.6, "normalize": True, "lambda": 0.9}, {"weight": 1.0}),
+        by_chance_of(dare_ties.dare_ties),
+    ),
+    "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
+    "passthrough": Sample(
+        ("corp",), ({}, {"scale": 0.5}), each_tensor(one_of(passthrough.passthrough), of_base=False)
+    ),
+    "ram": Sample(("corp", "func", "third"), ({}, {"epsilon": 1e-3}), each_tensor(ram.ram)),
+    "ramplus_tl": Sample(
+        ("corp", "func"), ({}, {"epsilon": 1e-3, "r": 0.5, "alpha": 0.7}), each_tensor(ramplus_tl.ramplus_tl)
+    ),
     "lora": Sample(
         ("one", "two"), ({"combination_type": "cat"}, {"combination_type": "linear", "weight": 0.5}), lora_of
     ),
@@ -130,6 +262,7 @@ def models(tmp_path_factory):
     base = llama_like(rng) | {"model.wide.weight": rng.normal(0, 0.02, (150, 111)).astype(STORED["BF16"])}
     contents = {
         "base": base, "corp": fine_tuned(rng, base), "func": fine_tuned(rng, base, "F32"),
+        "third": fine_tuned(rng, base, "F16"), "far": fine_tuned(rng, base, scale=0.05),
         "one": adapter_of(rng, base), "two": adapter_of(rng, base, modules=("q_proj",), dtype="BF16"),
     }  # fmt: skip
     for name, tensors in contents.items():
@@ -151,7 +284,11 @@ CASES = [pytest.param(name, given, id=f"{name}-{number}") for name, sample in SA
 
 def recipe_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     models = [{"model": model} for model in SAMPLES[name].models]
-    return {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+    recipe = {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
+    recipe["random_seed"] = recipe["parameters"].pop("random_seed", 0)
+    if not recipe["parameters"].pop("base", True):
+        del recipe["base_model"]
+    return recipe
 
 
 def merged(recipe: Mapping[str, Any], **options: Any) -> sdmw.Report:
@@ -160,12 +297,6 @@ def merged(recipe: Mapping[str, Any], **options: Any) -> sdmw.Report:
 
 def weights() -> bytes:
     return Path("out/model.safetensors").read_bytes()
-
-
-def type_arguments(method: AnyMethod) -> tuple[Any, Any, Any]:
-    """P, D and M of a method."""
-    (declared,) = (base for base in type(method).__orig_bases__ if getattr(base, "__origin__", None) is Method)
-    return get_args(declared)
 
 
 def test_every_method_has_a_sample():
@@ -246,7 +377,7 @@ def test_it_is_the_reference(world, name, parameters):
     merged(recipe_of(name, parameters))
     base = {key: widen(tensor) for key, tensor in world["base"].items()}
     models = [
-        {key: widen(tensor) for key, tensor in world[model].items()} if model in ("corp", "func") else world[model]
+        {key: widen(tensor) for key, tensor in world[model].items()} if model not in ("one", "two") else world[model]
         for model in SAMPLES[name].models
     ]
     expected = SAMPLES[name].reference(base, models, parameters)
@@ -261,7 +392,7 @@ def test_it_is_the_reference(world, name, parameters):
 @pytest.mark.parametrize(("name", "parameters"), CASES)
 def test_parameters_and_decisions_survive_json(world, name, parameters):
     method, plan = all_methods()[name], sdmw.plan(recipe_of(name, parameters))
-    kind, *_ = type_arguments(method)
+    kind, *_ = own_types(method)
     for tensor in plan.tensors:
         again = codec.decode(kind, json.loads(json.dumps(codec.encode(tensor.params))))
         assert (again, hash(again)) == (tensor.params, hash(tensor.params))
@@ -273,7 +404,7 @@ def test_parameters_and_decisions_survive_json(world, name, parameters):
     assert codec.decode(Decisions, written) == decisions
     for layer, data in zip(decisions.layers, written["layers"], strict=True):
         assert codec.decode(decision_type(method), data) == layer
-    assert codec.decode(type_arguments(method)[2], written["model"]) == decisions.model
+    assert codec.decode(own_types(method)[2], written["model"]) == decisions.model
 
 
 @pytest.mark.parametrize(("name", "parameters"), CASES)
@@ -372,7 +503,7 @@ def test_its_attributes_are_in_order(name):
     module = importlib.import_module(type(method).__module__)
     assert method in module.METHODS
     assert type(method).__doc__
-    kind, *_ = type_arguments(method)
+    kind, *_ = own_types(method)
     assert kind.__dataclass_params__.frozen
     assert codec.is_tagged(kind)
     assert all(field.name for field in fields(kind))

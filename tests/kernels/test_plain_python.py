@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import tiles
+from sdmw.kernels import dots, ram, single, tiles
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -49,6 +49,21 @@ for code in stored:
     out = np.zeros(count, np.uint32)
     bad = tiles.average(addresses, codes, count, weights, np.float32(1.5), out.ctypes.data, code)
     results += [out, np.array([bad])]
+    bad = ram.merge_shared(addresses, codes, count, np.float32(0.01), weights[:2], out.ctypes.data, code)
+    results += [out.copy(), np.array([bad])]
+    bad = single.swap_near(addresses[:2], codes[:2], count, np.float32(0.05), out.ctypes.data, code)
+    results += [out.copy(), np.array([bad])]
+    for scale in (0.3, 1.0):
+        bad = single.scaled(addresses[1:2], codes[1:2], count, np.float32(scale), out.ctypes.data, code)
+        results += [out.copy(), np.array([bad])]
+
+for deltas, pairs in ((True, 3), (False, 6)):
+    lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
+    ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
+    results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
+shared = np.zeros((2, 2), np.int64)
+ram.count_shared(addresses, codes, count, np.float32(0.01), shared)
+results.append(shared)
 sys.stdout.buffer.write(b"".join(r.tobytes() for r in results))
 """
 

@@ -13,8 +13,10 @@ from mends.scene import (
     text,
 )
 from reference.linear import linear
+from reference.nearswap import nearswap
 from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
+from sdmw.methods import all_methods
 
 FINE = "merge_method: linear\nbase_model: base\nmodels: [./corp, ./func]\n"
 FINE_TUNED = "merge_method: sdm_w\nbase_model: base\nmodels: [./corp, ./func]\n"
@@ -42,6 +44,10 @@ def by_task_arithmetic(*weights):
     return expected
 
 
+def by_nearswap(scene):
+    return {name: nearswap(array, scene.tensors["corp"][name], 0.5) for name, array in scene.tensors["base"].items()}
+
+
 def weighted(one, two):
     def expected(scene):
         corp, func = scene.tensors["corp"], scene.tensors["func"]
@@ -54,11 +60,16 @@ MANY = "x: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"x{n}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for n, (old, new) in enumerate(zip("abcd", "bcde", strict=True))
 )
 
+ONE = "merge_method: nearswap\nbase_model: base\nmodels: [./corp]\n"
+
 ROWS = [
+    yaml("a parameter without a default",
+         "Write t under parameters; a rule without a filter is for the tensors that no filter matches",
+         ONE, ONE + "parameters: {t: 0.5}\n", by_nearswap),
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
     yaml("a field like no other", "Known: merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, "
-         "missing, extra, integers, chat_template, generation_config", FINE + "zzzz: 1\n"),
+         "missing, extra, integers, chat_template, generation_config, random_seed", FINE + "zzzz: 1\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
          FINE + "chat_template: base\n"),
     yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",
@@ -79,8 +90,8 @@ ROWS = [
         text(FINE.replace("base_model: base", "base_model: '3'"))),
     yaml("a number for a key", "Put it in quotes", FINE + "1: x\n", FINE + "'1': x\n", then="unknown field"),
     yaml("a method that is misspelt", "Did you mean linear?", FINE.replace("linear", "linaer")),
-    yaml("a method that is not built", "Use one of linear, lora, sdm_w, task_arithmetic",
-         FINE.replace("linear", "slerp")),
+    yaml("a method that is not built", f"Use one of {', '.join(all_methods())}",
+         FINE.replace("linear", "della")),
     yaml("a model twice", "It is models.0 too", FINE.replace("./func]", "./corp]")),
     Row("two models of one name", "Rename one",
         both(move("func", "corp+x"), adapter("x"),

@@ -10,6 +10,9 @@ class Grammar:
     name: str
     needs_base: bool
     parameters: tuple[Parameter, ...]
+    takes: str = "values"
+    fewest: int = 1
+    most: int | None = None
 
 
 K = Parameter(

@@ -19,7 +19,7 @@ from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
     "merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers, "
-    "chat_template, generation_config"  # as listed
+    "chat_template, generation_config, random_seed"  # as listed
 )
 
 

@@ -45,6 +45,7 @@ def models(*names):
 
 SDM_W = {"merge_method": "sdm_w", "base_model": "base", **models("corp", "func")}
 LORA = {"merge_method": "lora", "base_model": "base", **models("one", "two")}
+TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties")
 RECIPES = {
     "sdm_w": SDM_W,
     "approximate": SDM_W | {"parameters": {"percentile": "approximate"}},
@@ -57,6 +58,14 @@ RECIPES = {
     "linear": {"merge_method": "linear", **models("corp", "func")},
     "linear with a base": {"merge_method": "linear", "base_model": "base", **models("corp", "func")},
     "task_arithmetic": {**SDM_W, "merge_method": "task_arithmetic", "parameters": {"normalize": True}},
+    **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5, "density": 0.6}} for name in TRIMMED},
+    **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5}} for name in ("nuslerp", "multislerp")},
+    **{name: SDM_W | {"merge_method": name} for name in ("model_stock", "karcher", "ram", "ramplus_tl")},
+    **{
+        name: SDM_W | models("corp") | {"merge_method": name, "parameters": {"t": 0.5}}
+        for name in ("slerp", "nearswap")
+    },
+    "passthrough": {"merge_method": "passthrough", **models("corp")},
     "lora": LORA,
     "lora to an adapter": LORA | {"parameters": {"output": "adapter", "combination_type": "cat"}},
     "missing": SDM_W | models("less", "corp") | {"missing": "base"},

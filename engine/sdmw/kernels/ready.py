@@ -87,7 +87,7 @@ def _compiled_elsewhere() -> bool:
 
 
 def _load() -> None:
-    from sdmw.kernels import bus_error, low_rank, tiles  # noqa: F401
+    from sdmw.kernels import bus_error, chance, cuts, dots, low_rank, ram, single, tiles  # noqa: F401
 
     # Twice, for a lower peak: importing the compiler maps other pages of it than loading does.
     _release_compiler()
@@ -119,8 +119,9 @@ def _call_all() -> None:
     """Call each kernel as the engine does, with nothing to do."""
     import numpy as np
 
-    from sdmw.kernels import bus_error, low_rank, tiles
+    from sdmw.kernels import bus_error, chance, cuts, dots, low_rank, ram, single, tiles
     from sdmw.kernels.bins import BINS
+    from sdmw.kernels.blocks import LANES
 
     def integers(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         return np.zeros(shape, np.int64)
@@ -135,6 +136,19 @@ def _call_all() -> None:
     tiles.count_magnitudes(base, base, 0, packed, bins, bins, integers(0, 2), listed, integers(0))
     tiles.count_low_bits(base, base, 0, integers(0, 2), integers(0, 2, 1))
     tiles.decode(0, 0, 0, 0, none)
+    cuts.count_equal(base, base, 0, 0, integers(0), np.zeros(0, np.uint32), 1, integers(0, 1))
+    cuts.find_equal(base, base, 0, 0, 0, np.uint32(0), 0)
+    patterns = np.zeros((0, 2), np.uint32)
+    cuts.merge_kept(base, base, 0, 0, patterns, integers(0, 2), none, none, True, True, one, 0, 0)
+    keys = np.zeros(0, np.uint64)
+    chance.sum_kept(base, base, 0, 0, keys, keys, integers(0, 2, 1))
+    chance.merge_by_chance(base, base, 0, 0, keys, keys, none, none, True, True, one, 0, 0)
+    dots.dots(base, base, 0, 0, True, np.zeros((0, LANES)), np.zeros((0, 0)), integers(1))
+    dots.folded(np.zeros(LANES))
+    ram.count_shared(base, base, 0, one, integers(0, 2))
+    ram.merge_shared(base, base, 0, one, none, 0, 0)
+    single.swap_near(base, base, 0, one, 0, 0)
+    single.scaled(base, base, 0, one, 0, 0)
     low_rank.product(np.zeros((0, 1)), np.zeros((1, 0)), 1.0, np.zeros((0, 0), np.float32))
 
 

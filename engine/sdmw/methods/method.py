@@ -17,7 +17,8 @@ P = TypeVar("P")  # the parameters of one tensor: a frozen dataclass
 D = TypeVar("D")  # the decision of one layer: a frozen dataclass, a tuple of them, or None
 M = TypeVar("M")  # the decision of the whole model, likewise
 
-Takes = Literal["deltas", "values"]  # what a tile holds: the base and what models changed of it, or the models alone
+# What a tile holds: the base and what models changed of it, the models' values alone, or the base's before them.
+Takes = Literal["deltas", "values", "values and base"]
 Chosen = float | bool | str | Mapping[str, float] | None  # what a recipe may choose; None where nothing is chosen
 Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
@@ -29,10 +30,18 @@ class Settings:
     """What the recipe's levels resolve to for one tensor.
 
     Attributes:
+        models: how many are merged, the base not counted.
+        base: whether the recipe has a base_model.
+        elements: of the tensor.
+        seed: of all that is left to chance.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
     """
 
+    models: int
+    base: bool
+    elements: int
+    seed: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
 
@@ -71,7 +80,10 @@ class Method(ABC, Generic[P, D, M]):
         name: the word in `merge_method`.
         paper: where it is published.
         takes: what its tiles hold.
+        needs_base: `base_model` is compulsory. A method that takes deltas and can do without merges values then.
         parameters: all that it takes from a recipe.
+        draws: something is left to chance, so that the seed counts.
+        fewest, most: how many models it merges, the base not counted.
         looks: every kind of look that `needs` may ask for.
         columns: facts about a model that a table shows, each with its format (PEP 3101).
     """
@@ -79,20 +91,22 @@ class Method(ABC, Generic[P, D, M]):
     name: ClassVar[str]
     paper: ClassVar[str]
     takes: ClassVar[Takes]
+    needs_base: ClassVar[bool]
     parameters: ClassVar[tuple[Parameter, ...]]
+    draws: ClassVar[bool] = False
+    fewest: ClassVar[int] = 1
+    most: ClassVar[int | None] = None
     looks: ClassVar[tuple[type[Look[Any]], ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f"}
 
     def __init_subclass__(cls) -> None:
         """TypeError where what it decides would be written and could not be read again."""
+        super().__init_subclass__()
+        if "takes" in vars(cls) and "needs_base" not in vars(cls):
+            cls.needs_base = cls.takes != "values"
         for kind in _dataclasses_in(_own_types(cls)):
             if not is_tagged(kind):
                 raise TypeError(f"{kind.__name__}, which {cls.__name__} names as its own, must be `tagged`")
-
-    @property
-    def needs_base(self) -> bool:
-        """Deltas are taken from `base_model`, which is then compulsory."""
-        return self.takes == "deltas"
 
     @abstractmethod
     def params(self, settings: Settings) -> P:
@@ -120,7 +134,7 @@ class Method(ABC, Generic[P, D, M]):
         Raises:
             PlanError: all that cannot be read so.
         """
-        return [tensor if self.takes == "deltas" else tensor[1:] for tensor in tensors]
+        return [tensor if self.needs_base else tensor[1:] for tensor in tensors]
 
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The next look at a layer that is needed to decide it, given what was measured; None when nothing more is."""
@@ -193,15 +207,26 @@ AnyMethod = Method[Any, Any, Any]  # where decisions are passed on and not looke
 
 def decision_type(method: AnyMethod) -> Any:
     """D of a method, for the codec."""
+    return own_types(method)[1]
+
+
+def own_types(method: AnyMethod) -> tuple[Any, Any, Any]:
+    """P, D and M of a method."""
     if own := _own_types(type(method)):
-        return own[1]
+        return cast("tuple[Any, Any, Any]", own)
     raise TypeError(f"{type(method).__name__} does not say what it decides")
 
 
 def _own_types(kind: type[AnyMethod]) -> tuple[Any, ...]:
-    """P, D and M; nothing where the class does not say them."""
-    bases = (base for each in kind.__mro__ for base in getattr(each, "__orig_bases__", ()))
-    return next((get_args(base) for base in bases if get_origin(base) is Method), ())
+    """P, D and M, which a class in between may leave open; nothing where the class does not say them."""
+    for base in (base for each in kind.__mro__ for base in getattr(each, "__orig_bases__", ())):
+        origin, given = get_origin(base), get_args(base)
+        if origin is Method:
+            return given
+        if isinstance(origin, type) and issubclass(origin, Method):
+            filled = dict(zip(origin.__parameters__, given, strict=True))  # type: ignore[attr-defined] # typing's own
+            return tuple(filled.get(each, each) for each in _own_types(origin))
+    return ()
 
 
 def _dataclasses_in(types: Iterable[Any]) -> Iterator[type[Any]]:

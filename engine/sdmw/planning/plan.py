@@ -12,6 +12,7 @@ from sdmw.planning.layers import layer_index
 from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted, shown
+from sdmw.statistics.look import Look
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import TiedHead
@@ -259,9 +260,21 @@ class Plan:
                         groups.append([])
             yield from (tuple(group) for group in reversed(groups) if group)
 
-    def piece_count(self, tensor: int) -> int:
-        """Number of the tensor's pieces."""
-        return sum(1 for _ in self.pieces_of(tensor))
+    def looked_at(self, tensor: int, look: Look[Any]) -> Iterator[Piece]:
+        """The tensor, or the ranges of it that a look asks for, cut into pieces that begin at multiples of its grain.
+
+        At a grain of 1 they are those of the output.
+        """
+        if (ranges := look.ranges()) is not None:
+            yield from (Piece(tensor, start, stop) for start, stop in ranges)
+            return
+        if (grain := look.grain) == 1:
+            yield from self.pieces_of(tensor)
+            return
+        planned = self.tensors[tensor]
+        step = -(-TILES_IN_PIECE * planned.tile(self.tile) // grain) * grain
+        for start in range(0, planned.elements, step):
+            yield Piece(tensor, start, min(start + step, planned.elements))
 
 
 def output_dtype(recipe: Recipe, base: DType) -> DType:

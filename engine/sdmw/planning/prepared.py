@@ -48,7 +48,8 @@ class Prepared:
 
 def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:
     """Open the inputs of a recipe, as far as `access` goes."""
-    inputs = open_inputs(recipe, access, deltas=all_methods()[recipe.merge_method].needs_base)
+    takes = all_methods()[recipe.merge_method].takes
+    inputs = open_inputs(recipe, access, deltas=takes == "deltas" and recipe.base_model is not None)
     if isinstance(inputs, list):
         return Prepared(recipe, tuple(inputs), Beside(), options)
     return Prepared(recipe, inputs, files_beside(recipe, inputs), options)

@@ -10,7 +10,7 @@ from sdmw.recipes.recipe import Parameter, Recipe, value_of
 ROUNDING = 1e-12  # how far a gradient between two values of a range may lead out of it. Source: METHODS.md, section 6
 
 
-def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Settings:
+def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float, elements: int) -> Settings:
     """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
     top: dict[str, Chosen] = {}
     by_model: dict[str, tuple[float | None, ...]] = {}
@@ -22,7 +22,7 @@ def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float) -> Set
             by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Settings(top, by_model)
+    return Settings(len(recipe.models), recipe.base_model is not None, elements, recipe.random_seed, top, by_model)
 
 
 def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:
@@ -56,8 +56,10 @@ def check_settings(
     """
     problems = []
     for parameter in method.parameters:
-        if parameter.by_model and parameter.default is None:
+        if parameter.by_model and parameter.default is None and not parameter.required:
             problems += _check_all_or_none(recipe, parameter, values)
+        if parameter.required:
+            problems += _check_given(parameter, values)
         if parameter.same_within_layer:
             for layer, tensors in layers.items():
                 problems += _check_same(recipe, parameter, layer, list(tensors), values)
@@ -78,6 +80,16 @@ def _check_all_or_none(recipe: Recipe, parameter: Parameter, values: Mapping[str
     found = f"none for tensor {quoted(tensor)} of model {quoted(model)}, some for others"
     mend = f"Add a rule without a filter, or leave {parameter.name} out everywhere"
     return [Problem(f"recipe: {parameter.name}", "a value for all models and tensors, or for none", found, mend)]
+
+
+def _check_given(parameter: Parameter, values: Mapping[str, Settings]) -> list[Problem]:
+    """A parameter without a default is given for every tensor."""
+    lacking = [tensor for tensor, resolved in values.items() if None in _values_of(parameter, resolved)]
+    if not lacking:
+        return []
+    found = f"none for {len(lacking):,} of {len(values):,} tensors, such as {quoted(lacking[0])}"
+    mend = f"Write {parameter.name} under parameters; a rule without a filter is for the tensors that no filter matches"
+    return [Problem(f"recipe: {parameter.name}", "a value for every tensor", found, mend)]
 
 
 def _check_same(

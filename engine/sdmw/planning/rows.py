@@ -63,7 +63,9 @@ def rows(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties, untie: C
         replace(
             row,
             depth=depth[row.name],
-            settings=resolve(recipe, method, row.name, depth[row.name]) if row.action == "merge" else None,
+            settings=resolve(recipe, method, row.name, depth[row.name], row.like.elements)
+            if row.action == "merge"
+            else None,
         )
         for row in found
     ]

@@ -11,6 +11,7 @@ from sdmw.recipes.findings import Findings, Path, described, guess
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import (
     FILES,
+    check_count,
     check_models,
     check_name,
     check_weights,
@@ -29,6 +30,13 @@ MERGEKIT_METHODS = (
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
     "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
     "task_arithmetic", "ties",
+)  # fmt: skip
+
+# The parameters of all its methods: in a recipe of another of them they change nothing there, and are noted here.
+MERGEKIT_PARAMETERS = (
+    "alpha", "density", "eps", "epsilon", "filter_wise", "gamma", "lambda", "max_iter", "normalize",
+    "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "rescale", "scale", "select_topk", "t", "tol",
+    "weight",
 )  # fmt: skip
 
 LONGEST_MODEL = 4096  # characters of a model's name: no path is longer, and to resolve one takes their square
@@ -113,9 +121,11 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     sources = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
     if method:
         entries = without_base(entries, base, method, findings)
+        check_count(entries, method, findings)
         check_weights(entries, data.get("parameters"), method, findings)
     unbuilt = method is None and data.get("merge_method") in MERGEKIT_METHODS
-    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt)
+    of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
+    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt, of_others=of_others)
     top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
     models: list[ModelEntry] = []
     for index, model, given in entries:
@@ -135,6 +145,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         extra=shape.extra,
         integers=shape.integers,
         **sources,
+        random_seed=shape.random_seed,
         notes=tuple(findings.notes),
     )
 
@@ -159,6 +170,9 @@ class _AnyMethod:
     parameters: tuple[Parameter, ...]
     name: str = "any method"
     needs_base: bool = False
+    takes: str = "values"
+    fewest: int = 1
+    most: int | None = None
 
 
 def _any(methods: Mapping[str, MethodGrammar]) -> MethodGrammar:

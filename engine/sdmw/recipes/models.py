@@ -89,7 +89,7 @@ def without_base(entries: list[Entry], base: ModelRef | None, method: MethodGram
     """The models that are merged; what becomes of a base that is, or is not, among `models` is noted."""
     identity = None if base is None else base.identity()
     among = [entry for entry in entries if entry[1].identity() == identity]
-    if not method.needs_base:
+    if not method.needs_base and (identity is None or method.takes == "values"):
         if identity and entries and not among:
             gives = "gives config, tokenizer and names and is not merged (mergekit averages it in)"
             findings.note(f"base_model {quoted(str(base))} is not among models: it {gives}")
@@ -103,6 +103,17 @@ def without_base(entries: list[Entry], base: ModelRef | None, method: MethodGram
     if among and not rest:
         findings.add(("models",), "only the base", expected="at least one fine-tune")
     return rest
+
+
+def check_count(entries: list[Entry], method: MethodGrammar, findings: Findings) -> None:
+    """As many models as the method merges, the base not counted."""
+    count, fewest, most = len(entries), method.fewest, method.most
+    if not entries or (count >= fewest and (most is None or count <= most)):
+        return
+    wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}" if count < fewest else f"at most {most}"
+    beside = " beside base_model" if method.takes != "values" else ""
+    expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside}, as {method.name} merges"
+    findings.add(("models",), str(count), expected=expected)
 
 
 def check_weights(entries: list[Entry], top: Any, method: MethodGrammar, findings: Findings) -> None:

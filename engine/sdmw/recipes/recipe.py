@@ -40,6 +40,7 @@ class Parameter:
         choices: the words of a choice.
         keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
         percent: of a number: a value below 1 is likely meant as a share, and is noted.
+        required: it has no default and must be given for every tensor that is merged.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     keyed: str | None = None
     percent: bool = False
+    required: bool = False
 
 
 class MethodGrammar(Protocol):
@@ -64,7 +66,19 @@ class MethodGrammar(Protocol):
 
     @property
     def needs_base(self) -> bool:
-        """Deltas are taken from `base_model`, which is then compulsory."""
+        """It reads `base_model`, which is then compulsory."""
+
+    @property
+    def takes(self) -> str:
+        """What it merges: "deltas" from the base, "values", or "values and base"."""
+
+    @property
+    def fewest(self) -> int:
+        """The least number of models that it merges, the base not counted."""
+
+    @property
+    def most(self) -> int | None:
+        """The largest number of them; None for any."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -100,6 +114,7 @@ class Recipe:
         integers: what integers, booleans and float64 that differ are: an error, or the base's.
         chat_template: whose chat template the output has: "base", or one of the models by its name.
         generation_config: whose generation_config.json the output has, in the same way.
+        random_seed: what methods that leave something to chance draw from, 0 or more.
         text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
@@ -117,6 +132,7 @@ class Recipe:
     integers: Literal["error", "base"] = "error"
     chat_template: str = "base"
     generation_config: str = "base"
+    random_seed: int = 0
     text: str = ""
     file: str = ""
     notes: tuple[str, ...] = ()

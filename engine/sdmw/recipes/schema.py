@@ -74,6 +74,7 @@ class RecipeShape(_Shape):
     integers: Literal["error", "base"] = "error"
     chat_template: Annotated[str, Field(min_length=1)] = "base"
     generation_config: Annotated[str, Field(min_length=1)] = "base"
+    random_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 Shape = TypeVar("Shape", bound=_Shape)
@@ -86,6 +87,9 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
+    "int_type": "a whole number",
+    "greater_than_equal": "a whole number from 0",
+    "less_than": "a whole number below 2**63",
 }
 
 

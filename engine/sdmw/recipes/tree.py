@@ -120,4 +120,6 @@ def _as_mapping(recipe: Recipe) -> dict[str, Any]:
 
 
 def _unsaid(value: Any, default: Any) -> bool:
-    return value is None or (isinstance(value, str) and value == default) or (isinstance(value, dict) and not value)
+    return (
+        value is None or (isinstance(value, str | int) and value == default) or (isinstance(value, dict) and not value)
+    )

@@ -257,7 +257,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
     return {
         "method": method.name,
         "parameters": _parameters(plan.recipe),
-        "seed": None,
+        "seed": plan.recipe.random_seed if method.draws else None,
         "models": models,
         "facts": method.facts(params, decisions.layers, decisions.model),
         "layers": _layers(plan, method, decisions.layers),

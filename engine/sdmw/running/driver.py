@@ -232,7 +232,7 @@ class Measuring:
         while look := self._method.needs(params, have):
             nothing = look.nothing(len(self._plan.models))
             found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if pieces := sum(map(self._plan.piece_count, tensors)):
+            if pieces := sum(1 for tensor in tensors for _ in self._plan.looked_at(tensor, look)):
                 self._open[number] = _OpenLayer(look, pieces, have, found)
                 return self._tasks(number, look)
             have = have.with_look(type(look), found)
@@ -244,7 +244,7 @@ class Measuring:
     def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
         models = len(self._plan.models)
         for tensor in self._plan.layers[number].tensors:
-            for piece in self._plan.pieces_of(tensor):
+            for piece in self._plan.looked_at(tensor, look):
                 span = self._span(piece)
                 yield Task(work.measure, (span, look, models), partial(self._take, number, span))
 

@@ -71,9 +71,15 @@ class Look(ABC, Generic[S]):
 
     Attributes:
         memory: what it takes at most.
+        grain: its pieces of a tensor begin at multiples of so many elements, and come tile by tile in order.
     """
 
     memory: ClassVar[LookMemory]
+    grain: ClassVar[int] = 1
+
+    def ranges(self) -> tuple[tuple[int, int], ...] | None:
+        """First elements, and those behind the last, of what it reads of a layer's one tensor; None for all."""
+        return None
 
     @abstractmethod
     def counter(self, models: int) -> Counter[S]:

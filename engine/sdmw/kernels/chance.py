@@ -1,0 +1,103 @@
+"""Deltas kept by chance: a bit of each depends on a key and the element's number alone.
+
+Source: Salmon et al., SC 2011 (Philox-4x32-10); METHODS.md, section 5.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from sdmw.kernels.jit import bits_of, kernel
+from sdmw.kernels.tiles import BLOCK, decode, encode
+from sdmw.kernels.voting import combine, deltas_of
+
+EXPONENTS = 256  # of float32
+_ROUNDS = 10
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MANTISSA = np.uint32(0x7FFFFF)
+
+
+@kernel
+def words(key: Any, first: int, size: int, out: Any) -> None:
+    """The random 32-bit words of `size` elements from `first`, in `out`, uint32; `key` is uint64."""
+    for counter in range(first // 4, (first + size + 3) // 4):
+        a, b, c, d = np.uint64(counter) & _LOW, np.uint64(counter) >> _HALF, np.uint64(0), np.uint64(0)
+        low, high = key & _LOW, key >> _HALF
+        for _ in range(_ROUNDS):
+            one, other = _MULTIPLIERS[0] * a, _MULTIPLIERS[1] * c
+            a, b, c, d = (other >> _HALF) ^ b ^ low, other & _LOW, (one >> _HALF) ^ d ^ high, one & _LOW
+            low, high = (low + _WEYL[0]) & _LOW, (high + _WEYL[1]) & _LOW
+        place = 4 * counter - first
+        if 0 <= place < size:
+            out[place] = np.uint32(a)
+        if 0 <= place + 1 < size:
+            out[place + 1] = np.uint32(b)
+        if 0 <= place + 2 < size:
+            out[place + 2] = np.uint32(c)
+        if 0 <= place + 3 < size:
+            out[place + 3] = np.uint32(d)
+
+
+@kernel
+def keep_by_chance(delta: Any, size: int, first: int, key: Any, below: Any, drawn: Any) -> None:
+    """Put zero where the element's word is not below a bound, uint64; NaN is kept. `drawn` is uint32 scratch."""
+    words(key, first, size, drawn)
+    for i in range(size):
+        kept = (np.uint64(drawn[i]) < below) | (delta[i] != delta[i])
+        delta[i] = delta[i] if kept else np.float32(0.0)
+
+
+@kernel
+def add_magnitudes(delta: Any, size: int, sums: Any) -> None:
+    """Add the mantissas of `size` finite float32 to int64 sums by exponent; NaN and infinity go to the last one."""
+    for i in range(size):
+        bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
+        exponent = bits >> np.uint32(23)
+        hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
+        sums[exponent] += np.int64((bits & _MANTISSA) | hidden)
+
+
+@kernel
+def sum_kept(addresses: Any, codes: Any, count: int, first: int, keys: Any, below: Any, sums: Any) -> None:
+    """(n+1),(n+1),(),(),(n),(n),(n,2,EXPONENTS): mantissas of all deltas and of those kept, by exponent, int64."""
+    base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for model in range(addresses.size - 1):
+            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+            add_magnitudes(delta, size, sums[model, 0])
+            keep_by_chance(delta, size, first + start, keys[model], below[model], drawn)
+            add_magnitudes(delta, size, sums[model, 1])
+
+
+@kernel
+def merge_by_chance(
+    addresses: Any, codes: Any, count: int, first: int, keys: Any, below: Any, factors: Any, weights: Any, vote: bool,
+    normalize: bool, scale: Any, out_address: int, out_code: int,
+) -> bool:  # fmt: skip
+    """(n+1),(n+1),(),(),(n),(n),(n),(n),(),(),(): base + scale * the sum of weighted deltas kept by chance.
+
+    `keys` and `below` are uint64: each model's key, and the bound of its words. What is kept is multiplied by the
+    model's factor; the rest is `combine`'s. NaN and infinity pass on. Returns whether a result is NaN or infinite.
+    """
+    models = addresses.size - 1
+    base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
+    total, share = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    drawn = np.empty(BLOCK, np.uint32)
+    bad = False
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for model in range(models):
+            delta, factor = deltas[model], factors[model]
+            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+            keep_by_chance(delta, size, first + start, keys[model], below[model], drawn)
+            for i in range(size):
+                delta[i] = delta[i] * factor
+        combine(deltas, weights, size, vote, normalize, scale, base, total, share)
+        bad |= encode(total, size, out_code, out_address, start)
+    return bad

@@ -1,0 +1,101 @@
+"""Deltas by rank: an order of all elements of a tensor, by magnitude and, among equals, by place; and cuts of it.
+
+The largest magnitude comes first; of equal ones the lowest element. A cut is a float32 pattern and an element: before
+it come the deltas whose magnitude is above the pattern, and those equal to it up to the element.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from sdmw.kernels.jit import float_of, kernel
+from sdmw.kernels.tiles import BLOCK, decode, encode
+from sdmw.kernels.voting import combine, deltas_of
+
+
+@kernel
+def count_equal(
+    addresses: Any, codes: Any, count: int, first: int, models: Any, patterns: Any, block: int, counts: Any
+) -> None:
+    """(n+1),(n+1),(),(),(c),(c),(),(c,b): per cut and block of elements, how many magnitudes equal the cut's pattern.
+
+    `models` has the number of each cut's model, int64; patterns are uint32, counts int64.
+    """
+    base, delta = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    start = 0
+    while start < count:
+        place = first + start
+        size = min(BLOCK, count - start, block - place % block)
+        decode(addresses[0], codes[0], start, size, base)
+        for cut in range(models.size):
+            model = models[cut] + 1
+            deltas_of(addresses[model], codes[model], start, size, base, delta)
+            wanted, found = float_of(patterns[cut]), np.uint32(0)
+            for i in range(size):
+                found += np.uint32(abs(delta[i]) == wanted)
+            counts[cut, place // block] += np.int64(found)
+        start += size
+
+
+@kernel
+def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, pattern: Any, left: int) -> Any:
+    """(n+1),(n+1),(),(),(),(),(): the element of a model's `left`-th magnitude that equals a pattern, or −1.
+
+    And how many are left then. The model is given by its number, the pattern as uint32.
+    """
+    base, delta = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    wanted = float_of(pattern)
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+        for i in range(size):
+            if abs(delta[i]) == wanted:
+                left -= 1
+                if left == 0:
+                    return first + start + i, 0
+    return -1, left
+
+
+@kernel
+def keep_between(
+    delta: Any, size: int, first: int, high: Any, high_at: int, low: Any, low_at: int, factor: Any
+) -> None:
+    """Put zero where a delta is before the upper cut, or behind the lower one; multiply the others by a factor.
+
+    A cut's pattern is given as the float32 that it is of. NaN is kept.
+    """
+    for i in range(size):
+        magnitude = abs(delta[i])
+        at = first + i
+        above = (magnitude > high) | ((magnitude == high) & (at <= high_at))
+        below = (magnitude < low) | ((magnitude == low) & (at > low_at))
+        delta[i] = np.float32(0.0) if above | below else delta[i] * factor
+
+
+@kernel
+def merge_kept(
+    addresses: Any, codes: Any, count: int, first: int, patterns: Any, places: Any, factors: Any, weights: Any,
+    vote: bool, normalize: bool, scale: Any, out_address: int, out_code: int,
+) -> bool:  # fmt: skip
+    """(n+1),(n+1),(),(),(n,2),(n,2),(n),(n),(),(),(): base + scale * the sum of weighted kept deltas.
+
+    METHODS.md, section 3, steps 1 to 7. `patterns` are uint32 and `places` int64: the upper and the lower cut of each
+    model. The rest is `combine`'s. NaN and infinity pass on. Returns whether a result is NaN or infinite.
+    """
+    models = addresses.size - 1
+    base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
+    total, share = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    bad = False
+    for start in range(0, count, BLOCK):
+        size = min(BLOCK, count - start)
+        decode(addresses[0], codes[0], start, size, base)
+        for model in range(models):
+            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, deltas[model])
+            keep_between(
+                deltas[model], size, first + start, float_of(patterns[model, 0]), places[model, 0],
+                float_of(patterns[model, 1]), places[model, 1], factors[model],
+            )  # fmt: skip
+        combine(deltas, weights, size, vote, normalize, scale, base, total, share)
+        bad |= encode(total, size, out_code, out_address, start)
+    return bad

@@ -1,0 +1,59 @@
+"""Weighted sums of deltas, with a vote on signs or without. Source: METHODS.md, section 3, steps 3 to 7."""
+
+from typing import Any
+
+import numpy as np
+
+from sdmw.kernels.codes import DELTA
+from sdmw.kernels.jit import bits_of, kernel
+from sdmw.kernels.tiles import decode
+
+
+@kernel
+def deltas_of(address: int, code: int, start: int, size: int, base: Any, delta: Any) -> None:
+    """The deltas of `size` elements from `start` of one input, float32; zero where bits are equal."""
+    decode(address, code, start, size, delta)
+    for i in range(size if code != DELTA else 0):
+        delta[i] = np.float32(0.0) if bits_of(delta[i]) == bits_of(base[i]) else delta[i] - base[i]
+
+
+@kernel
+def combine(
+    deltas: Any, weights: Any, size: int, vote: bool, normalize: bool, scale: Any, base: Any, total: Any, share: Any
+) -> None:
+    """(n,s),(n),(),(),(),(),(s),(s),(s): the base plus scale * the weighted sum of deltas, in `total`.
+
+    With `vote` only deltas of the sign of the sum count, zero being positive. With `normalize` the sum is divided by
+    that of the weights which count, at each element. All numbers are float32; `deltas` and `share` are overwritten. NaN
+    passes on.
+    """
+    models = weights.size
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for model in range(models):
+        delta, weight = deltas[model], weights[model]
+        for i in range(size):
+            delta[i] = weight * delta[i]
+            total[i] = delta[i] if model == 0 else total[i] + delta[i]
+    if vote:
+        for i in range(size):
+            share[i] = one if total[i] >= zero else -one  # the sign
+            total[i] = zero if total[i] == total[i] else total[i]
+        for model in range(models):
+            delta = deltas[model]
+            for i in range(size):
+                total[i] = total[i] + (delta[i] if delta[i] * share[i] > zero else zero)
+    if vote and normalize:
+        for i in range(size):
+            counting = zero
+            for model in range(models):
+                counting += weights[model] if deltas[model, i] * share[i] > zero else zero
+            total[i] = total[i] / (one if counting == zero else counting)
+    elif normalize:
+        whole = zero
+        for model in range(models):
+            whole = np.float32(whole + weights[model])
+        whole = one if abs(whole) < np.float32(1e-8) else whole
+        for i in range(size):
+            total[i] = total[i] / whole
+    for i in range(size):
+        total[i] = base[i] + (total[i] if scale == one else total[i] * scale)

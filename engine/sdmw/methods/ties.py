@@ -1,0 +1,364 @@
+"""Deltas trimmed by rank, with a vote on signs or without: ties, breadcrumbs, breadcrumbs_ties.
+
+Source: arXiv:2306.01708, section 3 (TIES); arXiv:2312.06795, section 3 (breadcrumbs); METHODS.md, sections 3 and 4.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.codec import Count, Within, tagged
+from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
+from sdmw.recipes.recipe import Parameter
+from sdmw.statistics import percentile
+from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook, bin_sum
+from sdmw.statistics.look import Look, Measured, Tile
+from sdmw.statistics.low_bits import LowBits, LowBitsLook
+from sdmw.statistics.percentile import NOTHING_KEPT
+from sdmw.statistics.ties import LastTakenLook, Taken, Tied, TiesLook, block_of
+
+SMALLEST_SUM = 1e-7  # of magnitudes: a smaller one is not scaled to, nor from
+LAST = (1 << 63) - 1  # behind every element
+
+
+@tagged
+@dataclass(frozen=True, slots=True)
+class TrimParams:
+    """What one tensor is merged with.
+
+    Attributes:
+        weights: of each model.
+        first, last: for each model the places, by falling magnitude, of the first element that is kept and of the one
+            behind the last; None where it is not trimmed.
+        elements: of the tensor.
+        vote: only deltas of the elected sign count.
+        normalize: the sum is divided by that of the weights that count.
+        rescale: what is kept of a model is scaled to its whole magnitude.
+        scale: lambda.
+    """
+
+    weights: tuple[float, ...]
+    first: tuple[Count | None, ...]
+    last: tuple[Count | None, ...]
+    elements: Count
+    vote: bool
+    normalize: bool
+    rescale: bool
+    scale: float
+
+
+@tagged
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Divides the elements of a tensor, in the order of kernels/cuts.py.
+
+    Attributes:
+        pattern: of float32: larger magnitudes come before the cut.
+        element: of equal ones those up to this element.
+    """
+
+    pattern: Annotated[int, Within(0, NOTHING_KEPT)]
+    element: Annotated[int, Within(-1, LAST)]
+
+
+BEFORE_ALL, BEHIND_ALL = Cut(NOTHING_KEPT, -1), Cut(0, LAST)
+
+
+@tagged
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One model's part in a tensor: what lies between two cuts.
+
+    Attributes:
+        upper, lower: the cuts.
+        factor: of what is kept.
+        nonzero: deltas that are not zero; None where nothing was measured.
+        kept: how many of them are kept; None likewise.
+        tied: how many have the magnitude at the lower cut, of which only some are kept.
+    """
+
+    upper: Cut
+    lower: Cut
+    factor: float
+    nonzero: Count | None = None
+    kept: Count | None = None
+    tied: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A cut behind so many elements, before it is known which of the equal ones they are.
+
+    Attributes:
+        pattern: as of `Cut`.
+        taken: of the elements that equal it.
+        tied: all that do.
+        total: the sum of the magnitudes before it, as a multiple of 2**-149.
+    """
+
+    pattern: int
+    taken: int
+    tied: int
+    total: int
+
+    @property
+    def splits(self) -> bool:
+        """Whether it divides equal magnitudes."""
+        return 0 < self.taken < self.tied
+
+
+class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
+    """The base plus a weighted sum of trimmed deltas."""
+
+    takes = "deltas"
+    looks = (HistogramLook, LowBitsLook, TiesLook, LastTakenLook)
+    columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "kept_share": ".2%"}
+    vote: ClassVar[bool]
+
+    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
+        """The places of the first element of a model that is kept, and behind the last; None where none is cut."""
+        density, elements = settings.numbers("density")[model], settings.elements
+        if density >= 1:
+            return None, None
+        return 0, max(1, int(density * elements)) if density > 0 else 0
+
+    def params(self, settings: Settings) -> TrimParams:
+        """The parameters of one tensor."""
+        first, last = zip(*(self.places(settings, model) for model in range(settings.models)), strict=True)
+        return TrimParams(
+            weights=settings.numbers("weight"),
+            first=first,
+            last=last,
+            elements=settings.elements,
+            vote=self.vote,
+            normalize=settings.flag("normalize"),
+            rescale=settings.flag("rescale"),
+            scale=settings.number("lambda"),
+        )
+
+    def needs(self, params: TrimParams, have: Measured) -> Look[Any] | None:
+        """The histogram; low bits of the bins that hold the cuts; and where the equal ones lie that a cut divides."""
+        if all(place is None for place in params.last):
+            return None
+        if have.of(HistogramLook) is None:
+            return HistogramLook(tuple(_percentile(params, model) for model in range(len(params.weights))))
+        if have.of(LowBitsLook) is None:
+            bins = tuple(_unknown_bins(params, have, model) for model in range(len(params.weights)))
+            if any(bins):
+                return LowBitsLook(bins)
+        divided = [(model, place) for model, _, place in _divided(params, have)]
+        if not divided:
+            return None
+        if (counts := _only(have.of(TiesLook))) is None:
+            return TiesLook(tuple(Tied(model, place.pattern) for model, place in divided), params.elements)
+        if have.of(LastTakenLook) is None:
+            block = block_of(params.elements)
+            return LastTakenLook(
+                tuple(
+                    _taken(Tied(model, place.pattern), place.taken, row, block, params.elements)
+                    for (model, place), row in zip(divided, counts, strict=True)
+                )
+            )
+        return None
+
+    def decide_layer(self, params: TrimParams, have: Measured) -> tuple[Kept, ...]:
+        """The cuts of each model; a layer is one tensor."""
+        if have.of(HistogramLook) is None:
+            return (Kept(BEFORE_ALL, BEHIND_ALL, 1.0),) * len(params.weights)
+        last = iter(_only(have.of(LastTakenLook)) or ())
+        divided = {(model, which): next(last) for model, which, _ in _divided(params, have)}
+        return tuple(_kept(params, have, model, divided) for model in range(len(params.weights)))
+
+    def decide_model(self, layers: Sequence[tuple[TrimParams, tuple[Kept, ...]]]) -> None:
+        """Every tensor is decided by itself."""
+
+    def apply(
+        self, tile: Tile, params: TrimParams, layer: tuple[Kept, ...], model: None, destination: Destination
+    ) -> bool:
+        """Trim, scale, weigh, vote, divide, add."""
+        from sdmw.kernels.cuts import merge_kept
+
+        patterns = np.array([[each.upper.pattern, each.lower.pattern] for each in layer], np.uint32)
+        places = np.array([[each.upper.element, each.lower.element] for each in layer], np.int64)
+        return bool(
+            merge_kept(
+                tile.addresses, tile.codes, tile.count, tile.first, patterns, places,
+                float32s([each.factor for each in layer]), float32s(params.weights), params.vote, params.normalize,
+                np.float32(params.scale), destination.address, destination.code,
+            )
+        )  # fmt: skip
+
+    def layer_facts(self, layer: tuple[Kept, ...]) -> tuple[Facts, ...]:
+        """Counts of each model."""
+        return tuple({"nonzero": each.nonzero, "kept": each.kept, "tied": each.tied} for each in layer)
+
+    def model_facts(
+        self, params: Iterable[TrimParams], layers: Sequence[tuple[Kept, ...]], model: None
+    ) -> tuple[Facts, ...]:
+        """The weight that all tensors have, and counts over those that were measured."""
+        weights = common_weights(each.weights for each in params)
+        return tuple(
+            {"weight": weight, **_counts(column)}
+            for weight, column in zip(weights, zip(*layers, strict=True), strict=True)
+        )
+
+    def describe(self, facts: Facts) -> Iterator[str]:
+        """The weight, and how much was kept."""
+        yield from super().describe(facts)
+        if (share := facts.get("kept_share")) is not None:
+            yield f"kept {100 * cast(float, share):.4g} % of its nonzero deltas"
+
+
+def _parameters(*, normalize: bool, gamma: bool = False) -> tuple[Parameter, ...]:
+    return (
+        Parameter("weight", "number", None, by_model=True, varies=True, required=True),
+        Parameter("density", "number", 1.0, by_model=True, varies=True, minimum=0, maximum=1),
+        *([Parameter("gamma", "number", 0.01, by_model=True, varies=True, minimum=0, maximum=1)] if gamma else []),
+        Parameter("normalize", "flag", normalize, varies=True),
+        Parameter("rescale", "flag", False, varies=True),
+        Parameter("lambda", "number", 1.0, varies=True),
+    )
+
+
+class Ties(Trimmed):
+    """The largest deltas of each model vote on the sign of every element; those that agree are averaged."""
+
+    name = "ties"
+    paper = "arXiv:2306.01708, section 3"
+    parameters = _parameters(normalize=True)
+    vote = True
+
+
+class Breadcrumbs(Trimmed):
+    """Neither the largest deltas of each model count nor the smallest."""
+
+    name = "breadcrumbs"
+    paper = "arXiv:2312.06795, section 3"
+    parameters = _parameters(normalize=False, gamma=True)
+    vote = False
+
+    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
+        """The largest go first, then the smallest; where both do not fit, fewer of the largest."""
+        density, gamma = (settings.numbers(name)[model] for name in ("density", "gamma"))
+        if density >= 1:
+            return None, None
+        elements = settings.elements
+        keep, top = int(density * elements), int(gamma * elements)
+        low = max(0, elements - keep - top)
+        return elements - low - keep, elements - low
+
+
+class BreadcrumbsTies(Breadcrumbs):
+    """The same, and what is left votes as in ties."""
+
+    name = "breadcrumbs_ties"
+    vote = True
+
+
+def _only(found: Mapping[str, Any] | None) -> Any:
+    """The statistic of a layer of one tensor; None where there is none."""
+    return None if found is None else next(iter(found.values()))
+
+
+def _percentile(params: TrimParams, model: int) -> float:
+    """Where among the nonzero deltas the lower cut likely lies, in percent."""
+    last = params.last[model]
+    return 100.0 * (1 - min(1.0, (params.elements if last is None else last) / max(1, params.elements)))
+
+
+def _ends(params: TrimParams, model: int) -> tuple[int, int]:
+    """How many elements lie before each cut."""
+    first, last = params.first[model], params.last[model]
+    return (0, params.elements) if first is None or last is None else (first, last)
+
+
+def _bins(histogram: Histogram, ends: Iterable[int]) -> tuple[int, ...]:
+    """The bins of the cuts whose low bits are not all zero."""
+    ranks = {histogram.nonzero - end for end in ends if 0 < end < histogram.nonzero}
+    places = sorted({histogram.place_of_rank(rank) for rank in ranks})
+    return tuple(int(histogram.bins[place]) for place in places if histogram.low_sums[place])
+
+
+def _unknown_bins(params: TrimParams, have: Measured, model: int) -> tuple[int, ...]:
+    """Those that were not listed along with the histogram."""
+    histogram = _only(have.of(HistogramLook))[model]
+    bins = _bins(histogram, _ends(params, model))
+    return () if histogram.near.covers(bins) else bins
+
+
+def _places(params: TrimParams, have: Measured, model: int) -> tuple[_Place, _Place]:
+    """The two cuts of a model."""
+    histogram: Histogram = _only(have.of(HistogramLook))[model]
+    ends = _ends(params, model)
+    bins = _bins(histogram, ends)
+    covered = histogram.near.covers(bins)
+    low_bits: LowBits = histogram.near.low_bits(bins) if covered else _only(have.of(LowBitsLook))[model]
+    upper, lower = (_place(histogram, low_bits, end) for end in ends)
+    return upper, lower
+
+
+def _place(histogram: Histogram, low_bits: LowBits, end: int) -> _Place:
+    """The cut behind so many elements."""
+    if end <= 0:
+        return _Place(NOTHING_KEPT, 0, 0, 0)
+    if end >= histogram.nonzero:  # zeros need no order: they add nothing
+        return _Place(0, 0, 0, histogram.sum_from(0))
+    magnitude = percentile.magnitude_at(histogram, low_bits, histogram.nonzero - end)
+    pattern = int(np.float32(magnitude).view(np.uint32))
+    reaching, _ = percentile.kept(histogram, low_bits, pattern)
+    above, total = percentile.kept(histogram, low_bits, pattern + 1)
+    taken = end - above
+    return _Place(pattern, taken, reaching - above, total + bin_sum(pattern >> 16, taken, taken * (pattern & 0xFFFF)))
+
+
+def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, _Place]]:
+    """Every cut that divides equal magnitudes: the model's number, 0 for the upper or 1 for the lower, the cut."""
+    for model in range(len(params.weights)):
+        for which, place in enumerate(_places(params, have, model)):
+            if place.splits:
+                yield model, which, place
+
+
+def _taken(tied: Tied, count: int, blocks: NDArray[np.int64], block: int, elements: int) -> Taken:
+    """Of the first `count` equal ones in a tensor: those in the block that holds the last of them."""
+    before = np.cumsum(blocks)
+    number = int(np.searchsorted(before, count))
+    left = count - int(before[number] - blocks[number])
+    return Taken(tied, number * block, min((number + 1) * block, elements), left)
+
+
+def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple[int, int], int]) -> Kept:
+    """One model's decision; `divided` has the last element that is taken of those that a cut divides."""
+    histogram: Histogram = _only(have.of(HistogramLook))[model]
+    if params.last[model] is None:
+        return Kept(BEFORE_ALL, BEHIND_ALL, 1.0, histogram.nonzero, histogram.nonzero)
+    places = _places(params, have, model)
+    upper, lower = (
+        Cut(place.pattern, divided.get((model, which), LAST if place.taken else -1))
+        for which, place in enumerate(places)
+    )
+    first, last = (min(end, histogram.nonzero) for end in _ends(params, model))
+    factor = rescaled(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
+    tied = places[1].tied if places[1].splits else 0
+    return Kept(upper, lower, factor, histogram.nonzero, last - first, tied)
+
+
+def rescaled(before: int, after: int) -> float:
+    """What scales kept magnitudes to the whole, of their exact sums as multiples of 2**-149; 1 where one is tiny."""
+    whole, kept = before / (1 << UNIT_EXPONENT), after / (1 << UNIT_EXPONENT)
+    return whole / kept if whole >= SMALLEST_SUM and kept >= SMALLEST_SUM else 1.0
+
+
+def _counts(column: Sequence[Kept]) -> dict[str, Fact]:
+    """Counts of one model over all tensors; None where none was measured."""
+    measured = [each for each in column if each.nonzero is not None]
+    if not measured:
+        return dict.fromkeys(("nonzero", "kept", "kept_share"))
+    nonzero, kept = sum(each.nonzero or 0 for each in measured), sum(each.kept or 0 for each in measured)
+    return {"nonzero": nonzero, "kept": kept, "kept_share": kept / nonzero if nonzero else None}
+
+
+METHODS = (Ties(), Breadcrumbs(), BreadcrumbsTies())
