@@ -99,13 +99,15 @@ def test_conv1d_and_embeddings(tmp_path, monkeypatch):
 def test_what_an_adapter_cannot_say_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
-    base = {n: rng.normal(0, 1, (6, 8)).astype("f4") for n in ("embed_out.weight", "shared.weight")}
+    matrices = ("embed_out.weight", "shared.weight", "decoder.embed_positions.weight")
+    base = {n: rng.normal(0, 1, (6, 8)).astype("f4") for n in matrices}
     base |= {"norm.bias": np.ones(8, "f4"), "scale": np.ones((2, 2)), "ids": np.arange(4)}
     write_checkpoint("base", base)
     tune = {**base, "norm.bias": np.zeros(8, "f4"), "scale": np.zeros((2, 2)), "head.weight": np.ones((2, 2), "f4")}
+    tune[matrices[2]] = tune[matrices[2]] + np.float32(1)
     write_checkpoint("tune", tune)
     report = sdmw.extract("base", "tune", "out", rank=2, progress=False)
-    assert {each.tensor for each in report.left_out} == {"norm.bias", "scale", "head.weight"}
+    assert {each.tensor for each in report.left_out} == {"norm.bias", "scale", "head.weight", matrices[2]}
     names = {name.removeprefix("base_model.model.") for name in load_file("out/adapter_model.safetensors")}
     assert {"embed_out.lora_A.weight", "shared.lora_embedding_A"} <= names
 

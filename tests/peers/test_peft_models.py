@@ -331,17 +331,18 @@ def test_a_resized_vocabulary(tmp_path, tied, saved):
 
 
 WHOLE = ["LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"]
+POSITIONS = "tables of positions, on which an adapter cannot be run"
 EXTRACTED = {
     # What of each stays out of an adapter, by what the report calls it.
     "LlamaForCausalLM": {"vectors"},
     "GPT2LMHeadModel": {"vectors"},
     "GPTNeoXForCausalLM": {"vectors"},
     "BloomForCausalLM": {"vectors"},
-    "OPTForCausalLM": {"vectors"},
+    "OPTForCausalLM": {"vectors", POSITIONS},
     "T5ForConditionalGeneration": {"vectors"},
     "BertForMaskedLM": {"vectors"},
     "AlbertForMaskedLM": {"vectors"},
-    "WhisperForConditionalGeneration": {"vectors", "tensors of more than two axes"},
+    "WhisperForConditionalGeneration": {"vectors", "tensors of more than two axes", POSITIONS},
     "MambaForCausalLM": {
         "vectors", "tensors of more than two axes", "parameters of modules that peft does not take",
         "modules that peft does not take in this model type",

@@ -27,6 +27,7 @@ BLAS = 4 * MiB  # measured: what each thread of the linear algebra library takes
 TILE = 1 << 18  # elements of two tensors that are compared at once
 COMPARED = 42  # bytes of an element while they are, in float64: both, which differ, those of each, and their difference
 NUMBER = 512  # bytes of one tensor, in the journal and the report
+_POSITIONS = "embed_positions"  # an embedding of transformers that is not called with rows: peft's forward raises on it
 _LIBRARIES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")  # read when the library is loaded
 
 
@@ -211,6 +212,8 @@ def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tu
 
 
 def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
+    if below.name.split(".")[-2:-1] == [_POSITIONS]:
+        return "tables of positions, on which an adapter cannot be run"
     return modules.of(below) if above.dtype.merges else "tensors of other dtypes"
 
 
