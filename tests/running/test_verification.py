@@ -424,3 +424,19 @@ def test_the_process_holds_no_more_after_many_runs(world):
 
     before = [again() for _ in range(4)][-1]
     assert [again() for _ in range(12)][-1] < before + 12  # a stack or an arena may come; one a run may not
+
+
+def test_inputs_that_were_swapped_are_others(world):
+    """Fine-tunes of one base have equal headers; by their samples they are told apart."""
+    tensors = load_file("corp/model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] + tensors["model.norm.weight"]
+    write_checkpoint(world / "twin", tensors)
+    merged(models=[{"model": "corp"}, {"model": "twin"}])
+    (world / "corp").rename("third")
+    (world / "twin").rename("corp")
+    (world / "third").rename("twin")
+    with pytest.raises(InputChangedError) as caught:
+        sdmw.verify("out", progress=False)
+    assert [os.path.dirname(problem.where) for problem in caught.value.problems] == [
+        str(world / "corp"), str(world / "twin")
+    ]  # fmt: skip

@@ -124,7 +124,7 @@ def verify(
             return verification.verify_checksums(merged, report.pieces, report.headers, files, context, lost)
     prepared = prepared_of(recipe, access, threads=threads, ignore_unknown=True)
     if isinstance(prepared.inputs, Inputs):
-        fingerprints = [(each.size, each.header, each.sample or "") for each in report.inputs]
+        fingerprints = [(each.model, each.size, each.header, each.sample or "") for each in report.inputs]
         verification.check_inputs(prepared.inputs.sources, fingerprints)
         verification.check_configs(prepared.inputs.sources, report.configs)
     planned = sound(prepared.plan())

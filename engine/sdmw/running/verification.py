@@ -37,7 +37,7 @@ SMALL = 1 << 28  # bytes of a checkpoint that is by default computed again as a 
 
 Piece = tuple[str, int, int, str]  # tensor, first element, the one behind the last, XXH3-128 in hex
 Recomputed = tuple[Tensor, Merged, int, int]  # what is stored, what is merged again; first element, one behind the last
-Input = tuple[int, str, str]  # bytes, hash of the header, hash of a sample, which is empty where there is none
+Input = tuple[str, int, str, str]  # the model's name in the recipe, size, hash of the header, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,30 +164,34 @@ def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[s
 
 
 def check_inputs(sources: Iterable[tuple[str, Checkpoint]], expected: Iterable[Input]) -> None:
-    """By size, header and sample: an input that was copied is the same one.
+    """By size, header and sample: an input that was copied is the same one, but not under another's name.
+
+    Args:
+        sources: by name in the recipe.
+        expected: what the report says of each file. One of schema 1 names no models, and has no samples.
 
     Raises:
         InputChangedError: an input is not the one that was merged.
     """
-    wanted = sorted(expected)
-    sampled = any(sample for _, _, sample in wanted)
-    found = [
-        (shard.path, (shard.size, shard.header_hash, sample_of(shard.path) if sampled else ""))
-        for _, checkpoint in sources
-        for shard in checkpoint.shards
-    ]
+    wanted = Counter(expected)
+    sampled = any(sample for *_, sample in wanted)
+    found = Counter[Input]()
+    others = []
+    for name, checkpoint in sources:
+        for shard in checkpoint.shards:
+            sample = sample_of(shard.path) if sampled else ""
+            one = (name if sampled else "", shard.size, shard.header_hash, sample)
+            found[one] += 1
+            if one not in wanted or (sampled and found[one] > wanted[one]):
+                others.append(shard.path)
     # Reports without samples list twice what two models share.
-    if sorted(one for _, one in found) == wanted or (not sampled and {one for _, one in found} == set(wanted)):
+    if not others and (found == wanted if sampled else found.keys() == wanted.keys()):
         return
-    left, others = Counter(wanted), []
-    for path, one in found:
-        if left[one]:
-            left[one] -= 1
-        else:
-            others.append(path)
     raise InputChangedError(
         [Problem(path, "the file that was merged", "another size or content", PUT_BACK) for path in others]
-        or [Problem("inputs", f"{len(wanted)} files, as the report says", f"{len(found)} in the recipe", PUT_BACK)]
+        or [
+            Problem("inputs", f"{wanted.total()} files, as the report says", f"{found.total()} in the recipe", PUT_BACK)
+        ]
     )
 
 
