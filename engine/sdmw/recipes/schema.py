@@ -118,8 +118,7 @@ def shaped(
         faults = error.errors(include_url=False)
     ignored = [fault for fault in faults if ignore_unknown and _ignorable(fault)]
     for fault in ignored:
-        kind = "unsupported" if _unbuilt(shape, fault["loc"]) else "unknown"
-        findings.note(f"ignored: {kind} field {findings.name((*at, *fault['loc']))}")
+        findings.note(f"ignored: unknown field {findings.name((*at, *fault['loc']))}")
         _delete(data, fault["loc"])
     if ignored:
         return shaped(shape, data, at, findings, ignore_unknown=True, parameters=parameters)
