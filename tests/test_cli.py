@@ -311,9 +311,9 @@ def test_without_a_working_directory(recipe, tmp_path):
         [sys.executable, "-c", code, "inspect", "../base"], cwd=tmp_path / "here", env=ENVIRONMENT, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    removed = "current directory: expected one that is there, found it was removed. Change to one that is there (cd)"
+    assert done.stderr.startswith(f"error: {removed}")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

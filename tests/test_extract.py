@@ -245,6 +245,11 @@ class TestLeftOut:
         report, _ = extracted(base, base, config, added={"lm_head.weight": base[name] + np.float32(0.1)})
         assert report.left_out == ()
         assert "the output head too" in report.notes[0]
+        assert report.follows
+        assert (
+            "PeftModel.from_pretrained(base, 'path/to/this/folder').merge_and_unload()"
+            in Path("out/README.md").read_text()
+        )
         shutil.rmtree("out")
         write_checkpoint("other", {**base, "lm_head.weight": base[name] + 2}, config=config)
         report = sdmw.extract("base", "other", "out", rank=4, progress=False)
@@ -295,6 +300,19 @@ class TestRefused:
             sdmw.extract("base", "bad", "out", rank=2, progress=False)
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / ".out.sdmw").exists()
+
+
+def test_licences_that_differ_and_what_is_overwritten_are_told(world):
+    for folder, licence in (("base", "mit"), ("tune", "apache-2.0")):
+        Path(folder, "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    (said,) = sdmw.extract("base", "tune", "out", rank=2, progress=False).warnings
+    here = os.getcwd()
+    assert said.startswith(
+        f"the inputs have different licences: 'mit' of '{here}/base'; 'apache-2.0' of '{here}/tune'."
+    )
+    Path("out/mine.txt").touch()
+    _, said = sdmw.extract("base", "tune", "out", rank=2, progress=False, overwrite=True).warnings
+    assert said == "out: it is overwritten, and what is in it and not written anew is lost: 'mine.txt'"
 
 
 def test_the_command(world, capsys, monkeypatch):

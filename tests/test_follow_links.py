@@ -104,6 +104,13 @@ def test_an_output_may_lie_beside_the_files_but_not_take_their_place(tmp_path, m
     Path("store/old/model.safetensors").rename("store/weights")
     Path("store/old/model.safetensors").symlink_to(tmp_path / "store/weights")
     recipe = {"merge_method": "linear", "models": ["./store/old"], "parameters": {"weight": 1}}
+    Path("files/model").mkdir(parents=True)
+    Path("files/model/vocab.json").write_text("{}")
+    Path("files/model/config.json").write_text("{}")
+    Path("files/model/other.safetensors").touch()
+    Path("store/old/vocab.json").symlink_to(tmp_path / "files/model/vocab.json")
     sdmw.merge(recipe, "store/new", progress=False, follow_links=True)
+    with pytest.raises(PlanError, match="it contains the input"):
+        sdmw.merge(recipe, "files/model", progress=False, follow_links=True, overwrite=True)
     with pytest.raises(PlanError, match="it contains the input"):
         sdmw.merge(recipe, "store", progress=False, follow_links=True, overwrite=True)

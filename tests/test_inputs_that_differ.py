@@ -173,6 +173,8 @@ class TestWhatIsNotMergedIsCounted:
         assert copied in plan
         assert copied in " ".join(merge.split())
         assert report.tally.copied_tensors == 1
+        passed_over = "tensors of integers and the like are the base's (`integers: base`); not read: 1 of 'two'"
+        assert passed_over in report.notes
         assert "integers and the like" not in card
 
     def test_integers_that_are_taken_from_a_model_are_not_the_base_s(self, tmp_path, capsys, monkeypatch):

@@ -450,6 +450,18 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["base", "tune"]
 
 
+def test_what_is_overwritten_is_told(world):
+    lost = "{}: it is overwritten, and what is in it and not written anew is lost: 'mine.txt'"
+    sdmw.pack("base", "tune", "archive", progress=False)
+    sdmw.apply("base", "archive", "there", progress=False)
+    assert sdmw.pack("base", "tune", "archive", progress=False, overwrite=True).warnings == ()
+    assert sdmw.apply("base", "archive", "there", progress=False, overwrite=True).warnings == ()
+    Path("archive/mine.txt").touch()
+    Path("there/mine.txt").touch()
+    assert sdmw.pack("base", "tune", "archive", progress=False, overwrite=True).warnings == (lost.format("archive"),)
+    assert sdmw.apply("base", "archive", "there", progress=False, overwrite=True).warnings == (lost.format("there"),)
+
+
 def test_the_commands(world, capsys, monkeypatch):
     packed = told(capsys, monkeypatch, "pack", "base", "tune", "archive", "--k", "25")
     assert (packed.code, packed.err) == (0, "")

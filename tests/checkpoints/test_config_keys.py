@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdmw.checkpoints.config_keys import effect_of, plain_keys
+from sdmw.checkpoints.config_keys import effect_of, on_one_level, plain_keys
 
 BASE = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
 
@@ -60,6 +60,21 @@ def test_effects(key, effect):
 )  # fmt: skip
 def test_two_spellings_of_one_config(one, other):
     assert dict(plain_keys({**BASE, **one})) == dict(plain_keys({**BASE, **other}))
+
+
+def test_a_language_model_s_keys_on_top_or_in_a_config_of_its_own():
+    """Qwen2-VL, as version 4 wrote it and as version 5 does."""
+    scaling = {"type": "mrope", "mrope_section": [2, 1, 1]}
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e6}
+    vision = {"model_type": "qwen2_vl", "vision_config": {"depth": 2}}
+    flat = {**vision, "hidden_size": 32, "rope_theta": 1e6, "rope_scaling": scaling}
+    nested = {**vision, "text_config": {"model_type": "qwen2_vl_text", "hidden_size": 32, "rope_parameters": rope}}
+    for pair in ((flat, nested), (nested, flat)):
+        one, other = on_one_level(*pair)
+        assert dict(plain_keys(one)) == dict(plain_keys(other))
+    assert on_one_level(flat, flat) == (flat, flat)
+    another = {**nested, "model_type": "other"}
+    assert on_one_level(flat, another) == (flat, another)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from mends.scene import (
     fields,
     file,
     made,
+    merge,
     options,
     put,
     unseen,
@@ -208,7 +209,20 @@ def counted(scene):
     array[0] = 2**20
 
 
+def in_a_removed_folder(scene):
+    home = os.getcwd()
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path(home, "gone").rmdir()
+    try:
+        sdmw.merge(scene.recipe, f"{home}/out", progress=False)
+    finally:
+        os.chdir(home)
+
+
 ROWS = [
+    Row("a current directory that was removed", "Change to one that is there (cd)", then(in_a_removed_folder),
+        then(merge)),
     # While the data are read.
     Row("NaN, repaired", REPAIR, put("corp", Q, 5, np.nan), put("corp", Q, 5, 0.25)),
     Row("NaN, let through", REPAIR, put("corp", Q, 5, np.nan), fields(nonfinite="pass"), expected=passed),

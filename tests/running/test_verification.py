@@ -89,6 +89,31 @@ def spoil(path, offset):
         file.write(bytes([byte[0] ^ 4]))
 
 
+def test_a_changed_side_file_does_not_keep_the_tensors_from_being_compared(world, capsys, monkeypatch):
+    merged()
+    Path("out/config.json").write_text("{}")
+    spoil(*shard_and("lm_head.weight"))
+    found = sdmw.verify("out")
+    assert found.recomputed > 0
+    assert found.nbytes > 0
+    wrong = [problem.where for problem in found.problems]
+    assert any("lm_head.weight" in where for where in wrong)
+    assert wrong[-1] == os.path.abspath("out/config.json")
+
+
+def test_of_a_checkpoint_with_other_tensors_none_is_read_and_that_is_said(world, capsys, monkeypatch):
+    merged()
+    changed = load_file("out/model.safetensors")
+    del changed["lm_head.weight"]
+    save_file(changed, "out/model.safetensors")
+    found = sdmw.verify("out")
+    assert (found.pieces, found.nbytes, found.recomputed) == (0, 0, 0)
+    assert found.problems
+    said = told(capsys, monkeypatch, "verify", "out")
+    assert said.code == 1
+    assert said.out.count("none: no tensor was read, for the errors below") == 2
+
+
 @pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight", "model.position_ids"])
 def test_any_changed_byte_is_found_by_its_checksum(world, name):
     merged()

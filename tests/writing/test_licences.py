@@ -27,6 +27,9 @@ def of(*licences):
         ([Licence("other", None, "https://a"), Licence("other", None, "https://b")], None, Licence("other")),
         ([Licence("other", None, "https://a"), Licence("other")], None, Licence("other")),
         ([Licence("other", None, "https://a")] * 2, *[Licence("other", None, "https://a")] * 2),
+        ([Licence("other")], Licence("other"), Licence("other")),
+        ([Licence("other")] * 2, None, Licence("other")),
+        ([Licence("other"), None], None, None),
         ([None, None], None, None),
         ([], None, None),
     ],
@@ -44,6 +47,12 @@ def test_where_they_differ_each_is_named_with_its_models():
         said + "and lists them. 'LICENSE', 'docs/Licence.txt', 'NOTICE', copied into it, comes from 'm0' alone."
     )
     assert "'mit' of 'm0', 'm1', 'm2' and 2 more; " in warning(of(*[MIT] * 5, LLAMA), [])
+
+
+def test_cards_that_say_other_and_not_which_may_mean_two():
+    said = "the cards of 'm0', 'm1' say `other` and not which licence that is: they may differ. The card lists them."
+    assert warning(of(Licence("other"), Licence("Other")), ["LICENSE"]) == said
+    assert warning(of(Licence("other")), []) is None
 
 
 def test_lists_and_links_are_named_whole():

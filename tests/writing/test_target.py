@@ -85,7 +85,13 @@ def test_what_an_overwriting_merge_would_not_write_is_named(tmp_path, files, los
     assert list(replaced(f"{tmp_path}/out", written)) == []
     fill(tmp_path / "out", files)
     (said,) = replaced(f"{tmp_path}/out/", written)
-    assert said.endswith(f"/out/: it is overwritten, and what is in it and not written by this merge is lost: {lost}")
+    assert said.endswith(f"/out/: it is overwritten, and what is in it and not written anew is lost: {lost}")
+
+
+def test_a_folder_that_is_written_as_a_whole_is_not_lost(tmp_path):
+    fill(tmp_path / "out", ["zarr.json", "gaps/zarr.json", "gaps/c/0", "mine/x"])
+    (said,) = replaced(f"{tmp_path}/out", {"zarr.json", "gaps/"})
+    assert said.endswith("is lost: 'mine/'")
 
 
 @pytest.mark.parametrize("make", [lambda _: None, lambda p: p.write_text(""), lambda p: p.symlink_to("base")])

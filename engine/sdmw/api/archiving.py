@@ -91,7 +91,7 @@ def pack(
         archive = packing.pack(planned, publication, context)
         publication.finish()
         report = pack_report(archive, above, target)
-    return with_warnings(report, publication)
+    return with_warnings(report, publication, *planned.warnings)
 
 
 def apply(
@@ -197,4 +197,4 @@ def _restored(
     ):
         restore(planned, publication, context)
         publication.finish()
-    return with_warnings(pack_report(packed, model, target), publication)
+    return with_warnings(pack_report(packed, model, target), publication, *planned.warnings)

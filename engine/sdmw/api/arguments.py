@@ -44,7 +44,12 @@ def limits_of(budget: Size | None, threads: int | None) -> Limits:
 
 
 def access_of(header_limit: Size, download: bool, follow_links: bool = False, folder: Path | None = None) -> Access:
-    """How far a call lets reading go; UsageError where the limit is no size, or `inputs` no directory."""
+    """How far a call lets reading go; UsageError where that cannot be: no size, no directory."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        mend = "Change to one that is there (cd)"
+        raise UsageError([Problem("current directory", "one that is there", "it was removed", mend)]) from None
     place = None if folder is None else path_of(folder)
     if place is not None and not os.path.isdir(place):
         raise UsageError([Problem("inputs", "a directory", quoted(place))])
@@ -77,9 +82,9 @@ def receiver(progress: ProgressLike) -> "Iterator[Callable[[Event], None]]":
         yield lambda _event: None
 
 
-def with_warnings(report: AnyReport, publication: "Publication") -> AnyReport:
-    """A report that also tells what is odd about the place of its output; publishing comes too late for its file."""
-    told = dict.fromkeys((*report.warnings, *publication.warnings))
+def with_warnings(report: AnyReport, publication: "Publication", *planned: str) -> AnyReport:
+    """A report that also tells what is odd about its output: what was planned, and what publishing it found."""
+    told = dict.fromkeys((*planned, *report.warnings, *publication.warnings))
     return dataclasses.replace(report, warnings=tuple(told))
 
 

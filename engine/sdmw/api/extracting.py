@@ -103,4 +103,4 @@ def extract(
         publication.finish()
         report = with_warnings(extraction_report(planned, target, weights, left_out), publication)
         add_files(publication, planned, report, *references)
-    return with_warnings(report, publication)
+    return with_warnings(report, publication, *planned.warnings)

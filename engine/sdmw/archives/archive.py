@@ -99,6 +99,11 @@ class Archive:
         return os.path.join(self.path, "files", side)
 
 
+def other_side(side: Side) -> Side:
+    """The side that a model becomes."""
+    return "model" if side == "base" else "base"
+
+
 def read_archive(path: str) -> Archive:
     """The archive in a directory, its attributes checked, and that the files beside the weights are its own.
 

@@ -37,6 +37,9 @@ def _dtypes() -> dict[str, str]:
     return {"counts": "<u4", "gaps": "<u2", **{xor_name(itemsize): f"<u{itemsize}" for itemsize in ITEMSIZES}}
 
 
+FOLDERS = (*_dtypes(), "files")  # all that an archive has beside its attributes
+
+
 class ArchiveWriter:
     """Writes the arrays of an archive into a directory, in bounded memory. A context manager, for its open files.
 

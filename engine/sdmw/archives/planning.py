@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.archives import shards
-from sdmw.archives.archive import Archive, Side
+from sdmw.archives.archive import ATTRIBUTES, Archive, Side, other_side
+from sdmw.archives.arrays import FOLDERS
 from sdmw.archives.runs import BLOCK
 from sdmw.checkpoints.checkpoint import Checkpoint, input_folders, unmergeable
 from sdmw.errors import Problem
@@ -25,7 +26,7 @@ from sdmw.tensors.staging import resident_bytes
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.layout import ShardLayout, lay_out
 from sdmw.writing.shard_writer import IN_FLIGHT
-from sdmw.writing.target import check_target
+from sdmw.writing.target import check_target, replaced
 
 TILE = 8 * BLOCK  # elements of a task: 4 MiB at most in each of two models
 ZARR = 44 * MiB  # measured: the packages that write and read archives, with all that they load when they are first used
@@ -45,6 +46,7 @@ class PackingPlan:
         threads: that compute.
         peak_bytes: bound on the resident memory of the process.
         problems: why it cannot run; empty where it can.
+        warnings: on what is overwritten.
     """
 
     base: Checkpoint
@@ -54,6 +56,7 @@ class PackingPlan:
     threads: int = 1
     peak_bytes: int = 0
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class RestoringPlan:
         threads: that compute.
         peak_bytes: bound on the resident memory of the process.
         problems: why it cannot run; empty where it can.
+        warnings: on what is overwritten.
     """
 
     checkpoint: Checkpoint
@@ -77,6 +81,7 @@ class RestoringPlan:
     threads: int = 1
     peak_bytes: int = 0
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def plan_packing(
@@ -99,7 +104,8 @@ def plan_packing(
         like = {name: (info.dtype, info.shape) for name, info in base.tensors.items()}
         problems += check_alike(like, f"the base {base.path}", model)
     problems += check_target(target, input_folders([base, model]), 0, overwrite)
-    plan = PackingPlan(base, model, k, problems=tuple(problems))
+    warnings = tuple(replaced(target, {ATTRIBUTES, *(f"{name}/" for name in FOLDERS)})) if overwrite else ()
+    plan = PackingPlan(base, model, k, problems=tuple(problems), warnings=warnings)
     return plan if problems else _fitted(plan, limits)
 
 
@@ -132,7 +138,9 @@ def plan_restoring(
     inputs = [*input_folders([checkpoint]), archive.path]
     size = sum(shard.size for shard in wanted)
     problems += check_target(target, inputs, size, overwrite)
-    plan = RestoringPlan(checkpoint, archive, side, wanted, problems=tuple(problems))
+    written = {*archive.shared, *archive.files[other_side(side)]}
+    warnings = tuple(replaced(target, written)) if overwrite else ()
+    plan = RestoringPlan(checkpoint, archive, side, wanted, problems=tuple(problems), warnings=warnings)
     if problems:
         return plan
     resident = memory.resident()

@@ -12,7 +12,7 @@ from functools import partial
 import xxhash
 
 from sdmw.archives import planning
-from sdmw.archives.archive import MEND, Archive, ArchivedTensor, Names, Side, believed
+from sdmw.archives.archive import MEND, Archive, ArchivedTensor, Names, Side, believed, other_side
 from sdmw.archives.arrays import ArchiveReader
 from sdmw.archives.planning import RestoringPlan, tiles_of
 from sdmw.archives.runs import Run, Words, flip, words_of
@@ -176,8 +176,3 @@ def _other_model(archive: Archive, side: Side, *, reversed_: bool) -> str:
     if side == "model" and archive.k:
         return f"The archive was packed with k = {archive.k:g}: give what `sdmw apply` made, not the fine-tune"
     return f"Give the {side} that {archive.path} was packed with"
-
-
-def other_side(side: Side) -> Side:
-    """The model for the base, the base for the model."""
-    return "model" if side == "base" else "base"

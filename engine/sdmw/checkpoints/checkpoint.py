@@ -1,7 +1,7 @@
 """A model directory whose headers were read and checked."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,8 +50,18 @@ def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
     for checkpoint in checkpoints:
         folders[checkpoint.path] = None
         files = [os.path.realpath(shard.path) for shard in checkpoint.shards]
-        folders |= dict.fromkeys(files if checkpoint.follow_links else map(os.path.dirname, files))
+        if checkpoint.follow_links:
+            folders |= dict.fromkeys((*files, *_led_to(checkpoint.path)))
+        else:
+            folders |= dict.fromkeys(map(os.path.dirname, files))
     return list(folders)
+
+
+def _led_to(folder: str) -> Iterator[str]:
+    """What the links in a folder lead to."""
+    for above, _, names in os.walk(folder):
+        paths = (os.path.join(above, name) for name in names)
+        yield from (os.path.realpath(path) for path in paths if os.path.islink(path))
 
 
 def unmergeable(checkpoint: Checkpoint) -> list[Problem]:

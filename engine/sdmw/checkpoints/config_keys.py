@@ -48,6 +48,7 @@ _HARMLESS = frozenset((
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
 ))  # fmt: skip
 _HARMLESS_PARTS = ("dropout", "_drop", "pdrop", "unsloth", "layerdrop", "mask_time", "mask_feature")
+_TEXT = "text_config"
 _ROPE = "rope"  # above the keys of both spellings
 
 
@@ -65,6 +66,16 @@ def effect_of(key: str) -> Effect:
     if last in _VOCABULARY or last.endswith(_VOCABULARY_ENDS):
         return "vocabulary"
     return "mathematics" if last in _MATHEMATICS else "unknown"
+
+
+def on_one_level(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Two configs of one model type, as both have them where version 4 put the language model's keys on top."""
+    nested = [isinstance(each.get(_TEXT), Mapping) for each in (one, other)]
+    if nested[0] == nested[1] or one.get("model_type") != other.get("model_type"):
+        return one, other
+    lifted, flat = (one, other) if nested[0] else (other, one)
+    lifted = {**lifted[_TEXT], **{key: value for key, value in lifted.items() if key != _TEXT}}
+    return (lifted, flat) if nested[0] else (flat, lifted)
 
 
 def plain_keys(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -116,7 +127,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     rest: dict[str, Any] = {}
     for kind, values in kinds.items():
         found = {"rope_type" if key == "type" else key: value for key, value in values.items()}
-        if found.get("rope_type") == "default":
+        if found.get("rope_type") in ("default", "mrope"):  # the sections alone tell of the second
             del found["rope_type"]
         if kind == "full_attention":
             usual |= {key: found.pop(key) for key in tuple(usual) if key in found}

@@ -44,7 +44,7 @@ class _Kept(FunctionCache):  # type: ignore[misc]
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # unpickling a damaged file raises anything
-            warn(f"{self.cache_path}: {error!r}")
+            warn(f"{self.cache_path}: {self._py_func.__name__} as kept there is damaged ({type(error).__name__})")
             with suppress(Exception):
                 self.flush()  # a fresh index: what is compiled now replaces what is damaged
             return None

@@ -125,7 +125,7 @@ def build(
         extra=_extra(wanted, inputs),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=_absent_heads(recipe, tied, wanted),
-        notes=(*recipe.notes, *beside.notes),
+        notes=(*recipe.notes, *beside.notes, *_integers(recipe, inputs)),
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
@@ -134,6 +134,17 @@ def build(
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
+
+
+def _integers(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
+    """How many tensors of each model `integers: base` passes over."""
+    if recipe.integers != "base":
+        return
+    own = {name for name, tensor in inputs.base.tensors.items() if not tensor.dtype.merges}
+    counts = {name: len(own & each.tensors.keys()) for name, each in inputs.models.items() if each is not inputs.base}
+    said = ", ".join(f"{count:,} of {quoted(name)}" for name, count in counts.items() if count)
+    if said:
+        yield f"tensors of integers and the like are the base's (`integers: base`); not read: {said}"
 
 
 def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:

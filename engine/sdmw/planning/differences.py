@@ -7,7 +7,7 @@ from typing import Any
 
 from sdmw.checkpoints.chat_template import templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.config_keys import effect_of, plain_keys
+from sdmw.checkpoints.config_keys import effect_of, on_one_level, plain_keys
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
 from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, special_tokens
 from sdmw.errors import quoted
@@ -57,6 +57,7 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
 def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Warnings and notes on one model's config.json."""
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
+    base, model = on_one_level(base, model)
     for key, values in _differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
         found.setdefault(effect_of(key), {})[key] = values
     if "model_type" in found.get("mathematics", {}):  # another architecture: its other keys follow from that

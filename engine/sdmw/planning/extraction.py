@@ -16,9 +16,10 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.in_memory import is_rebuilt
 from sdmw.views.peft_modules import Module, Modules
 from sdmw.views.tied_adapter import tie_of
+from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
 from sdmw.writing.shard_writer import IN_FLIGHT
-from sdmw.writing.target import check_target
+from sdmw.writing.target import check_target, replaced
 
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
 ROWS = 1 << 20  # elements of a block of rows
@@ -85,10 +86,12 @@ class ExtractionPlan:
         weights: in the base's order.
         rest: the other tensors of the fine-tune.
         notes: what a user of the adapter should know.
+        follows: the head is the embedding, and only a merged adapter changes both: see the note.
         shards: the adapter's one file.
         threads: that compute.
         peak_bytes: bound on the resident memory of the process.
         problems: why it cannot run; empty where it can.
+        warnings: on licences, and on what is overwritten.
     """
 
     base: Checkpoint
@@ -97,10 +100,12 @@ class ExtractionPlan:
     weights: tuple[Weight, ...]
     rest: tuple[Rest, ...]
     notes: tuple[str, ...]
+    follows: bool
     shards: tuple[ShardLayout, ...]
     threads: int
     peak_bytes: int
     problems: tuple[Problem, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def plan_extraction(
@@ -143,7 +148,27 @@ def plan_extraction(
             fitted = found
             problems += memory.check_output(target, size, found.peak - resident)
     notes = _notes(base, weights)
-    return ExtractionPlan(base, model, rank, weights, rest, notes, shards, fitted.threads, fitted.peak, tuple(problems))
+    return ExtractionPlan(
+        base=base,
+        model=model,
+        rank=rank,
+        weights=weights,
+        rest=rest,
+        notes=notes,
+        follows=bool(notes),
+        shards=shards,
+        threads=fitted.threads,
+        peak_bytes=fitted.peak,
+        problems=tuple(problems),
+        warnings=(*_licences(base, model), *(replaced(target, ()) if overwrite else ())),
+    )
+
+
+def _licences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
+    """A warning where the two have different ones."""
+    folders = {each.path: (each.path, each.follow_links) for each in (base, model)}
+    if (said := licences.warning(licences.read_licences(folders), ())) is not None:
+        yield said
 
 
 def algebra_is_threaded() -> bool:

@@ -5,9 +5,10 @@ from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.methods import all_methods
+from sdmw.planning.extraction import ExtractionPlan
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.reporting.loading import loading
+from sdmw.reporting.loading import loading, peft_loading
 from sdmw.reporting.naming import id_of, public_name, public_names
 from sdmw.reporting.report import ModelReport
 from sdmw.reporting.tally import changes, tally_of
@@ -51,25 +52,25 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
     ).markdown()
 
 
-def extraction_card(rank: int, base: tuple[ModelRef, Checkpoint], model: tuple[ModelRef, Checkpoint]) -> str:
+def extraction_card(plan: ExtractionPlan, base: ModelRef, model: ModelRef) -> str:
     """The card of an adapter that was extracted.
 
     Args:
-        rank: of its matrices.
-        base: as it was named, and what was read.
+        plan: what was extracted.
+        base: as it was named.
         model: the fine-tune, likewise.
     """
     return Card(
-        method=f"extract, rank {rank}",
+        method=f"extract, rank {plan.rank}",
         paper=None,
-        base_model=public_name(base[0]),
-        models=[(public_name(model[0]), [])],
+        base_model=public_name(base),
+        models=[(public_name(model), [])],
         not_merged=(),
-        loading=f"import peft\n\nmodel = peft.PeftModel.from_pretrained(base, {PLACE!r})",
+        loading=f"import peft\n\nmodel = peft.{peft_loading(repr(PLACE), merged=plan.follows)}",
         recipe_text=None,
         version=__version__,
         adapter=True,
-        **_of_inputs([base, model]),
+        **_of_inputs([(base, plan.base), (model, plan.model)]),
     ).markdown()
 
 

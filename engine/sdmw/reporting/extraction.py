@@ -61,7 +61,8 @@ class ExtractionReport:
         weights: each.
         left_out: tensors that the fine-tune changed and that peft has no matrices for.
         notes: what a user of the adapter should know.
-        warnings: what is odd about the place of the output.
+        follows: the head is the embedding, and only a merged adapter changes both: see the note.
+        warnings: on licences, and what is odd about the place of the output.
     """
 
     version: str
@@ -73,6 +74,7 @@ class ExtractionReport:
     weights: tuple[ExtractedWeight, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    follows: bool
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -118,6 +120,7 @@ def extraction_report(
         weights=weights,
         left_out=rest,
         notes=plan.notes,
+        follows=plan.follows,
     )
 
 
@@ -145,7 +148,7 @@ def add_files(
         task_type=_task_type(plan),
     )
     output.add(ADAPTER_CONFIG, config)
-    card = extraction_card(plan.rank, (base, plan.base), (model, plan.model))
+    card = extraction_card(plan, base, model)
     output.add("README.md", card.encode())
     output.add("sdmw_report.json", report.to_json().encode())
 

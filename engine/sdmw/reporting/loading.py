@@ -9,7 +9,7 @@ from sdmw.storage.files import listing, read_bounded
 _LARGEST_CONFIG = 16 * 2**20  # bytes
 
 
-def loading(path: str, called: str | None = None) -> str:
+def loading(path: str, called: str | None = None, *, merged: bool = False) -> str:
     """What to write to load an output with PEFT or transformers.
 
     transformers' AutoModelForCausalLM reads decoders only; other classes are named in the config's `architectures`.
@@ -17,16 +17,22 @@ def loading(path: str, called: str | None = None) -> str:
     Args:
         path: a directory: an adapter's or a model's.
         called: what it will be called when it is loaded; None for its path.
+        merged: an adapter gives what it stands for only once it is merged.
     """
     where = repr(path if called is None else called)
     try:
         if "adapter_config.json" in listing(path):
-            return f"PeftModel.from_pretrained(base, {where})"
+            return peft_loading(where, merged=merged)
         config = json.loads(read_bounded(path, "config.json", _LARGEST_CONFIG))
     except (CheckpointError, ValueError, RecursionError):
         config = None
     name, remote = _class_of(config if isinstance(config, dict) else {})
     return f"{name}.from_pretrained({where}{', trust_remote_code=True' if remote else ''})"
+
+
+def peft_loading(where: str, *, merged: bool) -> str:
+    """What to write to load an adapter; `merged`: it gives what it stands for only once it is merged."""
+    return f"PeftModel.from_pretrained(base, {where})" + (".merge_and_unload()" if merged else "")
 
 
 def _class_of(config: dict[str, Any]) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from sdmw.codec import Checksum, Count, Within
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
+from sdmw.recipes.model_ref import expanded
 from sdmw.recipes.recipe import Recipe
 from sdmw.reporting.as_json import as_json
 from sdmw.reporting.tally import Tally, tally_of
@@ -174,14 +175,14 @@ class Report:
         """The report in the output of a merge; of schema 1 too, whose layers then have no decisions.
 
         Args:
-            path: the directory.
+            path: the directory; `~` is expanded.
 
         Raises:
             CheckpointError: there is no report, or this version cannot read it.
         """
         from sdmw.reporting.reading import read_report
 
-        return read_report(os.fspath(path))
+        return read_report(expanded(os.fspath(path)))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

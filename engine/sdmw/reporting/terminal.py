@@ -60,7 +60,7 @@ def print_extraction(report: ExtractionReport) -> None:
         f"left out     {_left_out(report)}",
         f"whole error  {report.whole_error:.2%}: what it lacks of all that the fine-tune changed",
         *(f"note         {note}" for note in report.notes),
-        f"load it      {loading(report.path)}",
+        f"load it      {loading(report.path, merged=report.follows)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -112,14 +112,17 @@ def print_verification(found: "Verification") -> None:
     if found.unseen:
         odds += f"; one wrong tile with a right checksum would stay unseen with a chance of {found.unseen:.1%}"
     equal = "equal"
-    if found.not_found:
+    checksums = f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"
+    if found.problems and not found.pieces:
+        checksums = odds = "none: no tensor was read, for the errors below"
+    elif found.not_found:
         equal = "equal by checksum; nothing was computed anew"
         odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
     _print(
         _pairs(
             ("checkpoint", found.path),
             ("result", "different" if found.problems else equal),
-            ("checksums", f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"),
+            ("checksums", checksums),
             ("sample", odds),
         )
     )

@@ -46,11 +46,12 @@ class Verification:
 
     Attributes:
         path: the checkpoint.
-        pieces: runs of tensors whose checksums were compared: all of them.
+        pieces: runs of tensors whose checksums were compared: all of them, or none where the problems are of the
+            checkpoint's structure.
         nbytes: bytes of tensors in those.
         files: files beside the shards whose checksums were compared.
         tiles: in the whole checkpoint.
-        recomputed: tiles that were computed again from the inputs and compared bit for bit.
+        recomputed: tiles that were computed again from the inputs and compared bit for bit; none where no piece was.
         unseen: the chance that one wrong tile, whose checksum is right, is not among the recomputed.
         not_found: inputs that were not found. Where there are any, checksums alone were compared: nothing was computed
             again, and the report was not held against the recipe.
@@ -97,7 +98,7 @@ def verify(
         files: the checksum of each file beside the shards, by name.
         context: of this run.
         sample: the share of tiles that is computed again, above 0 to 1; at least one is. None for the default.
-        known: what is wrong already; tensors are read only where nothing is.
+        known: what is wrong already; tensors are read only where their structure is right and nothing is known.
 
     Raises:
         RunError: the data or the machine.
@@ -109,10 +110,21 @@ def verify(
     again = (
         (out.tensors[plan.tensors[number].name], merged(job, number), start, stop) for number, start, stop in wanted
     )
-    found = [*known, *_wrong_structure(out, plan), *_wrong_files(out, files)]
-    nbytes, problems = _compare(out, pieces, again, context, found)
-    unseen = 1 - len(wanted) / max(1, len(tiles))
-    return Verification(out.path, len(pieces), nbytes, len(files), len(tiles), len(wanted), unseen, (), problems)
+    wrong = [*known, *_wrong_structure(out, plan)] or list(_uncovered(pieces, out))
+    compared = 0 if wrong else len(pieces)
+    recomputed = 0 if wrong else len(wanted)
+    nbytes, problems = (0, wrong) if wrong else _compare(out, pieces, again, context)
+    return Verification(
+        out.path,
+        compared,
+        nbytes,
+        len(files),
+        len(tiles),
+        recomputed,
+        1 - recomputed / max(1, len(tiles)),
+        (),
+        tuple(shorten([*problems, *_wrong_files(out, files)])),
+    )
 
 
 def verify_checksums(
@@ -136,9 +148,11 @@ def verify_checksums(
     Raises:
         RunError: the data or the machine.
     """
-    found = [*_wrong_headers(out, headers), *_wrong_files(out, files)]
-    nbytes, problems = _compare(out, pieces, (), context, found)
-    return Verification(out.path, len(pieces), nbytes, len(files), 0, 0, 1.0, tuple(not_found), problems)
+    wrong = list(_wrong_headers(out, headers)) or list(_uncovered(pieces, out))
+    nbytes, problems = (0, wrong) if wrong else _compare(out, pieces, (), context)
+    problems = shorten([*problems, *_wrong_files(out, files)])
+    compared = 0 if wrong else len(pieces)
+    return Verification(out.path, compared, nbytes, len(files), 0, 0, 1.0, tuple(not_found), tuple(problems))
 
 
 def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[str, str]) -> None:
@@ -196,19 +210,14 @@ def check_inputs(sources: Iterable[tuple[str, Checkpoint]], expected: Iterable[I
 
 
 def _compare(
-    out: Checkpoint,
-    pieces: Sequence[Piece],
-    again: Iterable[Recomputed],
-    context: Context,
-    found: Sequence[Problem],
-) -> tuple[int, tuple[Problem, ...]]:
-    """How many bytes were compared, and all that is wrong; tensors are read only where nothing is wrong before."""
-    if problems := list(found) or list(_uncovered(pieces, out)):
-        return 0, tuple(shorten(problems))
+    out: Checkpoint, pieces: Sequence[Piece], again: Iterable[Recomputed], context: Context
+) -> tuple[int, list[Problem]]:
+    """How many bytes were compared, and what is wrong with them."""
+    problems: list[Problem] = []
     nbytes = sum((stop - start) * out.tensors[name].dtype.itemsize for name, start, stop, _ in pieces)
     tasks = _tasks(out, pieces, again, context, nbytes, problems.append)
     context.pool.run(lambda: next(tasks, None))
-    return nbytes, tuple(shorten(problems))
+    return nbytes, problems
 
 
 def _tasks(

@@ -11,6 +11,7 @@ from sdmw.storage.weight_files import not_fetched
 
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
+_FORGOTTEN = re.compile(r"model(?::| +:?) *(\S.*)")  # a line of a recipe that YAML takes for a text
 _LONGEST_ID = 96  # characters
 _MOST_BESIDE = 1000  # directories that are compared with a name that is none
 _LONGEST_NAME = 255  # bytes of a name in a directory
@@ -49,7 +50,10 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
     path, mend = expanded(model.path), _meant(model.path)
     if hub_id(model) is None or os.path.lexists(path):
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
-        raise CheckpointError([Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))})", mend)])
+        whence = "" if os.path.isabs(path) else ", from the current directory on"
+        raise CheckpointError(
+            [Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))}{whence})", mend)]
+        )
     return _snapshot(model, download, mend)
 
 
@@ -68,6 +72,8 @@ def _moved(model: ModelRef, folder: str) -> str | None:
 def _meant(name: str) -> str:
     """What to write instead of a name that is no directory; nothing where there is no saying."""
     path = expanded(name)
+    if forgotten := _FORGOTTEN.fullmatch(name):
+        return f"Write `model: {forgotten[1]}`, with a colon and a blank"
     if "$" in name:
         return "$ is not expanded in a recipe: write the path itself"
     if path.endswith(".gguf") and os.path.exists(path):

@@ -40,6 +40,11 @@ class Licence:
         """What is equal of two licences that are one: a list is compared as a whole, in any order and case."""
         return frozenset(self._called(word).lower() for word in self.words)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the card says which licence it is: `other` alone does not."""
+        return OTHER not in self.key
+
     def _called(self, word: str) -> str:
         if word.lower() != OTHER:
             return word
@@ -70,17 +75,23 @@ def read_licences(folders: Mapping[str, tuple[str, bool]]) -> list[tuple[str, Li
 def agreed(licences: Licences) -> Licence | None:
     """The licence of all inputs; None where one is unknown or another."""
     found = [licence for _, licence in licences]
-    return found[0] if len({licence.key for licence in found if licence}) == 1 and all(found) else None
+    known = len({licence.key for licence in found if licence}) == 1 and all(found)
+    return found[0] if known and not _unnamed(licences) else None  # two called `other` and no more need not be one
 
 
 def common(licences: Licences) -> Licence | None:
-    """What the card of the merge says: the licence of all inputs, `other` where two differ, else none."""
+    """What the card of the merge says: the licence of all inputs, `other` where two differ or may, else none."""
     several = len({licence.key for _, licence in licences if licence}) > 1
-    return Licence(OTHER) if several else agreed(licences)
+    return Licence(OTHER) if several or _unnamed(licences) else agreed(licences)
+
+
+def _unnamed(licences: Licences) -> bool:
+    """Whether all cards of several inputs say `other`, and not which."""
+    return len(licences) > 1 and all(licence and not licence.is_named for _, licence in licences)
 
 
 def warning(licences: Licences, copied: Sequence[str]) -> str | None:
-    """What to say before the merge where licences differ; None where they do not.
+    """What to say before the merge where licences differ or may; None where they do not.
 
     Args:
         licences: of the inputs, the base's first.
@@ -90,6 +101,9 @@ def warning(licences: Licences, copied: Sequence[str]) -> str | None:
     for name, licence in licences:
         if licence:
             named.setdefault(licence.key, (licence, []))[1].append(name)
+    if _unnamed(licences):
+        names = _listed([name for name, _ in licences])
+        return f"the cards of {names} say `other` and not which licence that is: they may differ. The card lists them."
     if len(named) < 2:
         return None
     said = "; ".join(f"{quoted(str(licence))} of {_listed(names)}" for licence, names in named.values())

@@ -27,7 +27,7 @@ _DENIED = {
     "adapter_*": "another form of the weights",
 }
 # In a folder of its own an index belongs to shards that are copied.
-_DENIED_ON_TOP = {"*.index.json": REPLACED}
+_DENIED_ON_TOP = {"*.safetensors.index.json": REPLACED}
 # What tells of a model: a merge writes its own, an archive keeps the model's.
 _OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), REPLACED)
 

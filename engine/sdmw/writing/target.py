@@ -62,11 +62,11 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
 
 
 def replaced(target: str, written: Collection[str]) -> Iterator[str]:
-    """What to say of a directory that is to be replaced, where it holds what a merge would not write.
+    """What to say of a directory that is to be replaced, where it holds what is not written anew.
 
     Args:
         target: the directory.
-        written: paths in it of what is written beside the weights.
+        written: paths in it of what is written beside the weights; of a folder as a whole, with a slash at its end.
     """
     path = os.path.join(*parted(target))
     if os.path.islink(path) or not os.path.isdir(path):
@@ -74,7 +74,7 @@ def replaced(target: str, written: Collection[str]) -> Iterator[str]:
     if names := sorted(_lost(path, "", written)):
         more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
         shown_names = ", ".join(map(quoted, names[:MOST_NAMES])) + more
-        yield f"{target}: it is overwritten, and what is in it and not written by this merge is lost: {shown_names}"
+        yield f"{target}: it is overwritten, and what is in it and not written anew is lost: {shown_names}"
 
 
 def _lost(path: str, folder: str, written: Collection[str]) -> Iterator[str]:
@@ -88,6 +88,8 @@ def _lost(path: str, folder: str, written: Collection[str]) -> Iterator[str]:
         if not entry.is_dir(follow_symlinks=False):
             if name not in written and not (folder == "" and _OF_RESULTS.fullmatch(name)):
                 yield name
+        elif f"{name}/" in written:
+            continue
         elif any(each.startswith(f"{name}/") for each in written):
             yield from _lost(path, name, written)
         else:
