@@ -17,8 +17,8 @@ from reference.linear import linear
 from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.planning.layers import component_of, layer_of
 from sdmw.statistics import histogram
+from sdmw.views.layers import component_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 

@@ -48,10 +48,10 @@ from sdmw import codec, methods
 from sdmw.methods import all_methods
 from sdmw.methods.method import decision_type, own_types
 from sdmw.planning import budget
-from sdmw.planning.layers import layer_of
 from sdmw.running.context import working
 from sdmw.running.driver import Run
 from sdmw.running.job import Decisions
+from sdmw.views.layers import layer_of
 
 Arrays = Mapping[str, NDArray[Any]]
 ENGINE = Path(inspect.getfile(methods)).parent
@@ -283,10 +283,13 @@ CASES = [pytest.param(name, given, id=f"{name}-{number}") for name, sample in SA
 
 
 def recipe_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    models = [{"model": model} for model in SAMPLES[name].models]
+    """Weights of values stand under each model: at the top the base would take part too, as in mergekit."""
+    own = {"weight": parameters["weight"]} if name == "linear" and "weight" in parameters else {}
+    models = [{"model": model, "parameters": own} for model in SAMPLES[name].models]
+    parameters = {key: value for key, value in parameters.items() if key not in own}
     recipe = {"merge_method": name, "base_model": "base", "models": models, "parameters": dict(parameters)}
     recipe["random_seed"] = recipe["parameters"].pop("random_seed", 0)
-    if not recipe["parameters"].pop("base", True):
+    if not recipe["parameters"].pop("base", True) or name == "karcher":
         del recipe["base_model"]
     return recipe
 

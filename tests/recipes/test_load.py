@@ -322,8 +322,7 @@ class TestModels:
 
     def test_for_linear_a_base_beside_the_models_is_noted(self):
         assert loaded(sdm_w(merge_method="linear")).notes == (
-            "base_model './base' is not among models: it gives config, tokenizer and names and is not merged "
-            "(mergekit averages it in)",
+            "base_model './base' is not among models: it gives config, tokenizer and names and is not merged",
         )
         assert loaded(sdm_w(merge_method="linear", base_model=None)).notes == ()
 

@@ -58,7 +58,8 @@ def test_weights_that_differ_between_tensors(merged, capsys):
 
 @pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
 def test_methods_that_measure_nothing(merged, capsys, method):
-    report = merged(merge_method=method, parameters={"weight": 0.5})
+    models = [{"model": name, "parameters": {"weight": 0.5}} for name in ("corp", "same")]
+    report = merged(merge_method=method, models=models)
     assert report.facts == {}
     assert report.run.bytes_read_again == 0
     assert [model.facts for model in report.models] == [{"weight": 0.5}, {"weight": 0.5}]

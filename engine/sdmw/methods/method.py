@@ -117,7 +117,7 @@ class Method(ABC, Generic[P, D, M]):
         return None
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
-        """Which tensors are decided together (`planning.layers`), by the recipe's top level of parameters."""
+        """Which tensors are decided together (`views.layers`), by the recipe's top level of parameters."""
         return "tensor"
 
     def product(self, top: Mapping[str, Setting]) -> Product:

@@ -4,23 +4,25 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import NoneType
 
 from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
-from sdmw.methods.method import AnyMethod, Product
+from sdmw.methods.method import AnyMethod, Product, own_types
 from sdmw.planning import budget, memory
 from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
-from sdmw.planning.inputs import Inputs
-from sdmw.planning.layers import component_of, layer_of
+from sdmw.planning.inputs import Inputs, donor
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
-from sdmw.planning.rows import Row, rows
+from sdmw.planning.rows import Row, completed, rows
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.layers import component_of, layer_of
+from sdmw.views.stacked import Tables, stacked
 from sdmw.views.tied import Ties, ties
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
@@ -78,12 +80,16 @@ def build(
         options: what the caller asks for.
         untie: heads that are written though the base ties them, because an input's differs from its embedding.
     """
-    tied = ties(inputs.base, inputs.models)
-    problems = check_inputs(recipe, inputs.base, inputs.models, tied)
-    unwritten = tied.unwritten(untie)
+    tied = ties(inputs.base, {**inputs.models, **inputs.bases})
+    tables = _tables(recipe, method, inputs, tied)
+    if isinstance(tables, list):
+        return Plan(recipe, tuple(inputs.models), inputs.base, problems=tuple(shorten(tables)), notes=recipe.notes)
+    # A head that is not stored counts as no tensor of its own where names are compared.
+    problems = check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
+    unwritten = tied.unwritten(untie | _parted(recipe, tied))
     heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
-    wanted = rows(recipe, method, inputs, tied, untie)
+    wanted = rows(recipe, method, tables, unwritten)
     merged = [row for row in wanted if row.action == "merge"]
     if not merged:
         problems.append(Problem(inputs.base.path, "tensors of F32, F16 or BF16 to merge", "none"))
@@ -102,7 +108,7 @@ def build(
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
     problems += beside.problems
-    dropped = _dropped(recipe, inputs, tied.heads, wanted)
+    dropped = _dropped(recipe, tables, tied.heads, wanted)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -120,12 +126,12 @@ def build(
         target=options.target,
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
-        missing=_missing(inputs, tied.heads),
+        missing=_missing(tables, tied.heads),
         untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
-        extra=_extra(wanted, inputs),
+        extra=_extra(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=_absent_heads(recipe, tied, wanted),
-        notes=(*recipe.notes, *beside.notes, *_integers(recipe, inputs)),
+        notes=(*recipe.notes, *beside.notes, *_integers(recipe, tables)),
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
@@ -136,12 +142,32 @@ def build(
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
 
 
-def _integers(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
+def _tables(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties) -> Tables | list[Problem]:
+    """The inputs under the output's names, or what is wrong with the slices."""
+    whole = completed(inputs, tied)
+    if not recipe.slices:
+        return Tables(whole[""], {name: whole[name] for name in inputs.models})
+    sources = [{entry.model for entry in each.sources} for each in recipe.slices]
+    if own_types(method)[2] is not NoneType and any(each != sources[0] for each in sources):
+        found = "others in some slices"
+        mend = "Give every slice the same models, or choose a method that decides each tensor by itself"
+        return [Problem("recipe: slices", f"the same models in all, which {method.name} weighs as wholes", found, mend)]
+    return stacked(recipe.slices, whole[""], {**whole, str(donor(recipe)): whole[""]})
+
+
+def _parted(recipe: Recipe, tied: Ties) -> frozenset[str]:
+    """Heads that are no longer their embeddings: the last slice, whose head it is, has other models than the first."""
+    ends = [[entry.model for entry in recipe.slices[place].sources] for place in (0, -1)] if recipe.slices else []
+    return tied.heads if len(ends) == 2 and ends[0] != ends[1] else frozenset()
+
+
+def _integers(recipe: Recipe, tables: Tables) -> Iterator[str]:
     """How many tensors of each model `integers: base` passes over."""
     if recipe.integers != "base":
         return
-    own = {name for name, tensor in inputs.base.tensors.items() if not tensor.dtype.merges}
-    counts = {name: len(own & each.tensors.keys()) for name, each in inputs.models.items() if each is not inputs.base}
+    own = {name for name, tensor in tables.base.tensors.items() if not tensor.dtype.merges}
+    others = {name: each for name, each in tables.models.items() if each.path != tables.base.path}
+    counts = {name: len(own & each.tensors.keys()) for name, each in others.items()}
     said = ", ".join(f"{count:,} of {quoted(name)}" for name, count in counts.items() if count)
     if said:
         yield f"tensors of integers and the like are the base's (`integers: base`); not read: {said}"
@@ -153,24 +179,26 @@ def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:
         yield said
 
 
-def _missing(inputs: Inputs, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
+def _missing(tables: Tables, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
     """How many of the base's tensors each model lacks, where it lacks any; an absent head is its embedding."""
-    names = inputs.base.tensors.keys() - heads
-    lacking = ((model, len(names - checkpoint.tensors.keys())) for model, checkpoint in inputs.models.items())
-    return tuple((model, count) for model, count in lacking if count)
+    lacking: dict[str, int] = dict.fromkeys(tables.models, 0)
+    for name in tables.base.tensors.keys() - heads:
+        for model in tables.among(name):
+            lacking[model] += name not in tables.models[model].tensors
+    return tuple((model, count) for model, count in lacking.items() if count)
 
 
-def _extra(wanted: Sequence[Row], inputs: Inputs) -> tuple[tuple[str, int], ...]:
+def _extra(wanted: Sequence[Row], tables: Tables) -> tuple[tuple[str, int], ...]:
     """How many tensors that the base lacks are taken from each model."""
     taken = [tensor for row in wanted if row.base is None for tensor in row.models]
     counts = (
         (model, sum(checkpoint.tensors.get(tensor.name) is tensor for tensor in taken))
-        for model, checkpoint in inputs.models.items()
+        for model, checkpoint in tables.models.items()
     )
     return tuple((model, count) for model, count in counts if count)
 
 
-def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str], wanted: Sequence[Row]) -> dict[str, list[str]]:
+def _dropped(recipe: Recipe, tables: Tables, heads: frozenset[str], wanted: Sequence[Row]) -> dict[str, list[str]]:
     """What `extra: drop` leaves out, by model; and what `extra: take` takes from an earlier model."""
     if recipe.extra == "error":
         return {}
@@ -178,10 +206,10 @@ def _dropped(recipe: Recipe, inputs: Inputs, heads: frozenset[str], wanted: Sequ
     names = {
         model: sorted(
             name
-            for name in checkpoint.tensors.keys() - inputs.base.tensors.keys() - heads
+            for name in checkpoint.tensors.keys() - tables.base.tensors.keys() - heads
             if id(checkpoint.tensors[name]) not in taken
         )
-        for model, checkpoint in inputs.models.items()
+        for model, checkpoint in tables.models.items()
     }
     return {model: each for model, each in names.items() if each}
 
@@ -242,7 +270,7 @@ def _factors(parts: Sequence[_Part]) -> Iterator[_Part]:
                     if factor.name in known:  # the delta of an embedding that is the head too
                         continue
                     known.add(factor.name)
-                    row = Row(factor.name, factor, "convert", None, (factor,), part.row.depth)
+                    row = Row(factor.name, factor, "convert", None, (factor,), part.row.among, part.row.depth)
                     yield _Part(row, (factor,), part.params)
 
 
@@ -260,6 +288,7 @@ def _placed(parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[Tens
             name=part.row.name,
             action=part.row.action,
             inputs=part.inputs,
+            among=part.row.among,
             params=part.params,
             component=component_of(part.row.name),
             output=places[part.row.name],

@@ -1,6 +1,7 @@
 """All that headers can tell against a merge: names, shapes, dtypes; every problem, not the first."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
@@ -8,26 +9,35 @@ from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.renamed import prefix_between
+from sdmw.views.stacked import Tables
 from sdmw.views.tied import Ties
 
 Shaped = tuple[DType, tuple[int, ...]]
 
 
-def check_inputs(recipe: Recipe, base: Checkpoint, models: Mapping[str, Checkpoint], tied: Ties) -> list[Problem]:
+def check_inputs(recipe: Recipe, tables: Tables, tied: Ties) -> list[Problem]:
     """Problems of dtype, name and shape in all inputs.
 
     Args:
         recipe: as loaded.
-        base: whose tensors the output has.
-        models: what is merged, by name.
+        tables: the base, whose tensors the output has, and what is merged.
         tied: their heads, which an input may lack.
     """
+    base, models = tables.base, tables.models
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
     problems = [p for checkpoint in distinct.values() for p in shorten(unmergeable(checkpoint), checkpoint.path)]
     for model, checkpoint in models.items():
-        if checkpoint.path != base.path:
-            problems += _check_model(recipe, base, model, checkpoint, tied.heads)
+        if checkpoint.path != base.path or tables.places:
+            problems += _check_model(recipe, _part_of_base(tables, model), model, checkpoint, tied.heads)
     return problems
+
+
+def _part_of_base(tables: Tables, model: str) -> Checkpoint:
+    """The base's tensors in which a model takes part."""
+    if not tables.places:
+        return tables.base
+    own = {name: each for name, each in tables.base.tensors.items() if model in tables.among(name)}
+    return replace(tables.base, tensors=own)
 
 
 def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint) -> list[Problem]:

@@ -1,7 +1,7 @@
 """Finds and reads the headers of every input; all that is wrong with any of them is collected."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -21,17 +21,20 @@ class Inputs:
     Attributes:
         base: whose tensor names, config and tokenizer the output has.
         models: what is merged, by its name in the recipe, in order.
+        bases: what slices have as their base and do not merge, by name.
         sources: each directory that is read, adapters apart, with its name in the recipe; the base's first.
     """
 
     base: Checkpoint
     models: dict[str, Checkpoint]
     sources: tuple[tuple[str, Checkpoint], ...]
+    bases: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Each once, the base's first."""
-        found = {(checkpoint.path, checkpoint.shards): checkpoint for checkpoint in (self.base, *self.models.values())}
+        everyone = (self.base, *self.models.values(), *self.bases.values())
+        found = {(checkpoint.path, checkpoint.shards): checkpoint for checkpoint in everyone}
         return tuple(found.values())
 
 
@@ -43,18 +46,19 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
         access: how far reading may go.
         deltas: the method takes deltas from the base; adapters of it then give theirs as they are.
     """
-    references = [entry.model for entry in recipe.models]
-    base_reference = recipe.base_model or references[0]
-    located, problems = _located(recipe, [base_reference, *references], access)
+    references, bases = [entry.model for entry in recipe.models], _bases(recipe)
+    base_reference = donor(recipe)
+    located, problems = _located(recipe, [base_reference, *references, *bases], access)
     read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
     base = _base(base_reference, read, written=recipe.base_model is not None)
     if isinstance(base, list):
         return base
+    deltas = deltas and not recipe.slices  # layers of a slice may lie elsewhere in the base
     models: dict[str, Checkpoint] = {}
     first: dict[tuple[str, ...], str] = {}  # by the folders of a model: its first name in the recipe
-    for reference in references:
+    for reference in (*references, *bases):
         name = str(reference)
         found = _model(reference, base_reference, base, read, deltas=deltas)
         if isinstance(found, list):
@@ -63,13 +67,31 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
             models[name] = found
-    return shorten(problems) or Inputs(base, models, tuple((str(part), each) for part, each in read.items()))
+    if problems:
+        return shorten(problems)
+    of_bases = {str(reference): models.pop(str(reference)) for reference in bases}
+    return Inputs(base, models, tuple((str(part), each) for part, each in read.items()), of_bases)
+
+
+def donor(recipe: Recipe) -> ModelRef:
+    """The model whose config, tokenizer and files the output has."""
+    of_slices = (each.base.model for each in recipe.slices if each.base)
+    return recipe.base_model or next(of_slices, None) or recipe.models[0].model
+
+
+def _bases(recipe: Recipe) -> list[ModelRef]:
+    """What slices have as their base and none of them merges, but for the one whose config the output has."""
+    merged = {donor(recipe), *(entry.model for entry in recipe.models)}
+    return [
+        reference
+        for reference in dict.fromkeys(each.base.model for each in recipe.slices if each.base)
+        if reference not in merged
+    ]
 
 
 def not_found(recipe: Recipe, access: Access) -> list[Problem]:
     """The models and adapters of a recipe that are nowhere to be found."""
-    references = [entry.model for entry in recipe.models]
-    return _located(recipe, [recipe.base_model or references[0], *references], access)[1]
+    return _located(recipe, [donor(recipe), *(entry.model for entry in recipe.models), *_bases(recipe)], access)[1]
 
 
 def open_model(reference: ModelRef, access: Access) -> Checkpoint:

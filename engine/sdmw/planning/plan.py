@@ -8,13 +8,13 @@ from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem
 from sdmw.methods.method import Product
-from sdmw.planning.layers import layer_index
 from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted, shown
 from sdmw.statistics.look import Look
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.layers import layer_index
 from sdmw.views.tied import TiedHead
 from sdmw.writing.layout import Place, ShardLayout
 
@@ -48,6 +48,7 @@ class TensorPlan:
         action: merge by the method; copy where all inputs agree; convert one input's values to the output dtype.
         inputs: what is read: of a merge the base (where the method needs one) and the models in recipe order; of a
             copy all that must agree; of a conversion one.
+        among: of a merge the numbers, in `Plan.models`, of the models that take part, in their order.
         params: the method's parameters; None where it has no say.
         component: its name less the layer index.
         output: dtype, shape and place in its shard.
@@ -56,6 +57,7 @@ class TensorPlan:
     name: str
     action: Action
     inputs: tuple[Tensor, ...]
+    among: tuple[int, ...]
     params: object
     component: str
     output: Place

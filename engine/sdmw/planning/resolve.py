@@ -1,36 +1,69 @@
 """What the recipe's levels come to for each tensor. Source: DESIGN.md, the recipe language; mergekit's precedence."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from sdmw.errors import Problem, quoted
 from sdmw.methods.method import AnyMethod, Chosen, Settings
-from sdmw.recipes.recipe import Parameter, Recipe, value_of
+from sdmw.recipes.recipe import Parameter, Recipe, Setting, value_of
+from sdmw.views.stacked import Place
 
 ROUNDING = 1e-12  # how far a gradient between two values of a range may lead out of it. Source: METHODS.md, section 6
 
 
-def resolve(recipe: Recipe, method: AnyMethod, tensor: str, depth: float, elements: int) -> Settings:
-    """The value of each of the method's parameters for one tensor: model, then top, then the method's default."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of the recipe's levels: one tensor.
+
+    Attributes:
+        name: in the output.
+        depth: 0 to 1, where gradients are read.
+        elements: of the tensor.
+        place: where it comes from, where there are slices.
+    """
+
+    name: str
+    depth: float
+    elements: int
+    place: Place | None = None
+
+
+def resolve(recipe: Recipe, method: AnyMethod, asked: Asked) -> Settings:
+    """The value of each of the method's parameters for one tensor: model, slice, top, then the method's default.
+
+    What stands under a model is filtered by the tensor's name there, all else by its name in the output.
+    """
+    part = None if asked.place is None else recipe.slices[asked.place.number]
+    entries = recipe.models if part is None else part.sources
+    names = {} if asked.place is None else asked.place.names
+    levels = (recipe.parameters,) if part is None else (part.parameters, recipe.parameters)
     top: dict[str, Chosen] = {}
     by_model: dict[str, tuple[float | None, ...]] = {}
     for parameter in method.parameters:
-        general = _general(recipe, parameter, tensor, depth)
+        general = _general(levels, parameter, asked)
         if parameter.by_model:
-            given = (value_of(entry.parameters.get(parameter.name), tensor, depth) for entry in recipe.models)
+            given = (
+                value_of(entry.parameters.get(parameter.name), names.get(str(entry.model), asked.name), asked.depth)
+                for entry in entries
+            )
             own = (_bounded(parameter, value) for value in given)
             by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
         else:
             top[parameter.name] = general
-    return Settings(len(recipe.models), recipe.base_model is not None, elements, recipe.random_seed, top, by_model)
+    base = recipe.base_model if part is None else part.base
+    return Settings(len(entries), base is not None, asked.elements, recipe.random_seed, top, by_model)
 
 
-def _general(recipe: Recipe, parameter: Parameter, tensor: str, depth: float) -> Chosen:
-    setting = recipe.parameters.get(parameter.name)
+def _general(levels: Sequence[Mapping[str, Setting]], parameter: Parameter, asked: Asked) -> Chosen:
+    """What the levels above the models say, of which the top is the last."""
     if parameter.kind == "choice":
+        setting = levels[-1].get(parameter.name)
         return parameter.default if setting is None else cast("str | Mapping[str, float]", setting)
-    value = value_of(setting, tensor, depth)
-    return parameter.default if value is None else _bounded(parameter, value)
+    for level in levels:
+        if (value := value_of(level.get(parameter.name), asked.name, asked.depth)) is not None:
+            return _bounded(parameter, value)
+    return parameter.default
 
 
 def _bounded(parameter: Parameter, value: float | bool | None) -> float | bool | None:

@@ -1,7 +1,7 @@
 """From a file, a mapping or a `Recipe` built by hand to a recipe that is checked and in its one form."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,18 +11,22 @@ from sdmw.recipes.findings import Findings, Path, described, guess
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import (
     FILES,
+    Entry,
+    base_of,
     check_count,
     check_models,
     check_name,
     check_weights,
     entries_of,
+    pass_over_own_tokenizer,
     read_references,
     source_of,
     without_base,
 )
-from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe
+from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe, Setting, Slice
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
 from sdmw.recipes.settings import Settings
+from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices
 from sdmw.recipes.tree import plain
 
 # mergekit 0.1.5's; those that are not among the methods are not built yet, which is not the same as unknown.
@@ -103,51 +107,118 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     if not isinstance(data, dict):
         findings.add((), described(data), expected="a mapping with merge_method and models")
         findings.check()
-    for name in UNBUILT:
+    for name in (*UNBUILT, *FORMS[1:]):
         if name in data and data[name] is None:
             del data[name]
-    references = read_references(data, findings, ignore_unknown=ignore_unknown)
+    given = given_slices(data)
+    references = read_references(data, given, findings, ignore_unknown=ignore_unknown)
+    pass_over_own_tokenizer(data, references)
     method = _method(data.get("merge_method"), methods, findings)
     checked = method or _any(methods)
     names = [parameter.name for parameter in checked.parameters]
     shape = shaped(RecipeShape, data, (), findings, ignore_unknown=ignore_unknown, parameters=names)
 
-    base, entries = references.get(("base_model",)), entries_of(data, references)
     _check_lengths(references, findings)
-    if base is not None:
-        check_name(("base_model",), base, findings)
-    check_models(entries, findings)
-    named = [model for _, model, _ in entries]
-    sources = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
-    if method:
-        entries = without_base(entries, base, method, findings)
-        check_count(entries, method, findings)
-        check_weights(entries, data.get("parameters"), method, findings)
+    for path, model in references.items():
+        if path[-1] == "base_model":
+            check_name(path, model, findings)
+    check_forms(data, findings)
+    check_ranges(given, findings)
+    base, top = references.get(("base_model",)), data.get("parameters")
+    named = list(dict.fromkeys(model for each in given for _, model, _ in entries_of(each, references)))
+    files = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
     unbuilt = method is None and data.get("merge_method") in MERGEKIT_METHODS
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt, of_others=of_others)
-    top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
-    models: list[ModelEntry] = []
-    for index, model, given in entries:
-        path = ("models", index, "parameters")
-        models.append(ModelEntry(model, settings.read(given, path, under_model=True)))
+    parameters = settings.read(top, ("parameters",), "top")
+    slices = _spelled_once([_slice(each, references, method, top, settings, findings) for each in given])
     findings.check()
     assert shape is not None  # else there were findings
+    whole = slices[0] if not given[0].ranged else None
     return Recipe(
         merge_method=shape.merge_method,
-        models=tuple(models),
-        base_model=base,
-        parameters=top,
+        models=whole.sources if whole else _each_once(slices),
+        base_model=base or (whole.base_model if whole else None),
+        parameters=_behind(whole.parameters, parameters) if whole else parameters,
+        slices=() if whole else tuple(slices),
         dtype=shape.dtype,
         out_dtype=shape.out_dtype,
         nonfinite=shape.nonfinite,
         missing=shape.missing,
         extra=shape.extra,
         integers=shape.integers,
-        **sources,
+        **files,
         random_seed=shape.random_seed,
         notes=tuple(findings.notes),
     )
+
+
+def _slice(
+    given: GivenSlice,
+    references: Mapping[Path, ModelRef],
+    method: MethodGrammar | None,
+    top: Any,
+    settings: Settings,
+    findings: Findings,
+) -> Slice:
+    """One slice, checked: its models without the base, its parameters and behind them those of its module."""
+    entries, base = entries_of(given, references), None
+    check_models(entries, findings)
+    place = base_of(given, references)
+    if method:
+        entries, base = without_base(given, entries, place, top, method, findings)
+        check_count(given, entries, method, findings)
+        check_weights(given, entries, top, method, findings)
+    levels: Mapping[str, Setting] = {}
+    for at, level in given.levels:
+        levels = _behind(levels, settings.read(level.get("parameters"), (*at, "parameters"), "slice"))
+        if level.get("residual_weight") is not None:
+            findings.note(f"{findings.name((*at, 'residual_weight'))} has no effect, as in mergekit")
+    ranges = {at: model.get("layer_range") for at, model in given.models}
+
+    def entry(one: Entry) -> ModelEntry:
+        at, model, own = one
+        layers = ranges.get(at)
+        return ModelEntry(
+            model,
+            settings.read(own, (*at, "parameters"), "model"),
+            (layers[0], layers[1]) if isinstance(layers, list) and _is_range(layers) else None,
+        )
+
+    own_base = place[1] if place[0] != ("base_model",) else None
+    return Slice(tuple(map(entry, entries)), entry(base) if base else None, levels, own_base)
+
+
+def _is_range(layers: list[Any]) -> bool:
+    return [type(number) for number in layers] == [int, int]
+
+
+def _behind(first: Mapping[str, Setting], then: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Two levels as one: rules of the second speak where none of the first does; of words the first counts."""
+    both = {**then, **first}
+    for name in first.keys() & then.keys():
+        one, other = first[name], then[name]
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            both[name] = (*one, *other)
+    return both
+
+
+def _spelled_once(slices: Sequence[Slice]) -> list[Slice]:
+    """Slices in which each model has one name, the first that it has in any."""
+    first: dict[tuple[str, ...], ModelRef] = {}
+
+    def spelled(entry: ModelEntry) -> ModelEntry:
+        return replace(entry, model=first.setdefault(entry.model.identity(), entry.model))
+
+    return [
+        replace(each, sources=tuple(map(spelled, each.sources)), base=spelled(each.base) if each.base else None)
+        for each in slices
+    ]
+
+
+def _each_once(slices: Sequence[Slice]) -> tuple[ModelEntry, ...]:
+    """What slices merge, each model once, without parameters."""
+    return tuple(dict.fromkeys(ModelEntry(entry.model) for each in slices for entry in each.sources))
 
 
 def _check_lengths(references: Mapping[Path, ModelRef], findings: Findings) -> None:

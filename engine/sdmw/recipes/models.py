@@ -1,6 +1,6 @@
 """How a recipe names models: mergekit's spellings, one model named in two ways, the base among the models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdmw.errors import quoted
@@ -8,24 +8,26 @@ from sdmw.recipes.findings import Findings, Path, close, dotted
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import MethodGrammar
 from sdmw.recipes.schema import PathShape, ReferenceShape, shaped
+from sdmw.recipes.slices import GivenSlice
 
-Entry = tuple[int, ModelRef, Any]  # its index in the recipe, its model, its parameters as they are given
+Entry = tuple[Path, ModelRef, Any]  # its place in the recipe, its model, its parameters as they are given
 
 
-def read_references(data: dict[str, Any], findings: Findings, *, ignore_unknown: bool) -> dict[Path, ModelRef]:
-    """What `base_model` and each `model` refer to, by their paths in the recipe.
+def read_references(
+    data: dict[str, Any], slices: Sequence[GivenSlice], findings: Findings, *, ignore_unknown: bool
+) -> dict[Path, ModelRef]:
+    """What each `base_model` and each `model` refer to, by their paths in the recipe.
 
     mergekit's long form, `{model: {path, revision}, lora: {path, revision}}`, is replaced in `data` by the name that
-    means the same, if there is one. A name alone becomes an entry with nothing but that model.
+    means the same, if there is one.
     """
-    holders: list[tuple[Path, Any, str]] = [((), data, "base_model")]
-    if isinstance(data.get("models"), list):
-        data["models"] = [{"model": each} if isinstance(each, str) else each for each in data["models"]]
-        holders += [(("models", index), entry, "model") for index, entry in enumerate(data["models"])]
+    holders: dict[Path, tuple[dict[str, Any], str]] = {("base_model",): (data, "base_model")}
+    for each in slices:
+        holders |= {(*at, "base_model"): (level, "base_model") for at, level in each.levels}
+        holders |= {(*at, "model"): (model, "model") for at, model in each.models}
     found: dict[Path, ModelRef] = {}
-    for at, holder, name in holders:
-        given = holder.get(name) if isinstance(holder, dict) else None
-        path = (*at, name)
+    for path, (holder, name) in holders.items():
+        given = holder.get(name)
         if isinstance(given, str):
             found[path] = ModelRef.parse(given)
         elif isinstance(given, dict):
@@ -52,14 +54,19 @@ def _part(given: PathShape) -> ModelRef:
     return ModelRef(given.path, given.revision)
 
 
-def entries_of(data: dict[str, Any], references: dict[Path, ModelRef]) -> list[Entry]:
+def entries_of(given: GivenSlice, references: Mapping[Path, ModelRef]) -> list[Entry]:
     """The models that have the shape of one, so that the rest of a recipe at fault is checked too."""
-    models = data.get("models")
     return [
-        (index, references[path], entry.get("parameters"))
-        for index, entry in enumerate(models if isinstance(models, list) else [])
-        if (path := ("models", index, "model")) in references
+        (at, references[(*at, "model")], model.get("parameters"))
+        for at, model in given.models
+        if (*at, "model") in references
     ]
+
+
+def base_of(given: GivenSlice, references: Mapping[Path, ModelRef]) -> tuple[Path, ModelRef | None]:
+    """The base of a slice and its place: the slice's own, its module's, or the recipe's."""
+    places = [*((*at, "base_model") for at, _ in given.levels), ("base_model",)]
+    return next(((place, references[place]) for place in places if place in references), (places[-1], None))
 
 
 def check_name(path: Path, model: ModelRef, findings: Findings) -> None:
@@ -74,38 +81,71 @@ def check_name(path: Path, model: ModelRef, findings: Findings) -> None:
 
 def check_models(entries: list[Entry], findings: Findings) -> None:
     """Each has a name that a model can have, and none is listed twice, which would merge it with itself."""
-    first: dict[tuple[str, ...], int] = {}
-    names: dict[str, int] = {}
-    for index, model, _ in entries:
-        path, name = ("models", index, "model"), str(model)
+    first: dict[tuple[str, ...], Path] = {}
+    names: dict[str, Path] = {}
+    for at, model, _ in entries:
+        path, name = (*at, "model"), str(model)
         check_name(path, model, findings)
-        if (other := first.setdefault(model.identity(), index)) != index:
-            findings.add(path, quoted(name), expected="each model once", mend=f"It is models.{other} too")
-        elif (other := names.setdefault(name, index)) != index:  # the long form can say `a+b` in two ways
-            findings.add(path, quoted(name), expected=f"another name than that of models.{other}", mend="Rename one")
+        if (other := first.setdefault(model.identity(), at)) != at:
+            findings.add(path, quoted(name), expected="each model once", mend=f"It is {dotted(other)} too")
+        elif (other := names.setdefault(name, at)) != at:  # the long form can say `a+b` in two ways
+            findings.add(path, quoted(name), expected=f"another name than that of {dotted(other)}", mend="Rename one")
 
 
-def without_base(entries: list[Entry], base: ModelRef | None, method: MethodGrammar, findings: Findings) -> list[Entry]:
-    """The models that are merged; what becomes of a base that is, or is not, among `models` is noted."""
-    identity = None if base is None else base.identity()
+def without_base(
+    given: GivenSlice,
+    entries: list[Entry],
+    base: tuple[Path, ModelRef | None],
+    top: Any,
+    method: MethodGrammar,
+    findings: Findings,
+) -> tuple[list[Entry], Entry | None]:
+    """The models that are merged, and the base among them; what becomes of it is noted.
+
+    Args:
+        given: the slice.
+        entries: its models.
+        base: its base and where that stands.
+        top: the recipe's top level of parameters, as it is given.
+        method: the recipe's.
+        findings: takes faults and notes.
+    """
+    place, reference = base
+    identity = None if reference is None else reference.identity()
     among = [entry for entry in entries if entry[1].identity() == identity]
     if not method.needs_base and (identity is None or method.takes == "values"):
-        if identity and entries and not among:
-            gives = "gives config, tokenizer and names and is not merged (mergekit averages it in)"
-            findings.note(f"base_model {quoted(str(base))} is not among models: it {gives}")
-        return entries
+        if reference is not None and entries and not among and not given.ranged:
+            named = f"base_model {quoted(str(reference))} is not among models"
+            if _takes_part(method, top):
+                findings.note(f"{named}: it takes part, as in mergekit, as the last of them")
+                return [*entries, (place, reference, None)], None
+            findings.note(f"{named}: it gives config, tokenizer and names and is not merged")
+        return entries, among[0] if among else None
     if identity is None:
         mend = f"Write base_model: {method.name} merges what the models changed of it"
-        findings.add(("base_model",), "missing", mend=mend)
+        findings.add(place, "missing", mend=mend)
+    elif given.ranged and entries and not among:
+        mend = f"Add it to the sources, with its layer_range: {method.name} takes the base's layers from there"
+        findings.add((*given.path, "sources"), f"none of base_model {quoted(str(reference))}", mend=mend)
     for _, model, _ in among:
         findings.note(f"{quoted(str(model))} among models is base_model: its weight and other parameters are ignored")
     rest = [entry for entry in entries if entry not in among]
     if among and not rest:
-        findings.add(("models",), "only the base", expected="at least one fine-tune")
-    return rest
+        findings.add((*given.path, "sources" if given.ranged else "models"), "only the base",
+                     expected="at least one fine-tune")  # fmt: skip
+    return rest, among[0] if among else None
 
 
-def check_count(entries: list[Entry], method: MethodGrammar, findings: Findings) -> None:
+def _takes_part(method: MethodGrammar, top: Any) -> bool:
+    """Whether mergekit merges a base that is not listed: the top level gives it all that is compulsory of a model.
+
+    Source: METHODS.md, section 1.
+    """
+    compulsory = [each.name for each in method.parameters if each.by_model and (each.required or each.name == "weight")]
+    return method.most is None and all(isinstance(top, dict) and name in top for name in compulsory)
+
+
+def check_count(given: GivenSlice, entries: list[Entry], method: MethodGrammar, findings: Findings) -> None:
     """As many models as the method merges, the base not counted."""
     count, fewest, most = len(entries), method.fewest, method.most
     if not entries or (count >= fewest and (most is None or count <= most)):
@@ -113,18 +153,20 @@ def check_count(entries: list[Entry], method: MethodGrammar, findings: Findings)
     wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}" if count < fewest else f"at most {most}"
     beside = " beside base_model" if method.takes != "values" else ""
     expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside}, as {method.name} merges"
-    findings.add(("models",), str(count), expected=expected)
+    findings.add((*given.path, "sources" if given.ranged else "models"), str(count), expected=expected)
 
 
-def check_weights(entries: list[Entry], top: Any, method: MethodGrammar, findings: Findings) -> None:
+def check_weights(given: GivenSlice, entries: list[Entry], top: Any, method: MethodGrammar, findings: Findings) -> None:
     """Weights that some models have and others lack have no meaning together."""
     if not any(parameter.name == "weight" and parameter.by_model for parameter in method.parameters):
         return
-    lacking = [str(model) for _, model, given in entries if not (isinstance(given, dict) and "weight" in given)]
-    if (isinstance(top, dict) and "weight" in top) or len(lacking) in (0, len(entries)):
+    lacking = [str(model) for _, model, own in entries if not (isinstance(own, dict) and "weight" in own)]
+    above = [top, *(level.get("parameters") for _, level in given.levels)]
+    if any(isinstance(each, dict) and "weight" in each for each in above) or len(lacking) in (0, len(entries)):
         return
     shown = ", ".join(map(quoted, lacking[:10])) + (f" and {len(lacking) - 10} more" if len(lacking) > 10 else "")
-    findings.add(("models",), f"none for {shown}", expected="weights for all fine-tunes or none")
+    place = (*given.path, "sources" if given.ranged else "models")
+    findings.add(place, f"none for {shown}", expected="weights for all fine-tunes or none")
 
 
 FILES = ("chat_template", "generation_config")  # fields that say whose file the output has
@@ -165,3 +207,19 @@ def source_of(
         names = [str(model) for model in models]
         findings.add((field,), quoted(given), expected="base, or one of models", mend=close(given, ["base", *names]))
     return "base"
+
+
+def pass_over_own_tokenizer(data: dict[str, Any], references: Mapping[Path, ModelRef]) -> None:
+    """Delete what says that the output has the base's tokenizer, which it has in any case."""
+    own = references.get(("base_model",))
+
+    def is_base(given: Any) -> bool:
+        return given == "base" or (
+            own is not None and isinstance(given, str) and ModelRef.parse(given).identity() == own.identity()
+        )
+
+    if is_base(data.get("tokenizer_source")):
+        del data["tokenizer_source"]
+    tokenizer = data.get("tokenizer")
+    if isinstance(tokenizer, dict) and list(tokenizer) == ["source"] and is_base(tokenizer["source"]):
+        del data["tokenizer"]

@@ -6,6 +6,7 @@ from sdmw.recipes.findings import Findings
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import read_references
 from sdmw.recipes.recipe import Recipe
+from sdmw.recipes.slices import given_slices
 
 
 def places(recipe: Recipe) -> dict[ModelRef, str]:
@@ -17,7 +18,9 @@ def places(recipe: Recipe) -> dict[ModelRef, str]:
     found: dict[ModelRef, str] = {}
     try:
         data = yaml.tree(recipe.text, findings)
-        references = read_references(data, findings, ignore_unknown=True) if isinstance(data, dict) else {}
+        if not isinstance(data, dict):
+            return found
+        references = read_references(data, given_slices(data), findings, ignore_unknown=True)
     except RecipeError:  # the text of a recipe that was changed by hand
         return found
     for path, reference in references.items():

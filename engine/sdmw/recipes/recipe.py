@@ -6,19 +6,24 @@ from typing import Any, Literal, Protocol
 
 from sdmw.recipes.model_ref import ModelRef
 
-Value = float | bool | tuple[float, ...]  # a number, a flag, or a gradient over depth
+Value = float | bool | tuple[float, ...]  # a number, a flag, or a gradient over depth of either
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `{filter, value}`: the value for tensors whose name contains `filter`; None or "*" matches all."""
+    """One `{filter, exclude, value}`: the value for tensors whose name contains `filter` and none of `exclude`.
+
+    A filter of None or "*" matches all.
+    """
 
     filter: str | None
     value: Value
+    exclude: tuple[str, ...] = ()
 
     def matches(self, tensor: str) -> bool:
         """Whether this rule speaks of the tensor."""
-        return self.filter is None or self.filter == "*" or self.filter in tensor
+        matching = self.filter is None or self.filter == "*" or self.filter in tensor
+        return matching and not any(word == "*" or word in tensor for word in self.exclude)
 
 
 Setting = tuple[Rule, ...] | str | Mapping[str, float]  # rules in order; or a choice; or {power: p}
@@ -33,7 +38,7 @@ class Parameter:
         kind: "number", "flag" or "choice".
         default: what holds where no level says anything; None where there is none.
         by_model: it may also stand under a model's `parameters`.
-        varies: it takes filters and gradients (a flag takes filters only).
+        varies: it takes filters and gradients, and may stand under slices.
         same_within_layer: all tensors of a layer must resolve to one value (for a model, where it is `by_model`). What
             `decide_layer` reads needs it, since that is given the parameters of the layer's first tensor alone.
         minimum, maximum: the closed range of a number; also finite as float32.
@@ -87,10 +92,34 @@ class MethodGrammar(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One of `models`: what it is, and what holds for it alone."""
+    """One of `models`, or a source of a slice: what it is, and what holds for it alone.
+
+    Attributes:
+        model: what it is.
+        parameters: of it alone.
+        layer_range: of a source, its first layer and the one behind its last.
+    """
 
     model: ModelRef
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    layer_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Layers of the output, made from equally many of each source.
+
+    Attributes:
+        sources: what is merged, in order; once loaded, without the base where the method takes deltas from it.
+        base: the source that is the base; None where there is none, or where it is merged like the others.
+        parameters: of the slice, and behind them those of its module.
+        base_model: instead of the recipe's.
+    """
+
+    sources: tuple[ModelEntry, ...]
+    base: ModelEntry | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    base_model: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +132,9 @@ class Recipe:
 
     Attributes:
         merge_method: the method's name.
-        models: what is merged, in order; once loaded, without the base where the method takes deltas from it.
+        models: what is merged, in order; once loaded, without the base where the method takes deltas from it. Of a
+            recipe with slices, each model once.
+        slices: what the layers are made of, from the first on; empty where all models are merged layer by layer.
         base_model: what deltas are taken from; where the method takes none, whose config and tokenizer are used.
         parameters: the top level of parameters.
         dtype: the output dtype where `out_dtype` is absent; arithmetic is float32 whatever it says.
@@ -121,9 +152,10 @@ class Recipe:
     """
 
     merge_method: str
-    models: tuple[ModelEntry, ...]
+    models: tuple[ModelEntry, ...] = ()
     base_model: ModelRef | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     out_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     nonfinite: Literal["error", "pass"] = "error"
@@ -160,11 +192,12 @@ def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
 def gradient_at(values: tuple[float, ...], depth: float) -> float:
     """The gradient's value at a depth of 0 to 1: linear between its values, which stand at equal distances.
 
-    Source: METHODS.md, section 6: s = t * (len - 1), (1 - f) * v[floor(s)] + f * v[floor(s) + 1], not clamped.
+    One of flags is a step. Source: METHODS.md, section 6: s = t * (len - 1), (1 - f) * v[floor(s)] +
+    f * v[floor(s) + 1], not clamped; of flags v[floor(s)].
     """
     place = depth * (len(values) - 1)
     index = int(place)
     share = place - index
-    if index == len(values) - 1:
+    if index == len(values) - 1 or isinstance(values[index], bool):
         return values[index]
     return (1 - share) * values[index] + share * values[index + 1]

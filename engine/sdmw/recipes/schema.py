@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from sdmw.recipes.findings import Findings, Path, close, described, dotted, guess
 
 # mergekit's fields that are not built yet; they change what the merged weights are, so they cannot be ignored.
-UNBUILT = ("slices", "modules", "tokenizer", "tokenizer_source")
+UNBUILT = ("tokenizer", "tokenizer_source")
 UNBUILT_DTYPES = ("float64", "int64")
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
@@ -23,10 +23,11 @@ class _Shape(BaseModel):
 
 
 class RuleShape(_Shape):
-    """`{filter, value}`."""
+    """`{filter, exclude, value}`."""
 
     value: Any
     filter: str | None = None
+    exclude: str | list[str] | None = None
 
 
 class PathShape(_Shape):
@@ -59,11 +60,37 @@ class EntryShape(_Shape):
     parameters: dict[str, Any] | None = None
 
 
+class SourceShape(EntryShape):
+    """One of a slice's `sources`; its range is checked elsewhere (`slices.check_ranges`)."""
+
+    layer_range: Any = None
+
+
+class SliceShape(_Shape):
+    """One of `slices`."""
+
+    sources: Annotated[list[SourceShape], Field(min_length=1)]
+    base_model: Reference | None = None
+    parameters: dict[str, Any] | None = None
+    residual_weight: Any = None  # mergekit's, which never reads it
+
+
+class ModuleShape(_Shape):
+    """One of `modules`."""
+
+    models: Annotated[list[EntryShape], Field(min_length=1)] | None = None
+    slices: Annotated[list[SliceShape], Field(min_length=1)] | None = None
+    base_model: Reference | None = None
+    parameters: dict[str, Any] | None = None
+
+
 class RecipeShape(_Shape):
     """The whole file."""
 
     merge_method: str
-    models: Annotated[list[EntryShape], Field(min_length=1)]
+    models: Annotated[list[EntryShape], Field(min_length=1)] | None = None
+    slices: Annotated[list[SliceShape], Field(min_length=1)] | None = None
+    modules: Annotated[dict[str, ModuleShape], Field(min_length=1)] | None = None
     base_model: Reference | None = None
     parameters: dict[str, Any] | None = None
     dtype: DTypeName | None = None
@@ -79,11 +106,14 @@ class RecipeShape(_Shape):
 
 Shape = TypeVar("Shape", bound=_Shape)
 
+_LISTED: dict[str, type[_Shape]] = {
+    "models": EntryShape, "slices": SliceShape, "sources": SourceShape, "modules": ModuleShape,
+}  # fmt: skip
+
 _EXPECTED = {
     "string_type": "text",
     "string_too_short": "text",
     "list_type": "a list",
-    "too_short": "at least one model",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -149,14 +179,12 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
         case "extra_forbidden" if _unbuilt(shape, loc):
             findings.add(path, "not supported yet", key=True)
         case "extra_forbidden":
-            known = (shape if len(loc) == 1 else EntryShape).model_fields
+            known = _fields_around(shape, loc)
             mend = close(name, [*known, *parameters]) or guess(name, known)
             mend = "Write it under parameters" if name in parameters else mend
             findings.add(path, "unknown field", mend=mend, key=True)
-        case "missing" if name == "models" and ("slices" in value or "modules" in value):
-            pass  # slices or modules replace it, and are reported themselves
-        case "missing" if name == "models":
-            findings.add(path, "missing", mend="Write for instance models: [{model: ./corp}, {model: ./func}]")
+        case "too_short":
+            findings.add(path, described(value), expected=f"at least one {name.removesuffix('s')}")
         case "missing":
             findings.add(path, "missing", mend=f"Write {dotted(path[-1:])}")
         case "literal_error":
@@ -164,6 +192,13 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
         case kind:
             mend = "Put it in quotes" if kind == "string_type" and isinstance(value, bool | int | float) else ""
             findings.add(path, described(value), expected=_EXPECTED.get(kind, fault["msg"]), mend=mend)
+
+
+def _fields_around(shape: type[_Shape], loc: Path) -> Collection[str]:
+    """The fields that may stand where one is unknown."""
+    for part in loc[:-1]:
+        shape = _LISTED.get(part, shape) if isinstance(part, str) else shape
+    return shape.model_fields
 
 
 def _tell_choice(path: Path, value: Any, expected: str, findings: Findings) -> None:

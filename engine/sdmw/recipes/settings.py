@@ -3,12 +3,15 @@
 import math
 import struct
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
-from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path, close, described, guess
 from sdmw.recipes.recipe import MethodGrammar, Parameter, Rule, Setting, Value
 from sdmw.recipes.schema import RuleShape, shaped
+
+Level = Literal["top", "slice", "model"]  # a module's parameters are a slice's
+
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class Settings:
@@ -39,20 +42,20 @@ class Settings:
         self._findings = findings
         self._ignore_unknown, self._pass_over, self._of_others = ignore_unknown, pass_over, of_others
 
-    def read(self, given: Any, path: Path, *, under_model: bool) -> dict[str, Setting]:
+    def read(self, given: Any, path: Path, level: Level) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
 
         Args:
             given: the plain tree's `parameters`. Anything but a mapping counts as empty: the problem has been reported
                 already. Parameters that are ignored are deleted from it.
             path: where it stands.
-            under_model: it stands under a model.
+            level: what it stands under.
         """
         known = {parameter.name: parameter for parameter in self._method.parameters}
         result: dict[str, Setting] = {}
         for name, value in list(given.items()) if isinstance(given, dict) else ():
             at = (*path, name)
-            if name == "int8_mask" and not under_model:
+            if name == "int8_mask":
                 self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
             elif name not in known and self._pass_over:
                 pass
@@ -64,7 +67,13 @@ class Settings:
             elif name not in known:
                 found = f"unknown parameter of {self._method.name}"
                 self._findings.add(at, found, mend=_share_kept(name, value, known) or guess(name, known), key=True)
-            elif under_model and not known[name].by_model:
+            elif level == "slice" and not known[name].varies:
+                mend = "Move it to the top level's parameters"
+                self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
+            elif level == "model" and not known[name].by_model and name in self._of_others:
+                # mergekit reads nothing there that all models share.
+                self._findings.note(f"{self._findings.name(at)} has no effect: {name} is not looked up under a model")
+            elif level == "model" and not known[name].by_model:
                 mend = "Move it to the top level's parameters"
                 self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
             else:
@@ -80,6 +89,8 @@ class Settings:
             return ()
         if isinstance(given, dict):
             return (self._rule(parameter, given, at),)
+        if given == []:  # as in mergekit, it says nothing
+            return ()
         if isinstance(given, list) and any(isinstance(item, dict) for item in given):
             return tuple(self._rule(parameter, item, (*at, index)) for index, item in enumerate(given))
         return (Rule(None, self._value(parameter, given, at)),)
@@ -91,21 +102,32 @@ class Settings:
             return Rule(None, 0.0)
         value = self._value(parameter, given["value"], (*at, "value")) if "value" in given else 0.0
         rule = shaped(RuleShape, given, at, self._findings, ignore_unknown=self._ignore_unknown)
-        return Rule(rule.filter if rule else None, value)
+        if rule is None:
+            return Rule(None, value)
+        exclude = (rule.exclude,) if isinstance(rule.exclude, str) else tuple(rule.exclude or ())
+        return Rule(rule.filter, value, exclude)
 
     def _value(self, parameter: Parameter, given: Any, at: Path) -> Value:
-        if parameter.kind == "flag":
-            if not isinstance(given, bool):
-                self._findings.add(at, described(given), expected=_wanted(parameter))
-            return given is True
-        if isinstance(given, list) and given:
-            return tuple(self._number(parameter, item, (*at, index)) for index, item in enumerate(given))
-        return self._number(parameter, given, at)
+        if not parameter.varies or not isinstance(given, list) or not given:
+            return self._one(parameter, given, at)
+        return tuple(self._one(parameter, item, (*at, index)) for index, item in enumerate(given))
+
+    def _one(self, parameter: Parameter, given: Any, at: Path) -> float | bool:
+        return self._flag(parameter, given, at) if parameter.kind == "flag" else self._number(parameter, given, at)
+
+    def _flag(self, parameter: Parameter, given: Any, at: Path) -> bool:
+        """A flag: YAML 1.1, which mergekit reads, has more words for it, and takes numbers."""
+        found = _FLAGS.get(str(given).lower()) if isinstance(given, bool | int | str) else None
+        if found is None:
+            self._findings.add(at, described(given), expected=_wanted(parameter))
+        return found is True
 
     def _number(self, parameter: Parameter, given: Any, at: Path) -> float:
+        """A number, or the text of one: to YAML 1.1 that is what 1e-4 is. A flag is 1 or 0."""
         low, high = parameter.minimum, parameter.maximum
-        if isinstance(given, bool) or not isinstance(given, int | float):
-            self._findings.add(at, described(given), expected=_wanted(parameter), mend=_as_number(given))
+        given = _number_in(given)
+        if not isinstance(given, int | float):
+            self._findings.add(at, described(given), expected=_wanted(parameter))
         elif not _fits_float32(given):
             self._findings.add(at, described(given), expected="a number that is finite as float32")
         elif (low is not None and given < low) or (high is not None and given > high):
@@ -126,10 +148,9 @@ class Settings:
                 mend = f"{parameter.name} takes neither filter nor gradient"
             self._findings.add(at, described(given), expected=_wanted(parameter), mend=mend)
             return ""
-        power = given[keyed]
-        if isinstance(power, bool) or not isinstance(power, int | float) or not 0 < power < math.inf:
-            mend = _as_number(power)
-            self._findings.add((*at, keyed), described(power), expected="a positive finite number", mend=mend)
+        power = _number_in(given[keyed])
+        if isinstance(given[keyed], bool) or not isinstance(power, int | float) or not 0 < power < math.inf:
+            self._findings.add((*at, keyed), described(given[keyed]), expected="a positive finite number")
             return ""
         return {keyed: float(power)}
 
@@ -158,14 +179,12 @@ def _wanted(parameter: Parameter) -> str:
     return "a number" if high is None else f"a number of at most {high:g}"
 
 
-def _as_number(given: Any) -> str:
-    if not isinstance(given, str):
-        return ""
+def _number_in(given: Any) -> Any:
+    """The number that a flag or a text is, or what was given."""
     try:
-        float(given)
+        return float(given) if isinstance(given, bool | str) else given
     except ValueError:
-        return ""
-    return f"{quoted(given)} is text: write the number without quotes"
+        return given
 
 
 def _fits_float32(number: float) -> bool:

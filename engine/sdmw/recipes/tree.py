@@ -9,7 +9,7 @@ from typing import Any
 from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
+from sdmw.recipes.recipe import ModelEntry, Recipe, Rule, Slice
 
 DEEPEST = 20  # levels; a recipe has eight
 MOST_NODES = 10_000  # keys and values, aliases counted as often as they are used; a recipe with a rule a tensor fits
@@ -63,13 +63,15 @@ def _plain(value: Any, path: Path, findings: Findings, bounds: Bounds) -> Any:
         case (Rule(filter=None, value=alone),):  # what the loader makes of a plain value
             return _plain(alone, path, findings, bounds)
         case Rule():
-            rule = {"value": value.value} if value.filter is None else {"filter": value.filter, "value": value.value}
-            return _mapping(rule, path, findings, bounds)
+            rule = {"filter": value.filter, "exclude": list(value.exclude), "value": value.value}
+            said = {name: each for name, each in rule.items() if each is not None and each != []}
+            return _mapping(said, path, findings, bounds)
         case ModelRef():
             return _plain(value.plain(), path, findings, bounds)
         case ModelEntry():
-            entry = {"model": value.model, **({"parameters": value.parameters} if value.parameters else {})}
-            return _mapping(entry, path, findings, bounds)
+            return _mapping(_entry(value), path, findings, bounds)
+        case Slice():
+            return _mapping(_slice(value), path, findings, bounds)
         case Mapping():
             return _mapping(value, path, findings, bounds)
         case list() | tuple():
@@ -112,14 +114,29 @@ def _number(value: Any, path: Path, findings: Findings) -> int | float | None:
 
 def _as_mapping(recipe: Recipe) -> dict[str, Any]:
     """What the recipe says; fields that say what would hold anyway are left out, as people do."""
+    about = (*_ABOUT, "models") if recipe.slices else _ABOUT
     return {
         field.name: value
         for field in fields(recipe)
-        if field.name not in _ABOUT and not _unsaid(value := getattr(recipe, field.name), field.default)
+        if field.name not in about and not _unsaid(value := getattr(recipe, field.name), field.default)
     }
+
+
+def _entry(entry: ModelEntry) -> dict[str, Any]:
+    said = {"model": entry.model, "parameters": entry.parameters, "layer_range": entry.layer_range}
+    return {name: value for name, value in said.items() if value}
+
+
+def _slice(part: Slice) -> dict[str, Any]:
+    """The base first, where it is not among the sources: its place there means nothing."""
+    base = [part.base] if part.base is not None and part.base not in part.sources else []
+    said = {"sources": [*base, *part.sources], "parameters": part.parameters, "base_model": part.base_model}
+    return {name: value for name, value in said.items() if value}
 
 
 def _unsaid(value: Any, default: Any) -> bool:
     return (
-        value is None or (isinstance(value, str | int) and value == default) or (isinstance(value, dict) and not value)
+        value is None
+        or (isinstance(value, str | int) and value == default)
+        or (isinstance(value, dict | tuple) and not value)
     )

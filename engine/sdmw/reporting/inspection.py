@@ -9,9 +9,9 @@ from typing import Any, cast
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
-from sdmw.planning.layers import component_of, layer_index
 from sdmw.sizes import counted, shown
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.layers import component_of, layer_index
 
 
 @dataclass(frozen=True, slots=True)

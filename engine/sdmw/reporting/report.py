@@ -197,10 +197,35 @@ class Report:
 
 def model_reports(plan: Plan, decisions: "Decisions") -> tuple[ModelReport, ...]:
     """What there is to tell of each model."""
-    method, params = _told_by(plan)
     commits = {name: checkpoint.commit for name, checkpoint in plan.sources}
-    facts = method.model_facts(params, decisions.layers, decisions.model)
-    return tuple(ModelReport(name, commits.get(name), each) for name, each in zip(plan.models, facts, strict=True))
+    facts = _facts_of_models(plan, decisions)
+    return tuple(
+        ModelReport(name, commits.get(name), _common(facts[number])) for number, name in enumerate(plan.models)
+    )
+
+
+def _facts_of_models(plan: Plan, decisions: "Decisions") -> Mapping[int, list[Facts]]:
+    """Of each model the facts of every group of tensors in which the same models take part: of slices, several."""
+    method = all_methods()[plan.recipe.merge_method]
+    params: dict[tuple[int, ...], dict[Any, None]] = {}
+    layers: dict[tuple[int, ...], list[Any]] = {}
+    for tensor in plan.tensors:
+        if tensor.params is not None:
+            params.setdefault(tensor.among, {})[tensor.params] = None
+    for layer, decision in zip(plan.layers, decisions.layers, strict=True):
+        layers.setdefault(plan.tensors[layer.tensors[0]].among, []).append(decision)
+    found: dict[int, list[Facts]] = {}
+    for among, own in params.items():
+        told = method.model_facts(own, layers.get(among, []), decisions.model)
+        for number, facts in zip(among, told, strict=True):
+            found.setdefault(number, []).append(facts)
+    return found
+
+
+def _common(facts: Sequence[Facts]) -> Facts:
+    """What is equal in all; None where it is not."""
+    first, *others = facts
+    return {name: fact if all(each[name] == fact for each in others) else None for name, fact in first.items()}
 
 
 def build_report(
@@ -308,8 +333,10 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
 
 def _plain(setting: Any) -> Any:
     """A setting as a recipe would say it; a rule for all tensors is its value."""
-    if isinstance(setting, tuple) and len(setting) == 1 and setting[0].filter is None:
+    if isinstance(setting, tuple) and len(setting) == 1 and setting[0].filter is None and not setting[0].exclude:
         return codec.encode(setting[0].value)
+    if isinstance(setting, tuple):
+        return [{name: value for name, value in codec.encode(rule).items() if value != []} for rule in setting]
     return codec.encode(setting)
 
 

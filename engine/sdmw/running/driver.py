@@ -230,7 +230,7 @@ class Measuring:
         tensors = self._plan.layers[number].tensors
         params = self._plan.tensors[tensors[0]].params
         while look := self._method.needs(params, have):
-            nothing = look.nothing(len(self._plan.models))
+            nothing = look.nothing(len(self._plan.tensors[tensors[0]].among))
             found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
             if pieces := sum(1 for tensor in tensors for _ in self._plan.looked_at(tensor, look)):
                 self._open[number] = _OpenLayer(look, pieces, have, found)
@@ -242,8 +242,8 @@ class Measuring:
         return iter(())
 
     def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
-        models = len(self._plan.models)
         for tensor in self._plan.layers[number].tensors:
+            models = len(self._plan.tensors[tensor].among)
             for piece in self._plan.looked_at(tensor, look):
                 span = self._span(piece)
                 yield Task(work.measure, (span, look, models), partial(self._take, number, span))
@@ -258,7 +258,7 @@ class Measuring:
             del self._open[number]
             self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
         if layer.have.looks:
-            itemsize = sum(each.cost.read for each in span.looked_at(layer.look, len(self._plan.models)))
+            itemsize = sum(each.cost.read for each in span.looked_at(layer.look, len(span.tensor.among)))
             self.read_again += (span.stop - span.start) * itemsize
         else:
             self._told(span.nbytes)

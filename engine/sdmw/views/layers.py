@@ -41,13 +41,30 @@ def layer_index(name: str) -> int | None:
     return None if place is None else int(parts[place]) if len(parts[place]) <= 18 else LARGEST_INDEX
 
 
+def place_in_stack(name: str) -> tuple[str, int] | None:
+    """What stands before the layer index, which names the stack, and the index; None for what is outside layers."""
+    index = layer_index(name)
+    if index is None:
+        return None
+    parts = name.split(".")
+    return ".".join(parts[: _index_place(parts)]), index
+
+
+def with_index(name: str, index: int) -> str:
+    """The name with another layer index."""
+    parts = name.split(".")
+    place = _index_place(parts)
+    assert place is not None  # only names of layers are given another index
+    return ".".join([*parts[:place], str(index), *parts[place + 1 :]])
+
+
 def depths(names: Iterable[str]) -> dict[str, float]:
     """Where each tensor stands between the first layer of its stack (0) and the last (1); METHODS.md, section 6.
 
     What stands before the layer index names the stack. Layers are counted, so indices may begin anywhere and have gaps.
     A tensor outside layers is at 0, the only layer of a stack at 1.
     """
-    places = {name: _place_in_stack(name) for name in names}
+    places = {name: place_in_stack(name) for name in names}
     stacks: dict[str, set[int]] = {}
     for stack, index in filter(None, places.values()):
         stacks.setdefault(stack, set()).add(index)
@@ -57,14 +74,6 @@ def depths(names: Iterable[str]) -> dict[str, float]:
         for number, index in enumerate(sorted(indices))
     }
     return {name: depth_of[place] if place else 0.0 for name, place in places.items()}
-
-
-def _place_in_stack(name: str) -> tuple[str, int] | None:
-    index = layer_index(name)
-    if index is None:
-        return None
-    parts = name.split(".")
-    return ".".join(parts[: _index_place(parts)]), index
 
 
 def _index_place(parts: list[str]) -> int | None:

@@ -1,6 +1,6 @@
 import pytest
 
-from sdmw.planning.layers import LARGEST_INDEX, component_of, depths, layer_index, layer_of
+from sdmw.views.layers import LARGEST_INDEX, component_of, depths, layer_index, layer_of
 
 LLAMA, GPT2 = "model.layers.3.mlp.up_proj.weight", "h.3.attn.c_attn.weight"
 MIXTRAL = "model.layers.3.block_sparse_moe.experts.5.w1.weight"

@@ -1,0 +1,106 @@
+"""The three forms of what a recipe merges, `models`, `slices` and `modules`, as slices; their places and their ranges.
+
+Source: METHODS.md, section 6.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdmw.errors import quoted
+from sdmw.recipes.findings import Findings, Path, described
+
+FORMS = ("models", "slices", "modules")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSlice:
+    """One slice as the tree has it; `models` are one of all layers.
+
+    Attributes:
+        path: where it stands; () where the recipe has `models`.
+        models: place and content of each of its models or sources that is a mapping.
+        levels: place and content of what stands between them and the top, inner first: the slice, the module.
+        ranged: its models have ranges of layers.
+    """
+
+    path: Path
+    models: tuple[tuple[Path, dict[str, Any]], ...]
+    levels: tuple[tuple[Path, dict[str, Any]], ...]
+    ranged: bool
+
+
+def given_slices(data: dict[str, Any]) -> list[GivenSlice]:
+    """The slices of a plain tree; what is no slice in it is left out, for it is told by the shape.
+
+    A text among models becomes an entry with nothing but that model.
+    """
+    return list(_slices(data, (), ()))
+
+
+def check_forms(data: Mapping[str, Any], findings: Findings) -> None:
+    """Exactly one of the three forms, and of modules exactly one."""
+    given = [name for name in FORMS if name in data]
+    if not given:
+        findings.add(("models",), "missing", mend="Write for instance models: [{model: ./corp}, {model: ./func}]")
+    if len(given) > 1:
+        findings.add(
+            (given[1],), f"{given[1]} beside {given[0]}", expected="one of models, slices and modules", key=True
+        )
+    modules = data.get("modules")
+    if isinstance(modules, dict) and len(modules) > 1:
+        mend = "Merge them one after the other, or write one module, which is then the whole model"
+        found = f"{len(modules)}: {', '.join(map(quoted, list(modules)[:5]))}"
+        findings.add(("modules",), found, expected="one module", mend=mend)
+    for name, module in modules.items() if isinstance(modules, dict) else ():
+        forms = [form for form in FORMS[:2] if isinstance(module, dict) and form in module]
+        if isinstance(module, dict) and len(forms) != 1:
+            found = "both" if forms else "neither"
+            findings.add(("modules", name), found, expected="either models or slices")
+
+
+def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
+    """Every source has a range of layers, from low to high, and all of a slice have equally many."""
+    for each in slices:
+        lengths: dict[int, Path] = {}
+        for path, model in each.models if each.ranged else ():
+            at = (*path, "layer_range")
+            given = model.get("layer_range")
+            if given is None:
+                mend = "Write for instance layer_range: [0, 16], which are layers 0 to 15"
+                findings.add(path, "a source without layer_range", mend=mend)
+            elif not isinstance(given, list) or [type(number) for number in given] != [int, int]:
+                findings.add(at, described(given), expected="two whole numbers, as [0, 16]")
+            elif not 0 <= given[0] < given[1]:
+                mend = f"Write [{given[1]}, {given[0]}]" if 0 <= given[1] < given[0] else ""
+                found = f"[{given[0]}, {given[1]}]"
+                findings.add(at, found, expected="a first layer of at least 0, and an end behind it", mend=mend)
+            else:
+                lengths.setdefault(given[1] - given[0], path)
+        if len(lengths) > 1:
+            (one, first), (other, second) = list(lengths.items())[:2]
+            expected = f"{one} layers, as the slice's source {first[-1]}"
+            findings.add((*second, "layer_range"), f"{other}", expected=expected)
+
+
+def _slices(data: dict[str, Any], path: Path, levels: tuple[tuple[Path, dict[str, Any]], ...]) -> Iterator[GivenSlice]:
+    if "models" in data:
+        yield GivenSlice(path, tuple(_mappings(data, "models", path)), levels, ranged=False)
+    for at, each in _mappings(data, "slices", path):
+        yield GivenSlice(at, tuple(_mappings(each, "sources", at)), ((at, each), *levels), ranged=True)
+    modules = data.get("modules")
+    for name, module in modules.items() if isinstance(modules, dict) and not path else ():
+        at = ("modules", name)
+        if isinstance(module, dict):
+            yield from _slices(module, at, ((at, module),))
+
+
+def _mappings(data: dict[str, Any], name: str, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    given = data.get(name)
+    if not isinstance(given, list):
+        return
+    if name != "slices":
+        given[:] = [{"model": each} if isinstance(each, str) else each for each in given]
+    for index, each in enumerate(given):
+        if isinstance(each, dict):
+            yield (*path, name, index), each

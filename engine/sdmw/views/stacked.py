@@ -1,0 +1,181 @@
+"""Layers of several models stacked anew, as `slices` name them: every input under the names of the output.
+
+Source: METHODS.md, section 6, "slices".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import Problem, quoted
+from sdmw.recipes.recipe import ModelEntry, Slice
+from sdmw.tensors.tensor import Tensor
+from sdmw.views.layers import depths, layer_index, place_in_stack, with_index
+
+# Parts of the names of tensors that come after the layers; all else outside them comes before.
+_HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
+_NORMS = frozenset(("norm", "ln_f", "norm_f", "final_layernorm", "final_layer_norm"))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor of the output comes from.
+
+    Attributes:
+        number: of the slice.
+        depth: 0 to 1, from the first layer of the slice to its last, where gradients are read.
+        names: what it is called in each model that takes part, by the model's name in the recipe.
+    """
+
+    number: int
+    depth: float
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the rows of a merge are made from: inputs that all have the output's names.
+
+    Attributes:
+        base: what the output's names, shapes and dtypes are taken from.
+        models: what is merged, by name.
+        places: of each tensor, where there are slices; empty where all models take part in all tensors.
+    """
+
+    base: Checkpoint
+    models: Mapping[str, Checkpoint]
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    def among(self, tensor: str) -> tuple[str, ...]:
+        """The models that take part in a tensor, in the order of the recipe."""
+        place = self.places.get(tensor)
+        return tuple(self.models) if place is None else tuple(place.names)
+
+
+def stacked(slices: Sequence[Slice], base: Checkpoint, inputs: Mapping[str, Checkpoint]) -> Tables | list[Problem]:
+    """The tables of a merge in slices, or all that is wrong with the ranges.
+
+    Args:
+        slices: of the recipe, in the order of the output's layers.
+        base: whose config the output has.
+        inputs: every model and base of the slices, by its name in the recipe.
+    """
+    stack = main_stack(base)
+    if stack is None:
+        return [Problem(base.path, "layers to slice, named by numbers as in model.layers.0", "none")]
+    problems = list(_beyond(slices, stack, inputs))
+    if problems:
+        return problems
+    models: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
+    places: dict[str, Place] = {}
+    for number, each in enumerate(slices):
+        merged = [str(entry.model) for entry in each.sources]
+        like = str((each.base or each.sources[0]).model)
+        for name, place, tensors in _slice(each, number, slices, stack, inputs):
+            places[name] = replace(place, names={model: place.names[model] for model in merged})
+            if like in tensors:
+                whole[name] = tensors[like]
+            for model in merged:
+                if model in tensors:
+                    models.setdefault(model, {})[name] = tensors[model]
+    return Tables(
+        replace(base, tensors=whole),
+        {
+            name: replace(inputs[name], tensors=models.get(name, {}))
+            for name in dict.fromkeys(str(entry.model) for each in slices for entry in each.sources)
+        },
+        places,
+    )
+
+
+def main_stack(checkpoint: Checkpoint) -> str | None:
+    """What stands before the number in the names of a model's layers: of several stacks, that of most elements."""
+    sizes: dict[str, int] = {}
+    for name, tensor in checkpoint.tensors.items():
+        if place := place_in_stack(name):
+            sizes[place[0]] = sizes.get(place[0], 0) + tensor.elements
+    return max(sizes, key=lambda stack: sizes[stack]) if sizes else None
+
+
+def layers_of(checkpoint: Checkpoint, stack: str) -> int:
+    """How many layers a stack has."""
+    numbers = (place[1] for name in checkpoint.tensors if (place := place_in_stack(name)) and place[0] == stack)
+    return max(numbers, default=-1) + 1
+
+
+def comes_after(name: str) -> bool:
+    """Whether a tensor outside the layers comes after them: heads and the final norm."""
+    parts = name.split(".")
+    if _HEADS.intersection(parts):
+        return True
+    return bool(_NORMS.intersection(parts)) and not any("embed" in part for part in parts)
+
+
+def _beyond(slices: Sequence[Slice], stack: str, inputs: Mapping[str, Checkpoint]) -> Iterator[Problem]:
+    """Ranges that lead beyond the layers of their models."""
+    layers = {name: layers_of(checkpoint, stack) for name, checkpoint in inputs.items()}
+    for number, each in enumerate(slices):
+        for entry in _everyone(each):
+            name, (first, end) = str(entry.model), _range(entry)
+            if end > layers[name]:
+                where = f"recipe: layer_range of model {quoted(name)} in slices.{number}"
+                expected = f"at most {layers[name]} layers {quoted(stack)}, as it has"
+                yield Problem(where, expected, f"[{first}, {end}]")
+
+
+def _everyone(each: Slice) -> list[ModelEntry]:
+    """All sources of a slice, the base's first, where it is not merged like the others."""
+    base = [each.base] if each.base is not None and each.base not in each.sources else []
+    return [*base, *each.sources]
+
+
+def _range(entry: ModelEntry) -> tuple[int, int]:
+    assert entry.layer_range is not None  # else the recipe would not have been loaded
+    return entry.layer_range
+
+
+def _slice(
+    each: Slice, number: int, slices: Sequence[Slice], stack: str, inputs: Mapping[str, Checkpoint]
+) -> Iterator[tuple[str, Place, dict[str, Tensor]]]:
+    """Every tensor of a slice under its name in the output, and what each source has in its place.
+
+    What comes before the layers belongs to the first slice, what comes after them to the last.
+    """
+    sources = _everyone(each)
+    before = sum(stop - start for start, stop in (_range(one.sources[0]) for one in slices[:number]))
+    length = _range(sources[0])[1] - _range(sources[0])[0]
+    last = number == len(slices) - 1
+    found: dict[str, dict[str, Tensor]] = {}
+    depth: dict[str, float] = {}
+    for entry in sources:
+        tensors, (first, end) = inputs[str(entry.model)].tensors, _range(entry)
+        outside = depths(name for name in tensors if not _is_in(stack, name))
+        for name, tensor in tensors.items():
+            if (place := place_in_stack(name)) and place[0] == stack:
+                if not first <= place[1] < end:
+                    continue
+                new = with_index(name, before + place[1] - first)
+                depth[new] = (place[1] - first) / (length - 1) if length > 1 else 1.0
+            elif last if comes_after(name) else number == 0:
+                new = name
+                depth[new] = outside[name]
+            else:
+                continue
+            found.setdefault(new, {})[str(entry.model)] = tensor
+
+    def called(name: str) -> dict[str, str]:
+        """The name in each source."""
+        if not _is_in(stack, name):
+            return {str(entry.model): name for entry in sources}
+        index = (layer_index(name) or 0) - before
+        return {str(entry.model): with_index(name, _range(entry)[0] + index) for entry in sources}
+
+    for name, tensors in found.items():
+        yield name, Place(number, depth[name], called(name)), tensors
+
+
+def _is_in(stack: str, name: str) -> bool:
+    """Whether a tensor lies in a layer of a stack."""
+    place = place_in_stack(name)
+    return place is not None and place[0] == stack
