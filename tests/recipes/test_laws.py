@@ -16,7 +16,8 @@ from sdmw.recipes.findings import Findings
 from sdmw.recipes.load import load
 from sdmw.recipes.recipe import Recipe
 
-FIELDS = ["merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "nonfinite", "slices", "model",
+FIELDS = ["merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "nonfinite", "slices", "sources",
+          "modules", "model", "layer_range", "exclude",
           "k", "weight", "lambda", "normalization", "power", "granularity", "filter", "value", "lora", "path", "<<",
           "int8_mask", "revision"]  # fmt: skip
 WORDS = [*METHODS, "ties", "float32", "bfloat16", "linear", "square", "tensor", "error", "pass", "a", "b@c", "d+e", "*"]
@@ -37,18 +38,28 @@ def mappings(keys: Any, values: Any) -> Any:
 
 
 ANY_MODEL = st.fixed_dictionaries({"model": st.text(max_size=3) | TREES}, optional={"parameters": TREES})
-ANY_RECIPE = st.fixed_dictionaries(
-    {
-        "merge_method": st.sampled_from([*METHODS, "ties"]) | LEAVES,
-        "models": st.lists(ANY_MODEL, max_size=3) | TREES,
-    },
+ANY_SOURCE = st.fixed_dictionaries(
+    {"model": st.text(max_size=3) | TREES},
+    optional={"parameters": TREES, "layer_range": st.lists(st.integers(-2, 9), min_size=2, max_size=2) | TREES},
+)
+ANY_SLICE = st.fixed_dictionaries(
+    {"sources": st.lists(ANY_SOURCE, max_size=3) | TREES}, optional={"base_model": TREES, "parameters": TREES}
+)
+ANY_FORM = st.one_of(
+    st.fixed_dictionaries({"models": st.lists(ANY_MODEL, max_size=3) | TREES}),
+    st.fixed_dictionaries({"slices": st.lists(ANY_SLICE, max_size=3) | TREES}),
+)
+ANY_RECIPE = st.builds(dict.__or__, ANY_FORM | st.fixed_dictionaries(
+    {"modules": st.dictionaries(st.text(max_size=3), ANY_FORM, max_size=2) | TREES}
+), st.fixed_dictionaries(
+    {"merge_method": st.sampled_from([*METHODS, "ties"]) | LEAVES},
     optional={
         "base_model": st.text(max_size=3) | TREES,
         "parameters": mappings(["k", "lambda", "normalization"], TREES),
         "dtype": LEAVES,
         "zzz": TREES,
     },
-)
+))  # fmt: skip
 
 
 def refuses_or_loads(source: Any, ignore_unknown: bool = False) -> Recipe | None:

@@ -33,6 +33,20 @@ def test_a_gradient_is_not_clamped():
         assert gradient_at((0.3, 0.9, 0.1), depth) == (0.1 if depth == 1 else expected)
 
 
+def test_a_gradient_of_flags_is_a_step():
+    """METHODS_FACTS.md: [true, false] over five layers is true in layers 0 to 3."""
+    assert [gradient_at((True, False), layer / 4) for layer in range(5)] == [True, True, True, True, False]
+
+
+def test_a_rule_does_not_speak_of_what_it_excludes():
+    rule = Rule("layers", 1.0, ("mlp", "norm"))
+    assert rule.matches("layers.0.q")
+    assert not rule.matches("layers.0.mlp.up")
+    assert not rule.matches("layers.0.norm")
+    assert not rule.matches("embed")
+    assert not Rule(None, 1.0, ("*",)).matches("anything")
+
+
 def test_the_ends_of_a_gradient():
     assert (gradient_at((1.0, 5.0, 2.0), 0.0), gradient_at((1.0, 5.0, 2.0), 0.5)) == (1.0, 5.0)
     assert (gradient_at((1.0, 5.0, 2.0), 1.0), gradient_at((3.0,), 0.7)) == (2.0, 3.0)

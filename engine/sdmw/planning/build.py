@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 
-from sdmw.checkpoints.checkpoint import input_folders
+from sdmw.checkpoints.checkpoint import Checkpoint, input_folders
+from sdmw.checkpoints.depth import Depth, unfollowed
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods.method import AnyMethod, Product, own_types
@@ -122,6 +123,7 @@ def build(
         copied=beside.copied,
         skipped=beside.skipped,
         beside=beside.written,
+        depth=tables.depth,
         product=product,
         target=options.target,
         overwrite=options.overwrite,
@@ -136,6 +138,7 @@ def build(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *_left_out(recipe, dropped),
+            *_unfollowed(inputs.base, tables.depth),
             *_licences(inputs, beside.copied),
         ),
     )
@@ -219,6 +222,13 @@ def _left_out(recipe: Recipe, dropped: Mapping[str, Sequence[str]]) -> Iterator[
     for model, names in dropped.items():
         rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         yield f"model {quoted(model)}: left out, since {why} of this name: {quoted(names[0])}{rest}"
+
+
+def _unfollowed(base: Checkpoint, depth: Depth | None) -> Iterator[str]:
+    keys = unfollowed(base.config or {}, depth) if depth else []
+    if keys:
+        told = ", ".join(keys)
+        yield f"{base.path}: its config.json tells of layers, which are stacked anew, by {told}: look whether that fits"
 
 
 def _absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:

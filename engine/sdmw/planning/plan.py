@@ -6,6 +6,7 @@ from typing import Any
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.depth import Depth
 from sdmw.errors import Problem
 from sdmw.methods.method import Product
 from sdmw.planning.rows import Action
@@ -113,6 +114,7 @@ class Plan:
         tensors: of the output, in the base's order.
         layers: in the order in which they are measured.
         heads: tied heads to be checked first: where all equal their embeddings they are not written.
+        depth: how the layers lie in the base, where slices stack them anew.
         untied: heads that are written though the base's config ties them; the output's config says that it does not.
         shards: of the output.
         copied: names of the base's other files that the output gets.
@@ -143,6 +145,7 @@ class Plan:
     tensors: tuple[TensorPlan, ...] = ()
     layers: tuple[LayerPlan, ...] = ()
     heads: tuple[TiedHead, ...] = ()
+    depth: Depth | None = None
     untied: tuple[str, ...] = ()
     shards: tuple[ShardLayout, ...] = ()
     copied: tuple[str, ...] = ()

@@ -186,6 +186,8 @@ def _slice(
         )
 
     own_base = place[1] if place[0] != ("base_model",) else None
+    if base and base not in entries:
+        base = (base[0], base[1], None)  # what is told of it is said to be ignored
     return Slice(tuple(map(entry, entries)), entry(base) if base else None, levels, own_base)
 
 
@@ -218,7 +220,7 @@ def _spelled_once(slices: Sequence[Slice]) -> list[Slice]:
 
 def _each_once(slices: Sequence[Slice]) -> tuple[ModelEntry, ...]:
     """What slices merge, each model once, without parameters."""
-    return tuple(dict.fromkeys(ModelEntry(entry.model) for each in slices for entry in each.sources))
+    return tuple(map(ModelEntry, dict.fromkeys(entry.model for each in slices for entry in each.sources)))
 
 
 def _check_lengths(references: Mapping[Path, ModelRef], findings: Findings) -> None:

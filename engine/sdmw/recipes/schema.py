@@ -22,12 +22,16 @@ class _Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _as_list(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
 class RuleShape(_Shape):
     """`{filter, exclude, value}`."""
 
     value: Any
     filter: str | None = None
-    exclude: str | list[str] | None = None
+    exclude: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
 
 
 class PathShape(_Shape):

@@ -104,8 +104,7 @@ class Settings:
         rule = shaped(RuleShape, given, at, self._findings, ignore_unknown=self._ignore_unknown)
         if rule is None:
             return Rule(None, value)
-        exclude = (rule.exclude,) if isinstance(rule.exclude, str) else tuple(rule.exclude or ())
-        return Rule(rule.filter, value, exclude)
+        return Rule(rule.filter, value, tuple(rule.exclude or ()))
 
     def _value(self, parameter: Parameter, given: Any, at: Path) -> Value:
         if not parameter.varies or not isinstance(given, list) or not given:
@@ -125,17 +124,17 @@ class Settings:
     def _number(self, parameter: Parameter, given: Any, at: Path) -> float:
         """A number, or the text of one: to YAML 1.1 that is what 1e-4 is. A flag is 1 or 0."""
         low, high = parameter.minimum, parameter.maximum
-        given = _number_in(given)
-        if not isinstance(given, int | float):
+        number = _number_in(given)
+        if not isinstance(number, int | float):
             self._findings.add(at, described(given), expected=_wanted(parameter))
-        elif not _fits_float32(given):
+        elif not _fits_float32(number):
             self._findings.add(at, described(given), expected="a number that is finite as float32")
-        elif (low is not None and given < low) or (high is not None and given > high):
+        elif (low is not None and number < low) or (high is not None and number > high):
             self._findings.add(at, described(given), expected=_wanted(parameter))
         else:
-            if parameter.percent and 0 < given < 1:
-                self._findings.note(f"{parameter.name}: {given:g} is {given:g} %, not {100 * given:g} %")
-            return float(given)
+            if parameter.percent and 0 < number < 1:
+                self._findings.note(f"{parameter.name}: {number:g} is {number:g} %, not {100 * number:g} %")
+            return float(number)
         return 0.0
 
     def _choice(self, parameter: Parameter, given: Any, at: Path) -> Setting:

@@ -40,7 +40,7 @@ def given_slices(data: dict[str, Any]) -> list[GivenSlice]:
 
 def check_forms(data: Mapping[str, Any], findings: Findings) -> None:
     """Exactly one of the three forms, and of modules exactly one."""
-    given = [name for name in FORMS if name in data]
+    given = [name for name in FORMS if data.get(name) is not None]
     if not given:
         findings.add(("models",), "missing", mend="Write for instance models: [{model: ./corp}, {model: ./func}]")
     if len(given) > 1:
@@ -53,7 +53,7 @@ def check_forms(data: Mapping[str, Any], findings: Findings) -> None:
         found = f"{len(modules)}: {', '.join(map(quoted, list(modules)[:5]))}"
         findings.add(("modules",), found, expected="one module", mend=mend)
     for name, module in modules.items() if isinstance(modules, dict) else ():
-        forms = [form for form in FORMS[:2] if isinstance(module, dict) and form in module]
+        forms = [form for form in FORMS[:2] if isinstance(module, dict) and module.get(form) is not None]
         if isinstance(module, dict) and len(forms) != 1:
             found = "both" if forms else "neither"
             findings.add(("modules", name), found, expected="either models or slices")
@@ -84,7 +84,7 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
 
 
 def _slices(data: dict[str, Any], path: Path, levels: tuple[tuple[Path, dict[str, Any]], ...]) -> Iterator[GivenSlice]:
-    if "models" in data:
+    if data.get("models") is not None:
         yield GivenSlice(path, tuple(_mappings(data, "models", path)), levels, ranged=False)
     for at, each in _mappings(data, "slices", path):
         yield GivenSlice(at, tuple(_mappings(each, "sources", at)), ((at, each), *levels), ranged=True)

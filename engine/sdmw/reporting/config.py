@@ -1,8 +1,9 @@
-"""The output's config.json: the base's, with another dtype where the weights have one."""
+"""The output's config.json: the base's, with another dtype or other layers where the weights have them."""
 
 import json
 from typing import Any
 
+from sdmw.checkpoints.depth import Depth, restacked
 from sdmw.checkpoints.heads import LANGUAGE
 from sdmw.errors import CheckpointError, Problem
 
@@ -13,13 +14,14 @@ _SCALED_BY_TIE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", 
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # transformers 5 writes the first, 4 the second
 
 
-def merged_config(text: bytes, dtype: str | None, *, untie: bool = False) -> bytes:
+def merged_config(text: bytes, dtype: str | None, *, untie: bool = False, depth: Depth | None = None) -> bytes:
     """The base's config.json for the merged weights.
 
     Args:
         text: the base's file.
         dtype: "float32", "float16" or "bfloat16" where the output's dtype is not each tensor's own, else None.
         untie: the head is stored, and is not the embedding.
+        depth: how the layers were stacked; None where they are the base's in their order.
 
     Returns:
         The same bytes where nothing changes. Otherwise every key is kept, in its order.
@@ -27,10 +29,13 @@ def merged_config(text: bytes, dtype: str | None, *, untie: bool = False) -> byt
     Raises:
         CheckpointError: a dtype is to be set and the file is no JSON object.
     """
-    if dtype is None and not untie:
+    if dtype is None and not untie and depth is None:
         return text
     config = _parsed(text)
-    changed = untie and _untie(config)
+    changed = False
+    if depth is not None:
+        config, changed = restacked(config, depth), True
+    changed = (untie and _untie(config)) or changed
     if dtype is not None:
         changed = _set_dtypes(config, dtype) or changed
     return json.dumps(config, indent=2).encode() + b"\n" if changed else text

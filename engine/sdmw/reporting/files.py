@@ -44,7 +44,7 @@ def _add_model_files(output: Publication, plan: Plan) -> None:
     for name, content in plan.beside.items():
         output.add(name, content)
     text = read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
-    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied)))
+    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth))
 
 
 def _adapter_config(plan: Plan) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.depth import Depth
 from sdmw.errors import Problem, quoted
 from sdmw.recipes.recipe import ModelEntry, Slice
 from sdmw.tensors.tensor import Tensor
@@ -40,11 +41,13 @@ class Tables:
         base: what the output's names, shapes and dtypes are taken from.
         models: what is merged, by name.
         places: of each tensor, where there are slices; empty where all models take part in all tensors.
+        depth: how the layers lie in the base; None where they lie as they do there.
     """
 
     base: Checkpoint
     models: Mapping[str, Checkpoint]
     places: Mapping[str, Place] = field(default_factory=dict)
+    depth: Depth | None = None
 
     def among(self, tensor: str) -> tuple[str, ...]:
         """The models that take part in a tensor, in the order of the recipe."""
@@ -86,7 +89,16 @@ def stacked(slices: Sequence[Slice], base: Checkpoint, inputs: Mapping[str, Chec
             for name in dict.fromkeys(str(entry.model) for each in slices for entry in each.sources)
         },
         places,
+        _depth(slices, stack, base),
     )
+
+
+def _depth(slices: Sequence[Slice], stack: str, base: Checkpoint) -> Depth | None:
+    """None where the output has the base's layers in their order."""
+    ranges = (_range(_everyone(each)[0]) for each in slices)
+    sources = tuple(layer for first, end in ranges for layer in range(first, end))
+    before = layers_of(base, stack)
+    return None if sources == tuple(range(before)) else Depth(stack, before, sources)
 
 
 def main_stack(checkpoint: Checkpoint) -> str | None:
