@@ -459,14 +459,9 @@ def test_recipes_make_a_difference(ours_and_theirs):
         assert differing(one, another) == list(one)
 
 
-def test_a_base_that_is_not_listed_is_not_averaged_in(folder, monkeypatch, ours_and_theirs):
-    """mergekit appends it to the models of `linear`; sdmw says that it does not, and does when it is listed."""
+def test_a_base_that_is_not_listed_is_averaged_in_where_the_top_level_weighs_it(ours_and_theirs):
     ours, theirs = ours_and_theirs("unlisted base")
-    assert differing(ours, theirs) == list(ours)
-    listed = UNLISTED_BASE.replace("{model: b}", "{model: b}, {model: base}")
-    (folder / "listed.yaml").write_text(listed)
-    sdmw.merge("listed.yaml", "listed", progress=False, overwrite=True)
-    assert differing(load_file("listed/model.safetensors"), theirs) == []
+    assert differing(ours, theirs) == []
 
 
 def test_a_base_of_negative_zeros_moved_by_negative_zeros(ours_and_theirs):

@@ -4,27 +4,26 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import NoneType
 
-from sdmw.checkpoints.checkpoint import Checkpoint, input_folders
-from sdmw.checkpoints.depth import Depth, unfollowed
+from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
-from sdmw.methods.method import AnyMethod, Product, own_types
-from sdmw.planning import budget, memory
+from sdmw.methods.method import AnyMethod, Product
+from sdmw.planning import budget, counts, memory
 from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
-from sdmw.planning.inputs import Inputs, donor
+from sdmw.planning.inputs import Inputs
 from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
-from sdmw.planning.rows import Row, completed, rows
+from sdmw.planning.rows import Row, rows
+from sdmw.planning.tables import ends_differ, nameless_head, tables_of, with_heads
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.layers import component_of, layer_of
-from sdmw.views.stacked import Tables, stacked
-from sdmw.views.tied import Ties, ties
+from sdmw.views.stacked import Tables
+from sdmw.views.tied import ties
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.target import check_target, replaced
@@ -81,13 +80,16 @@ def build(
         options: what the caller asks for.
         untie: heads that are written though the base ties them, because an input's differs from its embedding.
     """
+    if ends_differ(recipe):
+        inputs = with_heads(inputs)
     tied = ties(inputs.base, {**inputs.models, **inputs.bases})
-    tables = _tables(recipe, method, inputs, tied)
+    tables = tables_of(recipe, method, inputs, tied)
     if isinstance(tables, list):
         return Plan(recipe, tuple(inputs.models), inputs.base, problems=tuple(shorten(tables)), notes=recipe.notes)
     # A head that is not stored counts as no tensor of its own where names are compared.
-    problems = check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
-    unwritten = tied.unwritten(untie | _parted(recipe, tied))
+    problems = list(nameless_head(recipe, inputs))
+    problems += check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
+    unwritten = tied.unwritten(untie | tied.heads if ends_differ(recipe) else untie)
     heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
     wanted = rows(recipe, method, tables, unwritten)
@@ -109,7 +111,7 @@ def build(
     tensors = _placed(parts, shards)
     beside = Beside() if product == "adapter" else beside
     problems += beside.problems
-    dropped = _dropped(recipe, tables, tied.heads, wanted)
+    dropped = counts.dropped(recipe, tables, tied.heads, wanted)
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -128,115 +130,27 @@ def build(
         target=options.target,
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
-        missing=_missing(tables, tied.heads),
+        missing=counts.missing(tables, tied.heads),
         untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
-        extra=_extra(wanted, tables),
+        extra=counts.taken(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
-        absent_heads=_absent_heads(recipe, tied, wanted),
-        notes=(*recipe.notes, *beside.notes, *_integers(recipe, tables)),
+        absent_heads=counts.absent_heads(recipe, tied, wanted),
+        notes=(*recipe.notes, *beside.notes, *counts.integers(recipe, tables)),
         warnings=(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
-            *_left_out(recipe, dropped),
-            *_unfollowed(inputs.base, tables.depth),
+            *counts.left_out(recipe, dropped),
+            *counts.unfollowed_keys(inputs.base, tables.depth),
             *_licences(inputs, beside.copied),
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
 
 
-def _tables(recipe: Recipe, method: AnyMethod, inputs: Inputs, tied: Ties) -> Tables | list[Problem]:
-    """The inputs under the output's names, or what is wrong with the slices."""
-    whole = completed(inputs, tied)
-    if not recipe.slices:
-        return Tables(whole[""], {name: whole[name] for name in inputs.models})
-    sources = [{entry.model for entry in each.sources} for each in recipe.slices]
-    if own_types(method)[2] is not NoneType and any(each != sources[0] for each in sources):
-        found = "others in some slices"
-        mend = "Give every slice the same models, or choose a method that decides each tensor by itself"
-        return [Problem("recipe: slices", f"the same models in all, which {method.name} weighs as wholes", found, mend)]
-    return stacked(recipe.slices, whole[""], {**whole, str(donor(recipe)): whole[""]})
-
-
-def _parted(recipe: Recipe, tied: Ties) -> frozenset[str]:
-    """Heads that are no longer their embeddings: the last slice, whose head it is, has other models than the first."""
-    ends = [[entry.model for entry in recipe.slices[place].sources] for place in (0, -1)] if recipe.slices else []
-    return tied.heads if len(ends) == 2 and ends[0] != ends[1] else frozenset()
-
-
-def _integers(recipe: Recipe, tables: Tables) -> Iterator[str]:
-    """How many tensors of each model `integers: base` passes over."""
-    if recipe.integers != "base":
-        return
-    own = {name for name, tensor in tables.base.tensors.items() if not tensor.dtype.merges}
-    others = {name: each for name, each in tables.models.items() if each.path != tables.base.path}
-    counts = {name: len(own & each.tensors.keys()) for name, each in others.items()}
-    said = ", ".join(f"{count:,} of {quoted(name)}" for name, count in counts.items() if count)
-    if said:
-        yield f"tensors of integers and the like are the base's (`integers: base`); not read: {said}"
-
-
 def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:
     folders = {name: (each.path, each.follow_links) for name, each in inputs.sources}
     if (said := licences.warning(licences.read_licences(folders), copied)) is not None:
         yield said
-
-
-def _missing(tables: Tables, heads: frozenset[str]) -> tuple[tuple[str, int], ...]:
-    """How many of the base's tensors each model lacks, where it lacks any; an absent head is its embedding."""
-    lacking: dict[str, int] = dict.fromkeys(tables.models, 0)
-    for name in tables.base.tensors.keys() - heads:
-        for model in tables.among(name):
-            lacking[model] += name not in tables.models[model].tensors
-    return tuple((model, count) for model, count in lacking.items() if count)
-
-
-def _extra(wanted: Sequence[Row], tables: Tables) -> tuple[tuple[str, int], ...]:
-    """How many tensors that the base lacks are taken from each model."""
-    taken = [tensor for row in wanted if row.base is None for tensor in row.models]
-    counts = (
-        (model, sum(checkpoint.tensors.get(tensor.name) is tensor for tensor in taken))
-        for model, checkpoint in tables.models.items()
-    )
-    return tuple((model, count) for model, count in counts if count)
-
-
-def _dropped(recipe: Recipe, tables: Tables, heads: frozenset[str], wanted: Sequence[Row]) -> dict[str, list[str]]:
-    """What `extra: drop` leaves out, by model; and what `extra: take` takes from an earlier model."""
-    if recipe.extra == "error":
-        return {}
-    taken = {id(tensor) for row in wanted if row.base is None for tensor in row.models}
-    names = {
-        model: sorted(
-            name
-            for name in checkpoint.tensors.keys() - tables.base.tensors.keys() - heads
-            if id(checkpoint.tensors[name]) not in taken
-        )
-        for model, checkpoint in tables.models.items()
-    }
-    return {model: each for model, each in names.items() if each}
-
-
-def _left_out(recipe: Recipe, dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    why = "an earlier model has one" if recipe.extra == "take" else "the base has none"
-    for model, names in dropped.items():
-        rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"model {quoted(model)}: left out, since {why} of this name: {quoted(names[0])}{rest}"
-
-
-def _unfollowed(base: Checkpoint, depth: Depth | None) -> Iterator[str]:
-    keys = unfollowed(base.config or {}, depth) if depth else []
-    if keys:
-        told = ", ".join(keys)
-        yield f"{base.path}: its config.json tells of layers, which are stacked anew, by {told}: look whether that fits"
-
-
-def _absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:
-    """How many of the heads that are written each input lacks, where it lacks any."""
-    written = {row.name for row in wanted}
-    names = {"": str(recipe.base_model)} if recipe.base_model else {}
-    counts = {names.get(model, model): len(written & heads.keys()) for model, heads in tied.absent.items()}
-    return tuple((model, count) for model, count in counts.items() if model and count)
 
 
 def _layers(granularity: str, merged: Sequence[Row]) -> dict[str, list[str]]:

@@ -46,9 +46,8 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
         access: how far reading may go.
         deltas: the method takes deltas from the base; adapters of it then give theirs as they are.
     """
-    references, bases = [entry.model for entry in recipe.models], _bases(recipe)
-    base_reference = donor(recipe)
-    located, problems = _located(recipe, [base_reference, *references, *bases], access)
+    base_reference, *references = recipe.references
+    located, problems = _located(recipe, recipe.references, access)
     read, faults = _read(located, access)
     if problems := [*problems, *faults]:
         return problems
@@ -58,7 +57,7 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     deltas = deltas and not recipe.slices  # layers of a slice may lie elsewhere in the base
     models: dict[str, Checkpoint] = {}
     first: dict[tuple[str, ...], str] = {}  # by the folders of a model: its first name in the recipe
-    for reference in (*references, *bases):
+    for reference in references:
         name = str(reference)
         found = _model(reference, base_reference, base, read, deltas=deltas)
         if isinstance(found, list):
@@ -69,29 +68,13 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
             models[name] = found
     if problems:
         return shorten(problems)
-    of_bases = {str(reference): models.pop(str(reference)) for reference in bases}
+    of_bases = {str(reference): models.pop(str(reference)) for reference in recipe.bases}
     return Inputs(base, models, tuple((str(part), each) for part, each in read.items()), of_bases)
-
-
-def donor(recipe: Recipe) -> ModelRef:
-    """The model whose config, tokenizer and files the output has."""
-    of_slices = (each.base.model for each in recipe.slices if each.base)
-    return recipe.base_model or next(of_slices, None) or recipe.models[0].model
-
-
-def _bases(recipe: Recipe) -> list[ModelRef]:
-    """What slices have as their base and none of them merges, but for the one whose config the output has."""
-    merged = {donor(recipe), *(entry.model for entry in recipe.models)}
-    return [
-        reference
-        for reference in dict.fromkeys(each.base.model for each in recipe.slices if each.base)
-        if reference not in merged
-    ]
 
 
 def not_found(recipe: Recipe, access: Access) -> list[Problem]:
     """The models and adapters of a recipe that are nowhere to be found."""
-    return _located(recipe, [donor(recipe), *(entry.model for entry in recipe.models), *_bases(recipe)], access)[1]
+    return _located(recipe, recipe.references, access)[1]
 
 
 def open_model(reference: ModelRef, access: Access) -> Checkpoint:

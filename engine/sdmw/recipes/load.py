@@ -131,16 +131,17 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
-    slices = _spelled_once([_slice(each, references, method, top, settings, findings) for each in given])
+    slices = [_slice(each, references, method, top, settings, findings) for each in given]
     findings.check()
     assert shape is not None  # else there were findings
     whole = slices[0] if not given[0].ranged else None
+    slices = [] if whole else _spelled_once(base, slices)
     return Recipe(
         merge_method=shape.merge_method,
         models=whole.sources if whole else _each_once(slices),
         base_model=base or (whole.base_model if whole else None),
         parameters=_behind(whole.parameters, parameters) if whole else parameters,
-        slices=() if whole else tuple(slices),
+        slices=tuple(slices),
         dtype=shape.dtype,
         out_dtype=shape.out_dtype,
         nonfinite=shape.nonfinite,
@@ -205,9 +206,11 @@ def _behind(first: Mapping[str, Setting], then: Mapping[str, Setting]) -> dict[s
     return both
 
 
-def _spelled_once(slices: Sequence[Slice]) -> list[Slice]:
-    """Slices in which each model has one name, the first that it has in any."""
+def _spelled_once(base: ModelRef | None, slices: Sequence[Slice]) -> list[Slice]:
+    """Slices in which each model has one name: the base's own, or the first that it has in any."""
     first: dict[tuple[str, ...], ModelRef] = {}
+    if base is not None:
+        first[base.identity()] = base
 
     def spelled(entry: ModelEntry) -> ModelEntry:
         return replace(entry, model=first.setdefault(entry.model.identity(), entry.model))

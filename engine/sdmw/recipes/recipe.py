@@ -170,6 +170,24 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     @property
+    def donor(self) -> ModelRef:
+        """The model whose config, tokenizer and files the output has."""
+        of_slices = (each.base.model for each in self.slices if each.base)
+        return self.base_model or next(of_slices, None) or self.models[0].model
+
+    @property
+    def bases(self) -> tuple[ModelRef, ...]:
+        """What slices have as their base and none of them merges, but for the one whose config the output has."""
+        others = {self.donor, *(entry.model for entry in self.models)}
+        found = dict.fromkeys(each.base.model for each in self.slices if each.base)
+        return tuple(reference for reference in found if reference not in others)
+
+    @property
+    def references(self) -> tuple[ModelRef, ...]:
+        """All models that are read, the one whose config the output has first."""
+        return (self.donor, *(entry.model for entry in self.models), *self.bases)
+
+    @property
     def output_dtype(self) -> Literal["float32", "float16", "bfloat16"] | None:
         """The dtype that F16, BF16 and F32 tensors are written in; None keeps each tensor's."""
         return self.out_dtype or self.dtype

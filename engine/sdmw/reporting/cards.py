@@ -30,7 +30,7 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
         folder: of the output, where its config is.
     """
     method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
-    references = [base or plan.recipe.models[0].model, *(entry.model for entry in plan.recipe.models)]
+    references = plan.recipe.references
     parts = {str(part): part for reference in references for part in reference.parts}
     names = public_names(references)
     facts = {model.name: list(method.describe(model.facts)) for model in models}
