@@ -10,8 +10,9 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import apply, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
+    from sdmw.api import apply, explain, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
     from sdmw.errors import SdmwError
+    from sdmw.planning.explain import Explanation
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.extraction import ExtractionReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sdmw.running.verification import Verification
 
 __all__ = [
+    "Explanation",
     "ExtractionReport",
     "Inspection",
     "MergeReader",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "apply",
     "errors",
+    "explain",
     "extract",
     "inspect",
     "merge",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
     "MergeReader": "sdmw.running.reader",
@@ -55,6 +59,7 @@ _HOMES = {
     "SdmwError": "sdmw.errors",
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
+    "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
     "merge": "sdmw.api",

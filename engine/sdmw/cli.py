@@ -112,6 +112,9 @@ def plan(
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
+    explain: Annotated[
+        str | None, typer.Option(metavar="TENSOR", help="Show what one tensor is made from, and by which lines.")
+    ] = None,
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
@@ -122,6 +125,16 @@ def plan(
     from sdmw import api
     from sdmw.reporting import terminal
 
+    if explain is not None:
+        told = api.explain(
+            recipe, explain, ignore_unknown=ignore_unknown, download=download, follow_links=follow_links,
+            header_limit=header_limit,
+        )  # fmt: skip
+        if as_json:
+            _print_json(told.to_dict())
+        else:
+            terminal.print_explanation(told)
+        return
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,

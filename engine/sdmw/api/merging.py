@@ -26,6 +26,7 @@ from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
+    from sdmw.planning.explain import Explanation
     from sdmw.reporting.report import Report
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
@@ -138,6 +139,33 @@ def plan(
         recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
         overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
     ).plan()  # fmt: skip
+
+
+def explain(
+    recipe: RecipeLike,
+    tensor: str,
+    *,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    follow_links: bool = False,
+    ignore_unknown: bool = False,
+) -> "Explanation":
+    """What one tensor of a merge is made from, and which line of the recipe gave each value; no data are touched.
+
+    Args:
+        recipe: as for `merge`.
+        tensor: its name in the output.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        ignore_unknown: report unknown recipe fields and go on.
+
+    Raises:
+        RecipeError, UsageError: as for `merge`.
+        PlanError: there is no such tensor, or all that is wrong with the inputs.
+    """
+    access = access_of(header_limit, download, follow_links)
+    return prepared_of(recipe, access, ignore_unknown=ignore_unknown).explain(tensor)
 
 
 def open(  # noqa: A001  the word of safetensors

@@ -17,13 +17,12 @@ from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
-from sdmw.planning.tables import ends_differ, nameless_head, tables_of, with_heads
+from sdmw.planning.tables import nameless_head, parted, tables_of
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.layers import component_of, layer_of
 from sdmw.views.stacked import Tables
-from sdmw.views.tied import ties
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.target import check_target, replaced
@@ -80,16 +79,13 @@ def build(
         options: what the caller asks for.
         untie: heads that are written though the base ties them, because an input's differs from its embedding.
     """
-    if ends_differ(recipe):
-        inputs = with_heads(inputs)
-    tied = ties(inputs.base, {**inputs.models, **inputs.bases})
-    tables = tables_of(recipe, method, inputs, tied)
+    tied, tables = tables_of(recipe, method, inputs)
     if isinstance(tables, list):
         return Plan(recipe, tuple(inputs.models), inputs.base, problems=tuple(shorten(tables)), notes=recipe.notes)
     # A head that is not stored counts as no tensor of its own where names are compared.
     problems = list(nameless_head(recipe, inputs))
     problems += check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
-    unwritten = tied.unwritten(untie | tied.heads if ends_differ(recipe) else untie)
+    unwritten = tied.unwritten(untie | parted(recipe, tied))
     heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
     wanted = rows(recipe, method, tables, unwritten)

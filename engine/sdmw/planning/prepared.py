@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sdmw.errors import Problem
+from sdmw.errors import PlanError, Problem
 from sdmw.methods import all_methods
 from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
+from sdmw.planning.explain import Explanation, explain
 from sdmw.planning.inputs import Inputs, open_inputs
 from sdmw.planning.plan import Plan
 from sdmw.recipes.recipe import Recipe
@@ -44,6 +45,16 @@ class Prepared:
         of_target = check_target(options.target, (), 0, options.overwrite) if options.target is not None else ()
         names = tuple(str(entry.model) for entry in recipe.models)
         return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
+
+    def explain(self, tensor: str) -> Explanation:
+        """What one tensor of the output is made from.
+
+        Raises:
+            PlanError: there is no such tensor, or all that is wrong with the inputs.
+        """
+        if not isinstance(self.inputs, Inputs):
+            raise PlanError(self.inputs)
+        return explain(self.recipe, all_methods()[self.recipe.merge_method], self.inputs, tensor)
 
 
 def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:

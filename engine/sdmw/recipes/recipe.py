@@ -13,12 +13,17 @@ Value = float | bool | tuple[float, ...]  # a number, a flag, or a gradient over
 class Rule:
     """One `{filter, exclude, value}`: the value for tensors whose name contains `filter` and none of `exclude`.
 
-    A filter of None or "*" matches all.
+    Attributes:
+        filter: part of a name; None or "*" matches all.
+        value: what holds.
+        exclude: parts of names that it does not speak of.
+        place: where the recipe says it, for people.
     """
 
     filter: str | None
     value: Value
     exclude: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
     def matches(self, tensor: str) -> bool:
         """Whether this rule speaks of the tensor."""
@@ -201,10 +206,15 @@ def value_of(setting: Any, tensor: str, depth: float) -> float | bool | None:
         tensor: the tensor's name.
         depth: 0 to 1, the place of its layer between the first and the last; where a gradient is read.
     """
-    for rule in setting or ():
-        if rule.matches(tensor):
-            return gradient_at(rule.value, depth) if isinstance(rule.value, tuple) else rule.value
-    return None
+    rule = rule_for(setting, tensor)
+    if rule is None:
+        return None
+    return gradient_at(rule.value, depth) if isinstance(rule.value, tuple) else rule.value
+
+
+def rule_for(setting: Any, tensor: str) -> Rule | None:
+    """The first of a level's rules that speaks of a tensor; None where none does."""
+    return next((rule for rule in setting or () if rule.matches(tensor)), None)
 
 
 def gradient_at(values: tuple[float, ...], depth: float) -> float:

@@ -93,7 +93,7 @@ class Settings:
             return ()
         if isinstance(given, list) and any(isinstance(item, dict) for item in given):
             return tuple(self._rule(parameter, item, (*at, index)) for index, item in enumerate(given))
-        return (Rule(None, self._value(parameter, given, at)),)
+        return (Rule(None, self._value(parameter, given, at), place=self._findings.place(at)),)
 
     def _rule(self, parameter: Parameter, given: Any, at: Path) -> Rule:
         if not isinstance(given, dict):
@@ -104,7 +104,7 @@ class Settings:
         rule = shaped(RuleShape, given, at, self._findings, ignore_unknown=self._ignore_unknown)
         if rule is None:
             return Rule(None, value)
-        return Rule(rule.filter, value, tuple(rule.exclude or ()))
+        return Rule(rule.filter, value, tuple(rule.exclude or ()), self._findings.place(at))
 
     def _value(self, parameter: Parameter, given: Any, at: Path) -> Value:
         if not parameter.varies or not isinstance(given, list) or not given:

@@ -60,7 +60,7 @@ def _plain(value: Any, path: Path, findings: Findings, bounds: Bounds) -> Any:
             return _text(os.fsdecode(value), path, findings)
         case numbers.Real():
             return _number(value, path, findings)
-        case (Rule(filter=None, value=alone),):  # what the loader makes of a plain value
+        case (Rule(filter=None, value=alone, exclude=()),):  # what the loader makes of a plain value
             return _plain(alone, path, findings, bounds)
         case Rule():
             rule = {"filter": value.filter, "exclude": list(value.exclude), "value": value.value}

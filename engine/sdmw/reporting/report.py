@@ -13,7 +13,7 @@ from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import expanded
-from sdmw.recipes.recipe import Recipe
+from sdmw.recipes.recipe import Recipe, Rule
 from sdmw.reporting.as_json import as_json
 from sdmw.reporting.tally import Tally, tally_of
 from sdmw.sizes import counted, shown
@@ -336,8 +336,14 @@ def _plain(setting: Any) -> Any:
     if isinstance(setting, tuple) and len(setting) == 1 and setting[0].filter is None and not setting[0].exclude:
         return codec.encode(setting[0].value)
     if isinstance(setting, tuple):
-        return [{name: value for name, value in codec.encode(rule).items() if value != []} for rule in setting]
+        return [_rule(rule) for rule in setting]
     return codec.encode(setting)
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    """A rule as a recipe would say it."""
+    exclude = {"exclude": list(rule.exclude)} if rule.exclude else {}
+    return {"filter": rule.filter, **exclude, "value": codec.encode(rule.value)}
 
 
 def input_files(plan: Plan) -> Iterator[tuple[str, str, Shard]]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sdmw.errors import printable
 from sdmw.methods import all_methods
+from sdmw.planning.explain import Explanation
 from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting import tally
 from sdmw.reporting.display import say
@@ -104,6 +105,26 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def print_explanation(told: Explanation) -> None:
+    """What a tensor is read from; each parameter's value and where it comes from."""
+    by = f"merged by {told.method}" if told.action == "merge" else f"{told.action}, not merged"
+    _print(
+        _pairs(
+            ("tensor", told.tensor),
+            ("shape", f"{list(told.shape)}, {told.dtype}, {by}"),
+            ("depth", f"{told.depth:g}, from 0 in the first layer to 1 in the last: where gradients are read"),
+            *(("read from", f"{name}: {tensor} in {origin}") for name, tensor, origin in told.read_from),
+        )
+    )
+    if not told.values:
+        return
+    table = _table("parameter", "model", "value", "from")
+    for each in told.values:
+        value = "found by the method" if each.value is None else str(each.value)
+        table.add_row(each.parameter, _plain(each.model or "all"), _plain(value), _plain(each.place))
+    _print(table)
 
 
 def print_verification(found: "Verification") -> None:
