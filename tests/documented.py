@@ -41,7 +41,7 @@ SCRIPT = re.compile(r"(?<![\w./-])scripts/(\w+)")
 KEYWORD = re.compile(r"(?<![\w.])([a-z_]+)=(?:True|False|None|\d+(?:\.\d+)?|\"[^\"]*\"|'[^']*')(?!\w)")
 EXTRA = re.compile(r"sdmw\[([\w,-]+)\]")
 FIELD = re.compile(r"^(\w+): (\S.*)$")
-COMMAND = re.compile(r"(?<![\w./-])sdmw ([a-z]\w*)")
+COMMAND = re.compile(r"(?<![\w./-])sdmw ([a-z][\w-]*)")
 PROGRAM_FILE = re.compile(r"(?<![\w/-])((?:scripts/\w+)|(?:\w+/)*\w+\.py)(?!\w)")
 
 
@@ -53,7 +53,8 @@ def commands():
 
 def options_of(command):
     """The options of a command, and whether each takes a value."""
-    taking = {name: not each.is_flag for each in command.params for name in each.opts if name.startswith("-")}
+    taking = {name: not each.is_flag for each in command.params
+              for name in (*each.opts, *each.secondary_opts) if name.startswith("-")}  # fmt: skip
     return {**taking, "-h": False, "--help": False}
 
 
@@ -233,7 +234,7 @@ def usage_problems(usage):
     for option in OPTION.findall(usage):
         if option not in options:
             yield f"no option {option} of sdmw {name}"
-    given = re.sub(r"\[-[^\]]*\]|--?[a-z][\w-]* \S+|--?[a-z][\w-]*", "", usage).split()[2:]
+    given = re.sub(r"\[-[^\]]*\]|(?<![\w-])--?[a-z][\w-]* \S+|(?<![\w-])--?[a-z][\w-]*", "", usage).split()[2:]
     words = [each.strip("[]") for each in given]
     if words and all(re.fullmatch(r"[A-Z]+", word) for word in words) and words not in arguments_of(command):
         yield f"sdmw {name} takes {' '.join(arguments_of(command)[0])}, not {' '.join(words)}"

@@ -167,6 +167,7 @@ def test_every_command_has_a_usage_line_in_the_readme():
 def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch):
     given = {"RECIPE": "tests/data/recipe.yaml", "CHECKPOINT": "corp", "BASE": "base", "MODEL": "corp",
              "ARCHIVE": "out-pack", "N": "1", "FOLDER": ".",
+             "TENSOR": "model.norm.weight",
              "1GiB": "4GiB"}  # fmt: skip  # other tests may have made this process larger than that
     for line in usage_lines():
         name = COMMAND.match(line)[1]
@@ -182,14 +183,14 @@ READ_BY = {
     "--download": commands().keys(),  # a model that is not here
     "--header-limit": commands().keys(),  # a large header
     "--follow-links": commands().keys(),  # a folder of links
-    "--overwrite": {"merge", "plan", "extract", "pack", "apply", "revert"},  # a target that is there
-    "--restart": {"merge", "extract"},  # what another run left
+    "--overwrite": {"merge", "mergekit-yaml", "plan", "extract", "pack", "apply", "revert"},  # a target that is there
+    "--restart": {"merge", "mergekit-yaml", "extract"},  # what another run left
     "--inputs": {"verify"},  # models that are elsewhere
 }
 
 
 def test_an_option_in_a_message_is_one_of_every_command_that_shows_it():
-    sources = [path for path in ENGINE.rglob("*.py") if path.name != "cli.py"]
+    sources = [path for path in ENGINE.rglob("*.py") if path.name not in ("cli.py", "mergekit.py")]
     named = {
         each for path in sources for _, text in literals_of(path.read_text()) for each in LONG_OPTION.findall(text)
     }

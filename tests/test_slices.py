@@ -113,6 +113,18 @@ def test_a_tied_head_is_written_where_the_slices_ends_are_two_models(world):
     assert not config()["tie_word_embeddings"]
 
 
+def test_a_head_without_a_name_cannot_be_parted_from_its_embedding(world):
+    tied = {"model_type": "bert", "architectures": ["BertLMHeadModel"], "tie_word_embeddings": True}
+    for name in ("x", "y"):
+        own = {key: value for key, value in world["a" if name == "x" else "b"].items() if key != HEAD}
+        own["cls.predictions.transform.dense.weight"] = np.ones((4, 4), "f4")
+        write_checkpoint(name, own, config=tied)
+    with pytest.raises(PlanError, match="expected a head apart from the embedding, since slices part them"):
+        merged(part(("x", 0, 2)), part(("y", 2, 4)))
+    _, out = merged(part(("x", 0, 2)), part(("x", 1, 4)))  # as the mend says
+    assert HEAD not in out
+
+
 def test_what_a_source_lacks_or_has_more(world):
     less = {name: tensor for name, tensor in world["b"].items() if name != UP.format(3)}
     write_checkpoint("less", less | {"model.layers.2.more.weight": np.ones(4, "f4")}, config=CONFIG)

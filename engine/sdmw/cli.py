@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdmw.mergekit import mergekit_yaml
 from sdmw.running.stop import own_signals, until_exit
 from sdmw.version import __version__
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from sdmw.reporting.packing import PackReport
+    from sdmw.reporting.report import Report
 
 app = typer.Typer(
     name="sdmw",
@@ -34,6 +36,9 @@ ExtractThreads = Annotated[
 Budget = Annotated[str | None, typer.Option(help="Limit of resident memory, for instance 1GiB.")]
 ShardSize = Annotated[str, typer.Option(help="Bytes of tensors in one output file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
+RandomSeed = Annotated[
+    int | None, typer.Option(min=0, help="What is left to chance draws from it; the recipe's if absent.")
+]
 IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")]
 Download = Annotated[bool, typer.Option("--download", help="Download models not in the local Hub cache.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links out of a model's directory.")]
@@ -82,6 +87,7 @@ def merge(
     restart: Restart = False,
     quiet: Quiet = False,
     as_json: Json = False,
+    random_seed: RandomSeed = None,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
     follow_links: FollowLinks = False,
@@ -93,15 +99,9 @@ def merge(
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
-        resume=not restart, progress=not quiet,
+        random_seed=random_seed, resume=not restart, progress=not quiet,
     )  # fmt: skip
-    from sdmw.reporting import terminal
-
-    terminal.print_warnings(report.warnings, report.notes)
-    if as_json:
-        _print_json(report.to_dict())
-    else:
-        terminal.print_report(report)
+    _print_merged(report, as_json)
 
 
 @app.command()
@@ -116,6 +116,7 @@ def plan(
         str | None, typer.Option(metavar="TENSOR", help="Show what one tensor is made from, and by which lines.")
     ] = None,
     as_json: Json = False,
+    random_seed: RandomSeed = None,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
     follow_links: FollowLinks = False,
@@ -137,7 +138,8 @@ def plan(
         return
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
-        ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
+        ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
+        header_limit=header_limit,
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -315,6 +317,9 @@ def verify(
     raise typer.Exit(1 if found.problems else 0)
 
 
+app.command("mergekit-yaml")(mergekit_yaml)
+
+
 def main() -> None:
     """The entry point: any failure is one message and an exit code, never a traceback."""
     with until_exit():
@@ -372,6 +377,16 @@ def _show_warning(
 
 def _same_command() -> str:
     return shlex.join(["sdmw", *(each for each in sys.argv[1:] if each != "--restart")])
+
+
+def _print_merged(report: "Report", as_json: bool) -> None:
+    from sdmw.reporting import terminal
+
+    terminal.print_warnings(report.warnings, report.notes)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        terminal.print_report(report)
 
 
 def _print_packed(report: "PackReport", as_json: bool) -> None:

@@ -60,6 +60,12 @@ MANY = "x: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"x{n}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for n, (old, new) in enumerate(zip("abcd", "bcde", strict=True))
 )
 
+BASE_LAYERS = "  - {model: base, layer_range: [0, 2]}\n"
+SLICED = (
+    f"merge_method: sdm_w\nbase_model: base\nslices:\n- sources:\n{BASE_LAYERS}"
+    "  - {model: ./corp, layer_range: [0, 2]}\n  - {model: ./func, layer_range: [0, 2]}\n"
+)
+MODULES = "merge_method: linear\nmodules:\n  all: {models: [./corp, ./func]}\n"
 ONE = "merge_method: nearswap\nbase_model: base\nmodels: [./corp]\n"
 
 ROWS = [
@@ -68,8 +74,9 @@ ROWS = [
          ONE, ONE + "parameters: {t: 0.5}\n", by_nearswap),
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
-    yaml("a field like no other", "Known: merge_method, models, base_model, parameters, dtype, out_dtype, nonfinite, "
-         "missing, extra, integers, chat_template, generation_config, random_seed", FINE + "zzzz: 1\n"),
+    yaml("a field like no other", "Known: merge_method, models, slices, modules, base_model, parameters, dtype, "
+         "out_dtype, nonfinite, missing, extra, integers, chat_template, generation_config, random_seed",
+         FINE + "zzzz: 1\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
          FINE + "chat_template: base\n"),
     yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",
@@ -102,12 +109,29 @@ ROWS = [
          "merge_method: task_arithmetic\nmodels: [./corp, ./func]\n",
          "merge_method: task_arithmetic\nbase_model: base\nmodels: [./corp, ./func]\n", by_task_arithmetic(1, 1)),
     yaml("a parameter of all under a model", "Move it to the top level's parameters",
-         FINE.replace("./corp,", "{model: ./corp, parameters: {normalize: true}},"),
-         FINE + "parameters: {normalize: true}\n"),
+         FINE_TUNED.replace("./corp,", "{model: ./corp, parameters: {granularity: tensor}},"),
+         FINE_TUNED + "parameters: {granularity: tensor}\n", by_sdm_w()),
+    yaml("a choice under a slice", "Move it to the top level's parameters",
+         SLICED + "  parameters: {granularity: tensor}\n", SLICED + "parameters: {granularity: tensor}\n", by_sdm_w()),
+    yaml("a slice without the base",
+         "Add it to the sources, with its layer_range: sdm_w takes the base's layers from there",
+         SLICED.replace(BASE_LAYERS, ""), SLICED, by_sdm_w()),
+    yaml("a source without its layers", "Write for instance layer_range: [0, 16], which are layers 0 to 15",
+         SLICED.replace("base, layer_range: [0, 2]", "base"), SLICED, by_sdm_w()),
+    yaml("layers from high to low", "Write [0, 2]",
+         SLICED.replace("base, layer_range: [0, 2]", "base, layer_range: [2, 0]"),
+         SLICED, by_sdm_w()),
+    yaml("slices of unlike models",
+         "Give every slice the same models, or choose a method that decides each tensor by itself",
+         SLICED.replace("[0, 2]", "[0, 1]") + "- sources:\n" + BASE_LAYERS.replace("[0, 2]", "[1, 2]")
+         + "  - {model: ./corp, layer_range: [1, 2]}\n",
+         SLICED.replace("[0, 2]", "[0, 1]") + SLICED[SLICED.index("- sources"):].replace("[0, 2]", "[1, 2]"),
+         by_sdm_w()),
+    yaml("two modules", "Merge them one after the other, or write one module, which is then the whole model",
+         MODULES + "  more: {models: [./func]}\n", MODULES),
     yaml("numbers and rules", "A list holds numbers alone, or {filter, value} alone",
-         FINE + "parameters: {weight: [2, {value: 2}]}\n", FINE + "parameters: {weight: [{value: 2}]}\n"),
-    yaml("a number in quotes", "'50' is text: write the number without quotes",
-         FINE_TUNED + "parameters: {k: '50'}\n", FINE_TUNED + "parameters: {k: 50}\n", by_sdm_w(50)),
+         FINE_TUNED + "parameters: {k: [2, {value: 2}]}\n", FINE_TUNED + "parameters: {k: [{value: 2}]}\n",
+         by_sdm_w(2)),
     yaml("a word that varies", "granularity takes neither filter nor gradient",
          FINE_TUNED + "parameters: {granularity: [tensor, tensor]}\n",
          FINE_TUNED + "parameters: {granularity: tensor}\n", by_sdm_w()),

@@ -1,5 +1,7 @@
 """Merging: planned, written, or opened without being written."""
 
+import dataclasses
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sdmw.api.arguments import (
@@ -16,6 +18,7 @@ from sdmw.api.arguments import (
     sound,
     with_warnings,
 )
+from sdmw.errors import Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options
 from sdmw.planning.plan import Plan
@@ -45,6 +48,8 @@ def merge(
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
+    random_seed: int | None = None,
+    without: Collection[str] = (),
     resume: bool = True,
     executor: "ExecutorLike" = None,
 ) -> "Report":
@@ -63,6 +68,8 @@ def merge(
         download: fetch models that are not on this machine from the Hub.
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: say unknown recipe fields and go on.
+        random_seed: what methods that leave something to chance draw from, instead of the recipe's; it is recorded.
+        without: what the output shall not get: "tokenizer" (its files), "card" (README.md).
         resume: False starts over where an interrupted run has left something.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
             `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
@@ -84,7 +91,8 @@ def merge(
     check_executor(executor)
     prepared = prepared_of(
         recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
-        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown, random_seed=random_seed,
+        without=without,
     )  # fmt: skip
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, publishing, working
@@ -130,6 +138,8 @@ def plan(
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
+    random_seed: int | None = None,
+    without: Collection[str] = (),
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
@@ -137,7 +147,8 @@ def plan(
     """
     return prepared_of(
         recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
-        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown,
+        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown, random_seed=random_seed,
+        without=without,
     ).plan()  # fmt: skip
 
 
@@ -178,6 +189,7 @@ def open(  # noqa: A001  the word of safetensors
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
+    random_seed: int | None = None,
     executor: "ExecutorLike" = None,
 ) -> "MergeReader":
     """Open a merge without writing it: its tensors are computed when they are read, bit for bit as `merge` writes them.
@@ -193,6 +205,7 @@ def open(  # noqa: A001  the word of safetensors
         download: download models that are not in the local Hub cache.
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: report unknown recipe fields and go on.
+        random_seed: as for `merge`.
         executor: as for `merge`.
 
     Returns:
@@ -205,7 +218,9 @@ def open(  # noqa: A001  the word of safetensors
     check_progress(progress)
     check_executor(executor)
     access = access_of(header_limit, download, follow_links)
-    prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
+    prepared = prepared_of(
+        recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown, random_seed=random_seed
+    )
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, working
 
@@ -234,8 +249,16 @@ def prepared_of(
     overwrite: bool = False,
     max_shard_size: Size = "5GB",
     ignore_unknown: bool = False,
+    random_seed: int | None = None,
+    without: Collection[str] = (),
 ) -> Prepared:
     """A recipe with its inputs open; arguments and errors as for `merge`."""
     limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
-    options = Options(None if out is None else path_of(out), overwrite, most, limits)
-    return prepare(load(recipe, all_methods(), ignore_unknown=ignore_unknown), options, access)
+    if without and (unknown := set(without) - {"tokenizer", "card"}):
+        raise UsageError([Problem("without", "tokenizer, card", quoted(sorted(unknown)[0]))])
+    options = Options(None if out is None else path_of(out), overwrite, most, limits, frozenset(without))
+    methods = all_methods()
+    loaded = load(recipe, methods, ignore_unknown=ignore_unknown)
+    if random_seed is not None:
+        loaded = load(dataclasses.replace(loaded, random_seed=random_seed), methods, ignore_unknown=ignore_unknown)
+    return prepare(loaded, options, access)

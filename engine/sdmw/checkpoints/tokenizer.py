@@ -27,6 +27,11 @@ _MERGE = re.compile(rb"\[\s*(%b)\s*,\s*(%b)\s*\]|(%b)|\]" % ((_STRING,) * 3), re
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
 
 
+def is_of_tokenizer(path: str) -> bool:
+    """Whether a file of a model belongs to its tokenizer."""
+    return path in _FILES or path in (TOKENIZER, "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
+
 def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
     """Which of `NUMBERS` and `SPLITS` differ between two checkpoints; none where no two files can be compared."""
     try:

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.chat_template import JSON, is_template, template_files, templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import GENERATION, LARGEST, TOKENIZER
+from sdmw.checkpoints.tokenizer import is_of_tokenizer
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.planning.chat_template import with_templates
 from sdmw.planning.differences import differences
@@ -18,6 +19,7 @@ from sdmw.storage.files import listing, read_bounded
 from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 from sdmw.writing.side_files import choose, missed, remarks
 
+UNWANTED = "the call leaves it out"
 _BASES_SETTINGS = "Put it right, or write generation_config: base"
 
 
@@ -39,6 +41,17 @@ class Beside:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def less(self, without: Collection[str]) -> "Beside":
+        """Without the files of the tokenizer, where the caller wants none."""
+        if "tokenizer" not in without:
+            return self
+        left = tuple(path for path in self.copied if is_of_tokenizer(path) or is_template(path))
+        return replace(
+            self,
+            copied=tuple(path for path in self.copied if path not in left),
+            skipped=tuple(sorted((*self.skipped, *((path, UNWANTED) for path in left)))),
+        )
 
 
 def files_beside(recipe: Recipe, inputs: Inputs) -> Beside:

@@ -38,12 +38,14 @@ class Options:
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
         limits: memory and threads.
+        without: what the output does not get: "tokenizer", "card".
     """
 
     target: str | None
     overwrite: bool
     max_shard_size: int
     limits: Limits
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def build(
         problems += error.problems
         parts, shards = [], ()
     tensors = _placed(parts, shards)
-    beside = Beside() if product == "adapter" else beside
+    beside = Beside() if product == "adapter" else beside.less(options.without)
     problems += beside.problems
     dropped = counts.dropped(recipe, tables, tied.heads, wanted)
     plan = Plan(
@@ -126,6 +128,7 @@ def build(
         target=options.target,
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
+        card="card" not in options.without,
         missing=counts.missing(tables, tied.heads),
         untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
         extra=counts.taken(wanted, tables),

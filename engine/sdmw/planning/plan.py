@@ -124,6 +124,7 @@ class Plan:
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
+        card: the output gets one.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
@@ -155,6 +156,7 @@ class Plan:
     target: str | None = None
     overwrite: bool = False
     max_shard_size: int = 0
+    card: bool = True
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0

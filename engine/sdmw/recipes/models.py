@@ -127,8 +127,11 @@ def without_base(
     elif given.ranged and entries and not among:
         mend = f"Add it to the sources, with its layer_range: {method.name} takes the base's layers from there"
         findings.add((*given.path, "sources"), f"none of base_model {quoted(str(reference))}", mend=mend)
-    for _, model, _ in among:
-        findings.note(f"{quoted(str(model))} among models is base_model: its weight and other parameters are ignored")
+    for _, model, own in among:
+        if own:
+            findings.note(
+                f"{quoted(str(model))} among models is base_model: its weight and other parameters are ignored"
+            )
     rest = [entry for entry in entries if entry not in among]
     if among and not rest:
         findings.add((*given.path, "sources" if given.ranged else "models"), "only the base",

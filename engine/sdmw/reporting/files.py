@@ -32,7 +32,8 @@ def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport]) ->
         output.add(ADAPTER_CONFIG, _adapter_config(plan))
     else:
         _add_model_files(output, plan)
-    output.add("README.md", merge_card(plan, models, output.path).encode())
+    if plan.card:
+        output.add("README.md", merge_card(plan, models, output.path).encode())
     recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
     output.add(recipe, plan.recipe.text.encode())
 
