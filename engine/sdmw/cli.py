@@ -218,7 +218,7 @@ def pack(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Store what a model changed as a sparse archive, exact to the bit."""
+    """Store what a model changed, sparse and exact to the bit."""
     from sdmw import api
 
     report = api.pack(

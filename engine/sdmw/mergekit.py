@@ -71,7 +71,9 @@ def mergekit_yaml(
     async_write: Annotated[bool, typer.Option(help=_NOTES["async_write"])] = False,
     clone_tensors: Annotated[bool, typer.Option(help=_NOTES["clone_tensors"])] = False,
 ) -> None:
-    """Merge as mergekit's command does. Its flags do what they can mean here; each of the others is named.
+    """Merge as mergekit's command does, by its flags.
+
+    Each does what it can mean here; of the others it is said why not.
 
     Models that are not on this machine are downloaded from the Hub.
     """
