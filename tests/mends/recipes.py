@@ -74,7 +74,7 @@ ROWS = [
          ONE, ONE + "parameters: {t: 0.5}\n", by_nearswap),
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
-    yaml("a field like no other", "Known: merge_method, models, slices, modules, base_model, parameters, dtype, "
+    yaml("a field like no other", "Known: merge_method, name, models, slices, modules, base_model, parameters, dtype, "
          "out_dtype, nonfinite, missing, extra, integers, chat_template, generation_config, random_seed",
          FINE + "zzzz: 1\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",

@@ -18,7 +18,7 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
-    "merge_method, models, slices, modules, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, "
+    "merge_method, name, models, slices, modules, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, "
     "integers, chat_template, generation_config, random_seed"  # as listed
 )
 

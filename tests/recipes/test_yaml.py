@@ -110,7 +110,7 @@ class TestYaml:
                                   "that it belongs to, or put text that holds a colon in quotes\n"
                                   f"    {'x' * 47}: b: c\n{' ' * 54}^"),
             ("a: \x07", r"r.yaml:1:4: not YAML: the character '\x07'"),
-            ("a: b\n---\nc: d", "r.yaml:2:1: expected one recipe in a file, found a second document"),
+            ("a: b\n" + "---\nc: d\n" * 64, "r.yaml:2:1: expected one recipe in a file, found a second document"),
             ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
             ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
             ("- a\n" * 30_000, "r.yaml:10000:3: more than 10000 values. Is this a recipe?"),
@@ -122,8 +122,8 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("zzz: 1", "r.yaml:4:1: zzz: unknown field. Known: merge_method, models, slices, modules, base_model, "
-                       "parameters, dtype, out_dtype, nonfinite, missing, extra, integers, chat_template, "
+            ("zzz: 1", "r.yaml:4:1: zzz: unknown field. Known: merge_method, name, models, slices, modules, "
+                       "base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers, chat_template, "
                        "generation_config, random_seed"),
             ("dtype: float16\ndtype: float32", "r.yaml:5:1: dtype: duplicate key. It is also in line 4"),
             ("dtype: !x float16", "r.yaml:4:8: dtype: expected no tag, found the tag '!x'"),

@@ -111,6 +111,7 @@ def verify(
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
     from sdmw.running.context import working
+    from sdmw.running.documents import decided
     from sdmw.running.job import Job
 
     path = path_of(out)
@@ -129,9 +130,11 @@ def verify(
         verification.check_configs(prepared.inputs.sources, report.configs)
     planned = sound(prepared.plan())
     # Whether tied heads differ was found out by the merge: what it wrote tells.
-    if untied := {tied.head.name for tied in planned.heads} & merged.tensors.keys():
-        planned = prepared.plan(untied)
-    job = Job(planned, decisions_of(report, planned))
-    known = list(contradictions(report, planned, job.decisions))
+    untied = {tied.head.name for tied in planned.heads} & merged.tensors.keys()
     with receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+        prepared = decided(prepared, context)
+        if untied or recipe.documents:
+            planned = sound(prepared.plan(untied))
+        job = Job(planned, decisions_of(report, planned))
+        known = list(contradictions(report, planned, job.decisions))
         return verification.verify(merged, job, report.pieces, files, context, sample, known)

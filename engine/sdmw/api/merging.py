@@ -104,12 +104,16 @@ def merge(
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
         from sdmw.reporting.files import add_files
         from sdmw.reporting.report import REPORT, build_report, model_reports
+        from sdmw.running.documents import decided
         from sdmw.running.driver import Run
         from sdmw.running.events import Planned
         from sdmw.running.heads import settled
         from sdmw.running.identity import identity_of
 
         with working(tell, planned.threads, executor) as context:
+            if planned.recipe.documents:
+                prepared = decided(prepared, context)
+                planned = sound(prepared.plan())
             planned = settled(prepared, planned, context)
             with publishing(
                 context, path_of(out), planned.shards, planned.checkpoints,
@@ -227,6 +231,7 @@ def open(  # noqa: A001  the word of safetensors
     with receiver(progress) as tell:
         if not load_kernels(tell):
             planned = sound(prepared.plan())
+        from sdmw.running.documents import decided
         from sdmw.running.driver import Run
         from sdmw.running.heads import settled
         from sdmw.running.job import Job
@@ -234,6 +239,9 @@ def open(  # noqa: A001  the word of safetensors
         from sdmw.running.reader import MergeReader
 
         with working(tell, planned.threads, executor) as context:
+            if planned.recipe.documents:
+                prepared = decided(prepared, context)
+                planned = sound(prepared.plan())
             planned = settled(prepared, planned, context)
             decisions = Run(planned, context).decide()
     return MergeReader(opened(Job(planned, decisions)))

@@ -24,6 +24,7 @@ class Checkpoint:
         adapts: what an adapter was trained on, as it says, perhaps empty; None for a model that stands alone.
         ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
         follow_links: links of its folder are followed that leave it.
+        config_text: config.json of a merge that is not written; None where it lies in the folder.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Checkpoint:
     adapts: str | None = None
     ties: bool = False
     follow_links: bool = False
+    config_text: bytes | None = None
 
     @property
     def commit(self) -> str | None:

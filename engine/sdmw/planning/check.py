@@ -27,7 +27,7 @@ def check_inputs(recipe: Recipe, tables: Tables, tied: Ties) -> list[Problem]:
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
     problems = [p for checkpoint in distinct.values() for p in shorten(unmergeable(checkpoint), checkpoint.path)]
     for model, checkpoint in models.items():
-        if checkpoint.path != base.path or tables.places:
+        if checkpoint is not base or tables.places:
             problems += _check_model(recipe, _part_of_base(tables, model), model, checkpoint, tied.heads)
     return problems
 

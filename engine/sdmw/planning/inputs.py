@@ -1,6 +1,6 @@
 """Finds and reads the headers of every input; all that is wrong with any of them is collected."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints import formats
@@ -12,6 +12,8 @@ from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.storage.locate import locate
 from sdmw.views.adapter import adapted, wrong_base
+
+NONE: Mapping[ModelRef, "Inputs"] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,24 @@ class Inputs:
         return tuple(found.values())
 
 
-def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | list[Problem]:
+def open_inputs(
+    recipe: Recipe, access: Access, *, deltas: bool, merges: Mapping[ModelRef, "Inputs"] = NONE
+) -> Inputs | list[Problem]:
     """The recipe's checkpoints, adapters put on their models, or everything that is wrong with them.
 
     Args:
         recipe: as loaded.
         access: how far reading may go.
         deltas: the method takes deltas from the base; adapters of it then give theirs as they are.
+        merges: other documents that it uses: of each its result as the base, and what that is read from.
     """
     base_reference, *references = recipe.references
-    located, problems = _located(recipe, recipe.references, access)
+    located, problems = _located(recipe, recipe.references, access, merges)
     read, faults = _read(located, access)
+    sources = {str(part): each for part, each in read.items()}
+    for part, merge in merges.items():
+        read[part] = merge.base
+        sources |= {name: each for name, each in merge.sources if name not in sources}
     if problems := [*problems, *faults]:
         return problems
     base = _base(base_reference, read, written=recipe.base_model is not None)
@@ -69,12 +78,14 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
     if problems:
         return shorten(problems)
     of_bases = {str(reference): models.pop(str(reference)) for reference in recipe.bases}
-    return Inputs(base, models, tuple((str(part), each) for part, each in read.items()), of_bases)
+    return Inputs(base, models, tuple(sources.items()), of_bases)
 
 
 def not_found(recipe: Recipe, access: Access) -> list[Problem]:
     """The models and adapters of a recipe that are nowhere to be found."""
-    return _located(recipe, recipe.references, access)[1]
+    merges = {ModelRef.parse(each.name) for each in recipe.documents}
+    everyone = dict.fromkeys(reference for each in (*recipe.documents, recipe) for reference in each.references)
+    return _located(recipe, everyone, access, merges)[1]
 
 
 def open_model(reference: ModelRef, access: Access) -> Checkpoint:
@@ -92,12 +103,14 @@ def _place(part: ModelRef, access: Access) -> str:
 
 
 def _located(
-    recipe: Recipe, references: Iterable[ModelRef], access: Access
+    recipe: Recipe, references: Iterable[ModelRef], access: Access, merges: Collection[ModelRef] = ()
 ) -> tuple[dict[ModelRef, str], list[Problem]]:
     """The directory of each model and adapter of all references; faults with their places in the recipe."""
     found: dict[ModelRef, str] = {}
     faults: dict[ModelRef, tuple[Problem, ...]] = {}
     for part in dict.fromkeys(part for reference in references for part in reference.parts):
+        if part in merges:
+            continue
         try:
             found[part] = _place(part, access)
         except SdmwError as error:

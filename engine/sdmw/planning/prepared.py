@@ -1,15 +1,18 @@
 """A recipe whose inputs are open: what a plan is made from, and made from again once heads are compared."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
-from sdmw.errors import PlanError, Problem
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import PlanError, Problem, SdmwError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
 from sdmw.planning.explain import Explanation, explain
 from sdmw.planning.inputs import Inputs, open_inputs
 from sdmw.planning.plan import Plan
+from sdmw.planning.unmade import unmade
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.writing.target import check_target
@@ -24,12 +27,14 @@ class Prepared:
         inputs: the tables that it names; or all that is wrong with them.
         beside: the files beside the weights of a model.
         options: what the caller asks for beside the recipe.
+        access: how far reading may go.
     """
 
     recipe: Recipe
     inputs: Inputs | tuple[Problem, ...]
     beside: Beside
     options: Options
+    access: Access
 
     def plan(self, untie: Collection[str] = ()) -> Plan:
         """The plan, with every problem that headers, disk and memory can tell.
@@ -58,9 +63,44 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:
-    """Open the inputs of a recipe, as far as `access` goes."""
+    """Open the inputs of a recipe, as far as `access` goes; documents that it uses are planned and not decided."""
+    return made(recipe, options, access, lambda prepared: unmade(_sound(prepared.plan())))
+
+
+def made(recipe: Recipe, options: Options, access: Access, make: Callable[[Prepared], Checkpoint]) -> Prepared:
+    """Open the inputs of a recipe.
+
+    Args:
+        recipe: as loaded.
+        options: what the caller asks for.
+        access: how far reading may go.
+        make: what a document comes to that the recipe uses; PlanError where that has problems.
+    """
+    merges: dict[ModelRef, Inputs] = {}
+    for document in recipe.documents:
+        unwritten = replace(options, target=None, without=frozenset())
+        prepared = _opened(document, unwritten, access, merges)
+        try:
+            checkpoint = make(prepared)
+        except SdmwError as error:
+            named = [replace(each, where=f"document {quoted(document.name)}: {each.where}") for each in error.problems]
+            return Prepared(recipe, tuple(named), Beside(), options, access)
+        assert isinstance(prepared.inputs, Inputs)
+        merges[ModelRef.parse(document.name)] = Inputs(checkpoint, {}, prepared.inputs.sources)
+    return _opened(recipe, options, access, merges)
+
+
+def _opened(recipe: Recipe, options: Options, access: Access, merges: Mapping[ModelRef, Inputs]) -> Prepared:
     takes = all_methods()[recipe.merge_method].takes
-    inputs = open_inputs(recipe, access, deltas=takes == "deltas" and recipe.base_model is not None)
+    used = {part: merges[part] for each in recipe.references for part in each.parts if part in merges}
+    deltas = takes == "deltas" and recipe.base_model is not None
+    inputs = open_inputs(recipe, access, deltas=deltas, merges=used)
     if isinstance(inputs, list):
-        return Prepared(recipe, tuple(inputs), Beside(), options)
-    return Prepared(recipe, inputs, files_beside(recipe, inputs), options)
+        return Prepared(recipe, tuple(inputs), Beside(), options, access)
+    return Prepared(recipe, inputs, files_beside(recipe, inputs), options, access)
+
+
+def _sound(plan: Plan) -> Plan:
+    if plan.problems:
+        raise PlanError(plan.problems)
+    return plan

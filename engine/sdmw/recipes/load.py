@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdmw.errors import Problem, RecipeError, quoted
-from sdmw.recipes import yaml
+from sdmw.errors import Problem, RecipeError, quoted, shorten
+from sdmw.recipes import documents, yaml
 from sdmw.recipes.findings import Findings, Path, described, guess
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import (
@@ -76,30 +76,53 @@ def load(
         return replace(recipe, text=yaml.written(data))
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
-        findings = Findings(path)
         text = yaml.read(path)
-        recipe = _composed(yaml.tree(text, findings), methods, findings, ignore_unknown)
-        return replace(recipe, text=text, file=os.path.basename(path))
+        return replace(_told(text, path, methods, ignore_unknown), text=text, file=os.path.basename(path))
     raise RecipeError([Problem("recipe", "a path, a mapping or a Recipe", type(source).__name__)])
+
+
+def _told(text: str, path: str, methods: Mapping[str, MethodGrammar], ignore_unknown: bool) -> Recipe:
+    """The recipe that a text is; of several documents the one that is written, with those that it uses."""
+    found: list[Recipe] = []
+    problems: list[Problem] = []
+    for part in documents.parts(text):
+        findings = Findings(path)
+        try:
+            found.append(_composed(yaml.tree(part, findings), methods, findings, ignore_unknown))
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(shorten(problems, path or "recipe"))
+    if len(found) == 1:
+        return found[0]
+    linked = documents.linked(found, path or "recipe")
+    if isinstance(linked, list):
+        raise RecipeError(linked)
+    return linked
 
 
 def _load_recipe(source: Recipe, methods: Mapping[str, MethodGrammar], ignore_unknown: bool) -> Recipe:
     findings = Findings()
     findings.notes.extend(source.notes)
     data = plain(source, findings)
-    recipe = _composed(data, methods, findings, ignore_unknown)
+    recipe = replace(_composed(data, methods, findings, ignore_unknown), documents=source.documents)
     if source.text and _says(source.text, recipe, methods):
         return replace(recipe, text=source.text, file=source.file)
-    return replace(recipe, text=yaml.written(data))
+    others = [yaml.written(plain(each, Findings())) for each in source.documents]
+    return replace(recipe, text=documents.joined([*others, yaml.written(data)]))
 
 
 def _says(text: str, recipe: Recipe, methods: Mapping[str, MethodGrammar]) -> bool:
     """Whether the text still is the recipe: after `dataclasses.replace` it may not be, and it is what gets recorded."""
     try:
-        told = _composed(yaml.tree(text, Findings()), methods, Findings(), ignore_unknown=True)
+        told = _told(text, "", methods, ignore_unknown=True)
     except RecipeError:
         return False
-    return replace(told, notes=()) == replace(recipe, notes=())
+    return _less_notes(told) == _less_notes(recipe)
+
+
+def _less_notes(recipe: Recipe) -> Recipe:
+    return replace(recipe, notes=(), documents=tuple(map(_less_notes, recipe.documents)))
 
 
 def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Findings, ignore_unknown: bool) -> Recipe:
@@ -148,8 +171,10 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         missing=shape.missing,
         extra=shape.extra,
         integers=shape.integers,
-        **files,
+        chat_template=files["chat_template"],
+        generation_config=files["generation_config"],
         random_seed=shape.random_seed,
+        name=shape.name or "",
         notes=tuple(findings.notes),
     )
 

@@ -1,7 +1,7 @@
 """Where a recipe names a model, for faults that show only when its directory is looked for."""
 
 from sdmw.errors import RecipeError
-from sdmw.recipes import yaml
+from sdmw.recipes import documents, yaml
 from sdmw.recipes.findings import Findings
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import read_references
@@ -14,16 +14,17 @@ def places(recipe: Recipe) -> dict[ModelRef, str]:
 
     The text is read again: only faults ask for places.
     """
-    findings = Findings(recipe.file)
     found: dict[ModelRef, str] = {}
-    try:
-        data = yaml.tree(recipe.text, findings)
-        if not isinstance(data, dict):
-            return found
-        references = read_references(data, given_slices(data), findings, ignore_unknown=True)
-    except RecipeError:  # the text of a recipe that was changed by hand
-        return found
-    for path, reference in references.items():
-        for part in reference.parts:
-            found.setdefault(part, findings.place(path))
+    for text in documents.parts(recipe.text):
+        findings = Findings(recipe.file)
+        try:
+            data = yaml.tree(text, findings)
+            if not isinstance(data, dict):
+                continue
+            references = read_references(data, given_slices(data), findings, ignore_unknown=True)
+        except RecipeError:  # the text of a recipe that was changed by hand
+            continue
+        for path, reference in references.items():
+            for part in reference.parts:
+                found.setdefault(part, findings.place(path))
     return found

@@ -92,6 +92,7 @@ class RecipeShape(_Shape):
     """The whole file."""
 
     merge_method: str
+    name: Annotated[str, Field(min_length=1)] | None = None
     models: Annotated[list[EntryShape], Field(min_length=1)] | None = None
     slices: Annotated[list[SliceShape], Field(min_length=1)] | None = None
     modules: Annotated[dict[str, ModuleShape], Field(min_length=1)] | None = None

@@ -14,7 +14,7 @@ from sdmw.recipes.recipe import ModelEntry, Recipe, Rule, Slice
 DEEPEST = 20  # levels; a recipe has eight
 MOST_NODES = 10_000  # keys and values, aliases counted as often as they are used; a recipe with a rule a tensor fits
 
-_ABOUT = ("text", "file", "notes")  # fields of a Recipe that are about it, not of it
+_ABOUT = ("documents", "text", "file", "notes")  # fields of a Recipe that are about it, not of it
 
 
 class Bounds:

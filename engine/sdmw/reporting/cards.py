@@ -30,7 +30,8 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
         folder: of the output, where its config is.
     """
     method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
-    references = plan.recipe.references
+    documents = (*plan.recipe.documents, plan.recipe)
+    references = list(dict.fromkeys(reference for each in documents for reference in each.references))
     parts = {str(part): part for reference in references for part in reference.parts}
     names = public_names(references)
     facts = {model.name: list(method.describe(model.facts)) for model in models}

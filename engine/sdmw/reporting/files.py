@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
 from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
+from sdmw.checkpoints.merged_config import merged_config
 from sdmw.planning.plan import Plan
 from sdmw.reporting.cards import merge_card
-from sdmw.reporting.config import merged_config
 from sdmw.reporting.report import ModelReport
 from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
@@ -44,7 +44,7 @@ def _add_model_files(output: Publication, plan: Plan) -> None:
     side_files.copy(base.path, plan.copied, output.path, follow_links=base.follow_links)
     for name, content in plan.beside.items():
         output.add(name, content)
-    text = read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
+    text = base.config_text or read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
     output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth))
 
 

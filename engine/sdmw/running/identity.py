@@ -80,7 +80,7 @@ def _configs(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _config_of(checkpoint: Checkpoint, name: str, most: int) -> tuple[str, dict[str, Any]]:
-    text = read_bounded(checkpoint.path, name, most, follow_links=checkpoint.follow_links)
+    text = checkpoint.config_text or read_bounded(checkpoint.path, name, most, follow_links=checkpoint.follow_links)
     try:
         config = json.loads(text)
         values = {key: _brief(value) for key, value in _flat(config)} if isinstance(config, dict) else {}

@@ -1,7 +1,7 @@
 """A merge that is decided and not written, as a checkpoint whose tensors are computed when they are read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from sdmw.codec import tagged
 from sdmw.errors import RunError
 from sdmw.methods import all_methods
 from sdmw.planning.plan import TensorPlan
+from sdmw.planning.unmade import cost_of, result
 from sdmw.running.job import Job
 from sdmw.running.work import Portion, Span, write_portion
 from sdmw.tensors.stored import Stored
@@ -42,10 +43,7 @@ class Merged(Tensor):
     @property
     def cost(self) -> Cost:
         """What its inputs cost; a tile of each is held while it is computed, beside the result."""
-        each = [tensor.cost for tensor in self.part.inputs]
-        held = self.most * (sum(cost.held for cost in each) + 2 * self.dtype.itemsize)
-        read = sum(cost.read for cost in each)
-        return Cost(read, self.dtype.itemsize, held + sum(cost.working for cost in each))
+        return cost_of(self.part, self.most)
 
     def open(self) -> Source:
         """Computes each tile."""
@@ -100,11 +98,7 @@ class MergedSource:
 
 def opened(job: Job) -> Checkpoint:
     """The checkpoint that a job would write, with the base's config; it may be read, verified, or merged again."""
-    plan = job.plan
-    assert plan.base is not None
-    tensors: dict[str, Tensor] = {tensor.name: merged(job, number) for number, tensor in enumerate(plan.tensors)}
-    shards = tuple(shard for checkpoint in plan.checkpoints for shard in checkpoint.shards)
-    return replace(plan.base, tensors=tensors, shards=shards, warnings=(), adapts=None)
+    return result(job.plan, [merged(job, number) for number in range(len(job.plan.tensors))])
 
 
 def merged(job: Job, number: int) -> Merged:

@@ -35,7 +35,7 @@ _OF_THE_MODEL = dict.fromkeys(("readme.md", "sdmw_*", "mergekit_config.yml"), RE
 def choose(base_dir: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
     """Divides the base's files into those that come along and those that do not.
 
-    `config.json` is in neither list: the output has its own (reporting/config.py).
+    `config.json` is in neither list: the output has its own (checkpoints/merged_config.py).
 
     Args:
         base_dir: the base's folder.

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from sdmw.checkpoints.merged_config import merged_config
 from sdmw.errors import CheckpointError
-from sdmw.reporting.config import merged_config
 
 BASE = """{
     "architectures": ["LlamaForCausalLM"],

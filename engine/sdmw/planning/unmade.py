@@ -1,0 +1,81 @@
+"""What a document of a recipe will make, before it is decided: its tensors can be planned with, and not be read."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
+from sdmw.checkpoints.merged_config import merged_config
+from sdmw.codec import tagged
+from sdmw.planning.plan import Plan, TensorPlan
+from sdmw.storage.files import read_bounded
+from sdmw.tensors.stored import Stored
+from sdmw.tensors.tensor import Cost, Source, Tensor
+
+
+@tagged
+@dataclass(frozen=True, slots=True)
+class Unmade(Tensor):
+    """A tensor of a plan.
+
+    Attributes:
+        part: the tensor in its plan.
+        most: elements of a tile in which its inputs will be read.
+    """
+
+    part: TensorPlan
+    most: int
+
+    @property
+    def cost(self) -> Cost:
+        """What it will cost once it is decided."""
+        return cost_of(self.part, self.most)
+
+    def open(self) -> Source:
+        """It has no values."""
+        raise TypeError(f"{self.name} is planned and not decided")
+
+    def leaves(self) -> Iterator[Stored]:
+        """Those of its inputs."""
+        for tensor in self.part.inputs:
+            yield from tensor.leaves()
+
+
+def cost_of(part: TensorPlan, most: int) -> Cost:
+    """What computing a tensor costs: what its inputs do; a tile of each is held beside the result.
+
+    Args:
+        part: the tensor in its plan.
+        most: elements of a tile in which its inputs are read.
+    """
+    each = [tensor.cost for tensor in part.inputs]
+    itemsize = part.output.dtype.itemsize
+    held = most * (sum(cost.held for cost in each) + 2 * itemsize)
+    return Cost(sum(cost.read for cost in each), itemsize, held + sum(cost.working for cost in each))
+
+
+def unmade(plan: Plan) -> Checkpoint:
+    """The checkpoint that a plan would write.
+
+    Raises:
+        CheckpointError: the config of its base cannot be read.
+    """
+    return result(plan, [Unmade(t.name, t.output.dtype, t.output.shape, t, plan.tile) for t in plan.tensors])
+
+
+def result(plan: Plan, tensors: list[Tensor]) -> Checkpoint:
+    """A checkpoint of these tensors, with the config that a plan's output has.
+
+    Raises:
+        CheckpointError: the config of its base cannot be read.
+    """
+    base = plan.base
+    assert base is not None
+    own = base.config_text or read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
+    text = merged_config(own, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth)
+    shards = tuple(dict.fromkeys(shard for checkpoint in plan.checkpoints for shard in checkpoint.shards))
+    named = {tensor.name: tensor for tensor in tensors}
+    return replace(
+        base, tensors=named, shards=shards, config=json.loads(text), config_text=text, warnings=(), adapts=None
+    )

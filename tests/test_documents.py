@@ -1,0 +1,133 @@
+"""Documents that others use are opened and not written: the bits are those of runs by hand, one after the other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import sdmw
+from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
+from command_line import told
+from sdmw.errors import PlanError
+
+pytestmark = pytest.mark.usefixtures("tiny_tiles")
+
+FIRST = """
+merge_method: ties
+base_model: base
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5, density: 0.6}
+dtype: bfloat16
+"""
+STACK = """
+merge_method: passthrough
+slices:
+  - sources: [{model: FIRST, layer_range: [0, 2]}]
+  - sources: [{model: a, layer_range: [1, 2]}]
+"""
+LAST = """
+merge_method: slerp
+base_model: STACK
+models: [{model: OTHER}]
+parameters: {t: 0.4}
+"""
+OTHER = """
+merge_method: passthrough
+slices:
+  - sources: [{model: b, layer_range: [0, 2]}]
+  - sources: [{model: base, layer_range: [0, 1]}]
+"""
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(9)
+    base = llama_like(rng, "F32")
+    write_checkpoint("base", base, config={**CONFIG, "num_hidden_layers": 2})
+    for name in "ab":
+        write_checkpoint(name, fine_tuned(rng, base), config={**CONFIG, "num_hidden_layers": 2})
+    documents = [f"name: {name}\n{text.strip()}\n" for name, text in
+                 (("STACK", STACK), ("FIRST", FIRST), ("OTHER", OTHER))]  # fmt: skip
+    Path("r.yaml").write_text("---\n".join([LAST.strip() + "\n", *documents]))
+    return tmp_path
+
+
+def by_hand():
+    for name, text in (("FIRST", FIRST), ("STACK", STACK), ("OTHER", OTHER), ("LAST", LAST)):
+        Path("one.yaml").write_text(text)
+        sdmw.merge("one.yaml", name, progress=False)
+    return load_file("LAST/model.safetensors")
+
+
+def test_the_same_as_by_hand(world):
+    report = sdmw.merge("r.yaml", "out", progress=False)
+    found, expected = load_file("out/model.safetensors"), by_hand()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name].view(np.uint8), tensor.view(np.uint8), err_msg=name)
+    assert json.loads(Path("out/config.json").read_text()) == json.loads(Path("LAST/config.json").read_text())
+    assert {each.model for each in report.inputs} == {"base", "a", "b"}
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
+    assert Path("out/sdmw_recipe.yaml").read_text() == Path("r.yaml").read_text()
+
+
+def test_opened_planned_and_explained(world):
+    name = "model.layers.2.mlp.up_proj.weight"
+    expected = by_hand()[name]
+    np.testing.assert_array_equal(sdmw.open("r.yaml", progress=False).get_tensor(name), expected)
+    plan = sdmw.plan("r.yaml")
+    assert plan.problems == ()
+    assert plan.blocks == 3
+    told_of = sdmw.explain("r.yaml", name)
+    assert [model for model, _, _ in told_of.read_from] == ["STACK", "OTHER"]
+
+
+def test_the_plan_counts_what_documents_read(world):
+    """Every pass over a document reads its inputs: three of ties in bfloat16's place, one of float32."""
+    last = sdmw.plan("r.yaml")
+    inputs = sum(each.cost.read * each.elements for tensor in last.tensors for each in tensor.inputs)
+    assert last.applied_bytes == inputs
+    sizes = {tensor.name: tensor.inputs[0].cost.read for tensor in last.tensors}
+    assert sizes["model.layers.0.mlp.up_proj.weight"] == 12
+    assert sizes["model.layers.2.mlp.up_proj.weight"] == 4
+
+
+def test_what_is_wrong_with_a_document_is_told_with_its_name(world):
+    text = Path("r.yaml").read_text().replace("{model: b, layer_range: [0, 2]}", "{model: b, layer_range: [0, 9]}")
+    Path("r.yaml").write_text(text)
+    with pytest.raises(PlanError, match=r"document 'OTHER': recipe: layer_range of model 'b' in slices\.0"):
+        sdmw.merge("r.yaml", "out", progress=False)
+
+
+def test_a_model_of_a_document_that_is_not_there(world):
+    Path("r.yaml").write_text(Path("r.yaml").read_text().replace("{model: a}, {model: b}", "{model: a}, {model: ./c}"))
+    (problem,) = sdmw.plan("r.yaml").problems
+    assert "./c" in problem.where
+    sdmw.merge({"merge_method": "linear", "models": ["./a"], "parameters": {"weight": 1}}, "c", progress=False)
+    assert sdmw.plan("r.yaml").problems == ()
+
+
+def test_an_interrupted_run_is_resumed(world):
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if type(event).__name__ == "Progress" and event.stage == "apply":
+            raise StopError
+
+    with pytest.raises(StopError):
+        sdmw.merge("r.yaml", "out", progress=stop)
+    sdmw.merge("r.yaml", "out", progress=False)
+    expected = by_hand()
+    for name, tensor in load_file("out/model.safetensors").items():
+        np.testing.assert_array_equal(tensor, expected[name])
+
+
+def test_the_command(world, capsys, monkeypatch):
+    said = told(capsys, monkeypatch, "merge", "r.yaml", "out", "--quiet")
+    assert said.code == 0, said
+    assert "note: document 'FIRST' is computed wherever it is read, and not written" in said.err
+    assert told(capsys, monkeypatch, "verify", "out", "--quiet").code == 0
