@@ -32,6 +32,7 @@ from sdmw.statistics.histogram import HistogramLook
 from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
+from sdmw.statistics.ranked import RankedLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 
@@ -49,12 +50,21 @@ class Sample:
         patterns: of float32: what each model has where the base has zeros.
         plain: what of its statistic is the same however the data are cut.
         use: what deciding does with the statistic of a component: what it caches there is kept too.
+        row: elements in a row, of which tiles are cut where the look needs whole rows.
+        row_bytes: what the method takes beside of each of these, with a single model.
     """
 
     look: Look[Any]
     patterns: NDArray[np.uint32]
     plain: Callable[[Any], Any]
     use: Callable[[Any], object]
+    row: int = 1
+    row_bytes: int = 0
+
+    @property
+    def grain(self) -> int:
+        """At which multiples pieces begin."""
+        return self.row if self.look.whole_rows else self.look.grain
 
 
 def every_bin(most: int) -> NDArray[np.uint32]:
@@ -106,6 +116,14 @@ SAMPLES: Mapping[str, Sample] = {
     "kept by chance": Sample(
         KeptLook(3, (0.3, 0.9)), wide_range(), lambda statistic: statistic, lambda statistic: None
     ),
+    "kept by rank": Sample(
+        RankedLook(3, (0.3, 1.0), (0.2, 0.0)),
+        wide_range(),
+        lambda statistic: statistic,
+        lambda statistic: None,
+        row=13_159,
+        row_bytes=20,
+    ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
 }
@@ -124,14 +142,14 @@ def test_every_look_has_a_sample():
 def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None, start: int = 0) -> Any:
     """The statistic of some data, which begin at an element of their tensor."""
     counter = counter or sample.look.counter(MODELS)
-    add(counter, patterns, start=start)
+    add(counter, patterns, start=start, row=sample.row)
     return counter.result()
 
 
-def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0) -> None:
+def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0, row: int = 1) -> None:
     arrays = [np.zeros(patterns.size, np.float32), *(patterns.view(np.float32) for _ in range(models))]
     if patterns.size:
-        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start))
+        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start, row=row))
 
 
 # Adding
@@ -140,7 +158,7 @@ def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_parts_add_up_in_any_order_and_grouping(sample, data):
-    grain = sample.look.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
+    grain = sample.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
     cuts = [grain * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // grain), max_size=5))]
     seed = data.draw(st.integers(0, 2**32))
     edges = [0, *sorted(cuts), sample.patterns.size]
@@ -158,10 +176,11 @@ def test_parts_add_up_in_any_order_and_grouping(sample, data):
 @given(data=st.data())
 def test_tiles_of_a_piece_change_nothing(sample, data):
     """They come in order, of any size."""
-    cuts = sorted(data.draw(st.lists(st.integers(0, sample.patterns.size), max_size=5)))
+    row = sample.row
+    cuts = sorted(row * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // row), max_size=5)))
     counter = sample.look.counter(MODELS)
     for start, stop in itertools.pairwise([0, *cuts, sample.patterns.size]):
-        add(counter, sample.patterns[start:stop], start=start)
+        add(counter, sample.patterns[start:stop], start=start, row=row)
     assert sample.plain(counter.result()) == sample.plain(measured(sample, sample.patterns))
 
 
@@ -174,7 +193,7 @@ def test_nothing_changes_nothing(sample):
 
 
 def test_adding_leaves_the_parts_as_they_are(sample):
-    half = sample.patterns.size // 2 // sample.look.grain * sample.look.grain if sample.look.ranges() is None else 0
+    half = sample.patterns.size // 2 // sample.grain * sample.grain if sample.look.ranges() is None else 0
     parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:], start=half)]
     before = [sample.plain(part) for part in parts]
     sample.look.add(*parts)
@@ -185,7 +204,7 @@ def test_a_result_is_not_touched_by_further_counting(sample):
     counter = sample.look.counter(MODELS)
     first = measured(sample, sample.patterns, counter)
     before = sample.plain(first)
-    measured(sample, sample.patterns[::2].copy(), counter)
+    measured(sample, sample.patterns[::2][: sample.patterns.size // 2 // sample.row * sample.row].copy(), counter)
     assert sample.plain(first) == before
 
 
@@ -245,7 +264,7 @@ def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
 def test_a_counter_takes_what_it_declares(sample, models):
     """With what the kernel needs meanwhile."""
     look = of_models(sample.look, models)
-    add(look.counter(models), sample.patterns, models)  # compiles
+    add(look.counter(models), sample.patterns, models, row=sample.row)  # compiles
 
     def count():
         counter = look.counter(models)
@@ -254,9 +273,9 @@ def test_a_counter_takes_what_it_declares(sample, models):
         return counter
 
     arrays = [np.zeros(sample.patterns.size, np.float32), *(sample.patterns.view(np.float32) for _ in range(models))]
-    tile = tile_of(arrays, [F32] * (models + 1))
+    tile = replace(tile_of(arrays, [F32] * (models + 1)), row=sample.row)
     _, most = allocated(count)
-    assert most <= models * look.memory.counter
+    assert most <= models * look.memory.counter + sample.row * sample.row_bytes
 
 
 def of_models(look: Look[Any], models: int) -> Look[Any]:
@@ -287,7 +306,7 @@ def test_adding_takes_no_more_than_one_component_beside(sample, models):
     counter, kept = look.counter(models), look.nothing(models)
     most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)
     for _ in range(3):
-        add(counter, sample.patterns, models)
+        add(counter, sample.patterns, models, row=sample.row)
         result = counter.result()
         kept, most = allocated(partial(look.add, kept, result))
         assert most <= models * most_kept

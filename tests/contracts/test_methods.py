@@ -27,6 +27,8 @@ from reference import (
     breadcrumbs_ties,
     dare_linear,
     dare_ties,
+    della,
+    della_linear,
     karcher,
     linear,
     lora,
@@ -147,7 +149,7 @@ def by_chance_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
 
     def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
         own = [[parameters.get(name, 1.0)] * len(models) for name in ("weight", "density")]
-        others = {name: parameters[name] for name in ("normalize", "rescale") if name in parameters}
+        others = {name: parameters[name] for name in ("normalize", "rescale", "epsilon") if name in parameters}
         more = {"scale": parameters.get("lambda", 1.0), "seed": parameters.get("random_seed", 0)}
         return {
             name: merge(name, base[name], [model[name] for model in models], *own, **more, **others) for name in base
@@ -236,6 +238,20 @@ SAMPLES = {
         ("corp", "third"),
         ({"weight": 0.5, "density": 0.6, "normalize": True, "lambda": 0.9}, {"weight": 1.0}),
         by_chance_of(dare_ties.dare_ties),
+    ),
+    "della_linear": Sample(
+        ("corp", "func"),
+        (
+            {"weight": 0.5, "density": 0.5, "epsilon": 0.4},
+            {"weight": 1.0, "density": 0.7, "rescale": False, "random_seed": 7},
+            {"weight": 0.3},
+        ),
+        by_chance_of(della_linear.della_linear),
+    ),
+    "della": Sample(
+        ("corp", "third"),
+        ({"weight": 0.5, "density": 0.6, "normalize": False, "lambda": 0.9}, {"weight": 1.0, "density": 0.3}),
+        by_chance_of(della.della),
     ),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(

@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import dots, ram, single, tiles
+from sdmw.kernels import dots, ram, ranks, single, tiles
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -61,6 +61,15 @@ for deltas, pairs in ((True, 3), (False, 6)):
     lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
     ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
     results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
+keys, shares, epsilons = np.array([5, 2**63 + 1], np.uint64), np.array([0.5, 1.0]), np.array([0.4, 0.1])
+sums = np.zeros((2, 2, 256), np.int64)
+ranks.sum_kept_by_rank(addresses, codes, count, 600, 100, keys, shares, epsilons, sums)
+out = np.zeros(count, np.uint32)
+bad = ranks.merge_by_rank(
+    addresses, codes, count, 600, 100, 30, 270, keys, shares, epsilons, weights[:2], weights[1:], True, True, one,
+    out.ctypes.data, F32,
+)
+results += [sums, out, np.array([bad])]
 shared = np.zeros((2, 2), np.int64)
 ram.count_shared(addresses, codes, count, np.float32(0.01), shared)
 results.append(shared)

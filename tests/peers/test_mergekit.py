@@ -477,3 +477,40 @@ def test_a_base_of_negative_zeros_moved_by_negative_zeros(ours_and_theirs):
     ours, theirs = ours_and_theirs("negative zeros")
     assert all(torch.signbit(tensor).all() for tensor in ours.values())
     assert not any(torch.signbit(tensor).any() for tensor in theirs.values())
+
+
+# By chance: compared in distribution
+
+
+def shares_kept(of_one_seed, seeds=400):
+    """How often each element of one row is kept, and the sum of magnitudes that is left, over seeds."""
+    found = np.array([of_one_seed(seed) for seed in range(seeds)])
+    return (found != 0).mean(axis=0), np.abs(found).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.3), (0.3, 0.15)])
+def test_della_keeps_as_often(tmp_path, monkeypatch, density, epsilon):
+    from mergekit.sparsify import RescaleNorm, della_magprune
+
+    monkeypatch.chdir(tmp_path)
+    delta = np.random.default_rng(3).permutation(np.linspace(1, 2, 40, dtype=np.float32))[None]
+    write_checkpoint("below", {"w": np.zeros_like(delta)})
+    write_checkpoint("above", {"w": delta})
+
+    def ours(seed):
+        recipe = {
+            "merge_method": "della_linear", "base_model": "below", "random_seed": seed,
+            "models": [{"model": "above"}], "parameters": {"weight": 1, "density": density, "epsilon": epsilon},
+        }  # fmt: skip
+        sdmw.merge(recipe, "out", progress=False, overwrite=True)
+        return load_file("out/model.safetensors")["w"][0].numpy()
+
+    def theirs(seed):
+        torch.manual_seed(seed)
+        return della_magprune(torch.tensor(delta), density, epsilon, RescaleNorm.l1)[0].numpy()
+
+    (mine, my_sum), (other, other_sum) = shares_kept(ours, 200), shares_kept(theirs, 2000)
+    expected = density - epsilon + 2 * epsilon * delta[0].argsort().argsort() / 39
+    assert np.abs(other - expected).max() < 4.5 * 0.5 / 2000**0.5
+    assert np.abs(mine - expected).max() < 4.5 * 0.5 / 200**0.5
+    np.testing.assert_allclose([my_sum, other_sum], np.abs(delta).sum(), rtol=1e-5)

@@ -45,7 +45,7 @@ def models(*names):
 
 SDM_W = {"merge_method": "sdm_w", "base_model": "base", **models("corp", "func")}
 LORA = {"merge_method": "lora", "base_model": "base", **models("one", "two")}
-TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties")
+TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della_linear", "della")
 RECIPES = {
     "sdm_w": SDM_W,
     "approximate": SDM_W | {"parameters": {"percentile": "approximate"}},

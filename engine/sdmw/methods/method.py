@@ -136,6 +136,13 @@ class Method(ABC, Generic[P, D, M]):
         """
         return [tensor if self.needs_base else tensor[1:] for tensor in tensors]
 
+    def row_bytes(self, params: P) -> int | None:
+        """Bytes that a worker takes for each element of a row, where it needs rows of the last axis whole; else None.
+
+        A tile, to be measured or merged, then holds whole rows, however long they are.
+        """
+        return None
+
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The next look at a layer that is needed to decide it, given what was measured; None when nothing more is."""
         return None

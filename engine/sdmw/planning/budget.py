@@ -42,6 +42,7 @@ class Demand:
         models: how many models are measured; 0 where nothing is.
         components: the most components in a layer.
         looks: what one model takes of memory in looks.
+        beside: elements that a tile may have beside its own, so that its rows are whole.
     """
 
     reserved: int
@@ -52,6 +53,7 @@ class Demand:
     models: int
     components: int
     looks: LookMemory
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     as threads.
     """
     looks = demand.looks
+    tile += demand.beside
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
@@ -90,10 +93,12 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
-        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0),
+        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0)
+        + max((t.row * (method.row_bytes(t.params) or 0) for t in tensors if t.whole_rows), default=0),
         models=len(plan.models) if measured else 0,
         components=components,
         looks=memory_of(method),
+        beside=max((tensor.beside for tensor in tensors), default=0),
     )
 
 

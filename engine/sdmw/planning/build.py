@@ -99,7 +99,7 @@ def build(
     except PlanError as error:
         problems += error.problems
         parts, shards = [], ()
-    tensors = _placed(parts, shards)
+    tensors = _placed(method, parts, shards)
     beside = Beside() if product == "adapter" else beside
     problems += beside.problems
     dropped = _dropped(recipe, inputs, tied.heads, wanted)
@@ -242,7 +242,7 @@ def _laid_out(recipe: Recipe, parts: Sequence[_Part], product: Product, max_shar
     return lay_out(wanted, max_shard_size, MODEL)
 
 
-def _placed(parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[TensorPlan, ...]:
+def _placed(method: AnyMethod, parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[TensorPlan, ...]:
     places: dict[str, Place] = {place.name: place for shard in shards for place in shard.tensors}
     return tuple(
         TensorPlan(
@@ -252,6 +252,7 @@ def _placed(parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[Tens
             params=part.params,
             component=component_of(part.row.name),
             output=places[part.row.name],
+            whole_rows=part.row.action == "merge" and method.row_bytes(part.params) is not None,
         )
         for part in parts
         if part.row.name in places

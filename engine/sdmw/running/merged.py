@@ -43,9 +43,12 @@ class Merged(Tensor):
     def cost(self) -> Cost:
         """What its inputs cost; a tile of each is held while it is computed, beside the result."""
         each = [tensor.cost for tensor in self.part.inputs]
-        held = self.most * (sum(cost.held for cost in each) + 2 * self.dtype.itemsize)
+        held = (self.most + self.part.beside) * (sum(cost.held for cost in each) + 2 * self.dtype.itemsize)
         read = sum(cost.read for cost in each)
-        return Cost(read, self.dtype.itemsize, held + sum(cost.working for cost in each))
+        row = (
+            self.part.row * (all_methods()[self.method].row_bytes(self.part.params) or 0) if self.part.whole_rows else 0
+        )
+        return Cost(read, self.dtype.itemsize, held + row + sum(cost.working for cost in each))
 
     def open(self) -> Source:
         """Computes each tile."""
