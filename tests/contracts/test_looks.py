@@ -35,6 +35,7 @@ from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.ranked import RankedLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
+from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
 
 MODELS = 2
 INFINITY = FIRST_NONFINITE_BIN << 16
@@ -52,6 +53,7 @@ class Sample:
         use: what deciding does with the statistic of a component: what it caches there is kept too.
         row: elements in a row, of which tiles are cut where the look needs whole rows.
         row_bytes: what the method takes beside of each of these, with a single model.
+        apart: only the first model has the data, the others have zeros.
     """
 
     look: Look[Any]
@@ -60,6 +62,7 @@ class Sample:
     use: Callable[[Any], object]
     row: int = 1
     row_bytes: int = 0
+    apart: bool = False
 
     @property
     def grain(self) -> int:
@@ -84,12 +87,22 @@ def wide_range() -> NDArray[np.uint32]:
     return bits
 
 
+def of_variances(patterns: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Deltas of the first of two models, from which the variances are those of these patterns, or near them."""
+    with np.errstate(invalid="ignore"):
+        return (2 * np.sqrt(patterns.view(np.float32).astype(np.float64))).astype(np.float32).view(np.uint32)
+
+
 def plain_histograms(statistic: Any) -> Any:
     return [[getattr(each, name).tolist() for name in ("bins", "counts", "low_sums")] for each in statistic]
 
 
 def use_histograms(statistic: Any) -> object:
     return [(percentile.bins_to_open(each, 50.0), percentile.approximate(each, 50.0)) for each in statistic]
+
+
+def plain_histogram(statistic: Any) -> Any:
+    return plain_histograms([statistic])
 
 
 def plain_low_bits(statistic: Any) -> Any:
@@ -124,6 +137,23 @@ SAMPLES: Mapping[str, Sample] = {
         row=13_159,
         row_bytes=20,
     ),
+    "variance": Sample(
+        VarianceLook(),
+        of_variances(every_bin(100_000)),
+        plain_histogram,
+        lambda statistic: use_histograms([statistic]),
+        apart=True,
+    ),
+    "low bits of variances": Sample(
+        LowVarianceLook(9000),
+        of_variances(np.uint32(9000 << 16) | np.arange(LOW, dtype=np.uint32)),
+        lambda statistic: plain_low_bits([statistic]),
+        lambda statistic: None,
+        apart=True,
+    ),
+    "squares": Sample(
+        SquaresLook(0x3F800000, 70_000), wide_range(), lambda statistic: statistic, lambda statistic: None, apart=True
+    ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
 }
@@ -142,14 +172,20 @@ def test_every_look_has_a_sample():
 def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None, start: int = 0) -> Any:
     """The statistic of some data, which begin at an element of their tensor."""
     counter = counter or sample.look.counter(MODELS)
-    add(counter, patterns, start=start, row=sample.row)
+    add(sample, counter, patterns, start=start)
     return counter.result()
 
 
-def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0, row: int = 1) -> None:
-    arrays = [np.zeros(patterns.size, np.float32), *(patterns.view(np.float32) for _ in range(models))]
+def add(sample: Sample, counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0) -> None:
+    arrays = arrays_of(sample, patterns, models)
     if patterns.size:
-        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start, row=row))
+        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start, row=sample.row))
+
+
+def arrays_of(sample: Sample, patterns: NDArray[np.uint32], models: int) -> list[NDArray[np.float32]]:
+    """The base's and the models'."""
+    zeros = np.zeros(patterns.size, np.float32)
+    return [zeros, *(zeros if sample.apart and model else patterns.view(np.float32) for model in range(models))]
 
 
 # Adding
@@ -180,7 +216,7 @@ def test_tiles_of_a_piece_change_nothing(sample, data):
     cuts = sorted(row * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // row), max_size=5)))
     counter = sample.look.counter(MODELS)
     for start, stop in itertools.pairwise([0, *cuts, sample.patterns.size]):
-        add(counter, sample.patterns[start:stop], start=start, row=row)
+        add(sample, counter, sample.patterns[start:stop], start=start)
     assert sample.plain(counter.result()) == sample.plain(measured(sample, sample.patterns))
 
 
@@ -264,7 +300,7 @@ def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
 def test_a_counter_takes_what_it_declares(sample, models):
     """With what the kernel needs meanwhile."""
     look = of_models(sample.look, models)
-    add(look.counter(models), sample.patterns, models, row=sample.row)  # compiles
+    add(sample, look.counter(models), sample.patterns, models)  # compiles
 
     def count():
         counter = look.counter(models)
@@ -272,7 +308,7 @@ def test_a_counter_takes_what_it_declares(sample, models):
             counter.add(tile)
         return counter
 
-    arrays = [np.zeros(sample.patterns.size, np.float32), *(sample.patterns.view(np.float32) for _ in range(models))]
+    arrays = arrays_of(sample, sample.patterns, models)
     tile = replace(tile_of(arrays, [F32] * (models + 1)), row=sample.row)
     _, most = allocated(count)
     assert most <= models * look.memory.counter + sample.row * sample.row_bytes
@@ -306,7 +342,7 @@ def test_adding_takes_no_more_than_one_component_beside(sample, models):
     counter, kept = look.counter(models), look.nothing(models)
     most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)
     for _ in range(3):
-        add(counter, sample.patterns, models, row=sample.row)
+        add(sample, counter, sample.patterns, models)
         result = counter.result()
         kept, most = allocated(partial(look.add, kept, result))
         assert most <= models * most_kept

@@ -40,6 +40,7 @@ from reference import (
     passthrough,
     ram,
     ramplus_tl,
+    sce,
     sdm_w,
     slerp,
     task_arithmetic,
@@ -252,6 +253,11 @@ SAMPLES = {
         ("corp", "third"),
         ({"weight": 0.5, "density": 0.6, "normalize": False, "lambda": 0.9}, {"weight": 1.0, "density": 0.3}),
         by_chance_of(della.della),
+    ),
+    "sce": Sample(
+        ("corp", "func", "third"),
+        ({}, {"select_topk": 0.4}, {"select_topk": 0.83}, {"select_topk": 0}),
+        each_tensor(sce.sce),
     ),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(

@@ -317,6 +317,13 @@ models:
   - {model: c, parameters: {weight: 0.7, density: 0.5, gamma: 0.02}}
 parameters: {normalize: true}
 """,
+    "sce": "merge_method: sce\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]",
+    "sce: selected": """
+merge_method: sce
+base_model: base
+models: [{model: a}, {model: other}, {model: c}]
+parameters: {select_topk: [{filter: mlp, value: [0.1, 0.6]}, {value: 0.3}]}
+""",
     "nearswap": "merge_method: nearswap\nbase_model: base\nmodels: [{model: a}]\nparameters: {t: 0.0005}",
     "ram": "merge_method: ram\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {epsilon: 0.001}",
     "ramplus_tl": """

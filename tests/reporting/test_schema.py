@@ -60,7 +60,7 @@ RECIPES = {
     "task_arithmetic": {**SDM_W, "merge_method": "task_arithmetic", "parameters": {"normalize": True}},
     **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5, "density": 0.6}} for name in TRIMMED},
     **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5}} for name in ("nuslerp", "multislerp")},
-    **{name: SDM_W | {"merge_method": name} for name in ("model_stock", "karcher", "ram", "ramplus_tl")},
+    **{name: SDM_W | {"merge_method": name} for name in ("model_stock", "karcher", "sce", "ram", "ramplus_tl")},
     **{
         name: SDM_W | models("corp") | {"merge_method": name, "parameters": {"t": 0.5}}
         for name in ("slerp", "nearswap")

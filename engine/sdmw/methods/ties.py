@@ -5,23 +5,20 @@ Source: arXiv:2306.01708, section 3 (TIES); arXiv:2312.06795, section 3 (breadcr
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sdmw.codec import Count, Within, tagged
+from sdmw.codec import Count, tagged
+from sdmw.methods.cuts import BEFORE_ALL, BEHIND_ALL, Cut, Place, bins_of, place_of, taken_of
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics import percentile
-from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook, bin_sum
+from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
-from sdmw.statistics.percentile import NOTHING_KEPT
-from sdmw.statistics.ties import LastTakenLook, Taken, Tied, TiesLook, block_of
+from sdmw.statistics.ties import LastTakenLook, Tied, TiesLook
 
 SMALLEST_SUM = 1e-7  # of magnitudes: a smaller one is not scaled to, nor from
-LAST = (1 << 63) - 1  # behind every element
 
 
 @tagged
@@ -52,23 +49,6 @@ class TrimParams:
 
 @tagged
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Divides the elements of a tensor, in the order of kernels/cuts.py.
-
-    Attributes:
-        pattern: of float32: larger magnitudes come before the cut.
-        element: of equal ones those up to this element.
-    """
-
-    pattern: Annotated[int, Within(0, NOTHING_KEPT)]
-    element: Annotated[int, Within(-1, LAST)]
-
-
-BEFORE_ALL, BEHIND_ALL = Cut(NOTHING_KEPT, -1), Cut(0, LAST)
-
-
-@tagged
-@dataclass(frozen=True, slots=True)
 class Kept:
     """One model's part in a tensor: what lies between two cuts.
 
@@ -86,28 +66,6 @@ class Kept:
     nonzero: Count | None = None
     kept: Count | None = None
     tied: Count = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A cut behind so many elements, before it is known which of the equal ones they are.
-
-    Attributes:
-        pattern: as of `Cut`.
-        taken: of the elements that equal it.
-        tied: all that do.
-        total: the sum of the magnitudes before it, as a multiple of 2**-149.
-    """
-
-    pattern: int
-    taken: int
-    tied: int
-    total: int
-
-    @property
-    def splits(self) -> bool:
-        """Whether it divides equal magnitudes."""
-        return 0 < self.taken < self.tied
 
 
 class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
@@ -155,10 +113,9 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
         if (counts := _only(have.of(TiesLook))) is None:
             return TiesLook(tuple(Tied(model, place.pattern) for model, place in divided), params.elements)
         if have.of(LastTakenLook) is None:
-            block = block_of(params.elements)
             return LastTakenLook(
                 tuple(
-                    _taken(Tied(model, place.pattern), place.taken, row, block, params.elements)
+                    taken_of(model, place, row, params.elements)
                     for (model, place), row in zip(divided, counts, strict=True)
                 )
             )
@@ -275,59 +232,30 @@ def _ends(params: TrimParams, model: int) -> tuple[int, int]:
     return (0, params.elements) if first is None or last is None else (first, last)
 
 
-def _bins(histogram: Histogram, ends: Iterable[int]) -> tuple[int, ...]:
-    """The bins of the cuts whose low bits are not all zero."""
-    ranks = {histogram.nonzero - end for end in ends if 0 < end < histogram.nonzero}
-    places = sorted({histogram.place_of_rank(rank) for rank in ranks})
-    return tuple(int(histogram.bins[place]) for place in places if histogram.low_sums[place])
-
-
 def _unknown_bins(params: TrimParams, have: Measured, model: int) -> tuple[int, ...]:
     """Those that were not listed along with the histogram."""
     histogram = _only(have.of(HistogramLook))[model]
-    bins = _bins(histogram, _ends(params, model))
+    bins = bins_of(histogram, _ends(params, model))
     return () if histogram.near.covers(bins) else bins
 
 
-def _places(params: TrimParams, have: Measured, model: int) -> tuple[_Place, _Place]:
+def _places(params: TrimParams, have: Measured, model: int) -> tuple[Place, Place]:
     """The two cuts of a model."""
     histogram: Histogram = _only(have.of(HistogramLook))[model]
     ends = _ends(params, model)
-    bins = _bins(histogram, ends)
+    bins = bins_of(histogram, ends)
     covered = histogram.near.covers(bins)
     low_bits: LowBits = histogram.near.low_bits(bins) if covered else _only(have.of(LowBitsLook))[model]
-    upper, lower = (_place(histogram, low_bits, end) for end in ends)
+    upper, lower = (place_of(histogram, low_bits, end) for end in ends)
     return upper, lower
 
 
-def _place(histogram: Histogram, low_bits: LowBits, end: int) -> _Place:
-    """The cut behind so many elements."""
-    if end <= 0:
-        return _Place(NOTHING_KEPT, 0, 0, 0)
-    if end >= histogram.nonzero:  # zeros need no order: they add nothing
-        return _Place(0, 0, 0, histogram.sum_from(0))
-    magnitude = percentile.magnitude_at(histogram, low_bits, histogram.nonzero - end)
-    pattern = int(np.float32(magnitude).view(np.uint32))
-    reaching, _ = percentile.kept(histogram, low_bits, pattern)
-    above, total = percentile.kept(histogram, low_bits, pattern + 1)
-    taken = end - above
-    return _Place(pattern, taken, reaching - above, total + bin_sum(pattern >> 16, taken, taken * (pattern & 0xFFFF)))
-
-
-def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, _Place]]:
+def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, Place]]:
     """Every cut that divides equal magnitudes: the model's number, 0 for the upper or 1 for the lower, the cut."""
     for model in range(len(params.weights)):
         for which, place in enumerate(_places(params, have, model)):
             if place.splits:
                 yield model, which, place
-
-
-def _taken(tied: Tied, count: int, blocks: NDArray[np.int64], block: int, elements: int) -> Taken:
-    """Of the first `count` equal ones in a tensor: those in the block that holds the last of them."""
-    before = np.cumsum(blocks)
-    number = int(np.searchsorted(before, count))
-    left = count - int(before[number] - blocks[number])
-    return Taken(tied, number * block, min((number + 1) * block, elements), left)
 
 
 def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple[int, int], int]) -> Kept:
@@ -336,10 +264,7 @@ def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple
     if params.last[model] is None:
         return Kept(BEFORE_ALL, BEHIND_ALL, 1.0, histogram.nonzero, histogram.nonzero)
     places = _places(params, have, model)
-    upper, lower = (
-        Cut(place.pattern, divided.get((model, which), LAST if place.taken else -1))
-        for which, place in enumerate(places)
-    )
+    upper, lower = (place.cut(divided.get((model, which))) for which, place in enumerate(places))
     first, last = (min(end, histogram.nonzero) for end in _ends(params, model))
     factor = rescaled(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
     tied = places[1].tied if places[1].splits else 0
