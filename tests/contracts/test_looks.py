@@ -33,6 +33,7 @@ from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.ranked import RankedLook
+from sdmw.statistics.scores import LowScoresLook, ScoresLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
@@ -85,6 +86,12 @@ def wide_range() -> NDArray[np.uint32]:
     bits = np.random.default_rng(1).integers(0, INFINITY, 3 * GRAIN + 777, np.uint32)
     bits[::1000] = INFINITY
     return bits
+
+
+def finite_range() -> NDArray[np.uint32]:
+    """The same less infinities."""
+    patterns = wide_range()
+    return np.where(patterns == INFINITY, np.uint32(1), patterns)
 
 
 def of_variances(patterns: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -153,6 +160,22 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     "squares": Sample(
         SquaresLook(0x3F800000, 70_000), wide_range(), lambda statistic: statistic, lambda statistic: None, apart=True
+    ),
+    "scores": Sample(
+        ScoresLook(),
+        finite_range(),
+        lambda each: [x.tolist() for x in (each.bins, each.counts, each.low_sums)],
+        lambda each: each.bins_to_open((0, 5)),
+        row=13_159,
+        row_bytes=16,
+    ),
+    "low bits of scores": Sample(
+        LowScoresLook((0xA000, 0xB000, 0xC000)),
+        finite_range(),
+        lambda statistic: plain_low_bits([statistic]),
+        lambda statistic: None,
+        row=13_159,
+        row_bytes=16,
     ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),

@@ -23,6 +23,7 @@ import sdmw
 from adapters_on_disk import PREFIX, adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from reference import (
+    arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
     dare_linear,
@@ -259,6 +260,7 @@ SAMPLES = {
         ({}, {"select_topk": 0.4}, {"select_topk": 0.83}, {"select_topk": 0}),
         each_tensor(sce.sce),
     ),
+    "arcee_fusion": Sample(("func",), ({},), each_tensor(one_of(arcee_fusion.arcee_fusion))),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(
         ("corp",), ({}, {"scale": 0.5}), each_tensor(one_of(passthrough.passthrough), of_base=False)

@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import consensus, cuts, dots, ram, ranks, single, tiles
+from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -86,6 +86,15 @@ bad = cuts.merge_kept(
     weights[1:], weights[:2], True, True, one, out.ctypes.data, F32,
 )
 results += [out.copy(), np.array([bad])]
+arrays[1][:9] = 0  # finite
+counts, lows, low = np.zeros(65536, np.int64), np.zeros(65536, np.int64), np.zeros((1, LOW), np.int64)
+fusion.count_scores(addresses, codes, count, 50, counts, lows)
+places = np.flatnonzero(counts)
+fusion.count_low_scores(addresses, codes, count, 50, places[9:10], low)
+bad = fusion.merge_telling(addresses, codes, count, 50, 20, 270, 1e-5, out.ctypes.data, BF16)
+results += [counts, lows, low, out.copy(), np.array([bad])]
+many, partials = rng.normal(0, 1, 300) * 2.0 ** rng.integers(-400, 400, 300), np.empty(dots.PARTIALS)
+results.append(np.array([dots.exact_total(many, number, partials) for number in range(300)]))
 keys, shares, epsilons = np.array([5, 2**63 + 1], np.uint64), np.array([0.5, 1.0]), np.array([0.4, 0.1])
 sums = np.zeros((2, 2, 256), np.int64)
 ranks.sum_kept_by_rank(addresses, codes, count, 600, 100, keys, shares, epsilons, sums)

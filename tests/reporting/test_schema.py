@@ -65,6 +65,7 @@ RECIPES = {
         name: SDM_W | models("corp") | {"merge_method": name, "parameters": {"t": 0.5}}
         for name in ("slerp", "nearswap")
     },
+    "arcee_fusion": SDM_W | models("corp") | {"merge_method": "arcee_fusion"},
     "passthrough": {"merge_method": "passthrough", **models("corp")},
     "lora": LORA,
     "lora to an adapter": LORA | {"parameters": {"output": "adapter", "combination_type": "cat"}},

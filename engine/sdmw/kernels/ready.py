@@ -87,7 +87,7 @@ def _compiled_elsewhere() -> bool:
 
 
 def _load() -> None:
-    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, low_rank, ram, ranks, single, tiles  # noqa: F401
+    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, fusion, low_rank, ram, ranks, single, tiles  # noqa: F401
 
     # Twice, for a lower peak: importing the compiler maps other pages of it than loading does.
     _release_compiler()
@@ -119,7 +119,7 @@ def _call_all() -> None:
     """Call each kernel as the engine does, with nothing to do."""
     import numpy as np
 
-    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, low_rank, ram, ranks, single, tiles
+    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, fusion, low_rank, ram, ranks, single, tiles
     from sdmw.kernels.bins import BINS
     from sdmw.kernels.blocks import LANES
 
@@ -148,6 +148,10 @@ def _call_all() -> None:
     consensus.sum_squares(base, base, 0, 0, True, np.uint32(0), 0, integers(0, 1, 2))
     consensus.merge_agreeing(base, base, 0, 0, True, np.uint32(0), 0, none, 0, 0)
     none64 = np.zeros(0)
+    both = integers(2)
+    fusion.count_scores(both, both, 0, 1, integers(1), integers(1))
+    fusion.count_low_scores(both, both, 0, 1, integers(0), integers(0, 1))
+    fusion.merge_telling(both, both, 0, 1, 0, 0, 0.5, 0, 0)
     ranks.sum_kept_by_rank(base, base, 0, 0, 1, keys, none64, none64, integers(0, 2, 1))
     ranks.merge_by_rank(base, base, 0, 0, 1, 0, 0, keys, none64, none64, none, none, True, True, one, 0, 0)
     dots.dots(base, base, 0, 0, True, np.zeros((0, LANES)), np.zeros((0, 0)), integers(1))
