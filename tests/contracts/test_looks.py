@@ -27,6 +27,7 @@ from sdmw.kernels.codes import F32
 from sdmw.methods import all_methods
 from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
+from sdmw.statistics.columns import ColumnsLook
 from sdmw.statistics.gram import Gram, GramLook
 from sdmw.statistics.histogram import HistogramLook
 from sdmw.statistics.kept import KeptLook
@@ -55,6 +56,7 @@ class Sample:
         row: elements in a row, of which tiles are cut where the look needs whole rows.
         row_bytes: what the method takes beside of each of these, with a single model.
         apart: only the first model has the data, the others have zeros.
+        two: it looks at two models, never at more or fewer.
     """
 
     look: Look[Any]
@@ -64,6 +66,7 @@ class Sample:
     row: int = 1
     row_bytes: int = 0
     apart: bool = False
+    two: bool = False
 
     @property
     def grain(self) -> int:
@@ -176,6 +179,14 @@ SAMPLES: Mapping[str, Sample] = {
         lambda statistic: None,
         row=13_159,
         row_bytes=16,
+    ),
+    "columns": Sample(
+        ColumnsLook(1 << 40, True),
+        wide_range(),
+        np.ndarray.tolist,
+        lambda statistic: statistic.tolist(),
+        apart=True,
+        two=True,
     ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
@@ -322,6 +333,8 @@ def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
 @pytest.mark.parametrize("models", [1, MODELS])
 def test_a_counter_takes_what_it_declares(sample, models):
     """With what the kernel needs meanwhile."""
+    if sample.two and models != MODELS:
+        return
     look = of_models(sample.look, models)
     add(sample, look.counter(models), sample.patterns, models)  # compiles
 
@@ -361,6 +374,8 @@ def test_what_is_kept_takes_what_it_declares(sample):
 @pytest.mark.parametrize("models", [1, MODELS, 6])
 def test_adding_takes_no_more_than_one_component_beside(sample, models):
     """As `planning.budget` has it, with the looks of a whole method."""
+    if sample.two and models != MODELS:
+        return
     look = of_models(sample.look, models)
     counter, kept = look.counter(models), look.nothing(models)
     most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)

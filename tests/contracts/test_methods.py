@@ -198,12 +198,21 @@ SAMPLES = {
         ("corp", "func"), ({}, {"weight": 0.3, "normalize": True, "lambda": 0.7}), task_arithmetic_of
     ),
     "slerp": Sample(("corp",), ({"t": 0.25}, {"t": 1.5}), each_tensor(one_of(slerp.slerp))),
-    "model_stock": Sample(("corp", "func", "third"), ({},), each_tensor(model_stock.model_stock)),
+    "model_stock": Sample(("corp", "func", "third"), ({}, {"filter_wise": True}), each_tensor(model_stock.model_stock)),
     "karcher": Sample(
         ("corp", "func", "far"), ({}, {"max_iter": 2, "tol": 1e-3}), each_tensor(karcher.karcher, of_base=False)
     ),
     "nuslerp": Sample(
-        ("corp", "func"), ({"weight": 0.5}, {"weight": 2.0, "base": False}), of_deltas_or_values(nuslerp.nuslerp)
+        ("corp", "func"),
+        (
+            {"weight": 0.5},
+            {"weight": 2.0, "base": False},
+            {"weight": 0.5, "nuslerp_flatten": False},
+            {"weight": 1.0, "nuslerp_flatten": False, "base": False},
+            {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True},
+            {"weight": 1.0, "nuslerp_flatten": False, "nuslerp_row_wise": True, "base": False},
+        ),
+        of_deltas_or_values(nuslerp.nuslerp),
     ),
     "multislerp": Sample(
         ("corp", "func", "third"),

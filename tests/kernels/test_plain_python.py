@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles
+from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -93,6 +93,16 @@ places = np.flatnonzero(counts)
 fusion.count_low_scores(addresses, codes, count, 50, places[9:10], low)
 bad = fusion.merge_telling(addresses, codes, count, 50, 20, 270, 1e-5, out.ctypes.data, BF16)
 results += [counts, lows, low, out.copy(), np.array([bad])]
+both = np.array([addresses[0], addresses[2]])
+sums, shares = np.zeros((3, 60)), np.zeros((2, 60), np.float32)
+vectors.add_column_products(addresses, codes, count, 70, 60, True, sums)
+vectors.shares_of_columns(sums, 0.3, shares)
+bad = vectors.merge_columns(addresses, codes, count, 70, True, shares, out.ctypes.data, F16)
+results += [sums, shares, out.copy(), np.array([bad])]
+bad = vectors.merge_arc_rows(both, codes[[0, 2]], count, 60, 10, 290, False, 0.3, out.ctypes.data, F32)
+results += [out.copy(), np.array([bad])]
+bad = vectors.merge_stock_rows(addresses, codes, count, 60, 10, 290, out.ctypes.data, F32)
+results += [out.copy(), np.array([bad])]
 many, partials = rng.normal(0, 1, 300) * 2.0 ** rng.integers(-400, 400, 300), np.empty(dots.PARTIALS)
 results.append(np.array([dots.exact_total(many, number, partials) for number in range(300)]))
 keys, shares, epsilons = np.array([5, 2**63 + 1], np.uint64), np.array([0.5, 1.0]), np.array([0.4, 0.1])

@@ -263,6 +263,17 @@ merge_method: nuslerp
 base_model: base
 models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.6}}]
 """,
+    "nuslerp: by row": """
+merge_method: nuslerp
+models: [{model: a, parameters: {weight: 0.3}}, {model: other, parameters: {weight: 0.6}}]
+parameters: {nuslerp_flatten: false}
+""",
+    "nuslerp: by column, of deltas": """
+merge_method: nuslerp
+base_model: base
+models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.6}}]
+parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}
+""",
     "multislerp": """
 merge_method: multislerp
 models:
@@ -283,6 +294,12 @@ models: [{model: a}, {model: other}]
 parameters: {max_iter: 100, tol: 1.0e-7}
 """,
     "model_stock": "merge_method: model_stock\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]",
+    "model_stock: by row": """
+merge_method: model_stock
+base_model: base
+models: [{model: a}, {model: b}, {model: c}]
+parameters: {filter_wise: true}
+""",
     "ties": """
 merge_method: ties
 base_model: base

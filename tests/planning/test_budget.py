@@ -12,6 +12,7 @@ from sdmw.errors import Problem
 from sdmw.methods import all_methods
 from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
+from sdmw.statistics.columns import COLUMN_BYTES
 from sdmw.statistics.look import LookMemory
 from sdmw.tensors import low_rank
 
@@ -86,6 +87,19 @@ def test_a_plan_counts_the_rows_that_a_method_needs_whole(models):
         asked = demand(models, "corp", "func", method=method, parameters={"weight": 1, "density": 0.5})
         assert asked.beside == 2 * row
         assert asked.working == 3 * budget.EDGES + row * (16 + 4 * 2)
+
+
+def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
+    """The sums of the most, and what the decision on each takes to the end."""
+    by_column = {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True}
+    whole, asked = (
+        demand(models, "corp", "func", method="nuslerp", parameters=each) for each in ({"weight": 1}, by_column)
+    )
+    assert asked.working == whole.working + 16 * COLUMN_BYTES
+    columns = 2 * 16 + 1 + 2 * (16 + 16 + 1)  # embedding, head and norm; of each block two matrices and a norm
+    assert asked.reserved == whole.reserved + columns * budget.COLUMN
+    by_row = demand(models, "corp", "func", method="nuslerp", parameters={"weight": 1, "nuslerp_flatten": False})
+    assert (by_row.beside, by_row.working, by_row.models) == (2 * 16, whole.working + 16, 0)
 
 
 def test_a_plan_counts_what_adapters_are_computed_in(models):

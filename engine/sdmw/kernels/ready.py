@@ -87,7 +87,6 @@ def _compiled_elsewhere() -> bool:
 
 
 def _load() -> None:
-    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, fusion, low_rank, ram, ranks, single, tiles  # noqa: F401
 
     # Twice, for a lower peak: importing the compiler maps other pages of it than loading does.
     _release_compiler()
@@ -119,7 +118,20 @@ def _call_all() -> None:
     """Call each kernel as the engine does, with nothing to do."""
     import numpy as np
 
-    from sdmw.kernels import bus_error, chance, consensus, cuts, dots, fusion, low_rank, ram, ranks, single, tiles
+    from sdmw.kernels import (
+        bus_error,
+        chance,
+        consensus,
+        cuts,
+        dots,
+        fusion,
+        low_rank,
+        ram,
+        ranks,
+        single,
+        tiles,
+        vectors,
+    )
     from sdmw.kernels.bins import BINS
     from sdmw.kernels.blocks import LANES
 
@@ -154,6 +166,11 @@ def _call_all() -> None:
     fusion.merge_telling(both, both, 0, 1, 0, 0, 0.5, 0, 0)
     ranks.sum_kept_by_rank(base, base, 0, 0, 1, keys, none64, none64, integers(0, 2, 1))
     ranks.merge_by_rank(base, base, 0, 0, 1, 0, 0, keys, none64, none64, none, none, True, True, one, 0, 0)
+    vectors.merge_stock_rows(base, base, 0, 1, 0, 0, 0, 0)
+    vectors.merge_arc_rows(both, both, 0, 1, 0, 0, False, 0.5, 0, 0)
+    vectors.add_column_products(both, both, 0, 0, 1, False, np.zeros((3, 0)))
+    vectors.shares_of_columns(np.zeros((3, 0)), 0.5, np.zeros((2, 0), np.float32))
+    vectors.merge_columns(both, both, 0, 0, False, np.zeros((2, 1), np.float32), 0, 0)
     dots.dots(base, base, 0, 0, True, np.zeros((0, LANES)), np.zeros((0, 0)), integers(1))
     dots.folded(np.zeros(LANES))
     ram.count_shared(base, base, 0, one, integers(0, 2))

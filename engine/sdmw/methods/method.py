@@ -143,6 +143,10 @@ class Method(ABC, Generic[P, D, M]):
         """
         return None
 
+    def column_bytes(self, params: P) -> int:
+        """Bytes that a worker takes for each place behind the first axis, where it decides by column."""
+        return 0
+
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The next look at a layer that is needed to decide it, given what was measured; None when nothing more is."""
         return None

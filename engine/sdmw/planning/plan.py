@@ -1,5 +1,6 @@
 """A plan as data: frozen, picklable, no open file. What it does not say cannot happen."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,11 @@ class TensorPlan:
     def row(self) -> int:
         """Elements along the last axis."""
         return self.output.shape[-1] if self.output.shape else 1
+
+    @property
+    def columns(self) -> int:
+        """Places behind the first axis."""
+        return math.prod(self.output.shape[1:])
 
     def tile(self, most: int) -> int:
         """Elements in a tile: at most `most`, whole rows where one fits in; a longer row where rows must be whole."""

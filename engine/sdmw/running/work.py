@@ -314,8 +314,8 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], boo
 def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
     codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
-    row = tensor.output.shape[-1] if tensor.output.shape else 1
-    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, tensor.name, start, row)
+    codes_ = np.array(codes, np.int64)
+    return Tile(addresses, codes_, arrays[0].size, tensor.name, start, tensor.row, tensor.columns)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:

@@ -23,6 +23,7 @@ class Tile:
         tensor: name of the tensor that it is a tile of.
         first: its first element's number in that tensor.
         row: elements along the tensor's last axis.
+        columns: places behind the first axis; elements that are so many apart are in one column.
         begin, end: of a tile of whole rows, what is to be merged: elements, counted from its first; −1 is its end.
     """
 
@@ -32,6 +33,7 @@ class Tile:
     tensor: str = ""
     first: int = 0
     row: int = 1
+    columns: int = 1
     begin: int = 0
     end: int = -1
 
@@ -43,7 +45,7 @@ class Tile:
     def cut(self, start: int, stop: int) -> "Tile":
         """The elements from start to stop."""
         addresses = self.addresses + start * _ITEMSIZES[self.codes]
-        return Tile(addresses, self.codes, stop - start, self.tensor, self.first + start, self.row)
+        return Tile(addresses, self.codes, stop - start, self.tensor, self.first + start, self.row, self.columns)
 
 
 _ITEMSIZES = np.array([4, 2, 2, 4])  # bytes, by code
