@@ -226,6 +226,7 @@ SAMPLES = {
             {"weight": 1.0, "density": 0.93, "rescale": True, "normalize": False, "lambda": 0.7},
             {"weight": -0.3},
             {"weight": 1.0, "density": 0.0},
+            {"weight": 0.5, "density": 0.4, "trim": "nonzero"},
         ),
         trimmed_of(ties.ties),
     ),
@@ -234,6 +235,7 @@ SAMPLES = {
         (
             {"weight": 0.5, "density": 0.4, "gamma": 0.1},
             {"weight": 1.0, "density": 0.95, "gamma": 0.3, "rescale": True, "normalize": True},
+            {"weight": 0.5, "density": 0.7, "gamma": 0.05, "trim": "nonzero"},
         ),
         trimmed_of(breadcrumbs.breadcrumbs, gamma=0.01),
     ),

@@ -28,9 +28,10 @@ class TrimParams:
 
     Attributes:
         weights: of each model.
-        first, last: for each model the places, by falling magnitude, of the first element that is kept and of the one
-            behind the last; None where it is not trimmed.
+        densities: the share of each model's elements that is kept; a model of 1 is not trimmed.
+        gammas: the share of each model's largest that is dropped; none where no such are.
         elements: of the tensor.
+        nonzero: shares are of the deltas that are not zero, else of all elements.
         vote: only deltas of the elected sign count.
         normalize: the sum is divided by that of the weights that count.
         rescale: what is kept of a model is scaled to its whole magnitude.
@@ -38,9 +39,10 @@ class TrimParams:
     """
 
     weights: tuple[float, ...]
-    first: tuple[Count | None, ...]
-    last: tuple[Count | None, ...]
+    densities: tuple[float, ...]
+    gammas: tuple[float, ...]
     elements: Count
+    nonzero: bool
     vote: bool
     normalize: bool
     rescale: bool
@@ -76,21 +78,14 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "kept_share": ".2%"}
     vote: ClassVar[bool]
 
-    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
-        """The places of the first element of a model that is kept, and behind the last; None where none is cut."""
-        density, elements = settings.numbers("density")[model], settings.elements
-        if density >= 1:
-            return None, None
-        return 0, max(1, int(density * elements)) if density > 0 else 0
-
     def params(self, settings: Settings) -> TrimParams:
         """The parameters of one tensor."""
-        first, last = zip(*(self.places(settings, model) for model in range(settings.models)), strict=True)
         return TrimParams(
             weights=settings.numbers("weight"),
-            first=first,
-            last=last,
+            densities=settings.numbers("density"),
+            gammas=settings.numbers("gamma") if "gamma" in settings.by_model else (),
             elements=settings.elements,
+            nonzero=settings.word("trim") == "nonzero",
             vote=self.vote,
             normalize=settings.flag("normalize"),
             rescale=settings.flag("rescale"),
@@ -99,7 +94,7 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
 
     def needs(self, params: TrimParams, have: Measured) -> Look[Any] | None:
         """The histogram; low bits of the bins that hold the cuts; and where the equal ones lie that a cut divides."""
-        if all(place is None for place in params.last):
+        if min(params.densities) >= 1:
             return None
         if have.of(HistogramLook) is None:
             return HistogramLook(tuple(_percentile(params, model) for model in range(len(params.weights))))
@@ -174,6 +169,7 @@ def _parameters(*, normalize: bool, gamma: bool = False) -> tuple[Parameter, ...
         Parameter("weight", "number", None, by_model=True, varies=True, required=True),
         Parameter("density", "number", 1.0, by_model=True, varies=True, minimum=0, maximum=1),
         *([Parameter("gamma", "number", 0.01, by_model=True, varies=True, minimum=0, maximum=1)] if gamma else []),
+        Parameter("trim", "choice", "all", choices=("all", "nonzero")),
         Parameter("normalize", "flag", normalize, varies=True),
         Parameter("rescale", "flag", False, varies=True),
         Parameter("lambda", "number", 1.0, varies=True),
@@ -197,16 +193,6 @@ class Breadcrumbs(Trimmed):
     parameters = _parameters(normalize=False, gamma=True)
     vote = False
 
-    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
-        """The largest go first, then the smallest; where both do not fit, fewer of the largest."""
-        density, gamma = (settings.numbers(name)[model] for name in ("density", "gamma"))
-        if density >= 1:
-            return None, None
-        elements = settings.elements
-        keep, top = int(density * elements), int(gamma * elements)
-        low = max(0, elements - keep - top)
-        return elements - low - keep, elements - low
-
 
 class BreadcrumbsTies(Breadcrumbs):
     """The same, and what is left votes as in ties."""
@@ -222,27 +208,35 @@ def _only(found: Mapping[str, Any] | None) -> Any:
 
 def _percentile(params: TrimParams, model: int) -> float:
     """Where among the nonzero deltas the lower cut likely lies, in percent."""
-    last = params.last[model]
-    return 100.0 * (1 - min(1.0, (params.elements if last is None else last) / max(1, params.elements)))
+    return 100.0 * (1 - min(1.0, params.densities[model] + (params.gammas[model] if params.gammas else 0.0)))
 
 
-def _ends(params: TrimParams, model: int) -> tuple[int, int]:
-    """How many elements lie before each cut."""
-    first, last = params.first[model], params.last[model]
-    return (0, params.elements) if first is None or last is None else (first, last)
+def _ends(params: TrimParams, model: int, nonzero: int) -> tuple[int, int]:
+    """How many elements lie before each cut, by falling magnitude; so many deltas of the model are not zero.
+
+    Of breadcrumbs the largest go first, then the smallest; where both do not fit, fewer of the largest.
+    """
+    density, count = params.densities[model], nonzero if params.nonzero else params.elements
+    if density >= 1:
+        return 0, params.elements
+    keep = int(density * count)
+    if not params.gammas:
+        return 0, max(1, keep) if density > 0 else 0
+    low = max(0, count - keep - int(params.gammas[model] * count))
+    return count - low - keep, count - low
 
 
 def _unknown_bins(params: TrimParams, have: Measured, model: int) -> tuple[int, ...]:
     """Those that were not listed along with the histogram."""
     histogram = _only(have.of(HistogramLook))[model]
-    bins = bins_of(histogram, _ends(params, model))
+    bins = bins_of(histogram, _ends(params, model, histogram.nonzero))
     return () if histogram.near.covers(bins) else bins
 
 
 def _places(params: TrimParams, have: Measured, model: int) -> tuple[Place, Place]:
     """The two cuts of a model."""
     histogram: Histogram = _only(have.of(HistogramLook))[model]
-    ends = _ends(params, model)
+    ends = _ends(params, model, histogram.nonzero)
     bins = bins_of(histogram, ends)
     covered = histogram.near.covers(bins)
     low_bits: LowBits = histogram.near.low_bits(bins) if covered else _only(have.of(LowBitsLook))[model]
@@ -261,11 +255,11 @@ def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, Pla
 def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple[int, int], int]) -> Kept:
     """One model's decision; `divided` has the last element that is taken of those that a cut divides."""
     histogram: Histogram = _only(have.of(HistogramLook))[model]
-    if params.last[model] is None:
+    if params.densities[model] >= 1:
         return Kept(BEFORE_ALL, BEHIND_ALL, 1.0, histogram.nonzero, histogram.nonzero)
     places = _places(params, have, model)
     upper, lower = (place.cut(divided.get((model, which))) for which, place in enumerate(places))
-    first, last = (min(end, histogram.nonzero) for end in _ends(params, model))
+    first, last = (min(end, histogram.nonzero) for end in _ends(params, model, histogram.nonzero))
     factor = rescaled(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
     tied = places[1].tied if places[1].splits else 0
     return Kept(upper, lower, factor, histogram.nonzero, last - first, tied)
