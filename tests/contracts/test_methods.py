@@ -49,6 +49,7 @@ from reference import (
 )
 from reference.rounding import STORED, bits, rounded, widen
 from sdmw import codec, methods
+from sdmw.errors import NonFiniteError
 from sdmw.methods import all_methods
 from sdmw.methods.method import decision_type, own_types
 from sdmw.planning import budget
@@ -470,6 +471,75 @@ def test_what_it_tells(world, name, parameters):
         assert json.loads(json.dumps(facts, allow_nan=False)) == facts
         assert all(re.fullmatch("[a-z][a-z_]*", fact) for fact in facts)
     assert all(isinstance(line, str) for line in method.describe(dict.fromkeys(report.models[0].facts)))
+
+
+# Inputs of every kind
+
+OF_MODELS = [case for case in CASES if case.values[0] != "lora"]  # lora takes adapters alone
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+
+
+def made_of(name: str, parameters: Mapping[str, Any], *models: str, base: str = "base", **fields: Any) -> bytes:
+    """What a recipe makes of other models."""
+    recipe = recipe_of(name, parameters) | {"models": [{"model": model} for model in models], **fields}
+    merged(recipe | {"base_model": base} if "base_model" in recipe else recipe)
+    return weights()
+
+
+@pytest.fixture(scope="module")
+def others(models):
+    """An adapter is what it makes of a base of zeros; a model that lacks a tensor, and the base's in its place."""
+    folder, contents = models
+    rng = np.random.default_rng(9)
+    base, corp = (
+        {key: tensor.astype(np.float32) for key, tensor in contents[name].items()} for name in ("base", "corp")
+    )
+    zeros = {key: np.zeros_like(tensor) if "q_proj" in key else tensor for key, tensor in base.items()}
+    write_checkpoint(folder / "zeros", zeros)
+    for name in ("first", "second"):
+        made = adapter_of(rng, base, modules=("q_proj",))
+        write_adapter(folder / name, made, base_model_name_or_path="zeros")
+        recipe = {"merge_method": "task_arithmetic", "base_model": "zeros", "models": [{"model": name}]}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.chdir(folder)
+            sdmw.merge(recipe, f"{name}-made", progress=False)
+    write_checkpoint(folder / "less", {key: tensor for key, tensor in corp.items() if key != Q_PROJ})
+    write_checkpoint(folder / "filled", corp | {Q_PROJ: base[Q_PROJ]})
+    write_checkpoint(folder / "more", corp | {Q_PROJ: base[Q_PROJ], "extra.weight": base[Q_PROJ]})
+    bad = corp[Q_PROJ].copy()
+    bad[3, 5] = np.nan
+    write_checkpoint(folder / "bad", corp | {Q_PROJ: bad})
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_an_adapter_is_the_model_that_it_makes(world, others, name, parameters):
+    names = ("first", "second")[: len(SAMPLES[name].models)]
+    made = made_of(name, parameters, *(f"{each}-made" for each in names), base="zeros")
+    adapters = names if "base_model" in recipe_of(name, parameters) else [f"zeros+{each}" for each in names]
+    assert made_of(name, parameters, *adapters, base="zeros") == made
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_what_a_model_lacks_is_the_base_s_and_what_it_has_beside_is_left_out(world, others, name, parameters):
+    if "base_model" not in recipe_of(name, parameters):
+        return
+    rest = SAMPLES[name].models[1:]
+    expected = made_of(name, parameters, "filled", *rest)
+    assert made_of(name, parameters, "less", *rest, missing="base") == expected
+    assert made_of(name, parameters, "more", *rest, extra="drop") == expected
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_nan_is_an_error_or_passes_on(world, others, name, parameters):
+    rest = SAMPLES[name].models[1:]
+    with pytest.raises(NonFiniteError, match=re.escape("element 53")) as caught:
+        made_of(name, parameters, "bad", *rest)
+    assert Q_PROJ in str(caught.value)
+    made_of(name, parameters, "bad", *rest, nonfinite="pass")
+    with safe_open("out/model.safetensors", "np") as file:
+        found = {key: widen(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+    assert np.isnan(found[Q_PROJ][3, 5])
+    assert all(np.isfinite(tensor).all() for key, tensor in found.items() if key != Q_PROJ)
 
 
 # Looks

@@ -93,7 +93,7 @@ class TensorPlan:
     @property
     def beside(self) -> int:
         """The most elements that a tile is read with beside those that were asked for."""
-        return 2 * self.row if self.whole_rows else 0
+        return min(2 * self.row, self.elements) if self.whole_rows else 0
 
     def aligned(self, element: int) -> int:
         """The first element from this one on that begins a block of the output's file, or the tensor's end.
