@@ -16,7 +16,6 @@ from reference.linear import linear
 from reference.nearswap import nearswap
 from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.methods import all_methods
 
 FINE = "merge_method: linear\nbase_model: base\nmodels: [./corp, ./func]\n"
 FINE_TUNED = "merge_method: sdm_w\nbase_model: base\nmodels: [./corp, ./func]\n"
@@ -90,8 +89,6 @@ ROWS = [
         text(FINE.replace("base_model: base", "base_model: '3'"))),
     yaml("a number for a key", "Put it in quotes", FINE + "1: x\n", FINE + "'1': x\n", then="unknown field"),
     yaml("a method that is misspelt", "Did you mean linear?", FINE.replace("linear", "linaer")),
-    yaml("a method that is not built", f"Use one of {', '.join(all_methods())}",
-         FINE.replace("linear", "della")),
     yaml("a model twice", "It is models.0 too", FINE.replace("./func]", "./corp]")),
     Row("two models of one name", "Rename one",
         both(move("func", "corp+x"), adapter("x"),

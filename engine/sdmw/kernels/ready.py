@@ -87,10 +87,9 @@ def _compiled_elsewhere() -> bool:
 
 
 def _load() -> None:
-
-    # Twice, for a lower peak: importing the compiler maps other pages of it than loading does.
-    _release_compiler()
-    _call_all()
+    # Three times, for a lower peak, which the number of kernels does not raise: importing the compiler maps other pages
+    # of it than loading does, and the first thing that is loaded maps most of those.
+    _call_all(_release_compiler)
     _release_compiler()
 
 
@@ -103,7 +102,7 @@ def fill() -> int:
         return 1
     with _alone(Path(place, "lock")):
         if not _is_complete():
-            _call_all()
+            _call_all(lambda: None)
             if folder.warned():
                 return 1
             names = sorted(str(path.relative_to(place)) for path in Path(place).rglob("*.nb[ci]"))
@@ -114,8 +113,8 @@ def fill() -> int:
     return 0
 
 
-def _call_all() -> None:
-    """Call each kernel as the engine does, with nothing to do."""
+def _call_all(release: Callable[[], None]) -> None:
+    """Call each kernel as the engine does, with nothing to do; `release` once all are imported, and after the first."""
     import numpy as np
 
     from sdmw.kernels import (
@@ -141,7 +140,9 @@ def _call_all() -> None:
     none, one = np.zeros(0, np.float32), np.float32(1)
     base = integers(1)
     bins, listed = integers(0, BINS), np.zeros((0, 0), np.uint32)
+    release()
     bus_error.handler()
+    release()
     tiles.merge_deltas(base, base, 0, none, none, one, one, True, 0, 0)
     tiles.average(base, base, 0, none, one, 0, 0)
     packed = np.zeros((0, tiles.PACKED), np.uint64)

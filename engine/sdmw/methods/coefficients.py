@@ -47,7 +47,7 @@ class ColumnShares:
 
     def array(self) -> NDArray[np.float32]:
         """(2, columns). ValueError where the text is none of these."""
-        return np.frombuffer(base64.b64decode(self.shares), "<f4").reshape(2, -1)
+        return np.frombuffer(base64.b64decode(self.shares), "<f4").reshape(2, -1).astype(np.float32)
 
 
 Decided = Coefficients | ColumnShares | None  # None: each row by itself, when it is merged

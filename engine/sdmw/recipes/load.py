@@ -25,7 +25,7 @@ from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
 from sdmw.recipes.settings import Settings
 from sdmw.recipes.tree import plain
 
-# mergekit 0.1.5's; those that are not among the methods are not built yet, which is not the same as unknown.
+# mergekit 0.1.5's.
 MERGEKIT_METHODS = (
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
     "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
@@ -123,9 +123,8 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         entries = without_base(entries, base, method, findings)
         check_count(entries, method, findings)
         check_weights(entries, data.get("parameters"), method, findings)
-    unbuilt = method is None and data.get("merge_method") in MERGEKIT_METHODS
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
-    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt, of_others=of_others)
+    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     top = settings.read(data.get("parameters"), ("parameters",), under_model=False)
     models: list[ModelEntry] = []
     for index, model, given in entries:
@@ -189,10 +188,5 @@ def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings)
         return None  # told by the shape
     if name in methods:
         return methods[name]
-    if name in MERGEKIT_METHODS:
-        mend = f"Use one of {', '.join(methods)}"
-        findings.add(("merge_method",), f"{name} is not supported yet", mend=mend)
-    else:
-        mend = guess(name, methods)
-        findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=mend)
+    findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=guess(name, methods))
     return None

@@ -23,7 +23,6 @@ class Settings:
         findings: Findings,
         *,
         ignore_unknown: bool,
-        pass_over: bool = False,
         of_others: Collection[str] = (),
     ) -> None:
         """Begin to read.
@@ -32,12 +31,11 @@ class Settings:
             method: whose parameters they are.
             findings: takes faults and notes.
             ignore_unknown: unknown parameters are notes.
-            pass_over: nothing is said of unknown parameters, because the method is one that is not built yet.
             of_others: parameters of other methods, which mergekit ignores: each is a note.
         """
         self._method = method
         self._findings = findings
-        self._ignore_unknown, self._pass_over, self._of_others = ignore_unknown, pass_over, of_others
+        self._ignore_unknown, self._of_others = ignore_unknown, of_others
 
     def read(self, given: Any, path: Path, *, under_model: bool) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
@@ -54,8 +52,6 @@ class Settings:
             at = (*path, name)
             if name == "int8_mask" and not under_model:
                 self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
-            elif name not in known and self._pass_over:
-                pass
             elif name not in known and name in self._of_others:
                 self._findings.note(f"{self._findings.name(at)} has no effect: {self._method.name} does not take it")
             elif name not in known and self._ignore_unknown:
