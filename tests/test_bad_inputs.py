@@ -162,8 +162,6 @@ RECIPES = [
          recipe={"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]}),
     Case("no base", RecipeError, (r"base_model: missing\. Write base_model: sdm_w merges what the models changed",),
          recipe={"base_model": None}),
-    Case("not built", RecipeError, (r"merge_method: della is not supported yet\. Use one of .*, linear, lora,",),
-         recipe={"merge_method": "della"}),
     Case("several at once", RecipeError,
          (r":2:18: merge_method: unknown merge method 'sdm'", r"models.0.model: missing", r"models.0.mdel: unknown",
           r"dtype: expected float32, .*int8"),

@@ -27,13 +27,17 @@ from sdmw.kernels.codes import F32
 from sdmw.methods import all_methods
 from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
+from sdmw.statistics.columns import ColumnsLook
 from sdmw.statistics.gram import Gram, GramLook
 from sdmw.statistics.histogram import HistogramLook
 from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
+from sdmw.statistics.ranked import RankedLook
+from sdmw.statistics.scores import LowScoresLook, ScoresLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
+from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
 
 MODELS = 2
 INFINITY = FIRST_NONFINITE_BIN << 16
@@ -49,12 +53,25 @@ class Sample:
         patterns: of float32: what each model has where the base has zeros.
         plain: what of its statistic is the same however the data are cut.
         use: what deciding does with the statistic of a component: what it caches there is kept too.
+        row: elements in a row, of which tiles are cut where the look needs whole rows.
+        row_bytes: what the method takes beside of each of these, with a single model.
+        apart: only the first model has the data, the others have zeros.
+        two: it looks at two models, never at more or fewer.
     """
 
     look: Look[Any]
     patterns: NDArray[np.uint32]
     plain: Callable[[Any], Any]
     use: Callable[[Any], object]
+    row: int = 1
+    row_bytes: int = 0
+    apart: bool = False
+    two: bool = False
+
+    @property
+    def grain(self) -> int:
+        """At which multiples pieces begin."""
+        return self.row if self.look.whole_rows else self.look.grain
 
 
 def every_bin(most: int) -> NDArray[np.uint32]:
@@ -74,12 +91,28 @@ def wide_range() -> NDArray[np.uint32]:
     return bits
 
 
+def finite_range() -> NDArray[np.uint32]:
+    """The same less infinities."""
+    patterns = wide_range()
+    return np.where(patterns == INFINITY, np.uint32(1), patterns)
+
+
+def of_variances(patterns: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Deltas of the first of two models, from which the variances are those of these patterns, or near them."""
+    with np.errstate(invalid="ignore"):
+        return (2 * np.sqrt(patterns.view(np.float32).astype(np.float64))).astype(np.float32).view(np.uint32)
+
+
 def plain_histograms(statistic: Any) -> Any:
     return [[getattr(each, name).tolist() for name in ("bins", "counts", "low_sums")] for each in statistic]
 
 
 def use_histograms(statistic: Any) -> object:
     return [(percentile.bins_to_open(each, 50.0), percentile.approximate(each, 50.0)) for each in statistic]
+
+
+def plain_histogram(statistic: Any) -> Any:
+    return plain_histograms([statistic])
 
 
 def plain_low_bits(statistic: Any) -> Any:
@@ -106,6 +139,55 @@ SAMPLES: Mapping[str, Sample] = {
     "kept by chance": Sample(
         KeptLook(3, (0.3, 0.9)), wide_range(), lambda statistic: statistic, lambda statistic: None
     ),
+    "kept by rank": Sample(
+        RankedLook(3, (0.3, 1.0), (0.2, 0.0)),
+        wide_range(),
+        lambda statistic: statistic,
+        lambda statistic: None,
+        row=13_159,
+        row_bytes=20,
+    ),
+    "variance": Sample(
+        VarianceLook(),
+        of_variances(every_bin(100_000)),
+        plain_histogram,
+        lambda statistic: use_histograms([statistic]),
+        apart=True,
+    ),
+    "low bits of variances": Sample(
+        LowVarianceLook(9000),
+        of_variances(np.uint32(9000 << 16) | np.arange(LOW, dtype=np.uint32)),
+        lambda statistic: plain_low_bits([statistic]),
+        lambda statistic: None,
+        apart=True,
+    ),
+    "squares": Sample(
+        SquaresLook(0x3F800000, 70_000), wide_range(), lambda statistic: statistic, lambda statistic: None, apart=True
+    ),
+    "scores": Sample(
+        ScoresLook(),
+        finite_range(),
+        lambda each: [x.tolist() for x in (each.bins, each.counts, each.low_sums)],
+        lambda each: each.bins_to_open((0, 5)),
+        row=13_159,
+        row_bytes=16,
+    ),
+    "low bits of scores": Sample(
+        LowScoresLook((0xA000, 0xB000, 0xC000)),
+        finite_range(),
+        lambda statistic: plain_low_bits([statistic]),
+        lambda statistic: None,
+        row=13_159,
+        row_bytes=16,
+    ),
+    "columns": Sample(
+        ColumnsLook(1 << 40, True),
+        wide_range(),
+        np.ndarray.tolist,
+        lambda statistic: statistic.tolist(),
+        apart=True,
+        two=True,
+    ),
     "changes": Sample(ChangesLook(1e-5), wide_range(), lambda statistic: statistic, lambda statistic: None),
     "low bits": Sample(LowBitsLook(((9, 17),) * MODELS), TWO_BINS, plain_low_bits, lambda statistic: None),
 }
@@ -124,14 +206,20 @@ def test_every_look_has_a_sample():
 def measured(sample: Sample, patterns: NDArray[np.uint32], counter: Any = None, start: int = 0) -> Any:
     """The statistic of some data, which begin at an element of their tensor."""
     counter = counter or sample.look.counter(MODELS)
-    add(counter, patterns, start=start)
+    add(sample, counter, patterns, start=start)
     return counter.result()
 
 
-def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0) -> None:
-    arrays = [np.zeros(patterns.size, np.float32), *(patterns.view(np.float32) for _ in range(models))]
+def add(sample: Sample, counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start: int = 0) -> None:
+    arrays = arrays_of(sample, patterns, models)
     if patterns.size:
-        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start))
+        counter.add(replace(tile_of(arrays, [F32] * (models + 1)), first=start, row=sample.row))
+
+
+def arrays_of(sample: Sample, patterns: NDArray[np.uint32], models: int) -> list[NDArray[np.float32]]:
+    """The base's and the models'."""
+    zeros = np.zeros(patterns.size, np.float32)
+    return [zeros, *(zeros if sample.apart and model else patterns.view(np.float32) for model in range(models))]
 
 
 # Adding
@@ -140,7 +228,7 @@ def add(counter: Any, patterns: NDArray[np.uint32], models: int = MODELS, start:
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_parts_add_up_in_any_order_and_grouping(sample, data):
-    grain = sample.look.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
+    grain = sample.grain if sample.look.ranges() is None else sample.patterns.size + 1  # ranges are never cut
     cuts = [grain * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // grain), max_size=5))]
     seed = data.draw(st.integers(0, 2**32))
     edges = [0, *sorted(cuts), sample.patterns.size]
@@ -158,10 +246,11 @@ def test_parts_add_up_in_any_order_and_grouping(sample, data):
 @given(data=st.data())
 def test_tiles_of_a_piece_change_nothing(sample, data):
     """They come in order, of any size."""
-    cuts = sorted(data.draw(st.lists(st.integers(0, sample.patterns.size), max_size=5)))
+    row = sample.row
+    cuts = sorted(row * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // row), max_size=5)))
     counter = sample.look.counter(MODELS)
     for start, stop in itertools.pairwise([0, *cuts, sample.patterns.size]):
-        add(counter, sample.patterns[start:stop], start=start)
+        add(sample, counter, sample.patterns[start:stop], start=start)
     assert sample.plain(counter.result()) == sample.plain(measured(sample, sample.patterns))
 
 
@@ -174,7 +263,7 @@ def test_nothing_changes_nothing(sample):
 
 
 def test_adding_leaves_the_parts_as_they_are(sample):
-    half = sample.patterns.size // 2 // sample.look.grain * sample.look.grain if sample.look.ranges() is None else 0
+    half = sample.patterns.size // 2 // sample.grain * sample.grain if sample.look.ranges() is None else 0
     parts = [measured(sample, sample.patterns[:half]), measured(sample, sample.patterns[half:], start=half)]
     before = [sample.plain(part) for part in parts]
     sample.look.add(*parts)
@@ -185,7 +274,7 @@ def test_a_result_is_not_touched_by_further_counting(sample):
     counter = sample.look.counter(MODELS)
     first = measured(sample, sample.patterns, counter)
     before = sample.plain(first)
-    measured(sample, sample.patterns[::2].copy(), counter)
+    measured(sample, sample.patterns[::2][: sample.patterns.size // 2 // sample.row * sample.row].copy(), counter)
     assert sample.plain(first) == before
 
 
@@ -244,8 +333,10 @@ def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
 @pytest.mark.parametrize("models", [1, MODELS])
 def test_a_counter_takes_what_it_declares(sample, models):
     """With what the kernel needs meanwhile."""
+    if sample.two and models != MODELS:
+        return
     look = of_models(sample.look, models)
-    add(look.counter(models), sample.patterns, models)  # compiles
+    add(sample, look.counter(models), sample.patterns, models)  # compiles
 
     def count():
         counter = look.counter(models)
@@ -253,10 +344,10 @@ def test_a_counter_takes_what_it_declares(sample, models):
             counter.add(tile)
         return counter
 
-    arrays = [np.zeros(sample.patterns.size, np.float32), *(sample.patterns.view(np.float32) for _ in range(models))]
-    tile = tile_of(arrays, [F32] * (models + 1))
+    arrays = arrays_of(sample, sample.patterns, models)
+    tile = replace(tile_of(arrays, [F32] * (models + 1)), row=sample.row)
     _, most = allocated(count)
-    assert most <= models * look.memory.counter
+    assert most <= models * look.memory.counter + sample.row * sample.row_bytes
 
 
 def of_models(look: Look[Any], models: int) -> Look[Any]:
@@ -283,11 +374,13 @@ def test_what_is_kept_takes_what_it_declares(sample):
 @pytest.mark.parametrize("models", [1, MODELS, 6])
 def test_adding_takes_no_more_than_one_component_beside(sample, models):
     """As `planning.budget` has it, with the looks of a whole method."""
+    if sample.two and models != MODELS:
+        return
     look = of_models(sample.look, models)
     counter, kept = look.counter(models), look.nothing(models)
     most_kept = min(memory_of(method).kept for method in all_methods().values() if type(look) in method.looks)
     for _ in range(3):
-        add(counter, sample.patterns, models)
+        add(sample, counter, sample.patterns, models)
         result = counter.result()
         kept, most = allocated(partial(look.add, kept, result))
         assert most <= models * most_kept

@@ -23,10 +23,13 @@ import sdmw
 from adapters_on_disk import PREFIX, adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from reference import (
+    arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
     dare_linear,
     dare_ties,
+    della,
+    della_linear,
     karcher,
     linear,
     lora,
@@ -38,6 +41,7 @@ from reference import (
     passthrough,
     ram,
     ramplus_tl,
+    sce,
     sdm_w,
     slerp,
     task_arithmetic,
@@ -45,6 +49,7 @@ from reference import (
 )
 from reference.rounding import STORED, bits, rounded, widen
 from sdmw import codec, methods
+from sdmw.errors import NonFiniteError
 from sdmw.methods import all_methods
 from sdmw.methods.method import decision_type, own_types
 from sdmw.planning import budget
@@ -147,7 +152,7 @@ def by_chance_of(merge: Callable[..., NDArray[Any]]) -> Callable[..., Arrays]:
 
     def merged_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
         own = [[parameters.get(name, 1.0)] * len(models) for name in ("weight", "density")]
-        others = {name: parameters[name] for name in ("normalize", "rescale") if name in parameters}
+        others = {name: parameters[name] for name in ("normalize", "rescale", "epsilon") if name in parameters}
         more = {"scale": parameters.get("lambda", 1.0), "seed": parameters.get("random_seed", 0)}
         return {
             name: merge(name, base[name], [model[name] for model in models], *own, **more, **others) for name in base
@@ -194,12 +199,21 @@ SAMPLES = {
         ("corp", "func"), ({}, {"weight": 0.3, "normalize": True, "lambda": 0.7}), task_arithmetic_of
     ),
     "slerp": Sample(("corp",), ({"t": 0.25}, {"t": 1.5}), each_tensor(one_of(slerp.slerp))),
-    "model_stock": Sample(("corp", "func", "third"), ({},), each_tensor(model_stock.model_stock)),
+    "model_stock": Sample(("corp", "func", "third"), ({}, {"filter_wise": True}), each_tensor(model_stock.model_stock)),
     "karcher": Sample(
         ("corp", "func", "far"), ({}, {"max_iter": 2, "tol": 1e-3}), each_tensor(karcher.karcher, of_base=False)
     ),
     "nuslerp": Sample(
-        ("corp", "func"), ({"weight": 0.5}, {"weight": 2.0, "base": False}), of_deltas_or_values(nuslerp.nuslerp)
+        ("corp", "func"),
+        (
+            {"weight": 0.5},
+            {"weight": 2.0, "base": False},
+            {"weight": 0.5, "nuslerp_flatten": False},
+            {"weight": 1.0, "nuslerp_flatten": False, "base": False},
+            {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True},
+            {"weight": 1.0, "nuslerp_flatten": False, "nuslerp_row_wise": True, "base": False},
+        ),
+        of_deltas_or_values(nuslerp.nuslerp),
     ),
     "multislerp": Sample(
         ("corp", "func", "third"),
@@ -213,6 +227,7 @@ SAMPLES = {
             {"weight": 1.0, "density": 0.93, "rescale": True, "normalize": False, "lambda": 0.7},
             {"weight": -0.3},
             {"weight": 1.0, "density": 0.0},
+            {"weight": 0.5, "density": 0.4, "trim": "nonzero"},
         ),
         trimmed_of(ties.ties),
     ),
@@ -221,6 +236,7 @@ SAMPLES = {
         (
             {"weight": 0.5, "density": 0.4, "gamma": 0.1},
             {"weight": 1.0, "density": 0.95, "gamma": 0.3, "rescale": True, "normalize": True},
+            {"weight": 0.5, "density": 0.7, "gamma": 0.05, "trim": "nonzero"},
         ),
         trimmed_of(breadcrumbs.breadcrumbs, gamma=0.01),
     ),
@@ -237,6 +253,26 @@ SAMPLES = {
         ({"weight": 0.5, "density": 0.6, "normalize": True, "lambda": 0.9}, {"weight": 1.0}),
         by_chance_of(dare_ties.dare_ties),
     ),
+    "della_linear": Sample(
+        ("corp", "func"),
+        (
+            {"weight": 0.5, "density": 0.5, "epsilon": 0.4},
+            {"weight": 1.0, "density": 0.7, "rescale": False, "random_seed": 7},
+            {"weight": 0.3},
+        ),
+        by_chance_of(della_linear.della_linear),
+    ),
+    "della": Sample(
+        ("corp", "third"),
+        ({"weight": 0.5, "density": 0.6, "normalize": False, "lambda": 0.9}, {"weight": 1.0, "density": 0.3}),
+        by_chance_of(della.della),
+    ),
+    "sce": Sample(
+        ("corp", "func", "third"),
+        ({}, {"select_topk": 0.4}, {"select_topk": 0.83}, {"select_topk": 0}),
+        each_tensor(sce.sce),
+    ),
+    "arcee_fusion": Sample(("func",), ({},), each_tensor(one_of(arcee_fusion.arcee_fusion))),
     "nearswap": Sample(("corp",), ({"t": 0.0005}, {"t": 1}), each_tensor(one_of(nearswap.nearswap))),
     "passthrough": Sample(
         ("corp",), ({}, {"scale": 0.5}), each_tensor(one_of(passthrough.passthrough), of_base=False)
@@ -438,6 +474,75 @@ def test_what_it_tells(world, name, parameters):
         assert json.loads(json.dumps(facts, allow_nan=False)) == facts
         assert all(re.fullmatch("[a-z][a-z_]*", fact) for fact in facts)
     assert all(isinstance(line, str) for line in method.describe(dict.fromkeys(report.models[0].facts)))
+
+
+# Inputs of every kind
+
+OF_MODELS = [case for case in CASES if case.values[0] != "lora"]  # lora takes adapters alone
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+
+
+def made_of(name: str, parameters: Mapping[str, Any], *models: str, base: str = "base", **fields: Any) -> bytes:
+    """What a recipe makes of other models."""
+    recipe = recipe_of(name, parameters) | {"models": [{"model": model} for model in models], **fields}
+    merged(recipe | {"base_model": base} if "base_model" in recipe else recipe)
+    return weights()
+
+
+@pytest.fixture(scope="module")
+def others(models):
+    """An adapter is what it makes of a base of zeros; a model that lacks a tensor, and the base's in its place."""
+    folder, contents = models
+    rng = np.random.default_rng(9)
+    base, corp = (
+        {key: tensor.astype(np.float32) for key, tensor in contents[name].items()} for name in ("base", "corp")
+    )
+    zeros = {key: np.zeros_like(tensor) if "q_proj" in key else tensor for key, tensor in base.items()}
+    write_checkpoint(folder / "zeros", zeros)
+    for name in ("first", "second"):
+        made = adapter_of(rng, base, modules=("q_proj",))
+        write_adapter(folder / name, made, base_model_name_or_path="zeros")
+        recipe = {"merge_method": "task_arithmetic", "base_model": "zeros", "models": [{"model": name}]}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.chdir(folder)
+            sdmw.merge(recipe, f"{name}-made", progress=False)
+    write_checkpoint(folder / "less", {key: tensor for key, tensor in corp.items() if key != Q_PROJ})
+    write_checkpoint(folder / "filled", corp | {Q_PROJ: base[Q_PROJ]})
+    write_checkpoint(folder / "more", corp | {Q_PROJ: base[Q_PROJ], "extra.weight": base[Q_PROJ]})
+    bad = corp[Q_PROJ].copy()
+    bad[3, 5] = np.nan
+    write_checkpoint(folder / "bad", corp | {Q_PROJ: bad})
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_an_adapter_is_the_model_that_it_makes(world, others, name, parameters):
+    names = ("first", "second")[: len(SAMPLES[name].models)]
+    made = made_of(name, parameters, *(f"{each}-made" for each in names), base="zeros")
+    adapters = names if "base_model" in recipe_of(name, parameters) else [f"zeros+{each}" for each in names]
+    assert made_of(name, parameters, *adapters, base="zeros") == made
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_what_a_model_lacks_is_the_base_s_and_what_it_has_beside_is_left_out(world, others, name, parameters):
+    if "base_model" not in recipe_of(name, parameters):
+        return
+    rest = SAMPLES[name].models[1:]
+    expected = made_of(name, parameters, "filled", *rest)
+    assert made_of(name, parameters, "less", *rest, missing="base") == expected
+    assert made_of(name, parameters, "more", *rest, extra="drop") == expected
+
+
+@pytest.mark.parametrize(("name", "parameters"), OF_MODELS)
+def test_nan_is_an_error_or_passes_on(world, others, name, parameters):
+    rest = SAMPLES[name].models[1:]
+    with pytest.raises(NonFiniteError, match=re.escape("element 53")) as caught:
+        made_of(name, parameters, "bad", *rest)
+    assert Q_PROJ in str(caught.value)
+    made_of(name, parameters, "bad", *rest, nonfinite="pass")
+    with safe_open("out/model.safetensors", "np") as file:
+        found = {key: widen(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+    assert np.isnan(found[Q_PROJ][3, 5])
+    assert all(np.isfinite(tensor).all() for key, tensor in found.items() if key != Q_PROJ)
 
 
 # Looks

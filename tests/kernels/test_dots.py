@@ -1,6 +1,7 @@
 """Dot products by fixed blocks, against a plain reference: to the bit, however tiles are cut."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from kernels.inputs import stored, tile_of, values
 from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
+from sdmw.kernels.dots import PARTIALS, exact_total
 from sdmw.statistics.gram import UNIT_EXPONENT, GramLook
 
 
@@ -28,6 +30,31 @@ def dot(one, other):
         numerator, denominator = float(lanes[0]).as_integer_ratio()
         total += (numerator << UNIT_EXPONENT) // denominator
     return total
+
+
+FLOATS = st.floats(-1e300, 1e300)
+
+
+@given(st.lists(st.one_of(FLOATS, st.sampled_from([1.0, -1.0, 2.0**53, 2.0**-53, 1e-323, 0.1])), max_size=30))
+def test_a_sum_is_exact_and_rounded_once(numbers):
+    found = exact_total(np.array(numbers, np.float64), len(numbers), np.empty(PARTIALS))
+    assert found == math.fsum(numbers)
+
+
+def test_half_way_what_is_below_decides():
+    for below, expected in ((2.0**-200, 1 + 2.0**-52), (0.0, 1.0), (-(2.0**-200), 1.0)):
+        assert exact_total(np.array([1.0, 2.0**-53, below]), 3, np.empty(PARTIALS)) == expected
+
+
+def test_the_widest_sum_needs_no_more_room():
+    numbers = 2.0 ** np.arange(-1074.0, 1000, 53)
+    assert numbers.size < PARTIALS
+    assert exact_total(numbers, numbers.size, np.empty(PARTIALS)) == math.fsum(numbers)
+
+
+def test_a_sum_with_infinity_or_nan():
+    assert exact_total(np.array([1.0, np.inf]), 2, np.empty(PARTIALS)) == np.inf
+    assert np.isnan(exact_total(np.array([np.nan, *range(100)]), 101, np.empty(PARTIALS)))
 
 
 @pytest.mark.parametrize("deltas", [False, True])

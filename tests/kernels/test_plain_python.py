@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import dots, ram, single, tiles
+from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -61,6 +61,59 @@ for deltas, pairs in ((True, 3), (False, 6)):
     lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
     ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
     results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
+packed, counts, lows = np.zeros(tiles.PACKED, np.uint64), np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+consensus.count_variances(addresses, codes, count, packed, counts, lows)
+low = np.zeros(LOW, np.int64)
+place = int(np.flatnonzero(counts)[9])
+consensus.count_low_variances(addresses, codes, count, place, low)
+results += [packed, counts, lows, low]
+pattern, sums = np.uint32(place << 16), np.zeros((2, 256, 2), np.int64)
+out = np.zeros(count, np.uint32)
+for keep_all in (True, False):
+    consensus.sum_squares(addresses, codes, count, 70, keep_all, pattern, 90, sums)
+    bad = consensus.merge_agreeing(
+        addresses, codes, count, 70, keep_all, pattern, 90, weights[:2], out.ctypes.data, F32,
+    )
+    results += [sums.copy(), out.copy(), np.array([bad])]
+equal = np.zeros((2, 8), np.int64)
+delta = np.abs(arrays[1].astype(np.float32) - arrays[0].astype(np.float32))
+patterns = np.array([delta[20].view(np.uint32), 0], np.uint32)
+cuts.count_equal(addresses, codes, count, 70, np.array([0, -1]), patterns, 65, equal)
+found = [cuts.find_equal(addresses, codes, count, 70, model, patterns[model], 2) for model in (0, -1)]
+results += [equal, np.array(found)]
+bad = cuts.merge_kept(
+    addresses, codes, count, 70, np.array([[0x7F800000, place << 16]] * 2, np.uint32), np.array([[-1, 90]] * 2),
+    weights[1:], weights[:2], True, True, one, out.ctypes.data, F32,
+)
+results += [out.copy(), np.array([bad])]
+arrays[1][:9] = 0  # finite
+counts, lows, low = np.zeros(65536, np.int64), np.zeros(65536, np.int64), np.zeros((1, LOW), np.int64)
+fusion.count_scores(addresses, codes, count, 50, counts, lows)
+places = np.flatnonzero(counts)
+fusion.count_low_scores(addresses, codes, count, 50, places[9:10], low)
+bad = fusion.merge_telling(addresses, codes, count, 50, 20, 270, 1e-5, out.ctypes.data, BF16)
+results += [counts, lows, low, out.copy(), np.array([bad])]
+both = np.array([addresses[0], addresses[2]])
+sums, shares = np.zeros((3, 60)), np.zeros((2, 60), np.float32)
+vectors.add_column_products(addresses, codes, count, 70, 60, True, sums)
+vectors.shares_of_columns(sums, 0.3, shares)
+bad = vectors.merge_columns(addresses, codes, count, 70, True, shares, out.ctypes.data, F16)
+results += [sums, shares, out.copy(), np.array([bad])]
+bad = vectors.merge_arc_rows(both, codes[[0, 2]], count, 60, 10, 290, False, 0.3, out.ctypes.data, F32)
+results += [out.copy(), np.array([bad])]
+bad = vectors.merge_stock_rows(addresses, codes, count, 60, 10, 290, out.ctypes.data, F32)
+results += [out.copy(), np.array([bad])]
+many, partials = rng.normal(0, 1, 300) * 2.0 ** rng.integers(-400, 400, 300), np.empty(dots.PARTIALS)
+results.append(np.array([dots.exact_total(many, number, partials) for number in range(300)]))
+keys, shares, epsilons = np.array([5, 2**63 + 1], np.uint64), np.array([0.5, 1.0]), np.array([0.4, 0.1])
+sums = np.zeros((2, 2, 256), np.int64)
+ranks.sum_kept_by_rank(addresses, codes, count, 600, 100, keys, shares, epsilons, sums)
+out = np.zeros(count, np.uint32)
+bad = ranks.merge_by_rank(
+    addresses, codes, count, 600, 100, 30, 270, keys, shares, epsilons, weights[:2], weights[1:], True, True, one,
+    out.ctypes.data, F32,
+)
+results += [sums, out, np.array([bad])]
 shared = np.zeros((2, 2), np.int64)
 ram.count_shared(addresses, codes, count, np.float32(0.01), shared)
 results.append(shared)

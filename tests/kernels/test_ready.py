@@ -35,8 +35,8 @@ options = json.loads(sys.argv[1])
 report = sdmw.merge(*options.pop("arguments"), progress=lambda event: told.append(type(event).__name__), **options)
 with open("/proc/self/status") as file:  # ru_maxrss would be our own, from before this program was begun
     peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-from sdmw.kernels import low_rank, ready, tiles
-kernels = [each for module in (low_rank, tiles) for each in vars(module).values() if hasattr(each, "stats")]
+modules = [module for name, module in sys.modules.items() if name.startswith("sdmw.kernels.")]
+kernels = {id(each): each for module in modules for each in vars(module).values() if hasattr(each, "stats")}.values()
 compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
 print(json.dumps([told[0], peak, report.run.planned_peak, compiled]))
 """
@@ -113,6 +113,19 @@ RECIPES = {
     "sdm_w of adapters": {**SDM_W, "models": [{"model": each["model"]} for each in ADAPTERS]},
     "lora": {**SDM_W, "merge_method": "lora", "models": ADAPTERS},
     "converted": {**LINEAR, "out_dtype": "float16"},
+    **{
+        f"{name} {given or ''}": {**SDM_W, "merge_method": name, "parameters": given}
+        for name, given in (
+            ("ties", {"weight": 1, "density": 0.5}),
+            ("della", {"weight": 1, "density": 0.5}),
+            ("sce", {}),
+            ("sce", {"select_topk": 0.5}),
+            ("model_stock", {"filter_wise": True}),
+            ("nuslerp", {"weight": 1, "nuslerp_flatten": False}),
+            ("nuslerp", {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
+        )
+    },
+    "arcee_fusion": {**SDM_W, "merge_method": "arcee_fusion", "models": SDM_W["models"][:1]},
 }
 
 

@@ -16,7 +16,6 @@ from reference.linear import linear
 from reference.nearswap import nearswap
 from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.methods import all_methods
 
 FINE = "merge_method: linear\nbase_model: base\nmodels: [./corp, ./func]\n"
 FINE_TUNED = "merge_method: sdm_w\nbase_model: base\nmodels: [./corp, ./func]\n"
@@ -97,8 +96,6 @@ ROWS = [
         text(FINE.replace("base_model: base", "base_model: '3'"))),
     yaml("a number for a key", "Put it in quotes", FINE + "1: x\n", FINE + "'1': x\n", then="unknown field"),
     yaml("a method that is misspelt", "Did you mean linear?", FINE.replace("linear", "linaer")),
-    yaml("a method that is not built", f"Use one of {', '.join(all_methods())}",
-         FINE.replace("linear", "della")),
     yaml("a model twice", "It is models.0 too", FINE.replace("./func]", "./corp]")),
     Row("two models of one name", "Rename one",
         both(move("func", "corp+x"), adapter("x"),
@@ -127,6 +124,9 @@ ROWS = [
          + "  - {model: ./corp, layer_range: [1, 2]}\n",
          SLICED.replace("[0, 2]", "[0, 1]") + SLICED[SLICED.index("- sources"):].replace("[0, 2]", "[1, 2]"),
          by_sdm_w()),
+    yaml("two documents without a name",
+         "Give the others a name each: its result can be used as a model by that", FINE + "---\n" + FINE,
+         f"name: x\n{FINE}---\nmerge_method: passthrough\nmodels: [x]\n"),
     yaml("two modules", "Merge them one after the other, or write one module, which is then the whole model",
          MODULES + "  more: {models: [./func]}\n", MODULES),
     yaml("numbers and rules", "A list holds numbers alone, or {filter, value} alone",

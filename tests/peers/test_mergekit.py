@@ -263,6 +263,17 @@ merge_method: nuslerp
 base_model: base
 models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.6}}]
 """,
+    "nuslerp: by row": """
+merge_method: nuslerp
+models: [{model: a, parameters: {weight: 0.3}}, {model: other, parameters: {weight: 0.6}}]
+parameters: {nuslerp_flatten: false}
+""",
+    "nuslerp: by column, of deltas": """
+merge_method: nuslerp
+base_model: base
+models: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 0.6}}]
+parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}
+""",
     "multislerp": """
 merge_method: multislerp
 models:
@@ -283,6 +294,12 @@ models: [{model: a}, {model: other}]
 parameters: {max_iter: 100, tol: 1.0e-7}
 """,
     "model_stock": "merge_method: model_stock\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]",
+    "model_stock: by row": """
+merge_method: model_stock
+base_model: base
+models: [{model: a}, {model: b}, {model: c}]
+parameters: {filter_wise: true}
+""",
     "ties": """
 merge_method: ties
 base_model: base
@@ -316,6 +333,13 @@ models:
   - {model: b, parameters: {weight: 0.4, density: 0.9}}
   - {model: c, parameters: {weight: 0.7, density: 0.5, gamma: 0.02}}
 parameters: {normalize: true}
+""",
+    "sce": "merge_method: sce\nbase_model: base\nmodels: [{model: a}, {model: b}, {model: c}]",
+    "sce: selected": """
+merge_method: sce
+base_model: base
+models: [{model: a}, {model: other}, {model: c}]
+parameters: {select_topk: [{filter: mlp, value: [0.1, 0.6]}, {value: 0.3}]}
 """,
     "nearswap": "merge_method: nearswap\nbase_model: base\nmodels: [{model: a}]\nparameters: {t: 0.0005}",
     "ram": "merge_method: ram\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {epsilon: 0.001}",
@@ -472,3 +496,60 @@ def test_a_base_of_negative_zeros_moved_by_negative_zeros(ours_and_theirs):
     ours, theirs = ours_and_theirs("negative zeros")
     assert all(torch.signbit(tensor).all() for tensor in ours.values())
     assert not any(torch.signbit(tensor).any() for tensor in theirs.values())
+
+
+def test_arcee_fusion_takes_the_same(folder, monkeypatch):
+    """Against mergekit's own arithmetic in float64; at float32 a part of its decisions is noise."""
+    from mergekit.merge_methods.arcee_fusion import DynamicThresholdFusion, _compute_importance
+
+    monkeypatch.chdir(folder)
+    recipe = {"merge_method": "arcee_fusion", "base_model": "base", "models": [{"model": "a"}]}
+    sdmw.merge(recipe, "fused", progress=False)
+    below, above, found = (load_file(f"{name}/model.safetensors") for name in ("base", "a", "fused"))
+    taken = 0
+    for name, base in below.items():
+        scores = _compute_importance(above[name].double(), base.double())
+        mask, cut = DynamicThresholdFusion().compute_fusion_mask(scores)
+        expected = torch.where(mask.bool(), base + (above[name] - base), base)
+        near = abs(scores - cut) < 1e-6 * abs(cut)
+        assert torch.equal(found[name][~near], expected[~near]), name
+        assert near.sum() <= 1
+        taken += mask.sum()
+    assert 0 < taken < 0.5 * sum(each.numel() for each in below.values())
+
+
+# By chance: compared in distribution
+
+
+def shares_kept(of_one_seed, seeds=400):
+    """How often each element of one row is kept, and the sum of magnitudes that is left, over seeds."""
+    found = np.array([of_one_seed(seed) for seed in range(seeds)])
+    return (found != 0).mean(axis=0), np.abs(found).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.3), (0.3, 0.15)])
+def test_della_keeps_as_often(tmp_path, monkeypatch, density, epsilon):
+    from mergekit.sparsify import RescaleNorm, della_magprune
+
+    monkeypatch.chdir(tmp_path)
+    delta = np.random.default_rng(3).permutation(np.linspace(1, 2, 40, dtype=np.float32))[None]
+    write_checkpoint("below", {"w": np.zeros_like(delta)})
+    write_checkpoint("above", {"w": delta})
+
+    def ours(seed):
+        recipe = {
+            "merge_method": "della_linear", "base_model": "below", "random_seed": seed,
+            "models": [{"model": "above"}], "parameters": {"weight": 1, "density": density, "epsilon": epsilon},
+        }  # fmt: skip
+        sdmw.merge(recipe, "out", progress=False, overwrite=True)
+        return load_file("out/model.safetensors")["w"][0].numpy()
+
+    def theirs(seed):
+        torch.manual_seed(seed)
+        return della_magprune(torch.tensor(delta), density, epsilon, RescaleNorm.l1)[0].numpy()
+
+    (mine, my_sum), (other, other_sum) = shares_kept(ours, 200), shares_kept(theirs, 2000)
+    expected = density - epsilon + 2 * epsilon * delta[0].argsort().argsort() / 39
+    assert np.abs(other - expected).max() < 4.5 * 0.5 / 2000**0.5
+    assert np.abs(mine - expected).max() < 4.5 * 0.5 / 200**0.5
+    np.testing.assert_allclose([my_sum, other_sum], np.abs(delta).sum(), rtol=1e-5)

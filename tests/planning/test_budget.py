@@ -12,6 +12,7 @@ from sdmw.errors import Problem
 from sdmw.methods import all_methods
 from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
+from sdmw.statistics.columns import COLUMN_BYTES
 from sdmw.statistics.look import LookMemory
 from sdmw.tensors import low_rank
 
@@ -32,6 +33,9 @@ def test_each_term_of_the_bound(monkeypatch):
     assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43 + 3 * 11) + written + looks + 19
     loading = replace(demand, loading=10**9)
     assert projected_peak(loading, tile=29, threads=31) == 10**9
+    widened = replace(demand, beside=53)
+    more = 31 * 53 * 5 + 41 * 53 * 37
+    assert projected_peak(widened, tile=29, threads=31) == projected_peak(demand, tile=29, threads=31) + more
     unmeasured = replace(demand, models=0)
     assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19
 
@@ -75,6 +79,27 @@ def test_a_plan_counts_an_element_of_every_input_and_of_the_output(models):
     assert (asked.element, asked.output, asked.working) == (2 + 2 + 2 + 2, 2, 3 * budget.EDGES)
     asked = demand(models, "corp", out_dtype="float32")
     assert (asked.element, asked.output, asked.working) == (2 + 2 + 4, 4, 2 * budget.EDGES)
+
+
+def test_a_plan_counts_the_rows_that_a_method_needs_whole(models):
+    """The longest, beside a tile's own elements; and what ranks take of each of its elements."""
+    for method, row in (("dare_ties", 0), ("della", 16)):
+        asked = demand(models, "corp", "func", method=method, parameters={"weight": 1, "density": 0.5})
+        assert asked.beside == 2 * row
+        assert asked.working == 3 * budget.EDGES + row * (16 + 4 * 2)
+
+
+def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
+    """The sums of the most, and what the decision on each takes to the end."""
+    by_column = {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True}
+    whole, asked = (
+        demand(models, "corp", "func", method="nuslerp", parameters=each) for each in ({"weight": 1}, by_column)
+    )
+    assert asked.working == whole.working + 16 * COLUMN_BYTES
+    columns = 2 * 16 + 1 + 2 * (16 + 16 + 1)  # embedding, head and norm; of each block two matrices and a norm
+    assert asked.reserved == whole.reserved + columns * budget.COLUMN
+    by_row = demand(models, "corp", "func", method="nuslerp", parameters={"weight": 1, "nuslerp_flatten": False})
+    assert (by_row.beside, by_row.working, by_row.models) == (2 * 16, whole.working + 16, 0)
 
 
 def test_a_plan_counts_what_adapters_are_computed_in(models):

@@ -261,9 +261,6 @@ class TestFields:
         assert refused(sdm_w(**fields)) == [problem]
 
     def test_methods(self):
-        assert refused(sdm_w(merge_method="ties")) == [
-            "merge_method: ties is not supported yet. Use one of sdm_w, linear, task_arithmetic, odd"
-        ]
         assert refused(sdm_w(merge_method="sdmw")) == ["merge_method: unknown merge method 'sdmw'. Did you mean sdm_w?"]
         assert refused(sdm_w(merge_method=3)) == ["merge_method: expected text, found 3. Put it in quotes"]
 
@@ -546,6 +543,3 @@ class TestWhatPeopleWrite:
         parameters = {"k": 101, "densities": 1, "weight": 1}
         told = refused(sdm_w(merge_method="sdmw", zzz=1, parameters=parameters))
         assert [each.split(": ")[0] for each in told] == ["merge_method", "zzz", "parameters.k", "parameters.densities"]
-        told = refused(sdm_w(merge_method="ties", parameters={"density": 0.5, "weight": "x", "k": 1}))
-        assert len(told) == 2  # of the parameters of what is not built nothing is known
-        assert told[1].startswith("parameters.weight: expected a number")

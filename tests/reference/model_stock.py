@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 
 
-def model_stock(base, models):
+def model_stock(base, models, filter_wise=False):
     """One tensor's float32 result."""
+    if filter_wise:
+        rows = [each.reshape(-1, base.shape[-1] if base.ndim else 1) for each in (base, *models)]
+        return np.array([model_stock(row, own) for row, *own in zip(*rows, strict=True)]).reshape(base.shape)
     deltas = [(model - base).astype(np.float64).ravel() for model in models]
     count = len(models)
     pairs = itertools.combinations(deltas, 2)

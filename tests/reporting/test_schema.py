@@ -45,7 +45,7 @@ def models(*names):
 
 SDM_W = {"merge_method": "sdm_w", "base_model": "base", **models("corp", "func")}
 LORA = {"merge_method": "lora", "base_model": "base", **models("one", "two")}
-TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties")
+TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della_linear", "della")
 RECIPES = {
     "sdm_w": SDM_W,
     "approximate": SDM_W | {"parameters": {"percentile": "approximate"}},
@@ -60,11 +60,12 @@ RECIPES = {
     "task_arithmetic": {**SDM_W, "merge_method": "task_arithmetic", "parameters": {"normalize": True}},
     **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5, "density": 0.6}} for name in TRIMMED},
     **{name: SDM_W | {"merge_method": name, "parameters": {"weight": 0.5}} for name in ("nuslerp", "multislerp")},
-    **{name: SDM_W | {"merge_method": name} for name in ("model_stock", "karcher", "ram", "ramplus_tl")},
+    **{name: SDM_W | {"merge_method": name} for name in ("model_stock", "karcher", "sce", "ram", "ramplus_tl")},
     **{
         name: SDM_W | models("corp") | {"merge_method": name, "parameters": {"t": 0.5}}
         for name in ("slerp", "nearswap")
     },
+    "arcee_fusion": SDM_W | models("corp") | {"merge_method": "arcee_fusion"},
     "passthrough": {"merge_method": "passthrough", **models("corp")},
     "lora": LORA,
     "lora to an adapter": LORA | {"parameters": {"output": "adapter", "combination_type": "cat"}},

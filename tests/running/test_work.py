@@ -4,17 +4,23 @@ import itertools
 import os
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, write_checkpoint
 from sdmw.errors import RunError
+from sdmw.planning.plan import SMALLEST, TensorPlan
 from sdmw.running import work
 from sdmw.running.events import Progress
 from sdmw.running.work import read_tiles, tile_borders
 from sdmw.tensors import lost_pages
+from sdmw.tensors.dtype import DType
+from sdmw.writing.layout import Place
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
@@ -89,7 +95,7 @@ def test_pages_that_are_lost_during_a_tile_end_the_merge(recipe, monkeypatch):
 
 def test_an_error_ends_the_pieces_that_are_under_way(recipe, monkeypatch):
     """At their next tile: a stop does not wait for whole pieces."""
-    read, begun, halfway = work.read_tiles, [], threading.Event()
+    read, begun, halfway = work.read_ranges, [], threading.Event()
 
     def slow(*arguments):
         for tile in read(*arguments):
@@ -104,9 +110,31 @@ def test_an_error_ends_the_pieces_that_are_under_way(recipe, monkeypatch):
             assert halfway.wait(10)
             raise KeyError
 
-    monkeypatch.setattr(work, "read_tiles", slow)
+    monkeypatch.setattr(work, "read_ranges", slow)
     base = {"a": np.ones(1, np.float32), "w": np.ones((64, 64), np.float32)}
     write_checkpoint("two", base)
     with pytest.raises(KeyError):
         sdmw.merge({"merge_method": "linear", "models": [{"model": "two"}]}, "out", progress=fail, threads=2)
     assert len(begun) < 14  # a piece has 16 tiles
+
+
+WHOLE = TensorPlan("w", "merge", (), (), None, "w", Place("w", DType.BF16, (7, 100), 0, 0), whole_rows=True)
+
+
+@given(start=st.integers(0, 700), size=st.integers(0, 700), most=st.integers(1, 1000))
+def test_a_tile_of_whole_rows_is_read_with_all_that_it_touches(start, size, most):
+    """And with no more elements than the plan counts beside its own, those of a tensor's last tile apart."""
+    stop = min(start + size, 700)
+    assert WHOLE.tile(most) % 100 == 0
+    for border in tile_borders(start, stop, WHOLE.tile(most)):
+        first, last = WHOLE.read_for(*border)
+        assert (first % 100, last % 100) == (0, 0)
+        assert first <= border[0] < border[1] <= last
+        assert border[0] - first < 100
+        assert last - border[1] < 100
+        assert last - first <= most + WHOLE.beside + min(SMALLEST, WHOLE.tile(most))
+    assert WHOLE.read_for(150, 150) == (150, 150)
+    apart = replace(WHOLE, whole_rows=False)
+    assert apart.read_for(150, 250) == (150, 250)
+    assert apart.beside == 0
+    assert apart.tile(90) == 90

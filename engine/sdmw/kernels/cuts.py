@@ -8,9 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from sdmw.kernels.consensus import all_deltas, variance_of
 from sdmw.kernels.jit import float_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of
+
+
+@kernel
+def ranked_by(
+    addresses: Any, codes: Any, model: int, start: int, size: int, base: Any, deltas: Any, mean: Any, out: Any
+) -> None:  # fmt: skip
+    """What orders `size` elements from `start`: a model's magnitudes; of model −1 the variance over all models."""
+    if model < 0:
+        all_deltas(addresses, codes, start, size, base, deltas)
+        variance_of(deltas, size, mean, out)
+        return
+    decode(addresses[0], codes[0], start, size, base)
+    deltas_of(addresses[model + 1], codes[model + 1], start, size, base, out)
+    for i in range(size):
+        out[i] = abs(out[i])
 
 
 @kernel
@@ -19,20 +35,19 @@ def count_equal(
 ) -> None:
     """(n+1),(n+1),(),(),(c),(c),(),(c,b): per cut and block of elements, how many magnitudes equal the cut's pattern.
 
-    `models` has the number of each cut's model, int64; patterns are uint32, counts int64.
+    `models` has the number of each cut's model, int64, or −1; patterns are uint32, counts int64.
     """
-    base, delta = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
+    mean, ranked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     start = 0
     while start < count:
         place = first + start
         size = min(BLOCK, count - start, block - place % block)
-        decode(addresses[0], codes[0], start, size, base)
         for cut in range(models.size):
-            model = models[cut] + 1
-            deltas_of(addresses[model], codes[model], start, size, base, delta)
+            ranked_by(addresses, codes, models[cut], start, size, base, deltas, mean, ranked)
             wanted, found = float_of(patterns[cut]), np.uint32(0)
             for i in range(size):
-                found += np.uint32(abs(delta[i]) == wanted)
+                found += np.uint32(ranked[i] == wanted)
             counts[cut, place // block] += np.int64(found)
         start += size
 
@@ -41,16 +56,16 @@ def count_equal(
 def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, pattern: Any, left: int) -> Any:
     """(n+1),(n+1),(),(),(),(),(): the element of a model's `left`-th magnitude that equals a pattern, or −1.
 
-    And how many are left then. The model is given by its number, the pattern as uint32.
+    And how many are left then. The model is given by its number, the pattern as uint32. Of model −1 it is the variance.
     """
-    base, delta = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
+    mean, ranked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     wanted = float_of(pattern)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        decode(addresses[0], codes[0], start, size, base)
-        deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+        ranked_by(addresses, codes, model, start, size, base, deltas, mean, ranked)
         for i in range(size):
-            if abs(delta[i]) == wanted:
+            if ranked[i] == wanted:
                 left -= 1
                 if left == 0:
                     return first + start + i, 0

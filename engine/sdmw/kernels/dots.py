@@ -9,6 +9,7 @@ from sdmw.kernels.codes import DELTA
 from sdmw.kernels.jit import kernel
 from sdmw.kernels.tiles import decode
 
+PARTIALS = 64  # numbers without common bits that a float64's range has room for, and some more
 _STEP = 1024  # elements decoded at once; divides GRAIN
 
 
@@ -36,6 +37,46 @@ def folded(lanes: Any) -> float:
         width //= 2
     total: float = lanes[0]
     lanes[:] = 0.0
+    return total
+
+
+@kernel
+def exact_total(values: Any, count: int, partials: Any) -> float:
+    """The exact sum of `count` float64, rounded once; `partials` is scratch of PARTIALS. NaN and infinity pass on.
+
+    Source: Shewchuk, Adaptive precision floating-point arithmetic, 1997; as Python's `math.fsum`.
+    """
+    used = 0
+    for number in range(count):
+        x = values[number]
+        if not abs(x) < np.inf:
+            plain = 0.0
+            for each in range(count):
+                plain += values[each]
+            return plain
+        kept = 0
+        for j in range(used):
+            y = partials[j]
+            if abs(x) < abs(y):
+                x, y = y, x
+            high = x + y
+            low = y - (high - x)
+            if low != 0.0:
+                partials[kept] = low
+                kept += 1
+            x = high
+        partials[kept] = x
+        used = kept + 1
+    total, low = 0.0, 0.0
+    while used > 0 and low == 0.0:
+        used -= 1
+        before = total
+        total = before + partials[used]
+        low = partials[used] - (total - before)
+    # Half way between two numbers what is left below decides.
+    if used > 0 and low * partials[used - 1] > 0.0:
+        twice = total + 2.0 * low
+        total = twice if twice - total == 2.0 * low else total
     return total
 
 

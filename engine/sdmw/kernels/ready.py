@@ -87,11 +87,9 @@ def _compiled_elsewhere() -> bool:
 
 
 def _load() -> None:
-    from sdmw.kernels import bus_error, chance, cuts, dots, low_rank, ram, single, tiles  # noqa: F401
-
-    # Twice, for a lower peak: importing the compiler maps other pages of it than loading does.
-    _release_compiler()
-    _call_all()
+    # Three times, for a lower peak, which the number of kernels does not raise: importing the compiler maps other pages
+    # of it than loading does, and the first thing that is loaded maps most of those.
+    _call_all(_release_compiler)
     _release_compiler()
 
 
@@ -104,7 +102,7 @@ def fill() -> int:
         return 1
     with _alone(Path(place, "lock")):
         if not _is_complete():
-            _call_all()
+            _call_all(lambda: None)
             if folder.warned():
                 return 1
             names = sorted(str(path.relative_to(place)) for path in Path(place).rglob("*.nb[ci]"))
@@ -115,11 +113,24 @@ def fill() -> int:
     return 0
 
 
-def _call_all() -> None:
-    """Call each kernel as the engine does, with nothing to do."""
+def _call_all(release: Callable[[], None]) -> None:
+    """Call each kernel as the engine does, with nothing to do; `release` once all are imported, and after the first."""
     import numpy as np
 
-    from sdmw.kernels import bus_error, chance, cuts, dots, low_rank, ram, single, tiles
+    from sdmw.kernels import (
+        bus_error,
+        chance,
+        consensus,
+        cuts,
+        dots,
+        fusion,
+        low_rank,
+        ram,
+        ranks,
+        single,
+        tiles,
+        vectors,
+    )
     from sdmw.kernels.bins import BINS
     from sdmw.kernels.blocks import LANES
 
@@ -129,7 +140,9 @@ def _call_all() -> None:
     none, one = np.zeros(0, np.float32), np.float32(1)
     base = integers(1)
     bins, listed = integers(0, BINS), np.zeros((0, 0), np.uint32)
+    release()
     bus_error.handler()
+    release()
     tiles.merge_deltas(base, base, 0, none, none, one, one, True, 0, 0)
     tiles.average(base, base, 0, none, one, 0, 0)
     packed = np.zeros((0, tiles.PACKED), np.uint64)
@@ -143,6 +156,22 @@ def _call_all() -> None:
     keys = np.zeros(0, np.uint64)
     chance.sum_kept(base, base, 0, 0, keys, keys, integers(0, 2, 1))
     chance.merge_by_chance(base, base, 0, 0, keys, keys, none, none, True, True, one, 0, 0)
+    consensus.count_variances(base, base, 0, np.zeros(tiles.PACKED, np.uint64), integers(BINS), integers(BINS))
+    consensus.count_low_variances(base, base, 0, 0, integers(1))
+    consensus.sum_squares(base, base, 0, 0, True, np.uint32(0), 0, integers(0, 1, 2))
+    consensus.merge_agreeing(base, base, 0, 0, True, np.uint32(0), 0, none, 0, 0)
+    none64 = np.zeros(0)
+    both = integers(2)
+    fusion.count_scores(both, both, 0, 1, integers(1), integers(1))
+    fusion.count_low_scores(both, both, 0, 1, integers(0), integers(0, 1))
+    fusion.merge_telling(both, both, 0, 1, 0, 0, 0.5, 0, 0)
+    ranks.sum_kept_by_rank(base, base, 0, 0, 1, keys, none64, none64, integers(0, 2, 1))
+    ranks.merge_by_rank(base, base, 0, 0, 1, 0, 0, keys, none64, none64, none, none, True, True, one, 0, 0)
+    vectors.merge_stock_rows(base, base, 0, 1, 0, 0, 0, 0)
+    vectors.merge_arc_rows(both, both, 0, 1, 0, 0, False, 0.5, 0, 0)
+    vectors.add_column_products(both, both, 0, 0, 1, False, np.zeros((3, 0)))
+    vectors.shares_of_columns(np.zeros((3, 0)), 0.5, np.zeros((2, 0), np.float32))
+    vectors.merge_columns(both, both, 0, 0, False, np.zeros((2, 1), np.float32), 0, 0)
     dots.dots(base, base, 0, 0, True, np.zeros((0, LANES)), np.zeros((0, 0)), integers(1))
     dots.folded(np.zeros(LANES))
     ram.count_shared(base, base, 0, one, integers(0, 2))

@@ -150,6 +150,15 @@ def scatter(bits: Any, size: int, row: Any) -> None:
 
 
 @kernel
+def unpack(row: Any, counts: Any, low_sums: Any) -> None:
+    """Add a row of packed bins to counts and sums of low bits, int64; it is zero afterwards."""
+    for place in range(BINS):
+        counts[place] += np.int64(row[place] >> np.uint64(40))
+        low_sums[place] += np.int64(row[place] & _LOW_SUM)
+    row[:] = np.uint64(0)
+
+
+@kernel
 def list_near(bits: Any, size: int, first: int, stop: int, hits: Any, listed: Any, known: int) -> int:
     """Append the patterns in bins from first up to stop whose low bits are not zero to `listed`, from place `known`.
 
@@ -199,11 +208,7 @@ def count_magnitudes(
                     bits, size, edges[model, 0], edges[model, 1], hits, listed[model], sizes[model]
                 )  # fmt: skip
     for model in range(models):
-        row, bins, sums = packed[model], counts[model], low_sums[model]
-        for place in range(BINS):
-            bins[place] += np.int64(row[place] >> np.uint64(40))
-            sums[place] += np.int64(row[place] & _LOW_SUM)
-        row[:] = np.uint64(0)
+        unpack(packed[model], counts[model], low_sums[model])
 
 
 @kernel

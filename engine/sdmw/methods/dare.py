@@ -3,9 +3,10 @@
 Source: arXiv:2311.03099, section 3 (DARE); METHODS.md, sections 3 and 5.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -41,22 +42,75 @@ class DareParams:
     scale: float
 
 
-class Dare(Method[DareParams, tuple[float, ...], None]):
+P = TypeVar("P", bound=DareParams)
+
+
+class ByChance(Method[P, tuple[float, ...], None]):
     """The base plus a weighted sum of deltas, of which a random share is kept."""
 
     takes = "deltas"
-    paper = "arXiv:2311.03099, section 3"
-    parameters = (
+    draws = True
+    columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "mean_factor": ".4f"}
+    vote: ClassVar[bool]
+
+    @abstractmethod
+    def look(self, params: P) -> KeptLook:
+        """At the sums before and after."""
+
+    def needs(self, params: P, have: Measured) -> Look[Any] | None:
+        """The sums before and after, where what is left is scaled."""
+        look = self.look(params)
+        return look if params.rescale and min(params.densities) < 1 and have.of(type(look)) is None else None
+
+    def decide_layer(self, params: P, have: Measured) -> tuple[float, ...]:
+        """The factor of what is kept of each model; a layer is one tensor."""
+        found = have.of(type(self.look(params)))
+        if found is None:
+            return (1.0,) * len(params.weights)
+        (sums,) = found.values()
+        return tuple(
+            rescaled(each.whole, each.kept) if density < 1 else 1.0
+            for each, density in zip(sums, params.densities, strict=True)
+        )
+
+    def decide_model(self, layers: Sequence[tuple[P, tuple[float, ...]]]) -> None:
+        """Every tensor is decided by itself."""
+
+    def layer_facts(self, layer: tuple[float, ...]) -> tuple[Facts, ...]:
+        """The factors."""
+        return tuple({"factor": each} for each in layer)
+
+    def model_facts(self, params: Iterable[P], layers: Sequence[tuple[float, ...]], model: None) -> tuple[Facts, ...]:
+        """The weight that all tensors have, and the mean factor."""
+        weights = common_weights(each.weights for each in params)
+        means = (sum(column) / len(column) for column in zip(*layers, strict=True))
+        return tuple({"weight": weight, "mean_factor": mean} for weight, mean in zip(weights, means, strict=True))
+
+    def describe(self, facts: Facts) -> Iterator[str]:
+        """The weight and the mean factor."""
+        yield from super().describe(facts)
+        if (mean := facts.get("mean_factor")) is not None:
+            yield f"kept deltas times {mean:.4g} on average"
+
+
+def parameters_of(*, normalize: bool, more: Sequence[Parameter] = ()) -> tuple[Parameter, ...]:
+    """What all of them take, and what one takes of each model beside."""
+    return (
         Parameter("weight", "number", None, by_model=True, varies=True, required=True),
         Parameter("density", "number", 1.0, by_model=True, varies=True, minimum=0, maximum=1),
-        Parameter("normalize", "flag", False, varies=True),
+        *more,
+        Parameter("normalize", "flag", normalize, varies=True),
         Parameter("rescale", "flag", True, varies=True),
         Parameter("lambda", "number", 1.0, varies=True),
     )
-    draws = True
+
+
+class Dare(ByChance[DareParams]):
+    """Each element is kept with the probability that its model's density says."""
+
+    paper = "arXiv:2311.03099, section 3"
+    parameters = parameters_of(normalize=False)
     looks = (KeptLook,)
-    columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "mean_factor": ".4f"}
-    vote: ClassVar[bool]
 
     def params(self, settings: Settings) -> DareParams:
         """The parameters of one tensor."""
@@ -70,25 +124,9 @@ class Dare(Method[DareParams, tuple[float, ...], None]):
             scale=settings.number("lambda"),
         )
 
-    def needs(self, params: DareParams, have: Measured) -> Look[Any] | None:
-        """The sums before and after, where what is left is scaled."""
-        if not params.rescale or min(params.densities) >= 1 or have.of(KeptLook) is not None:
-            return None
+    def look(self, params: DareParams) -> KeptLook:
+        """At the sums before and after."""
         return KeptLook(params.seed, params.densities)
-
-    def decide_layer(self, params: DareParams, have: Measured) -> tuple[float, ...]:
-        """The factor of what is kept of each model; a layer is one tensor."""
-        found = have.of(KeptLook)
-        if found is None:
-            return (1.0,) * len(params.weights)
-        (sums,) = found.values()
-        return tuple(
-            rescaled(each.whole, each.kept) if density < 1 else 1.0
-            for each, density in zip(sums, params.densities, strict=True)
-        )
-
-    def decide_model(self, layers: Sequence[tuple[DareParams, tuple[float, ...]]]) -> None:
-        """Every tensor is decided by itself."""
 
     def apply(
         self, tile: Tile, params: DareParams, layer: tuple[float, ...], model: None, destination: Destination
@@ -103,24 +141,6 @@ class Dare(Method[DareParams, tuple[float, ...], None]):
                 np.float32(params.scale), destination.address, destination.code,
             )
         )  # fmt: skip
-
-    def layer_facts(self, layer: tuple[float, ...]) -> tuple[Facts, ...]:
-        """The factors."""
-        return tuple({"factor": each} for each in layer)
-
-    def model_facts(
-        self, params: Iterable[DareParams], layers: Sequence[tuple[float, ...]], model: None
-    ) -> tuple[Facts, ...]:
-        """The weight that all tensors have, and the mean factor."""
-        weights = common_weights(each.weights for each in params)
-        means = (sum(column) / len(column) for column in zip(*layers, strict=True))
-        return tuple({"weight": weight, "mean_factor": mean} for weight, mean in zip(weights, means, strict=True))
-
-    def describe(self, facts: Facts) -> Iterator[str]:
-        """The weight and the mean factor."""
-        yield from super().describe(facts)
-        if (mean := facts.get("mean_factor")) is not None:
-            yield f"kept deltas times {mean:.4g} on average"
 
 
 class DareLinear(Dare):

@@ -136,6 +136,17 @@ class Method(ABC, Generic[P, D, M]):
         """
         return [tensor if self.needs_base else tensor[1:] for tensor in tensors]
 
+    def row_bytes(self, params: P) -> int | None:
+        """Bytes that a worker takes for each element of a row, where it needs rows of the last axis whole; else None.
+
+        A tile, to be measured or merged, then holds whole rows, however long they are.
+        """
+        return None
+
+    def column_bytes(self, params: P) -> int:
+        """Bytes that a worker takes for each place behind the first axis, where it decides by column."""
+        return 0
+
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The next look at a layer that is needed to decide it, given what was measured; None when nothing more is."""
         return None

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.codec import tagged
+from sdmw.codec import Count, tagged
 from sdmw.methods.coefficients import Coefficients, WeightedSum
-from sdmw.methods.method import Settings
+from sdmw.methods.method import Destination, Settings
+from sdmw.recipes.recipe import Parameter
+from sdmw.statistics.look import Tile
 
 SMALLEST = 1e-6  # of a product of norms, and of the denominator
 
@@ -17,7 +19,15 @@ SMALLEST = 1e-6  # of a product of norms, and of the denominator
 @tagged
 @dataclass(frozen=True, slots=True)
 class ModelStockParams:
-    """Nothing is chosen."""
+    """What one tensor is merged with.
+
+    Attributes:
+        filter_wise: each row is a vector of its own.
+        models: how many are merged.
+    """
+
+    filter_wise: bool
+    models: Count
 
 
 class ModelStock(WeightedSum[ModelStockParams]):
@@ -27,11 +37,29 @@ class ModelStock(WeightedSum[ModelStockParams]):
     paper = "arXiv:2403.19522, section 4"
     takes = "deltas"
     fewest = 2
-    parameters = ()
+    parameters = (Parameter("filter_wise", "flag", False, varies=True),)
 
     def params(self, settings: Settings) -> ModelStockParams:
         """The parameters of one tensor."""
-        return ModelStockParams()
+        return ModelStockParams(settings.flag("filter_wise"), settings.models)
+
+    def by_row(self, params: ModelStockParams) -> bool:
+        """As the recipe says."""
+        return params.filter_wise
+
+    def models_by_row(self, params: ModelStockParams) -> int:
+        """All."""
+        return params.models
+
+    def apply_rows(self, tile: Tile, params: ModelStockParams, destination: Destination) -> bool:
+        """Decide and merge the rows of a tile."""
+        from sdmw.kernels.vectors import merge_stock_rows
+
+        return bool(
+            merge_stock_rows(
+                tile.addresses, tile.codes, tile.count, tile.row, *tile.merged, destination.address, destination.code
+            )
+        )
 
     def coefficients(self, params: ModelStockParams, gram: NDArray[np.float64]) -> Coefficients:
         """T = N cos / (1 + (N - 1) cos), shared out among the deltas; cos is the mean over all pairs."""

@@ -3,18 +3,23 @@
 Source: Shoemake, SIGGRAPH 1985; Goddard, multislerp (2025); METHODS.md, section 3.
 """
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.codec import tagged
+from sdmw.codec import Count, tagged
 from sdmw.errors import Problem, RunError
-from sdmw.methods.coefficients import Coefficients, WeightedSum
-from sdmw.methods.method import Settings
+from sdmw.methods.coefficients import Coefficients, ColumnShares, Decided, WeightedSum
+from sdmw.methods.method import Destination, Settings
 from sdmw.recipes.recipe import Parameter
+from sdmw.statistics.columns import COLUMN_BYTES, ColumnsLook
+from sdmw.statistics.gram import GramLook
+from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.tensors.tensor import Tensor
 
 _SMALLEST_SUM, _SMALLEST_NORM, _SMALLEST_SINE = 1e-6, 1e-7, 1e-16  # of nuslerp; the last one squared
@@ -38,36 +43,105 @@ class SphereParams:
     deltas: bool
 
 
-class _OnSphere(WeightedSum[SphereParams]):
+@tagged
+@dataclass(frozen=True, slots=True)
+class NuSlerpParams(SphereParams):
+    """What one tensor is merged with.
+
+    Attributes:
+        vectors: the tensor is one, or each row along the last axis, or each column along the first.
+        elements: of the tensor, where that counts: by column.
+    """
+
+    vectors: Literal["tensor", "row", "column"]
+    elements: Count
+
+
+P = TypeVar("P", bound=SphereParams)
+
+
+class _OnSphere(WeightedSum[P]):
     takes = "deltas"
     needs_base = False
 
-    def of_deltas(self, params: SphereParams) -> bool:
+    def of_deltas(self, params: P) -> bool:
         """With a base_model."""
         return params.deltas
 
-    def arrange(self, params: Sequence[SphereParams], tensors: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+    def arrange(self, params: Sequence[P], tensors: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
         """The models alone where no base is given."""
         return [each if own.deltas else each[1:] for own, each in zip(params, tensors, strict=True)]
 
 
-class NuSlerp(_OnSphere):
+class NuSlerp(_OnSphere[NuSlerpParams]):
     """Two models, or deltas, on the arc between them, by the share of the second weight in both."""
 
     name = "nuslerp"
     paper = "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985"
     fewest = 2
     most = 2
-    parameters = (Parameter("weight", "number", None, by_model=True, varies=True, required=True),)
+    parameters = (
+        Parameter("weight", "number", None, by_model=True, varies=True, required=True),
+        Parameter("nuslerp_flatten", "flag", True, varies=True),
+        Parameter("nuslerp_row_wise", "flag", False, varies=True),
+    )
+    looks: ClassVar[tuple[type[Look[Any]], ...]] = (GramLook, ColumnsLook)
 
-    def params(self, settings: Settings) -> SphereParams:
-        """The parameters of one tensor."""
-        return SphereParams(settings.numbers("weight"), True, _SMALLEST_NORM, settings.base)
+    def params(self, settings: Settings) -> NuSlerpParams:
+        """The parameters of one tensor. `nuslerp_row_wise`, mergekit's word for columns, counts where not flattened."""
+        vectors: Literal["tensor", "row", "column"] = "tensor"
+        if not settings.flag("nuslerp_flatten"):
+            vectors = "column" if settings.flag("nuslerp_row_wise") else "row"
+        elements = settings.elements if vectors == "column" else 0
+        return NuSlerpParams(settings.numbers("weight"), True, _SMALLEST_NORM, settings.base, vectors, elements)
 
-    def coefficients(self, params: SphereParams, gram: NDArray[np.float64]) -> Coefficients:
+    def by_row(self, params: NuSlerpParams) -> bool:
+        """As the recipe says."""
+        return params.vectors == "row"
+
+    def models_by_row(self, params: NuSlerpParams) -> int:
+        """Two."""
+        return 2
+
+    def apply_rows(self, tile: Tile, params: NuSlerpParams, destination: Destination) -> bool:
+        """Decide and merge the rows of a tile."""
+        from sdmw.kernels.vectors import merge_arc_rows
+
+        return bool(
+            merge_arc_rows(
+                tile.addresses, tile.codes, tile.count, tile.row, *tile.merged, params.deltas, _t(params),
+                destination.address, destination.code,
+            )
+        )  # fmt: skip
+
+    def decides(self, params: NuSlerpParams) -> type[Any]:
+        """By column it is the shares."""
+        return ColumnShares if params.vectors == "column" else super().decides(params)
+
+    def column_bytes(self, params: NuSlerpParams) -> int:
+        """Sums and shares."""
+        return COLUMN_BYTES if params.vectors == "column" else 0
+
+    def needs(self, params: NuSlerpParams, have: Measured) -> Look[Any] | None:
+        """The Gram matrix, or that of each column."""
+        if params.vectors == "column":
+            return ColumnsLook(params.elements, params.deltas) if have.of(ColumnsLook) is None else None
+        return super().needs(params, have)
+
+    def decide_layer(self, params: NuSlerpParams, have: Measured) -> Decided:
+        """The coefficients, or those of each column; a layer is one tensor."""
+        from sdmw.kernels.vectors import shares_of_columns
+
+        if (found := have.of(ColumnsLook)) is None:
+            return super().decide_layer(params, have)
+        (sums,) = found.values()
+        shares = np.empty((2, sums.shape[1]), np.float32)
+        shares_of_columns(sums, _t(params), shares)
+        return ColumnShares(base64.b64encode(shares.astype("<f4").tobytes()).decode())
+
+    def coefficients(self, params: NuSlerpParams, gram: NDArray[np.float64]) -> Coefficients:
         """By the angle between the two; in a straight line where they are parallel."""
-        one, other = params.weights
-        t = other / (one + other) if abs(one + other) >= _SMALLEST_SUM else 0.5
+        t = _t(params)
         norms = [max(math.sqrt(gram[i, i]), _SMALLEST_NORM) for i in range(2)]
         cosine = min(1.0, max(-1.0, gram[0, 1] / norms[0] / norms[1]))
         if 1 - cosine * cosine <= _SMALLEST_SINE:
@@ -76,7 +150,13 @@ class NuSlerp(_OnSphere):
         return Coefficients(None, tuple(math.sin(share * angle) / math.sin(angle) for share in (1 - t, t)))
 
 
-class MultiSlerp(_OnSphere):
+def _t(params: SphereParams) -> float:
+    """The share of the second of two."""
+    one, other = params.weights
+    return other / (one + other) if abs(one + other) >= _SMALLEST_SUM else 0.5
+
+
+class MultiSlerp(_OnSphere[SphereParams]):
     """Any number of models, or deltas: their mean direction, turned along the tangent, times their mean norm."""
 
     name = "multislerp"

@@ -5,23 +5,20 @@ Source: arXiv:2306.01708, section 3 (TIES); arXiv:2312.06795, section 3 (breadcr
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sdmw.codec import Count, Within, tagged
+from sdmw.codec import Count, tagged
+from sdmw.methods.cuts import BEFORE_ALL, BEHIND_ALL, Cut, Place, bins_of, place_of, taken_of
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics import percentile
-from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook, bin_sum
+from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
-from sdmw.statistics.percentile import NOTHING_KEPT
-from sdmw.statistics.ties import LastTakenLook, Taken, Tied, TiesLook, block_of
+from sdmw.statistics.ties import LastTakenLook, Tied, TiesLook
 
 SMALLEST_SUM = 1e-7  # of magnitudes: a smaller one is not scaled to, nor from
-LAST = (1 << 63) - 1  # behind every element
 
 
 @tagged
@@ -31,9 +28,10 @@ class TrimParams:
 
     Attributes:
         weights: of each model.
-        first, last: for each model the places, by falling magnitude, of the first element that is kept and of the one
-            behind the last; None where it is not trimmed.
+        densities: the share of each model's elements that is kept; a model of 1 is not trimmed.
+        gammas: the share of each model's largest that is dropped; none where no such are.
         elements: of the tensor.
+        nonzero: shares are of the deltas that are not zero, else of all elements.
         vote: only deltas of the elected sign count.
         normalize: the sum is divided by that of the weights that count.
         rescale: what is kept of a model is scaled to its whole magnitude.
@@ -41,30 +39,14 @@ class TrimParams:
     """
 
     weights: tuple[float, ...]
-    first: tuple[Count | None, ...]
-    last: tuple[Count | None, ...]
+    densities: tuple[float, ...]
+    gammas: tuple[float, ...]
     elements: Count
+    nonzero: bool
     vote: bool
     normalize: bool
     rescale: bool
     scale: float
-
-
-@tagged
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Divides the elements of a tensor, in the order of kernels/cuts.py.
-
-    Attributes:
-        pattern: of float32: larger magnitudes come before the cut.
-        element: of equal ones those up to this element.
-    """
-
-    pattern: Annotated[int, Within(0, NOTHING_KEPT)]
-    element: Annotated[int, Within(-1, LAST)]
-
-
-BEFORE_ALL, BEHIND_ALL = Cut(NOTHING_KEPT, -1), Cut(0, LAST)
 
 
 @tagged
@@ -88,28 +70,6 @@ class Kept:
     tied: Count = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A cut behind so many elements, before it is known which of the equal ones they are.
-
-    Attributes:
-        pattern: as of `Cut`.
-        taken: of the elements that equal it.
-        tied: all that do.
-        total: the sum of the magnitudes before it, as a multiple of 2**-149.
-    """
-
-    pattern: int
-    taken: int
-    tied: int
-    total: int
-
-    @property
-    def splits(self) -> bool:
-        """Whether it divides equal magnitudes."""
-        return 0 < self.taken < self.tied
-
-
 class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
     """The base plus a weighted sum of trimmed deltas."""
 
@@ -118,21 +78,14 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "kept_share": ".2%"}
     vote: ClassVar[bool]
 
-    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
-        """The places of the first element of a model that is kept, and behind the last; None where none is cut."""
-        density, elements = settings.numbers("density")[model], settings.elements
-        if density >= 1:
-            return None, None
-        return 0, max(1, int(density * elements)) if density > 0 else 0
-
     def params(self, settings: Settings) -> TrimParams:
         """The parameters of one tensor."""
-        first, last = zip(*(self.places(settings, model) for model in range(settings.models)), strict=True)
         return TrimParams(
             weights=settings.numbers("weight"),
-            first=first,
-            last=last,
+            densities=settings.numbers("density"),
+            gammas=settings.numbers("gamma") if "gamma" in settings.by_model else (),
             elements=settings.elements,
+            nonzero=settings.word("trim") == "nonzero",
             vote=self.vote,
             normalize=settings.flag("normalize"),
             rescale=settings.flag("rescale"),
@@ -141,7 +94,7 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
 
     def needs(self, params: TrimParams, have: Measured) -> Look[Any] | None:
         """The histogram; low bits of the bins that hold the cuts; and where the equal ones lie that a cut divides."""
-        if all(place is None for place in params.last):
+        if min(params.densities) >= 1:
             return None
         if have.of(HistogramLook) is None:
             return HistogramLook(tuple(_percentile(params, model) for model in range(len(params.weights))))
@@ -155,10 +108,9 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
         if (counts := _only(have.of(TiesLook))) is None:
             return TiesLook(tuple(Tied(model, place.pattern) for model, place in divided), params.elements)
         if have.of(LastTakenLook) is None:
-            block = block_of(params.elements)
             return LastTakenLook(
                 tuple(
-                    _taken(Tied(model, place.pattern), place.taken, row, block, params.elements)
+                    taken_of(model, place, row, params.elements)
                     for (model, place), row in zip(divided, counts, strict=True)
                 )
             )
@@ -217,6 +169,7 @@ def _parameters(*, normalize: bool, gamma: bool = False) -> tuple[Parameter, ...
         Parameter("weight", "number", None, by_model=True, varies=True, required=True),
         Parameter("density", "number", 1.0, by_model=True, varies=True, minimum=0, maximum=1),
         *([Parameter("gamma", "number", 0.01, by_model=True, varies=True, minimum=0, maximum=1)] if gamma else []),
+        Parameter("trim", "choice", "all", choices=("all", "nonzero")),
         Parameter("normalize", "flag", normalize, varies=True),
         Parameter("rescale", "flag", False, varies=True),
         Parameter("lambda", "number", 1.0, varies=True),
@@ -240,16 +193,6 @@ class Breadcrumbs(Trimmed):
     parameters = _parameters(normalize=False, gamma=True)
     vote = False
 
-    def places(self, settings: Settings, model: int) -> tuple[int | None, int | None]:
-        """The largest go first, then the smallest; where both do not fit, fewer of the largest."""
-        density, gamma = (settings.numbers(name)[model] for name in ("density", "gamma"))
-        if density >= 1:
-            return None, None
-        elements = settings.elements
-        keep, top = int(density * elements), int(gamma * elements)
-        low = max(0, elements - keep - top)
-        return elements - low - keep, elements - low
-
 
 class BreadcrumbsTies(Breadcrumbs):
     """The same, and what is left votes as in ties."""
@@ -265,56 +208,43 @@ def _only(found: Mapping[str, Any] | None) -> Any:
 
 def _percentile(params: TrimParams, model: int) -> float:
     """Where among the nonzero deltas the lower cut likely lies, in percent."""
-    last = params.last[model]
-    return 100.0 * (1 - min(1.0, (params.elements if last is None else last) / max(1, params.elements)))
+    return 100.0 * (1 - min(1.0, params.densities[model] + (params.gammas[model] if params.gammas else 0.0)))
 
 
-def _ends(params: TrimParams, model: int) -> tuple[int, int]:
-    """How many elements lie before each cut."""
-    first, last = params.first[model], params.last[model]
-    return (0, params.elements) if first is None or last is None else (first, last)
+def _ends(params: TrimParams, model: int, nonzero: int) -> tuple[int, int]:
+    """How many elements lie before each cut, by falling magnitude; so many deltas of the model are not zero.
 
-
-def _bins(histogram: Histogram, ends: Iterable[int]) -> tuple[int, ...]:
-    """The bins of the cuts whose low bits are not all zero."""
-    ranks = {histogram.nonzero - end for end in ends if 0 < end < histogram.nonzero}
-    places = sorted({histogram.place_of_rank(rank) for rank in ranks})
-    return tuple(int(histogram.bins[place]) for place in places if histogram.low_sums[place])
+    Of breadcrumbs the largest go first, then the smallest; where both do not fit, fewer of the largest.
+    """
+    density, count = params.densities[model], nonzero if params.nonzero else params.elements
+    if density >= 1:
+        return 0, params.elements
+    keep = int(density * count)
+    if not params.gammas:
+        return 0, max(1, keep) if density > 0 else 0
+    low = max(0, count - keep - int(params.gammas[model] * count))
+    return count - low - keep, count - low
 
 
 def _unknown_bins(params: TrimParams, have: Measured, model: int) -> tuple[int, ...]:
     """Those that were not listed along with the histogram."""
     histogram = _only(have.of(HistogramLook))[model]
-    bins = _bins(histogram, _ends(params, model))
+    bins = bins_of(histogram, _ends(params, model, histogram.nonzero))
     return () if histogram.near.covers(bins) else bins
 
 
-def _places(params: TrimParams, have: Measured, model: int) -> tuple[_Place, _Place]:
+def _places(params: TrimParams, have: Measured, model: int) -> tuple[Place, Place]:
     """The two cuts of a model."""
     histogram: Histogram = _only(have.of(HistogramLook))[model]
-    ends = _ends(params, model)
-    bins = _bins(histogram, ends)
+    ends = _ends(params, model, histogram.nonzero)
+    bins = bins_of(histogram, ends)
     covered = histogram.near.covers(bins)
     low_bits: LowBits = histogram.near.low_bits(bins) if covered else _only(have.of(LowBitsLook))[model]
-    upper, lower = (_place(histogram, low_bits, end) for end in ends)
+    upper, lower = (place_of(histogram, low_bits, end) for end in ends)
     return upper, lower
 
 
-def _place(histogram: Histogram, low_bits: LowBits, end: int) -> _Place:
-    """The cut behind so many elements."""
-    if end <= 0:
-        return _Place(NOTHING_KEPT, 0, 0, 0)
-    if end >= histogram.nonzero:  # zeros need no order: they add nothing
-        return _Place(0, 0, 0, histogram.sum_from(0))
-    magnitude = percentile.magnitude_at(histogram, low_bits, histogram.nonzero - end)
-    pattern = int(np.float32(magnitude).view(np.uint32))
-    reaching, _ = percentile.kept(histogram, low_bits, pattern)
-    above, total = percentile.kept(histogram, low_bits, pattern + 1)
-    taken = end - above
-    return _Place(pattern, taken, reaching - above, total + bin_sum(pattern >> 16, taken, taken * (pattern & 0xFFFF)))
-
-
-def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, _Place]]:
+def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, Place]]:
     """Every cut that divides equal magnitudes: the model's number, 0 for the upper or 1 for the lower, the cut."""
     for model in range(len(params.weights)):
         for which, place in enumerate(_places(params, have, model)):
@@ -322,25 +252,14 @@ def _divided(params: TrimParams, have: Measured) -> Iterator[tuple[int, int, _Pl
                 yield model, which, place
 
 
-def _taken(tied: Tied, count: int, blocks: NDArray[np.int64], block: int, elements: int) -> Taken:
-    """Of the first `count` equal ones in a tensor: those in the block that holds the last of them."""
-    before = np.cumsum(blocks)
-    number = int(np.searchsorted(before, count))
-    left = count - int(before[number] - blocks[number])
-    return Taken(tied, number * block, min((number + 1) * block, elements), left)
-
-
 def _kept(params: TrimParams, have: Measured, model: int, divided: Mapping[tuple[int, int], int]) -> Kept:
     """One model's decision; `divided` has the last element that is taken of those that a cut divides."""
     histogram: Histogram = _only(have.of(HistogramLook))[model]
-    if params.last[model] is None:
+    if params.densities[model] >= 1:
         return Kept(BEFORE_ALL, BEHIND_ALL, 1.0, histogram.nonzero, histogram.nonzero)
     places = _places(params, have, model)
-    upper, lower = (
-        Cut(place.pattern, divided.get((model, which), LAST if place.taken else -1))
-        for which, place in enumerate(places)
-    )
-    first, last = (min(end, histogram.nonzero) for end in _ends(params, model))
+    upper, lower = (place.cut(divided.get((model, which))) for which, place in enumerate(places))
+    first, last = (min(end, histogram.nonzero) for end in _ends(params, model, histogram.nonzero))
     factor = rescaled(histogram.sum_from(0), places[1].total - places[0].total) if params.rescale else 1.0
     tied = places[1].tied if places[1].splits else 0
     return Kept(upper, lower, factor, histogram.nonzero, last - first, tied)

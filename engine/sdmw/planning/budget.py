@@ -18,11 +18,12 @@ LARGEST_TILE = 1 << 21  # elements; measured: larger gains nothing
 TILES = 24 * MiB  # of all inputs and the output in a worker; more only costs memory
 SMALLEST_TILE = 1 << 16  # elements; measured: smaller tiles cost more calls than arithmetic
 EDGES = 3 * mmap.PAGESIZE  # mapped of one input beside a tile: the rest of its first and last page, and the one behind
-LOADED = 72 * MiB  # measured: the compiler without its code, the kernels, safetensors, the report
+LOADED = 86 * MiB  # measured: the compiler without its code, the kernels, safetensors, the report
 LOADING = 188 * MiB  # at most while kernels are loaded; measured 176, with the libraries cached in large folios
 COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM's code stays mapped
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
+COLUMN = 64  # of one column that is decided by itself: eleven letters in the decision, the report and its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
 DEFAULT_CAP = 1 << 30
@@ -42,6 +43,7 @@ class Demand:
         models: how many models are measured; 0 where nothing is.
         components: the most components in a layer.
         looks: what one model takes of memory in looks.
+        beside: elements that a tile may have beside its own, so that its rows are whole.
     """
 
     reserved: int
@@ -52,6 +54,7 @@ class Demand:
     models: int
     components: int
     looks: LookMemory
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     as threads.
     """
     looks = demand.looks
+    tile += demand.beside
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
     written = IN_FLIGHT * tile * demand.output
@@ -83,17 +87,27 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
     """What a plan asks of memory, in a process that occupies `resident` bytes."""
     kernels = kernels_to_load()
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
+    by_column = [
+        (t.columns, size) for t in plan.tensors if t.action == "merge" and (size := method.column_bytes(t.params))
+    ]
     tensors, measured = plan.tensors, any(layer.measured for layer in plan.layers)
     return Demand(
-        reserved=resident + kernels.stay + DECISION * len(plan.layers) * len(plan.models) + PIECE * len(tensors),
+        reserved=resident
+        + kernels.stay
+        + DECISION * len(plan.layers) * len(plan.models)
+        + PIECE * len(tensors)
+        + COLUMN * sum(columns for columns, _ in by_column),
         loading=resident + kernels.most,
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
-        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0),
+        + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0)
+        + max((t.row * (method.row_bytes(t.params) or 0) for t in tensors if t.whole_rows), default=0)
+        + max((columns * size for columns, size in by_column), default=0),
         models=len(plan.models) if measured else 0,
         components=components,
         looks=memory_of(method),
+        beside=max((tensor.beside for tensor in tensors), default=0),
     )
 
 

@@ -106,7 +106,7 @@ def build(
     except PlanError as error:
         problems += error.problems
         parts, shards = [], ()
-    tensors = _placed(parts, shards)
+    tensors = _placed(method, parts, shards)
     beside = Beside() if product == "adapter" else beside.less(options.without)
     problems += beside.problems
     dropped = counts.dropped(recipe, tables, tied.heads, wanted)
@@ -204,7 +204,7 @@ def _laid_out(recipe: Recipe, parts: Sequence[_Part], product: Product, max_shar
     return lay_out(wanted, max_shard_size, MODEL)
 
 
-def _placed(parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[TensorPlan, ...]:
+def _placed(method: AnyMethod, parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[TensorPlan, ...]:
     places: dict[str, Place] = {place.name: place for shard in shards for place in shard.tensors}
     return tuple(
         TensorPlan(
@@ -215,6 +215,7 @@ def _placed(parts: Sequence[_Part], shards: Sequence[ShardLayout]) -> tuple[Tens
             params=part.params,
             component=component_of(part.row.name),
             output=places[part.row.name],
+            whole_rows=part.row.action == "merge" and method.row_bytes(part.params) is not None,
         )
         for part in parts
         if part.row.name in places

@@ -1,5 +1,6 @@
 """A plan as data: frozen, picklable, no open file. What it does not say cannot happen."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,7 @@ class TensorPlan:
         params: the method's parameters; None where it has no say.
         component: its name less the layer index.
         output: dtype, shape and place in its shard.
+        whole_rows: its tiles are read with all rows of the last axis that they touch.
     """
 
     name: str
@@ -62,6 +64,7 @@ class TensorPlan:
     params: object
     component: str
     output: Place
+    whole_rows: bool = False
 
     @property
     def elements(self) -> int:
@@ -73,9 +76,27 @@ class TensorPlan:
         """Elements along the last axis."""
         return self.output.shape[-1] if self.output.shape else 1
 
+    @property
+    def columns(self) -> int:
+        """Places behind the first axis."""
+        return math.prod(self.output.shape[1:])
+
     def tile(self, most: int) -> int:
-        """Elements in a tile, at most `most`: whole rows where a row fits in one."""
-        return most - most % self.row if 0 < self.row <= most else most
+        """Elements in a tile: at most `most`, whole rows where one fits in; a longer row where rows must be whole."""
+        if 0 < self.row <= most:
+            return most - most % self.row
+        return self.row if self.whole_rows and self.row else most
+
+    def read_for(self, start: int, stop: int) -> tuple[int, int]:
+        """What is read to merge some elements: the first one, and the one behind the last."""
+        if not self.whole_rows or start == stop:
+            return start, stop
+        return start - start % self.row, -(-stop // self.row) * self.row
+
+    @property
+    def beside(self) -> int:
+        """The most elements that a tile is read with beside those that were asked for."""
+        return min(2 * self.row, self.elements) if self.whole_rows else 0
 
     def aligned(self, element: int) -> int:
         """The first element from this one on that begins a block of the output's file, or the tensor's end.
@@ -270,12 +291,13 @@ class Plan:
     def looked_at(self, tensor: int, look: Look[Any]) -> Iterator[Piece]:
         """The tensor, or the ranges of it that a look asks for, cut into pieces that begin at multiples of its grain.
 
+        That of a look that needs whole rows is a row.
         At a grain of 1 they are those of the output.
         """
         if (ranges := look.ranges()) is not None:
             yield from (Piece(tensor, start, stop) for start, stop in ranges)
             return
-        if (grain := look.grain) == 1:
+        if (grain := max(1, self.tensors[tensor].row) if look.whole_rows else look.grain) == 1:
             yield from self.pieces_of(tensor)
             return
         planned = self.tensors[tensor]

@@ -8,6 +8,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
 from sdmw.checkpoints.merged_config import merged_config
 from sdmw.codec import tagged
+from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan, TensorPlan
 from sdmw.storage.files import read_bounded
 from sdmw.tensors.stored import Stored
@@ -22,15 +23,17 @@ class Unmade(Tensor):
     Attributes:
         part: the tensor in its plan.
         most: elements of a tile in which its inputs will be read.
+        method: the merge method's name.
     """
 
     part: TensorPlan
     most: int
+    method: str
 
     @property
     def cost(self) -> Cost:
         """What it will cost once it is decided."""
-        return cost_of(self.part, self.most)
+        return cost_of(self.part, self.most, self.method)
 
     def open(self) -> Source:
         """It has no values."""
@@ -42,17 +45,19 @@ class Unmade(Tensor):
             yield from tensor.leaves()
 
 
-def cost_of(part: TensorPlan, most: int) -> Cost:
+def cost_of(part: TensorPlan, most: int, method: str) -> Cost:
     """What computing a tensor costs: what its inputs do; a tile of each is held beside the result.
 
     Args:
         part: the tensor in its plan.
         most: elements of a tile in which its inputs are read.
+        method: the merge method's name.
     """
     each = [tensor.cost for tensor in part.inputs]
     itemsize = part.output.dtype.itemsize
-    held = most * (sum(cost.held for cost in each) + 2 * itemsize)
-    return Cost(sum(cost.read for cost in each), itemsize, held + sum(cost.working for cost in each))
+    held = (most + part.beside) * (sum(cost.held for cost in each) + 2 * itemsize)
+    row = part.row * (all_methods()[method].row_bytes(part.params) or 0) if part.whole_rows else 0
+    return Cost(sum(cost.read for cost in each), itemsize, held + row + sum(cost.working for cost in each))
 
 
 def unmade(plan: Plan) -> Checkpoint:
@@ -61,7 +66,9 @@ def unmade(plan: Plan) -> Checkpoint:
     Raises:
         CheckpointError: the config of its base cannot be read.
     """
-    return result(plan, [Unmade(t.name, t.output.dtype, t.output.shape, t, plan.tile) for t in plan.tensors])
+    method = plan.recipe.merge_method
+    parts: list[Tensor] = [Unmade(t.name, t.output.dtype, t.output.shape, t, plan.tile, method) for t in plan.tensors]
+    return result(plan, parts)
 
 
 def result(plan: Plan, tensors: list[Tensor]) -> Checkpoint:

@@ -29,7 +29,7 @@ from sdmw.recipes.settings import Settings
 from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices
 from sdmw.recipes.tree import plain
 
-# mergekit 0.1.5's; those that are not among the methods are not built yet, which is not the same as unknown.
+# mergekit 0.1.5's.
 MERGEKIT_METHODS = (
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
     "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
@@ -150,9 +150,8 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     base, top = references.get(("base_model",)), data.get("parameters")
     named = list(dict.fromkeys(model for each in given for _, model, _ in entries_of(each, references)))
     files = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
-    unbuilt = method is None and data.get("merge_method") in MERGEKIT_METHODS
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
-    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, pass_over=unbuilt, of_others=of_others)
+    settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
     slices = [_slice(each, references, method, top, settings, findings) for each in given]
     findings.check()
@@ -290,10 +289,5 @@ def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings)
         return None  # told by the shape
     if name in methods:
         return methods[name]
-    if name in MERGEKIT_METHODS:
-        mend = f"Use one of {', '.join(methods)}"
-        findings.add(("merge_method",), f"{name} is not supported yet", mend=mend)
-    else:
-        mend = guess(name, methods)
-        findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=mend)
+    findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=guess(name, methods))
     return None

@@ -26,7 +26,6 @@ class Settings:
         findings: Findings,
         *,
         ignore_unknown: bool,
-        pass_over: bool = False,
         of_others: Collection[str] = (),
     ) -> None:
         """Begin to read.
@@ -35,12 +34,11 @@ class Settings:
             method: whose parameters they are.
             findings: takes faults and notes.
             ignore_unknown: unknown parameters are notes.
-            pass_over: nothing is said of unknown parameters, because the method is one that is not built yet.
             of_others: parameters of other methods, which mergekit ignores: each is a note.
         """
         self._method = method
         self._findings = findings
-        self._ignore_unknown, self._pass_over, self._of_others = ignore_unknown, pass_over, of_others
+        self._ignore_unknown, self._of_others = ignore_unknown, of_others
 
     def read(self, given: Any, path: Path, level: Level) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
@@ -57,8 +55,6 @@ class Settings:
             at = (*path, name)
             if name == "int8_mask":
                 self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
-            elif name not in known and self._pass_over:
-                pass
             elif name not in known and name in self._of_others:
                 self._findings.note(f"{self._findings.name(at)} has no effect: {self._method.name} does not take it")
             elif name not in known and self._ignore_unknown:

@@ -43,7 +43,7 @@ class Merged(Tensor):
     @property
     def cost(self) -> Cost:
         """What its inputs cost; a tile of each is held while it is computed, beside the result."""
-        return cost_of(self.part, self.most)
+        return cost_of(self.part, self.most, self.method)
 
     def open(self) -> Source:
         """Computes each tile."""

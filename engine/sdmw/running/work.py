@@ -1,8 +1,8 @@
 """What one worker does with one piece; top-level functions of plain data, so that any executor can run them."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,15 @@ def read_tiles(
     Raises:
         RunError: a file changed or cannot be read.
     """
+    return read_ranges(inputs, tile_borders(start, stop, tile), check)
+
+
+def read_ranges(
+    inputs: Sequence[Tensor], ranges: Iterable[tuple[int, int]], check: Callable[[], None]
+) -> Iterator[tuple[int, Arrays]]:
+    """As `read_tiles`, for tiles given by their first element and the one behind the last."""
     sources = [each.open() for each in inputs]
-    for first, last in tile_borders(start, stop, tile):
+    for first, last in ranges:
         check()
         lost = lost_pages.lost()
         arrays = [source.tile(first, last) for source in sources]
@@ -289,12 +296,14 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], boo
     tensor, output = span.tensor, span.tensor.output
     itemsize = output.dtype.itemsize
     checksum = xxhash.xxh3_128()
-    for start, arrays in span.tiles():
-        tile = _tile(tensor, tensor.inputs, arrays, start)
+    borders = list(tile_borders(span.start, span.stop, span.tile))
+    read = read_ranges(tensor.inputs, (tensor.read_for(*each) for each in borders), span.given_up.check)
+    for (start, stop), (first, arrays) in zip(borders, read, strict=True):
+        tile = replace(_tile(tensor, tensor.inputs, arrays, first), begin=start - first, end=stop - first)
         offset = output.offset + start * itemsize
-        merged = staging.array(offset, tile.count * itemsize).view(output.dtype.storage)
+        merged = staging.array(offset, (stop - start) * itemsize).view(output.dtype.storage)
         if kernel(tile, Destination(merged.ctypes.data, CODES[output.dtype])) and span.strict:
-            known = explain(tensor, arrays, start, deltas=deltas)
+            known = explain(tensor, arrays, first, deltas=deltas)
             raise NonFiniteError([known or _overflow(tensor, merged, start)])
         write(tensor.output.shard, offset, merged)
         checksum.update(merged.data)
@@ -305,8 +314,8 @@ def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], boo
 def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
     codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
-    row = tensor.output.shape[-1] if tensor.output.shape else 1
-    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, tensor.name, start, row)
+    codes_ = np.array(codes, np.int64)
+    return Tile(addresses, codes_, arrays[0].size, tensor.name, start, tensor.row, tensor.columns)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:

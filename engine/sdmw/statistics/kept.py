@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
+from sdmw.statistics.look import Counter, Look, LookMemory, Tile, add_by_model, check_models
 
 INFINITE = 255  # the exponent of infinity and NaN
 
@@ -54,7 +54,7 @@ class KeptLook(Look[tuple[Sums, ...]]):
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 11, kept=1 << 11)
 
-    def counter(self, models: int) -> "KeptCounter":
+    def counter(self, models: int) -> Counter[tuple[Sums, ...]]:
         """A new counter, at zero."""
         return KeptCounter(models, self)
 
@@ -84,9 +84,14 @@ class KeptCounter:
 
     def result(self) -> tuple[Sums, ...]:
         """The sums so far; counting begins again."""
-        found = tuple(Sums(*(_total(row.tolist()) for row in model)) for model in self._sums)
+        found = sums_of(self._sums)
         self._sums[:] = 0
         return found
+
+
+def sums_of(mantissas: NDArray[np.int64]) -> tuple[Sums, ...]:
+    """The sums of each model from (n,2,EXPONENTS) mantissas, of all and of those kept, added up by exponent."""
+    return tuple(Sums(*(_total(row.tolist()) for row in model)) for model in mantissas)
 
 
 def _total(mantissas: Sequence[int]) -> int:

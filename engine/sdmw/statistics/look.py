@@ -23,6 +23,8 @@ class Tile:
         tensor: name of the tensor that it is a tile of.
         first: its first element's number in that tensor.
         row: elements along the tensor's last axis.
+        columns: places behind the first axis; elements that are so many apart are in one column.
+        begin, end: of a tile of whole rows, what is to be merged: elements, counted from its first; −1 is its end.
     """
 
     addresses: NDArray[np.int64]
@@ -31,11 +33,19 @@ class Tile:
     tensor: str = ""
     first: int = 0
     row: int = 1
+    columns: int = 1
+    begin: int = 0
+    end: int = -1
+
+    @property
+    def merged(self) -> tuple[int, int]:
+        """Which elements are to be merged, counted from its first: the first one, and the one behind the last."""
+        return self.begin, self.count if self.end < 0 else self.end
 
     def cut(self, start: int, stop: int) -> "Tile":
         """The elements from start to stop."""
         addresses = self.addresses + start * _ITEMSIZES[self.codes]
-        return Tile(addresses, self.codes, stop - start, self.tensor, self.first + start, self.row)
+        return Tile(addresses, self.codes, stop - start, self.tensor, self.first + start, self.row, self.columns)
 
 
 _ITEMSIZES = np.array([4, 2, 2, 4])  # bytes, by code
@@ -70,12 +80,14 @@ class Look(ABC, Generic[S]):
     """What is to be measured. A subclass is a frozen, picklable dataclass; what it returns is additive.
 
     Attributes:
-        memory: what it takes at most.
+        memory: what it takes at most; of one that needs whole rows, `Method.row_bytes` comes to it.
         grain: its pieces of a tensor begin at multiples of so many elements, and come tile by tile in order.
+        whole_rows: its tiles hold whole rows of the last axis; only of a method whose `row_bytes` is a number.
     """
 
     memory: ClassVar[LookMemory]
     grain: ClassVar[int] = 1
+    whole_rows: ClassVar[bool] = False
 
     def ranges(self) -> tuple[tuple[int, int], ...] | None:
         """First elements, and those behind the last, of what it reads of a layer's one tensor; None for all."""

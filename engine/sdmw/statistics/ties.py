@@ -10,14 +10,15 @@ from sdmw.kernels.blocks import GRAIN
 from sdmw.statistics.look import Look, LookMemory, Tile
 
 MOST_BLOCKS = 8192  # of a tensor
+ALL_MODELS = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Tied:
-    """Equal magnitudes of one model.
+    """Equal magnitudes of one model, or equal variances of all.
 
     Attributes:
-        model: its number.
+        model: its number; of `ALL_MODELS` it is the variance over all of them.
         pattern: of float32.
     """
 
@@ -112,7 +113,7 @@ class LastTakenLook(Look[tuple[int, ...]]):
 
     taken: tuple[Taken, ...]
 
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 14, result=1 << 10, kept=1 << 10)
+    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 10, kept=1 << 10)
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The blocks, each once."""
