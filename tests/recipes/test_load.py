@@ -456,6 +456,7 @@ class TestParameters:
         ("given", "problem"),
         [
             ({"normalize": 2}, "parameters.normalize: expected true or false, found 2"),
+            ({"normalize": 0.5}, "parameters.normalize: expected true or false, found 0.5"),
             ({"normalize": "maybe"}, "parameters.normalize: expected true or false, found 'maybe'"),
             ({"normalize": [True, 0.5]}, "parameters.normalize.1: expected true or false, found 0.5"),
         ],
@@ -471,8 +472,8 @@ class TestParameters:
 
     @pytest.mark.parametrize(
         ("given", "value"),
-        [("yes", True), ("On", True), (1, True), ("1", True), ("no", False), ("OFF", False), (0, False),
-         ([True, "no"], (True, False))],
+        [("yes", True), ("On", True), (1, True), ("1", True), ("no", False), ("OFF", False), (0, False), ("y", True),
+         ("F", False), (1.0, True), (0.0, False), ([True, "no"], (True, False))],
     )  # fmt: skip
     def test_flags_in_all_words(self, given, value):
         recipe = loaded(sdm_w(merge_method="task_arithmetic", parameters={"normalize": given}))
@@ -532,6 +533,16 @@ class TestWhatPeopleWrite:
             loaded(sdm_w(models=["./a", {"model": "./b"}])).models
             == loaded(sdm_w(models=[{"model": "./a"}, {"model": "./b"}])).models
         )
+
+    def test_ranges_among_models_and_a_mask_at_the_top_change_nothing(self):
+        models = [{"model": "./corp", "layer_range": [0, 32]}, {"model": "./func", "layer_range": None}]
+        recipe = loaded(sdm_w(models=models, int8_mask=True))
+        assert recipe.models == loaded(sdm_w()).models
+        assert recipe.notes == (
+            "models.0.layer_range has no effect: models are merged with all their layers. Write it under slices",
+            "int8_mask is accepted and changes nothing: masks take no memory here",
+        )
+        assert loaded(recipe) == recipe
 
     @pytest.mark.parametrize("k", [0.1, [0.5, 20], [{"filter": "mlp", "value": 0.2}, {"value": 10}]])
     def test_a_percentage_below_one_is_noted(self, k):

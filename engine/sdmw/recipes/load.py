@@ -25,8 +25,8 @@ from sdmw.recipes.models import (
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe, Setting, Slice
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
-from sdmw.recipes.settings import Settings
-from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices
+from sdmw.recipes.settings import INT8_MASK, Settings
+from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices, pass_over_ranges
 from sdmw.recipes.tree import plain
 
 # mergekit 0.1.5's.
@@ -136,6 +136,9 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     given = given_slices(data)
     references = read_references(data, given, findings, ignore_unknown=ignore_unknown)
     pass_over_own_tokenizer(data, references)
+    pass_over_ranges(given, findings)
+    if data.pop("int8_mask", None) is not None:
+        findings.note(INT8_MASK)
     method = _method(data.get("merge_method"), methods, findings)
     checked = method or _any(methods)
     names = [parameter.name for parameter in checked.parameters]
