@@ -528,6 +528,21 @@ def test_the_recipe_s_types_are_light():
 
 
 class TestWhatPeopleWrite:
+    @pytest.mark.parametrize(
+        ("recipe", "problem"),
+        [
+            ({"base_model": "a", "gate_mode": "hidden", "experts": [{"source_model": "b"}]},
+             "experts: expected a merge, found a mixture of experts, which is not built here. "
+             "Build it with mergekit-moe; its experts can be merged"),
+            ({"genome": {"models": ["a"]}, "tasks": []},
+             "genome: expected a merge, found a search for a recipe, which is not done here. "
+             "Search with mergekit-evolve; what it finds is a recipe"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_recipe_of_a_merge(self, recipe, problem):
+        assert refused(recipe) == [problem]
+        assert len(refused({**recipe, "merge_method": "linear", "models": ["a"]})) > 1
+
     def test_a_name_alone_is_a_model(self):
         assert (
             loaded(sdm_w(models=["./a", {"model": "./b"}])).models

@@ -43,6 +43,18 @@ MERGEKIT_PARAMETERS = (
     "weight",
 )  # fmt: skip
 
+# Files of mergekit that are no recipes of a merge: the field that gives them away, what is said, and the mend.
+NO_RECIPES = {
+    "experts": (
+        "a mixture of experts, which is not built here",
+        "Build it with mergekit-moe; its experts can be merged",
+    ),
+    "genome": (
+        "a search for a recipe, which is not done here",
+        "Search with mergekit-evolve; what it finds is a recipe",
+    ),
+}
+
 LONGEST_MODEL = 4096  # characters of a model's name: no path is longer, and to resolve one takes their square
 MOST_SLASHES = 10_000  # in the names of all models; each is some 10 microseconds
 
@@ -130,6 +142,10 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     if not isinstance(data, dict):
         findings.add((), described(data), expected="a mapping with merge_method and models")
         findings.check()
+    for name, (found, mend) in NO_RECIPES.items():
+        if name in data and "merge_method" not in data:
+            findings.add((name,), found, expected="a merge", mend=mend, key=True)
+            findings.check()
     for name in (*UNBUILT, *FORMS[1:]):
         if name in data and data[name] is None:
             del data[name]
