@@ -262,6 +262,9 @@ class TestFields:
 
     def test_methods(self):
         assert refused(sdm_w(merge_method="sdmw")) == ["merge_method: unknown merge method 'sdmw'. Did you mean sdm_w?"]
+        assert refused(sdm_w(merge_method="SDM_W")) == [
+            "merge_method: unknown merge method 'SDM_W'. Did you mean sdm_w?"
+        ]
         assert refused(sdm_w(merge_method=3)) == ["merge_method: expected text, found 3. Put it in quotes"]
 
     def test_a_method_that_is_not_known_hides_nothing_else(self):
