@@ -482,6 +482,10 @@ class TestParameters:
         recipe = loaded(sdm_w(merge_method="task_arithmetic", parameters={"normalize": given}))
         assert recipe.parameters["normalize"] == (Rule(None, value),)
 
+    def test_nothing_in_mergekit_s_fields_is_no_field(self):
+        nothing = dict.fromkeys(("chat_template", "tokenizer", "tokenizer_source", "slices", "modules", "out_dtype"))
+        assert replace(loaded({**sdm_w(), **nothing}), text="") == replace(loaded(sdm_w()), text="")
+
     def test_an_empty_list_says_nothing(self):
         assert loaded(sdm_w(parameters={"k": []})).parameters["k"] == ()
 

@@ -146,7 +146,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         if name in data and "merge_method" not in data:
             findings.add((name,), found, expected="a merge", mend=mend, key=True)
             findings.check()
-    for name in (*UNBUILT, *FORMS[1:]):
+    for name in (*UNBUILT, *FORMS[1:], "chat_template"):
         if name in data and data[name] is None:
             del data[name]
     given = given_slices(data)
