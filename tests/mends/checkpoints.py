@@ -234,6 +234,11 @@ ROWS = [
         config("corp", quantization_config=None)),
     Row("an old GPTQ folder", DEQUANTISE, file("corp/quantize_config.json", "{}"),
         file("corp/quantize_config.json", None)),
+    Row("MLX codes", DEQUANTISE,
+        both(lambda scene: setattr(scene, "kept", scene.tensors["corp"]),
+             edit("corp", lambda tensors: tensors.update({Q: np.zeros((16, 2), np.uint32), Q.replace(
+                 "weight", "scales"): np.ones((16, 1), np.float16)}))),
+        lambda scene: (scene.tensors.update(corp=scene.kept), again("corp")(scene))),
     Row("pickled weights", "Convert them to safetensors: load with transformers, then save_pretrained",
         only("pytorch_model.bin"), whole),
     Row("only GGUF", "Give the safetensors they were made from", only("m.gguf"), whole),

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmw.checkpoints.formats._json import most_values, parse, told, width
-from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
 from sdmw.checkpoints.heads import stands_in
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, quoted, some
 from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
 
