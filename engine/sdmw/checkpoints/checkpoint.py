@@ -24,6 +24,7 @@ class Checkpoint:
         adapts: what an adapter was trained on, as it says, perhaps empty; None for a model that stands alone.
         ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
         follow_links: links of its folder are followed that leave it.
+        aliases: names of tensors that are stored under another, with that name (views/aliases.py).
     """
 
     path: str
@@ -34,6 +35,7 @@ class Checkpoint:
     adapts: str | None = None
     ties: bool = False
     follow_links: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def commit(self) -> str | None:

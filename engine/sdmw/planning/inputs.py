@@ -12,6 +12,7 @@ from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.storage.locate import locate
 from sdmw.views.adapter import adapted, wrong_base
+from sdmw.views.aliases import named_as, with_aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def open_inputs(recipe: Recipe, access: Access, *, deltas: bool) -> Inputs | lis
         elif (other := first.setdefault(_folders(reference, base_reference, read), name)) != name:
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
-            models[name] = found
+            models[name] = named_as(base, found)
     if problems:
         return shorten(problems)
     of_bases = {str(reference): models.pop(str(reference)) for reference in bases}
@@ -134,7 +135,7 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, access)
+            found[part] = with_aliases(formats.read(folder, access))
         except SdmwError as error:
             problems += error.problems
     return found, problems

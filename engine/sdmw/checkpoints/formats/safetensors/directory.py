@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._config import read_config
@@ -92,7 +92,20 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
         raise CheckpointError(problems)
     warnings.extend(warning for header in ordered for warning in header.warnings)
     shards_read = tuple(header.shard for header in ordered)
-    return Checkpoint(directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links)
+    return Checkpoint(
+        directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links,
+        aliases=_aliases(ordered, tensors),
+    )  # fmt: skip
+
+
+def _aliases(headers: Iterable[Header], stored: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names that headers say are another tensor's: believed where that is stored, and nothing under the name."""
+    return {
+        alias: name
+        for header in headers
+        for alias, name in header.metadata.items()
+        if name in stored and alias not in stored
+    }
 
 
 def _headers(directory: str, shards: Iterable[str], access: Access) -> tuple[dict[str, Header], list[Problem]]:
