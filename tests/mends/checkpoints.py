@@ -295,6 +295,18 @@ ROWS = [
         "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
         add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="drop"), expected=without_extra),
     Row("a prefix", "Rename its tensors so, and merge then", renamed("module."), named_back),
+    Row("tensors spelled otherwise", "Rename its tensors so, and merge then",
+        both(fields(missing="base", extra="drop"),
+             edit("corp", lambda tensors: {n.replace("mlp", "mlp._orig_mod"): t for n, t in tensors.items()})),
+        edit("corp", lambda tensors: {n.replace("._orig_mod", ""): t for n, t in tensors.items()})),
+    Row("a PEFT model as a whole",
+        "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained",
+        edit("corp", lambda tensors: {
+            **{n.replace("q_proj", "q_proj.base_layer"): t for n, t in tensors.items()},
+            Q.replace("weight", "lora_A.default.weight"): np.ones((4, 16), np.float32),
+            Q.replace("weight", "lora_B.default.weight"): np.ones((16, 4), np.float32)}),
+        edit("corp", lambda tensors: {n.replace(".base_layer", ""): t + 4 if n == Q.replace(
+            "weight", "base_layer.weight") else t for n, t in tensors.items() if "lora" not in n})),
     Row("another model", "Merge fine-tunes of one base",
         edit("corp", lambda tensors: {name.replace(".", "_"): tensor for name, tensor in tensors.items()}),
         both(lambda scene: scene.tensors.update(corp=scene.tensors["func"]), again("corp"))),
