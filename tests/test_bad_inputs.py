@@ -344,7 +344,7 @@ PLANNING = [
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
          tensors=cast("corp", NORM, np.int32)),
-    Case("two integers", PlanError, (r"tensor 'ids': expected dtype I64 as in the base, found I32",),
+    Case("two integers", PlanError, (r"tensor 'ids': expected I64 \[3\] as in the base, found I32 \[3\]",),
          tensors=both(also("ids", np.arange(3), *MODELS), cast("corp", "ids", np.int32))),
     Case("nothing to merge", PlanError, (r"HERE/base: expected tensors of F32, F16 or BF16 to merge, found none",),
          tensors=lambda w: [(model.clear(), model.update(ids=np.arange(3))) for model in w.models]),

@@ -125,6 +125,10 @@ def resized(scene):
         put_rows("corp", name, scene.tensors["corp"][name][:40])(scene)
 
 
+def cast(model, name, dtype):
+    return edit(model, lambda tensors: tensors.update({name: tensors[name].astype(dtype)}))
+
+
 def put_rows(model, name, rows):
     return edit(model, lambda tensors: tensors.update({name: rows}))
 
@@ -163,14 +167,15 @@ def with_extra(scene):
     return average_of(scene) | {"more": scene.tensors["func"]["more"]}
 
 
-def average_of(scene):
+def average_of(scene, *without):
     corp, func = scene.tensors["corp"], scene.tensors["func"]
-    return {name: linear([corp[name], func[name]], [1, 1], True) for name in scene.tensors["base"]}
+    names = (name for name in scene.tensors["base"] if name not in without)
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in names}
 
 
 def as_in_base(name):
     """Integers are the base's where they differ."""
-    return lambda scene: average_of(scene) | {name: scene.tensors["base"][name]}
+    return lambda scene: average_of(scene, name) | {name: scene.tensors["base"][name]}
 
 
 def limited(scene):
@@ -284,8 +289,26 @@ ROWS = [
     Row("a dtype that is merged and one that is not",
         "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same",
         lambda scene: (setattr(scene, "kept", scene.tensors["corp"][NORM]),
+                       put_rows("corp", NORM, scene.kept.astype(np.int64))(scene)),
+        lambda scene: put_rows("corp", NORM, scene.kept)(scene)),
+    Row("float64 in one model", "Convert it to F32 first: F64 is copied, not merged",
+        lambda scene: (setattr(scene, "kept", scene.tensors["corp"][NORM]),
                        put_rows("corp", NORM, scene.kept.astype(np.float64))(scene)),
         lambda scene: put_rows("corp", NORM, scene.kept)(scene)),
+    Row("float64 that differs, converted",
+        "F64 tensors are copied, not merged: make them equal in all inputs, or convert them to F32 in all",
+        both(*(cast(model, NORM, np.float64) for model in ("base", "corp", "func"))),
+        both(*(cast(model, NORM, np.float32) for model in ("base", "corp", "func")))),
+    Row("float64 that differs, made equal",
+        "F64 tensors are copied, not merged: make them equal in all inputs, or convert them to F32 in all",
+        both(add("scale", np.array([0.5, 0.1])), put("func", "scale", 1, 9), fields(integers="base")),
+        put("func", "scale", 1, 0.1), expected=as_in_base("scale")),
+    Row("integers of other shapes", "They are copied, not merged: take the base's with the recipe field "
+        "`integers: base`", both(add("steps", np.arange(3)), add("steps", np.arange(5), "func")),
+        fields(integers="base"), expected=as_in_base("steps")),
+    Row("integers of other dtypes", "They are copied, not merged: take the base's with the recipe field "
+        "`integers: base`", both(add("mask", np.ones((3, 3), np.uint8)), add("mask", np.ones((3, 3), bool), "corp")),
+        fields(integers="base"), expected=as_in_base("mask")),
     Row("a tensor that is missing", "Recipe field `missing: base` takes the base's values", without("corp", Q),
         fields(missing="base"), expected=with_base(Q)),
     Row("a tensor that the base lacks, taken",

@@ -89,7 +89,7 @@ def _check_model(
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
         return [*found, _others(where, base, checkpoint, missing, prefixes)]
     problems = [
-        _differs(where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
+        _differs(recipe, where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
     ]
     found += shorten([p for p in problems if p], where)
     if missing and recipe.missing == "error":
@@ -148,9 +148,14 @@ def _others(
     return Problem(where, expected, found, "Merge fine-tunes of one base")
 
 
-def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
+def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Problem | None:
     """Why a model's tensor cannot be merged with the base's."""
     where = f"{where}, {tensor.where}"
+    if base.dtype.whole and tensor.dtype.whole:
+        wanted, found = _shaped((base.dtype, base.shape)), _shaped((tensor.dtype, tensor.shape))
+        mend = "They are copied, not merged: take the base's with the recipe field `integers: base`"
+        differ = wanted != found and recipe.integers == "error"
+        return Problem(where, f"{wanted} as in the base", found, mend) if differ else None
     if base.shape != tensor.shape:
         if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             mend = (
@@ -162,5 +167,7 @@ def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
         return Problem(where, f"shape {list(base.shape)} as in the base", f"shape {list(tensor.shape)}", mend)
     if base.dtype != tensor.dtype and not (base.dtype.merges and tensor.dtype.merges):
         mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"
+        if DType.F64 in (base.dtype, tensor.dtype):
+            mend = "Convert it to F32 first: F64 is copied, not merged"
         return Problem(where, f"dtype {base.dtype.name} as in the base", tensor.dtype.name, mend)
     return None

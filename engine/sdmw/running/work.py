@@ -326,6 +326,8 @@ def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, othe
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
     where = f"{info.where}, element {start + element}"
     expected = f"{first[element]} as in {tensor.inputs[0].origin}"
-    copied = f"{tensor.output.dtype.name} tensors are copied, not merged"
-    mend = f"{copied}: make them equal in all inputs, or take the base's with the recipe field `integers: base`"
+    dtype = tensor.output.dtype
+    equal = f"{dtype.name} tensors are copied, not merged: make them equal in all inputs, or"
+    bases = f"{equal} take the base's with the recipe field `integers: base`"
+    mend = bases if dtype.whole else f"{equal} convert them to F32 in all"
     return Problem(where, expected, str(other[element]), mend)
