@@ -12,6 +12,7 @@ from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
 from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, special_tokens
 from sdmw.errors import quoted
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.labels import label_warnings
 from sdmw.recipes.recipe import Recipe
 
 _MOST = 5  # keys of one kind that are named, of one model
@@ -47,6 +48,7 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
             warnings += warned
             notes += noted
         warnings += _tokenizers(name, base, model)
+    warnings += label_warnings(dict(inputs.sources))
     if recipe.generation_config == "base":
         notes += _generation(base, others)
     if recipe.chat_template == "base":
