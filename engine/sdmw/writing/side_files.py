@@ -164,7 +164,7 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
         skipped: as `choose` gives them.
         follow_links: as for `choose`.
     """
-    modules = _modules(base_dir, follow_links)
+    modules = module_folders(base_dir, follow_links)
     problems = []
     for path, reason in skipped:
         where = os.path.join(base_dir, path)
@@ -182,14 +182,15 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
     return problems
 
 
-def _modules(folder: str, follow_links: bool) -> tuple[str, ...]:
+def module_folders(folder: str, follow_links: bool) -> tuple[str, ...]:
     """The folders, each with a `/` at its end, of a sentence transformer's modules; none for other models."""
     try:
         found = json.loads(read_bounded(folder, MODULES, _LARGEST_MODULES, follow_links=follow_links))
     except (CheckpointError, ValueError, RecursionError):
         return ()
     paths = [module.get("path") for module in found if isinstance(module, dict)] if isinstance(found, list) else []
-    return tuple(f"{os.path.normpath(path)}/" for path in paths if isinstance(path, str) and path)
+    folders = (os.path.normpath(path) for path in paths if isinstance(path, str) and path)
+    return tuple(f"{folder}/" for folder in folders if not folder.startswith((".", "/")))
 
 
 def _unfit(base_dir: str, path: str, follow_links: bool) -> str:
