@@ -37,8 +37,6 @@ def said():
 
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json"])
-    "name", ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]
-)
 def test_processors_are_compared_by_what_they_say(name):
     put(name, {"hop_length": 160, "processor_class": "Old", "size": {"height": 4}}, "base")
     put(name, {"size": {"height": 4}, "processor_class": "New", "hop_length": 160, "padding": None}, "a")
