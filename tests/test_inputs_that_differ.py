@@ -164,6 +164,8 @@ def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
     report = sdmw.merge(recipe(base, base), tmp_path / "out")
     assert (tmp_path / "out" / "spk_dict.pt").read_text() == "voices"
     assert any("'spk_dict.pt' holds weights that are copied, not merged" in warning for warning in report.warnings)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- parts: `spk_dict.pt`: weights of the base that are copied as they are\n" in card
 
 
 def at_the_end(out):

@@ -34,7 +34,9 @@ def print_report(report: Report) -> None:
     _print(table)
     run = report.run
     told = (
-        tally.lines(report.missing, report.extra, report.tally, report.files.skipped, compared=True)
+        tally.lines(
+            report.missing, report.extra, report.tally, report.files.copied, report.files.skipped, compared=True
+        )
         if report.tally
         else ()
     )
@@ -100,7 +102,12 @@ def print_plan(plan: Plan) -> None:
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
             *tally.lines(
-                dict(plan.missing), dict(plan.extra), tally.tally_of(plan), dict(plan.skipped), compared=False
+                dict(plan.missing),
+                dict(plan.extra),
+                tally.tally_of(plan),
+                plan.copied,
+                dict(plan.skipped),
+                compared=False,
             ),
         )
     )
