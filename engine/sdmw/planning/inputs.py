@@ -1,5 +1,6 @@
 """Finds and reads the headers of every input; all that is wrong with any of them is collected."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
-from sdmw.storage.locate import locate
+from sdmw.storage.locate import ambiguous, locate
 from sdmw.views.adapter import adapted, wrong_base
 from sdmw.views.aliases import named_as, with_aliases
 
@@ -120,6 +121,11 @@ def _located(
             found[part] = _place(part, access)
         except SdmwError as error:
             faults[part] = error.problems
+    for part in ambiguous(found, access.folder):
+        mend = f"Keep the folder above it: {os.path.join(access.folder or '', part.path)}"
+        lacking = f"no such directory in {quoted(access.folder)}, but one called so that may be another input"
+        faults[part] = (Problem(quoted(str(part)), "", lacking, mend),)
+        del found[part]
     named = places(recipe) if faults else {}
     problems = [
         replace(problem, where=f"{named[part]}: {problem.where}" if part in named else problem.where)

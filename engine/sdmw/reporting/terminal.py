@@ -125,6 +125,8 @@ def print_verification(found: "Verification") -> None:
     elif found.not_found:
         equal = "equal by checksum; nothing was computed anew"
         odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
+    elif not found.tiles:
+        odds = "none: the recipe was changed, so nothing was computed anew"
     _print(
         _pairs(
             ("checkpoint", found.path),

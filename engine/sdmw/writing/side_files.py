@@ -12,7 +12,7 @@ from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
 from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
 from sdmw.storage.pointers import FETCH, IS_POINTER, LARGEST_POINTER, is_pointer
-from sdmw.storage.weight_files import format_of, not_beside_a_merge
+from sdmw.storage.weight_files import OTHER_FORM, format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
@@ -24,7 +24,7 @@ REPLACED = "the merge writes its own"
 # Patterns match one path component in lower case.
 _DENIED = {
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
-    "adapter_*": "another form of the weights",
+    "adapter_*": OTHER_FORM,
 }
 # In a folder of its own an index belongs to shards that are copied.
 _DENIED_ON_TOP = {"*.safetensors.index.json": REPLACED}
