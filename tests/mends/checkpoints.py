@@ -233,6 +233,8 @@ ROWS = [
         both(move("corp/config.json", "kept.json"),
              file("corp/config.json", "version https://git-lfs.github.com/spec/v1\n")),
         both(file("corp/config.json", None), move("kept.json", "corp/config.json"))),
+    Row("a pointer for an index", "Fetch it: git lfs pull, or download the model again",
+        both(sharded, file(INDEX, "version https://git-lfs.github.com/spec/v1\n")), sharded),
     Row("no config", "Copy it from the model's repository", move("corp/config.json", "config.json"),
         move("config.json", "corp/config.json")),
     Row("a config of quantised weights", DEQUANTISE, config("corp", quantization_config={"quant_method": "gptq"}),
