@@ -245,6 +245,8 @@ ROWS = [
     Row("an earlier run of another recipe, begun anew", "Restore it, or start over (--restart, resume=False)", begun,
         options(resume=False), expected=by_sdm_w(20)),
     # A merge that is verified.
+    Row("weights that were added", "Remove it, since loaders may read it",
+        both(merged, file("out/extra.safetensors", "x")), file("out/extra.safetensors", None), call=verify),
     Row("a report that was changed", CHANGED, both(merged, edited_report), back, call=verify),
     Row("a shard that was changed", "The file was changed, or the disk lies",
         both(merged, flipped("out/model.safetensors")), back, call=verify),

@@ -123,7 +123,7 @@ def merge(
                 outcome = Run(planned, context).carry_out(publication)
                 publication.finish()
                 models = model_reports(planned, outcome.decisions)
-                add_files(publication, planned, models)
+                add_files(publication, planned, models, outcome.nonfinite)
                 report = build_report(planned, outcome, usage, models, publication.checksums())
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())

@@ -13,6 +13,7 @@ from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.aliases import named_as, with_aliases
 from sdmw.views.in_memory import is_rebuilt
 from sdmw.views.peft_modules import Module, Modules
 from sdmw.views.tied_adapter import tie_of
@@ -122,6 +123,8 @@ def plan_extraction(
         overwrite: a directory there may be replaced.
         apart: workers are not threads of this process.
     """
+    base = with_aliases(base)
+    model = named_as(base, with_aliases(model))
     problems = [
         Problem(checkpoint.path, "a model", "an adapter", "Give the model that it was merged into")
         for checkpoint in (base, model)

@@ -35,7 +35,9 @@ def print_report(report: Report) -> None:
     _print(table)
     run = report.run
     told = (
-        tally.lines(report.missing, report.extra, report.tally, report.files.skipped, compared=True)
+        tally.lines(
+            report.missing, report.extra, report.tally, report.files.copied, report.files.skipped, compared=True
+        )
         if report.tally
         else ()
     )
@@ -101,7 +103,12 @@ def print_plan(plan: Plan) -> None:
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
             *tally.lines(
-                dict(plan.missing), dict(plan.extra), tally.tally_of(plan), dict(plan.skipped), compared=False
+                dict(plan.missing),
+                dict(plan.extra),
+                tally.tally_of(plan),
+                plan.copied,
+                dict(plan.skipped),
+                compared=False,
             ),
         )
     )
@@ -139,6 +146,8 @@ def print_verification(found: "Verification") -> None:
     elif found.not_found:
         equal = "equal by checksum; nothing was computed anew"
         odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
+    elif not found.tiles:
+        odds = "none: the recipe was changed, so nothing was computed anew"
     _print(
         _pairs(
             ("checkpoint", found.path),

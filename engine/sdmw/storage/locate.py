@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from itertools import islice
 
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
@@ -67,6 +68,22 @@ def _moved(model: ModelRef, folder: str) -> str | None:
     path = expanded(model.path).rstrip("/")
     places = (os.path.join(folder, each) for each in (path, os.path.basename(path)) if each and not os.path.isabs(each))
     return next((place for place in places if os.path.isdir(place)), None)
+
+
+def ambiguous(found: Mapping[ModelRef, str], folder: str | None) -> list[ModelRef]:
+    """The models that were found in a folder by the last part of their paths alone, where another's is the same.
+
+    Args:
+        found: the directory of each.
+        folder: where they were looked for, as for `locate`.
+    """
+    if folder is None:
+        return []
+    paths: dict[str, set[str]] = {}
+    for model, place in found.items():
+        paths.setdefault(place, set()).add(os.path.normpath(expanded(model.path)))
+    by_last_part = [model for model in found if found[model] != os.path.join(folder, expanded(model.path).rstrip("/"))]
+    return [model for model in by_last_part if len(paths[found[model]]) > 1]
 
 
 def _meant(name: str) -> str:

@@ -3,12 +3,11 @@
 import os
 
 from sdmw.checkpoints.formats._config import read_config
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, some
 from sdmw.storage.access import Access
 from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
-_SHOWN = 5  # names in one message
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _NONE = "Give the directory that config.json and weights lie in"
 # What there may be instead of safetensors, the likeliest first, and the mend.
@@ -41,9 +40,3 @@ def refusal(path: str, access: Access) -> CheckpointError:
         problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
     # A folder of GGUF files needs no config.json.
     return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path), access)[1])])
-
-
-def some(names: list[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    shown = ", ".join(quoted(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
