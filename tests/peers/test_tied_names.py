@@ -110,6 +110,16 @@ def marian(tie):
     )  # fmt: skip
 
 
+def idefics(tie):
+    """Rows of the vocabulary that were added lie in tensors of their own."""
+    vision = {"embed_dim": 8, "image_size": 8, "patch_size": 4, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2}  # fmt: skip
+    return transformers.IdeficsConfig(
+        **SMALL, additional_vocab_size=2, cross_layer_interval=1, vision_config=vision, tie_word_embeddings=tie,
+        perceiver_config={"use_resampler": False},
+    )  # fmt: skip
+
+
 KINDS = {
     "BertForMaskedLM": bert,
     "BertForPreTraining": bert,
@@ -125,6 +135,7 @@ KINDS = {
     "Pix2StructForConditionalGeneration": pix2struct,
     "RwkvForCausalLM": rwkv,
     "MarianMTModel": marian,
+    "IdeficsForVisionText2Text": idefics,
 }
 
 
