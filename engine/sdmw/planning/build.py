@@ -127,7 +127,7 @@ def build(
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
         missing=_missing(tables, tied.heads),
-        untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
+        untied=tuple(sorted(tied.dropped - unwritten)),
         extra=_extra(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=_absent_heads(recipe, tied, wanted),

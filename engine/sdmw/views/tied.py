@@ -106,7 +106,9 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
 def _heads(everyone: Collection[Checkpoint], known: TiedNames) -> Iterable[str]:
     """Names of all that may be tied, stored or not: those that the class ties; of others, those called like it."""
     named = () if known.whole else (name for each in everyone for name in heads_of(each))
-    return dict.fromkeys((*known.sources, *named))
+    # A class that is not known may be one without a head, though others of its model type have one.
+    has_head = known.of_class or any(head in each.tensors for head in known.sources for each in everyone)
+    return dict.fromkeys((*(known.sources if has_head else ()), *named))
 
 
 def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
