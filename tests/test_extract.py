@@ -255,6 +255,15 @@ class TestLeftOut:
         report = sdmw.extract("base", "other", "out", rank=4, progress=False)
         assert [(each.tensor, each.norm) for each in report.left_out] == [("lm_head.weight", 2 * np.sqrt(32))]
 
+    def test_a_bias_that_the_base_ties(self):
+        """Older files of BERT store it under both names: equal, nothing is lost."""
+        bias = {"cls.predictions.bias": np.ones(8, "f4")}
+        base = {"bert.embeddings.word_embeddings.weight": np.ones((8, 4), "f4"), "a.weight": np.ones((4, 4), "f4")}
+        config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
+        again = {"cls.predictions.decoder.bias": bias["cls.predictions.bias"]}
+        report, _ = extracted(base | bias, base, config, added=again)
+        assert report.left_out == ()
+
     def test_a_model_that_transformers_builds_otherwise_is_refused(self):
         base = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((8, 8), "f4")}
         with pytest.raises(PlanError, match=r"model_type 'vit', whose modules transformers calls otherwise"):

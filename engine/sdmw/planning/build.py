@@ -130,7 +130,7 @@ def build(
         max_shard_size=options.max_shard_size,
         card="card" not in options.without,
         missing=counts.missing(tables, tied.heads),
-        untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
+        untied=tuple(sorted(tied.dropped - unwritten)),
         extra=counts.taken(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=counts.absent_heads(recipe, tied, wanted),

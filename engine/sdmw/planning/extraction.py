@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.heads import tied_by_config
+from sdmw.checkpoints.tied_names import tied_names
 from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
@@ -221,13 +223,13 @@ def _compared_bytes(rest: Rest) -> int:
 
 def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tuple[Rest, ...]]:
     """The weights that peft has matrices for, and the other tensors of the fine-tune."""
-    modules, tie = Modules(base), tie_of(base)
+    modules, tied = Modules(base), _tied(base)
     weights, rest = [], []
     for name, above in model.tensors.items():
         below = base.tensors.get(name)
-        if tie and name == tie.head and tie.embedding in model.tensors:
+        if (source := tied.get(name, "")) in model.tensors:
             # Once merged it follows the embedding, so that what it differs by is lost.
-            rest.append(Rest(model.tensors[tie.embedding], above, "heads that the base ties to its embedding"))
+            rest.append(Rest(model.tensors[source], above, "heads that the base ties to its embedding"))
         elif below is None:
             rest.append(Rest(None, above, "tensors that the base lacks"))
         elif isinstance(module := _module(modules, below, above), Module):
@@ -237,6 +239,16 @@ def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tu
             rest.append(Rest(below, above, module))
     order = {name: number for number, name in enumerate(base.tensors)}
     return tuple(sorted(weights, key=lambda weight: order[weight.base.name])), tuple(rest)
+
+
+def _tied(base: Checkpoint) -> dict[str, str]:
+    """By the name of what the base ties, that of the tensor which stands for it; of what it stores the head alone."""
+    if tied_by_config(base.config) is False:
+        return {}
+    known = tied_names(base.config, base.tensors).sources
+    tie = tie_of(base)
+    head = {tie.head: tie.embedding} if tie else {}
+    return {name: source for name, source in known.items() if name not in base.tensors} | head
 
 
 def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
