@@ -107,10 +107,11 @@ def verify(
     check_executor(executor)
     limits, access = limits_of(None, threads), access_of(header_limit, download, follow_links, inputs)
     from sdmw.checkpoints import formats
+    from sdmw.planning.build import kernels_of
     from sdmw.planning.inputs import Inputs, not_found
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
-    from sdmw.running.context import working
+    from sdmw.running.context import load_kernels, working
     from sdmw.running.documents import decided
     from sdmw.running.job import Job
 
@@ -137,6 +138,8 @@ def verify(
     planned = sound(prepared.plan())
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     untied = {tied.head.name for tied in planned.heads} & merged.tensors.keys()
+    with receiver(progress) as tell:
+        load_kernels(tell, kernels_of(planned))
     with receiver(progress) as tell, working(tell, planned.threads, executor) as context:
         prepared = decided(prepared, context)
         if untied or recipe.documents:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
+from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, counts, memory
 from sdmw.planning.beside import Beside
@@ -61,6 +62,13 @@ class _Part:
     row: Row
     inputs: tuple[Tensor, ...]
     params: object
+
+
+def kernels_of(plan: Plan) -> tuple[str, ...]:
+    """The groups of kernels that a merge needs, and the documents that it uses, beside those that every run does."""
+    methods = all_methods()
+    others = (name for document in plan.recipe.documents for name in methods[document.merge_method].uses)
+    return tuple(dict.fromkeys((*budget.kernels_of(plan, methods[plan.recipe.merge_method]), *others)))
 
 
 def build(
