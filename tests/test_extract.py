@@ -13,7 +13,7 @@ import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from reference.rounding import STORED
-from sdmw.errors import InputChangedError, NonFiniteError, PlanError, UsageError
+from sdmw.errors import CheckpointError, InputChangedError, NonFiniteError, PlanError, UsageError
 from sdmw.running import decomposition, left_out
 from sdmw.running.events import Progress
 
@@ -65,6 +65,23 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
     assert {each.tensor for each in report.left_out} == {n for n, t in base.items() if t.ndim == 1}
     saved = json.loads(Path("out/sdmw_report.json").read_text())
     assert saved["error"] == report.error
+
+
+def test_a_model_is_no_fine_tune_of_itself(world):
+    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two models"):
+        sdmw.extract("base", "./base/", "adapter", progress=False)
+    assert not os.path.exists("adapter")
+
+
+def test_what_is_no_merge_is_called_what_it_is(world):
+    sdmw.extract("base", "tune", "adapter", rank=2, progress=False)
+    with pytest.raises(CheckpointError, match="that of an extraction, which tells its own error and is not verified"):
+        sdmw.verify("adapter", progress=False)
+    sdmw.pack("base", "tune", "archive", progress=False)
+    with pytest.raises(CheckpointError, match="found a delta archive, which sdmw apply checks while it reads it"):
+        sdmw.verify("archive", progress=False)
+    with pytest.raises(CheckpointError, match="expected a model, found a delta archive of sdmw pack"):
+        sdmw.inspect("archive")
 
 
 def test_the_same_again(world):

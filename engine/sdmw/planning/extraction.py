@@ -130,6 +130,8 @@ def plan_extraction(
         for checkpoint in (base, model)
         if checkpoint.adapts is not None
     ]
+    if not problems and os.path.samefile(base.path, model.path):
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
     problems = problems or shorten(_wrong(base, model))
     weights, rest = _sorted(base, model)
     shards: tuple[ShardLayout, ...] = ()
