@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
@@ -71,6 +71,16 @@ def test_a_model_is_no_fine_tune_of_itself(world):
     with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two models"):
         sdmw.extract("base", "./base/", "adapter", progress=False)
     assert not os.path.exists("adapter")
+
+
+def test_tensors_under_another_spelling_are_told(world):
+    names = {name: name.replace(".mlp.", ".mlp._orig_mod.") for name in world[1]}
+    save_file({names[name]: tensor for name, tensor in world[1].items()}, "tune/model.safetensors")
+    with pytest.raises(PlanError, match=r"found 2 of them spelled otherwise, such as '.*mlp._orig_mod.up_proj.weight'"):
+        sdmw.extract("base", "tune", "adapter", progress=False)
+    save_file({**world[1], "a.lora_A.default.weight": world[1]["model.norm.weight"]}, "tune/model.safetensors")
+    with pytest.raises(PlanError, match="a PEFT model whose adapter is not merged"):
+        sdmw.extract("base", "tune", "adapter", progress=False)
 
 
 def test_what_is_no_merge_is_called_what_it_is(world):
