@@ -455,7 +455,7 @@ def test_the_command(world, capsys, monkeypatch):
     assert done.code == 0
     assert "result      equal" in done.out
     count = tiles_in(read("out"))
-    assert f"sample      {count} of {count} tiles computed anew  " in done.out
+    assert f"sample      {count} of {count} tiles computed anew\n" in done.out
     done = told(capsys, monkeypatch, "verify", "out", "--sample", "1%")
     assert f"1 of {count} tiles computed anew; one wrong tile" in done.out
     done = told(capsys, monkeypatch, "verify", "out", "--all", "--json")

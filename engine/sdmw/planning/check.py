@@ -4,16 +4,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
-from sdmw.errors import Problem, quoted, shorten, some
+from sdmw.errors import Problem, quoted, shorten
+from sdmw.planning.misnamed import RENAME, other_spellings, spelled_otherwise, unmerged_adapter
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.renamed import prefix_between
-from sdmw.views.spellings import respelled, unmerged
 from sdmw.views.stacked import Tables
 from sdmw.views.tied import Ties
 
-_RENAME = "Rename its tensors so, and merge then"
 Shaped = tuple[DType, tuple[int, ...]]
 
 
@@ -28,7 +27,7 @@ def check_inputs(recipe: Recipe, tables: Tables, tied: Ties) -> list[Problem]:
     base, models = tables.base, tables.models
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
     problems = [p for checkpoint in distinct.values() for p in shorten(unmergeable(checkpoint), checkpoint.path)]
-    problems += _unmerged(quoted(base.path), base, base)
+    problems += unmerged_adapter(quoted(base.path), base, base)
     for model, checkpoint in models.items():
         if checkpoint is not base or tables.places:
             problems += _check_model(recipe, _part_of_base(tables, model), model, checkpoint, tied.heads)
@@ -78,13 +77,14 @@ def _check_model(
     missing = [name for name in base.tensors if name not in checkpoint.tensors and name not in heads]
     extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in heads]
     where = f"model {quoted(model)}"
-    if adapter := _unmerged(where, base, checkpoint):
+    if adapter := unmerged_adapter(where, base, checkpoint):
         return adapter
     # Whatever `missing` and `extra` say: hardly anything would be merged, or a part under other names would not be.
     prefixes = prefix_between(missing, extra)
-    spelled = {} if prefixes else respelled(_of(base, missing), _of(checkpoint, extra))
-    missing, extra = [n for n in missing if n not in spelled], [n for n in extra if n not in spelled.values()]
-    found = _respelled(where, base, spelled)
+    spelled = {} if prefixes else spelled_otherwise(base, checkpoint, heads)
+    others = set(spelled.values())
+    missing, extra = [n for n in missing if n not in spelled], [n for n in extra if n not in others]
+    found = other_spellings(where, base, spelled)
     if prefixes or _are_most(missing, base):
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
         return [*found, _others(where, base, checkpoint, missing, prefixes)]
@@ -99,28 +99,6 @@ def _check_model(
         mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
         found += shorten([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
     return found
-
-
-def _of(checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Tensor]:
-    return {name: checkpoint.tensors[name] for name in names}
-
-
-def _unmerged(where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
-    """What to say of a PEFT model that was saved as a whole."""
-    if not (names := unmerged(checkpoint.tensors, base.tensors)):
-        return []
-    found = f"those of a PEFT model whose adapter is not merged: {some(names)}"
-    mend = "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained"
-    return [Problem(where, "tensors of a model alone", found, mend)]
-
-
-def _respelled(where: str, base: Checkpoint, spelled: Mapping[str, str]) -> list[Problem]:
-    """What to say of tensors that a model has under another spelling of the base's names."""
-    if not spelled:
-        return []
-    name, other = next(iter(spelled.items()))
-    found = f"{len(spelled):,} of them spelled otherwise, such as {quoted(other)} for {quoted(name)}"
-    return [Problem(where, f"tensors named as in {base.path}", found, _RENAME)]
 
 
 def _are_most(missing: Sequence[str], base: Checkpoint) -> bool:
@@ -142,7 +120,7 @@ def _others(
         off, on = prefixes
         change = f"taking {quoted(off)} off its names" if off else f"putting {quoted(on)} before its names"
         change = f"writing {quoted(on)} for {quoted(off)} before its names" if off and on else change
-        return Problem(where, expected, f"{found}, but most agree by {change}", _RENAME)
+        return Problem(where, expected, f"{found}, but most agree by {change}", RENAME)
     if 2 * len(missing) <= len(base.tensors):
         found = f"{found}, with more than half of the parameters"
     return Problem(where, expected, found, "Merge fine-tunes of one base")

@@ -11,6 +11,7 @@ from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
 from sdmw.planning.limits import Limits
+from sdmw.planning.misnamed import other_spellings, spelled_otherwise, unmerged_adapter
 from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
@@ -132,7 +133,9 @@ def plan_extraction(
         for checkpoint in (base, model)
         if checkpoint.adapts is not None
     ]
-    problems = problems or shorten(_wrong(base, model))
+    if not problems and os.path.samefile(base.path, model.path):
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
+    problems = problems or _misnamed(base, model) or shorten(_wrong(base, model))
     weights, rest = _sorted(base, model)
     shards: tuple[ShardLayout, ...] = ()
     if not weights:
@@ -281,6 +284,11 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
         elif above.shape != info.shape:
             mend = "Give a fine-tune of this base, with its vocabulary"
             yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)
+
+
+def _misnamed(base: Checkpoint, model: Checkpoint) -> list[Problem]:
+    adapters = unmerged_adapter(base.path, base, base) or unmerged_adapter(model.path, base, model)
+    return adapters or other_spellings(model.path, base, spelled_otherwise(base, model))
 
 
 def _laid_out(weights: tuple[Weight, ...], rank: int) -> tuple[ShardLayout, ...]:

@@ -24,6 +24,8 @@ from sdmw.sizes import counted, shown
 if TYPE_CHECKING:  # it loads the kernels
     from sdmw.running.verification import Verification
 
+_WIDEST = 1 << 16  # characters of a line where there is no terminal
+
 
 def print_report(report: Report) -> None:
     """The models' table; where the result lies, the peak memory, how to load it."""
@@ -225,4 +227,13 @@ def _plain(text: str) -> Text:
 
 
 def _print(shown_thing: Table | Text) -> None:
-    Console(highlight=False, soft_wrap=False).print(shown_thing)
+    """Within the width of a terminal; elsewhere each line as a whole, for programs to read."""
+    console = Console(highlight=False, soft_wrap=False)
+    if console.is_terminal:
+        console.print(shown_thing)
+        return
+    console.width = _WIDEST
+    with console.capture() as captured:
+        console.print(shown_thing)
+    for line in captured.get().splitlines():
+        print(line.rstrip())  # noqa: T201

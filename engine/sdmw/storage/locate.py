@@ -13,6 +13,7 @@ from sdmw.storage.weight_files import not_fetched
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _FORGOTTEN = re.compile(r"model(?::| +:?) *(\S.*)")  # a line of a recipe that YAML takes for a text
+_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([^/]+))?", re.ASCII)
 _LONGEST_ID = 96  # characters
 _MOST_BESIDE = 1000  # directories that are compared with a name that is none
 _LONGEST_NAME = 255  # bytes of a name in a directory
@@ -91,6 +92,8 @@ def _meant(name: str) -> str:
     path = expanded(name)
     if forgotten := _FORGOTTEN.fullmatch(name):
         return f"Write `model: {forgotten[1]}`, with a colon and a blank"
+    if page := _PAGE.match(name):
+        return f"Write {quoted(page[1] + (f'@{page[2]}' if page[2] else ''))}, the id of that page"
     if "$" in name:
         return "$ is not expanded in a recipe: write the path itself"
     if path.endswith(".gguf") and os.path.exists(path):

@@ -1,6 +1,7 @@
 """What a directory is that no format can read."""
 
 import os
+from collections.abc import Collection
 
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.errors import CheckpointError, Problem, some
@@ -9,6 +10,7 @@ from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_OF_ARCHIVES = frozenset(("zarr.json", "counts", "gaps"))
 _NONE = "Give the directory that config.json and weights lie in"
 # What there may be instead of safetensors, the likeliest first, and the mend.
 _INSTEAD: dict[Format, tuple[str, str]] = {
@@ -21,6 +23,11 @@ _INSTEAD: dict[Format, tuple[str, str]] = {
 }
 
 
+def is_archive(names: Collection[str]) -> bool:
+    """Whether a folder with these names is a delta archive."""
+    return set(names) >= _OF_ARCHIVES
+
+
 def refusal(path: str, access: Access) -> CheckpointError:
     """The error for a directory without weights that can be read: none, or other formats; with config's problems.
 
@@ -28,6 +35,9 @@ def refusal(path: str, access: Access) -> CheckpointError:
         CheckpointError: the directory is missing, not a directory, or not readable.
     """
     names = sorted(listing(path))
+    if is_archive(names):
+        mend = "Make the fine-tune of it first: sdmw apply BASE ARCHIVE OUT"
+        return CheckpointError([Problem(path, "a model", "a delta archive of sdmw pack", mend)])
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:
         expected = "model.safetensors or model.safetensors.index.json"
