@@ -75,6 +75,16 @@ slices:
       parameters: {weight: [{filter: layers.3., value: 2.0}, {value: 0.5}]}
 parameters: {lambda: [{filter: layers.0., value: 0.5}, {value: 1.5}]}
 """,
+    "what each model has its own of sees that model's names on every level": """
+merge_method: linear
+slices:
+  - sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [3, 4]}]
+  - sources: [{model: a, layer_range: [1, 3]}, {model: b, layer_range: [0, 2]}]
+    parameters: {weight: {filter: layers.1., value: 0.25}}
+parameters:
+  weight: [{filter: layers.2., value: 0.125}, {filter: layers.3., value: 4.0}, {value: 1.0}]
+  normalize: {filter: layers.1., value: false}
+""",
     "parameters at every level": """
 merge_method: task_arithmetic
 base_model: base

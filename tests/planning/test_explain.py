@@ -83,6 +83,18 @@ def test_of_a_slice_the_names_in_each_model(world):
     assert values(explained(SLICES, UP.format(0)))["weight", "a"] == (7.0, "r.yaml:9:22: parameters.weight")
 
 
+def test_what_each_model_has_its_own_of_is_filtered_by_its_names_on_every_level(world):
+    text = SLICES.replace(
+        "{weight: 5}", "{weight: {filter: layers.2., value: 5}, normalize: {filter: layers.2., value: 0}}"
+    )
+    found = values(explained(text.replace("layers.0.", "layers.9."), UP.format(1)))
+    assert (found["weight", "a"][0], found["weight", "b"][0]) == (7, 5)
+    assert found["normalize", None] == (True, "default")
+    found = values(explained(text, UP.format(2)))
+    assert (found["weight", "a"][0], found["weight", "b"][0]) == (7, 7)
+    assert found["normalize", None][0] is False
+
+
 def test_what_is_copied_has_no_parameters(world):
     told = explained(TIES, "ids")
     assert (told.action, told.values) == ("copy", ())

@@ -456,6 +456,7 @@ class TestParameters:
         ("given", "problem"),
         [
             ({"normalize": 2}, "parameters.normalize: expected true or false, found 2"),
+            ({"normalize": 0.5}, "parameters.normalize: expected true or false, found 0.5"),
             ({"normalize": "maybe"}, "parameters.normalize: expected true or false, found 'maybe'"),
             ({"normalize": [True, 0.5]}, "parameters.normalize.1: expected true or false, found 0.5"),
         ],
@@ -471,8 +472,8 @@ class TestParameters:
 
     @pytest.mark.parametrize(
         ("given", "value"),
-        [("yes", True), ("On", True), (1, True), ("1", True), ("no", False), ("OFF", False), (0, False),
-         ([True, "no"], (True, False))],
+        [("yes", True), ("On", True), (1, True), ("1", True), ("no", False), ("OFF", False), (0, False), ("y", True),
+         ("F", False), (1.0, True), (0.0, False), ([True, "no"], (True, False))],
     )  # fmt: skip
     def test_flags_in_all_words(self, given, value):
         recipe = loaded(sdm_w(merge_method="task_arithmetic", parameters={"normalize": given}))
@@ -527,11 +528,36 @@ def test_the_recipe_s_types_are_light():
 
 
 class TestWhatPeopleWrite:
+    @pytest.mark.parametrize(
+        ("recipe", "problem"),
+        [
+            ({"base_model": "a", "gate_mode": "hidden", "experts": [{"source_model": "b"}]},
+             "experts: expected a merge, found a mixture of experts, which is not built here. "
+             "Build it with mergekit-moe; its experts can be merged"),
+            ({"genome": {"models": ["a"]}, "tasks": []},
+             "genome: expected a merge, found a search for a recipe, which is not done here. "
+             "Search with mergekit-evolve; what it finds is a recipe"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_recipe_of_a_merge(self, recipe, problem):
+        assert refused(recipe) == [problem]
+        assert len(refused({**recipe, "merge_method": "linear", "models": ["a"]})) > 1
+
     def test_a_name_alone_is_a_model(self):
         assert (
             loaded(sdm_w(models=["./a", {"model": "./b"}])).models
             == loaded(sdm_w(models=[{"model": "./a"}, {"model": "./b"}])).models
         )
+
+    def test_ranges_among_models_and_a_mask_at_the_top_change_nothing(self):
+        models = [{"model": "./corp", "layer_range": [0, 32]}, {"model": "./func", "layer_range": None}]
+        recipe = loaded(sdm_w(models=models, int8_mask=True))
+        assert recipe.models == loaded(sdm_w()).models
+        assert recipe.notes == (
+            "models.0.layer_range has no effect: models are merged with all their layers. Write it under slices",
+            "int8_mask is accepted and changes nothing: masks take no memory here",
+        )
+        assert loaded(recipe) == recipe
 
     @pytest.mark.parametrize("k", [0.1, [0.5, 20], [{"filter": "mlp", "value": 0.2}, {"value": 10}]])
     def test_a_percentage_below_one_is_noted(self, k):

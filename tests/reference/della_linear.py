@@ -21,9 +21,10 @@ def probabilities(delta, density, epsilon):
 def della_linear(
     name, base, models, weights, densities, epsilon=0.15, seed=0, normalize=False, rescale=True, scale=1.0, vote=False
 ):
-    """One tensor's float32 result; `name` is the tensor's."""
+    """One tensor's float32 result; `name` is the tensor's, `epsilon` of all models or a list."""
     kept = []
-    for place, (model, density) in enumerate(zip(models, densities, strict=True)):
+    epsilons = epsilon if isinstance(epsilon, list) else [epsilon] * len(models)
+    for place, (model, density, epsilon) in enumerate(zip(models, densities, epsilons, strict=True)):
         delta = model - base
         mask = np.ones(delta.shape, bool)
         if density < 1:

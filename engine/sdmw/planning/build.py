@@ -10,7 +10,7 @@ from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Product
-from sdmw.planning import budget, counts, memory
+from sdmw.planning import budget, counts, filters, memory
 from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
@@ -148,10 +148,17 @@ def build(
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *counts.left_out(recipe, dropped),
             *counts.unfollowed_keys(inputs.base, tables.depth),
+            *filters.idle(recipe, _names(wanted, tables)),
             *_licences(inputs, beside.copied),
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
+
+
+def _names(wanted: Sequence[Row], tables: Tables) -> Iterator[str]:
+    """What tensors are called in the output and in the inputs."""
+    yield from (row.name for row in wanted)
+    yield from (name for place in tables.places.values() for name in place.names.values())
 
 
 def _licences(inputs: Inputs, copied: Sequence[str]) -> Iterator[str]:

@@ -116,9 +116,7 @@ def _values(recipe: Recipe, method: AnyMethod, tables: Tables, row: Row) -> Iter
         for entry, own in zip(entries, row.settings.by_model[parameter.name], strict=True):
             name = str(entry.model)
             called = place.names.get(name, row.name) if place else row.name
-            rule = rule_for(entry.parameters.get(parameter.name), called)
-            said = rule.place if rule else _place(parameter, levels, row.name)
-            yield Told(parameter.name, name, own, said)
+            yield Told(parameter.name, name, own, _place(parameter, (entry.parameters, *levels), called))
 
 
 def _place(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], name: str) -> str:

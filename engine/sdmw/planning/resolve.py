@@ -32,7 +32,8 @@ class Asked:
 def resolve(recipe: Recipe, method: AnyMethod, asked: Asked) -> Settings:
     """The value of each of the method's parameters for one tensor: model, slice, top, then the method's default.
 
-    What stands under a model is filtered by the tensor's name there, all else by its name in the output.
+    What each model has its own of is filtered by the tensor's name there, on every level; all else by its name in the
+    output.
     """
     part = None if asked.place is None else recipe.slices[asked.place.number]
     entries = recipe.models if part is None else part.sources
@@ -41,27 +42,26 @@ def resolve(recipe: Recipe, method: AnyMethod, asked: Asked) -> Settings:
     top: dict[str, Chosen] = {}
     by_model: dict[str, tuple[float | None, ...]] = {}
     for parameter in method.parameters:
-        general = _general(levels, parameter, asked)
-        if parameter.by_model:
-            given = (
-                value_of(entry.parameters.get(parameter.name), names.get(str(entry.model), asked.name), asked.depth)
-                for entry in entries
-            )
-            own = (_bounded(parameter, value) for value in given)
-            by_model[parameter.name] = tuple(cast("float | None", general) if value is None else value for value in own)
-        else:
-            top[parameter.name] = general
+        if not parameter.by_model:
+            top[parameter.name] = _first(levels, parameter, asked.name, asked.depth)
+            continue
+        own = []
+        for entry in entries:
+            name = names.get(str(entry.model), asked.name)
+            value = _first((entry.parameters, *levels), parameter, name, asked.depth)
+            own.append(cast("float | None", value))
+        by_model[parameter.name] = tuple(own)
     base = recipe.base_model if part is None else part.base
     return Settings(len(entries), base is not None, asked.elements, recipe.random_seed, top, by_model)
 
 
-def _general(levels: Sequence[Mapping[str, Setting]], parameter: Parameter, asked: Asked) -> Chosen:
-    """What the levels above the models say, of which the top is the last."""
+def _first(levels: Sequence[Mapping[str, Setting]], parameter: Parameter, name: str, depth: float) -> Chosen:
+    """What the first level says that says something of a tensor; words stand at the last, the top, alone."""
     if parameter.kind == "choice":
         setting = levels[-1].get(parameter.name)
         return parameter.default if setting is None else cast("str | Mapping[str, float]", setting)
     for level in levels:
-        if (value := value_of(level.get(parameter.name), asked.name, asked.depth)) is not None:
+        if (value := value_of(level.get(parameter.name), name, depth)) is not None:
             return _bounded(parameter, value)
     return parameter.default
 

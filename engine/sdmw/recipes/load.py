@@ -25,8 +25,8 @@ from sdmw.recipes.models import (
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe, Setting, Slice
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
-from sdmw.recipes.settings import Settings
-from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices
+from sdmw.recipes.settings import INT8_MASK, Settings
+from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices, pass_over_ranges
 from sdmw.recipes.tree import plain
 
 # mergekit 0.1.5's.
@@ -42,6 +42,18 @@ MERGEKIT_PARAMETERS = (
     "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "rescale", "scale", "select_topk", "t", "tol",
     "weight",
 )  # fmt: skip
+
+# Files of mergekit that are no recipes of a merge: the field that gives them away, what is said, and the mend.
+NO_RECIPES = {
+    "experts": (
+        "a mixture of experts, which is not built here",
+        "Build it with mergekit-moe; its experts can be merged",
+    ),
+    "genome": (
+        "a search for a recipe, which is not done here",
+        "Search with mergekit-evolve; what it finds is a recipe",
+    ),
+}
 
 LONGEST_MODEL = 4096  # characters of a model's name: no path is longer, and to resolve one takes their square
 MOST_SLASHES = 10_000  # in the names of all models; each is some 10 microseconds
@@ -130,12 +142,19 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     if not isinstance(data, dict):
         findings.add((), described(data), expected="a mapping with merge_method and models")
         findings.check()
+    for name, (found, mend) in NO_RECIPES.items():
+        if name in data and "merge_method" not in data:
+            findings.add((name,), found, expected="a merge", mend=mend, key=True)
+            findings.check()
     for name in (*UNBUILT, *FORMS[1:]):
         if name in data and data[name] is None:
             del data[name]
     given = given_slices(data)
     references = read_references(data, given, findings, ignore_unknown=ignore_unknown)
     pass_over_own_tokenizer(data, references)
+    pass_over_ranges(given, findings)
+    if data.pop("int8_mask", None) is not None:
+        findings.note(INT8_MASK)
     method = _method(data.get("merge_method"), methods, findings)
     checked = method or _any(methods)
     names = [parameter.name for parameter in checked.parameters]

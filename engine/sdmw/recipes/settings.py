@@ -11,7 +11,11 @@ from sdmw.recipes.schema import RuleShape, shaped
 
 Level = Literal["top", "slice", "model"]  # a module's parameters are a slice's
 
-_FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_FLAGS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False),
+}
+INT8_MASK = "int8_mask is accepted and changes nothing: masks take no memory here"
 
 
 class Settings:
@@ -54,7 +58,7 @@ class Settings:
         for name, value in list(given.items()) if isinstance(given, dict) else ():
             at = (*path, name)
             if name == "int8_mask":
-                self._findings.note("int8_mask is accepted and changes nothing: masks take no memory here")
+                self._findings.note(INT8_MASK)
             elif name not in known and name in self._of_others:
                 self._findings.note(f"{self._findings.name(at)} has no effect: {self._method.name} does not take it")
             elif name not in known and self._ignore_unknown:
@@ -112,7 +116,7 @@ class Settings:
 
     def _flag(self, parameter: Parameter, given: Any, at: Path) -> bool:
         """A flag: YAML 1.1, which mergekit reads, has more words for it, and takes numbers."""
-        found = _FLAGS.get(str(given).lower()) if isinstance(given, bool | int | str) else None
+        found = _FLAGS.get(str(given).lower()) if isinstance(given, bool | int | float | str) else None
         if found is None:
             self._findings.add(at, described(given), expected=_wanted(parameter))
         return found is True

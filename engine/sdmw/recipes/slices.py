@@ -83,6 +83,16 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
             findings.add((*second, "layer_range"), f"{other}", expected=expected)
 
 
+def pass_over_ranges(slices: list[GivenSlice], findings: Findings) -> None:
+    """Delete ranges that stand among `models`, where mergekit does not look at them; a note."""
+    for each in slices:
+        for path, model in each.models if not each.ranged else ():
+            if model.get("layer_range") is not None:
+                where = findings.name((*path, "layer_range"))
+                findings.note(f"{where} has no effect: models are merged with all their layers. Write it under slices")
+            model.pop("layer_range", None)
+
+
 def _slices(data: dict[str, Any], path: Path, levels: tuple[tuple[Path, dict[str, Any]], ...]) -> Iterator[GivenSlice]:
     if data.get("models") is not None:
         yield GivenSlice(path, tuple(_mappings(data, "models", path)), levels, ranged=False)
