@@ -14,7 +14,7 @@ import pytest
 import sdmw
 from ending import processor_seconds, seconds_to_its_end
 from faults.worlds import ALL
-from sdmw.kernels import folder, ready
+from sdmw.kernels import calls, folder, ready
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = ROOT / "tests" / "data"
@@ -229,7 +229,7 @@ def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatc
     monkeypatch.setattr(folder, "folder", lambda: str(place))
     monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
     assert ready.state() == "kept"
-    path = next(place.rglob(f"*{suffix}"))
+    path = next(place.rglob(f"{calls.ALWAYS}.*{suffix}"))
     path.unlink()
     if damage == "empty":
         path.touch()
