@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sdmw.archives import planning, runs, shards
-from sdmw.kernels import ready
+from sdmw.kernels import calls, ready
 from sdmw.planning import budget
 from sdmw.running import decomposition, left_out, verification
 
@@ -26,7 +26,7 @@ settings.load_profile("sdmw")
 @pytest.fixture(scope="session", autouse=True)
 def kernels():
     """Compiled, if need be, before any test looks at what a run says or takes."""
-    ready.prepare(lambda _once: None)
+    ready.prepare(lambda _once: None, groups=list(calls.CALLS))
 
 
 TINY = {

@@ -342,7 +342,7 @@ PLANNING = [
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
          tensors=cast("corp", NORM, np.int32)),
-    Case("two integers", PlanError, (r"tensor 'ids': expected dtype I64 as in the base, found I32",),
+    Case("two integers", PlanError, (r"tensor 'ids': expected I64 \[3\] as in the base, found I32 \[3\]",),
          tensors=both(also("ids", np.arange(3), *MODELS), cast("corp", "ids", np.int32))),
     Case("nothing to merge", PlanError, (r"HERE/base: expected tensors of F32, F16 or BF16 to merge, found none",),
          tensors=lambda w: [(model.clear(), model.update(ids=np.arange(3))) for model in w.models]),
@@ -681,6 +681,20 @@ def test_nonfinite_pass_is_the_reference(tmp_path, method, out):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert_bits(found[name], rounded(array, {"float32": "F32", "float16": "F16"}[out]))
+    odd = {name: int((~np.isfinite(widen(array))).sum()) for name, array in found.items()} | {"x": 2}
+    elements = f"{sum(odd.values()):,} elements of "
+    (passed,) = [warning for warning in report.warnings if "`nonfinite: pass` allows" in warning]
+    card = Path(world.at("out", "README.md")).read_text()
+    assert elements in passed
+    assert all((f"`{name}`" in card) == (repr(name) in passed) == bool(count) for name, count in odd.items())
+    assert f"- not finite: {elements}" in card
+
+
+def test_where_all_is_finite_nothing_is_said_to_have_passed(tmp_path):
+    world = World(tmp_path)
+    _, report = merged(world, nonfinite="pass", merge_method="linear")
+    assert report.warnings == ()
+    assert "not finite" not in Path(world.at("out", "README.md")).read_text()
 
 
 def test_a_model_whose_only_changes_are_infinite_takes_no_part(tmp_path):

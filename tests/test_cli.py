@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from command_line import everything_in, told
 from ending import processor_seconds, seconds_to_its_end
 from sdmw.api import merging
 from sdmw.errors import OutputError, Problem
-from sdmw.reporting import display
+from sdmw.reporting import display, terminal
 from sdmw.running import events
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
@@ -193,6 +194,7 @@ LONG = "a-very-" + "long-" * 40 + "name"
 def test_names_are_shown_whole_and_harmless_at_eighty_columns(tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(terminal, "Console", partial(terminal.Console, force_terminal=True, color_system=None))
     recipe = written(tmp_path, name)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"./{name}")
     merged = told(capsys, monkeypatch, "merge", recipe, "out")
@@ -206,6 +208,20 @@ def test_names_are_shown_whole_and_harmless_at_eighty_columns(tmp_path, capsys, 
     column = "".join(line[: max(6, min(len(shown), 80))].split("  ")[0] for line in merged.out.splitlines()[1:])
     assert shown in column.replace(" ", "")
     assert shown[2:] in "".join(inspected.out.split())
+
+
+def test_without_a_terminal_no_line_is_cut_or_folded(tmp_path, capsys, monkeypatch):
+    """Programs read them; blanks that fill a column up are none of the line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    recipe = written(tmp_path, LONG)
+    merged = told(capsys, monkeypatch, "merge", recipe, "out").out.splitlines()
+    assert [line.split()[0] for line in merged if LONG in line] == [f"./{LONG}"]
+    planned = told(capsys, monkeypatch, "plan", recipe, "out").out.splitlines()
+    inspected = told(capsys, monkeypatch, "inspect", LONG).out.splitlines()
+    assert inspected[0] == f"checkpoint    {tmp_path}/{LONG}"
+    for line in (*merged, *planned, *inspected):
+        assert line == line.rstrip()
 
 
 def test_a_line_at_times_where_there_is_no_terminal(recipe, capsys, monkeypatch):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from reference.rounding import STORED
-from sdmw.errors import InputChangedError, NonFiniteError, PlanError, UsageError
+from sdmw.errors import CheckpointError, InputChangedError, NonFiniteError, PlanError, UsageError
 from sdmw.running import decomposition, left_out
 from sdmw.running.events import Progress
 
@@ -65,6 +65,33 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
     assert {each.tensor for each in report.left_out} == {n for n, t in base.items() if t.ndim == 1}
     saved = json.loads(Path("out/sdmw_report.json").read_text())
     assert saved["error"] == report.error
+
+
+def test_a_model_is_no_fine_tune_of_itself(world):
+    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two models"):
+        sdmw.extract("base", "./base/", "adapter", progress=False)
+    assert not os.path.exists("adapter")
+
+
+def test_tensors_under_another_spelling_are_told(world):
+    names = {name: name.replace(".mlp.", ".mlp._orig_mod.") for name in world[1]}
+    save_file({names[name]: tensor for name, tensor in world[1].items()}, "tune/model.safetensors")
+    with pytest.raises(PlanError, match=r"found 2 of them spelled otherwise, such as '.*mlp._orig_mod.up_proj.weight'"):
+        sdmw.extract("base", "tune", "adapter", progress=False)
+    save_file({**world[1], "a.lora_A.default.weight": world[1]["model.norm.weight"]}, "tune/model.safetensors")
+    with pytest.raises(PlanError, match="a PEFT model whose adapter is not merged"):
+        sdmw.extract("base", "tune", "adapter", progress=False)
+
+
+def test_what_is_no_merge_is_called_what_it_is(world):
+    sdmw.extract("base", "tune", "adapter", rank=2, progress=False)
+    with pytest.raises(CheckpointError, match="that of an extraction, which tells its own error and is not verified"):
+        sdmw.verify("adapter", progress=False)
+    sdmw.pack("base", "tune", "archive", progress=False)
+    with pytest.raises(CheckpointError, match="found a delta archive, which sdmw apply checks while it reads it"):
+        sdmw.verify("archive", progress=False)
+    with pytest.raises(CheckpointError, match="expected a model, found a delta archive of sdmw pack"):
+        sdmw.inspect("archive")
 
 
 def test_the_same_again(world):
@@ -254,6 +281,15 @@ class TestLeftOut:
         write_checkpoint("other", {**base, "lm_head.weight": base[name] + 2}, config=config)
         report = sdmw.extract("base", "other", "out", rank=4, progress=False)
         assert [(each.tensor, each.norm) for each in report.left_out] == [("lm_head.weight", 2 * np.sqrt(32))]
+
+    def test_a_bias_that_the_base_ties(self):
+        """Older files of BERT store it under both names: equal, nothing is lost."""
+        bias = {"cls.predictions.bias": np.ones(8, "f4")}
+        base = {"bert.embeddings.word_embeddings.weight": np.ones((8, 4), "f4"), "a.weight": np.ones((4, 4), "f4")}
+        config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
+        again = {"cls.predictions.decoder.bias": bias["cls.predictions.bias"]}
+        report, _ = extracted(base | bias, base, config, added=again)
+        assert report.left_out == ()
 
     def test_a_model_that_transformers_builds_otherwise_is_refused(self):
         base = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((8, 8), "f4")}

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -92,17 +93,70 @@ def test_a_pointer_of_git_lfs_for_a_tokenizer_is_refused(tmp_path):
         sdmw.merge(recipe(base, base), tmp_path / "out")
 
 
+def merge_with_the_base_s_integers(base, tune, out):
+    sdmw.merge(recipe(base, tune, integers="base"), out)
+
+
+CODES, SCALES = np.zeros((4, 4), np.uint8), np.ones((4, 1), np.float16)
+
+
 @pytest.mark.parametrize(
     ("tensors", "files", "said"),
     [
         ({"w": values(1)}, {"quantize_config.json": '{"bits": 4}'}, "quantize_config.json, as GPTQ and AWQ wrote it"),
-        ({"a.qweight": np.zeros(4, np.int32), "a.scales": values(1)}, {}, "packed weights.*a.qweight"),
+        ({"w": values(1)}, {"quant_config.json": '{"w_bit": 4}'}, "quant_config.json, as AWQ wrote it"),
+        (
+            {"a.qweight": np.zeros(4, np.int32), "a.scales": values(1)},
+            {},
+            "packed weights, as saved by GPTQ and .*a.qweight",
+        ),
+        (
+            {"a.weight": CODES.astype(np.uint32), "a.scales": SCALES, "a.biases": SCALES},
+            {},
+            "as saved by MLX: .a.scales",
+        ),
+        ({"a.weight": CODES.astype(np.int8), "a.SCB": SCALES}, {}, "as saved by bitsandbytes: 'a.SCB'"),
+        ({"a.weight": CODES, "a.weight.absmax": SCALES}, {}, "as saved by bitsandbytes: .*'a.weight.absmax'"),
+        (
+            {"a.weight": CODES, "a.weight.quant_state.bitsandbytes__nf4": CODES},
+            {},
+            "as saved by bitsandbytes: .*__nf4'",
+        ),
+        ({"a.weight_packed": CODES.astype(np.int32), "a.weight_scale": SCALES}, {}, "as saved by compressed-tensors"),
+        ({"a.weight": CODES.astype(np.int8), "a.weight_scale": SCALES}, {}, "by compressed-tensors and .*a.weight_sc"),
+        ({"a.weight": CODES.astype(ml_dtypes.float8_e4m3fn), "a.weight_scale_inv": SCALES}, {}, "FP8: .*_scale_inv'"),
     ],
 )
-def test_weights_that_are_quantised_without_a_word_in_the_config_are_refused(tmp_path, tensors, files, said):
-    base = model(tmp_path / "base", tensors, files=files)
+@pytest.mark.parametrize("call", [sdmw.extract, sdmw.pack, merge_with_the_base_s_integers])
+def test_weights_that_are_quantised_without_a_word_in_the_config_are_refused(tmp_path, tensors, files, said, call):
+    """Whatever the recipe says of integers."""
+    base = model(tmp_path / "base", tensors | {"norm": values(1, 2)}, files=files)
+    tune = model(tmp_path / "tune", tensors | {"norm": values(3, 4)}, files=files)
     with pytest.raises((PlanError, CheckpointError), match=said):
+        call(base, tune, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+MLX = {"group_size": 32, "bits": 4}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"quantization": MLX}, "quantization {'group_size': 32, 'bits': 4}, as MLX writes it"),
+        ({"quantization": MLX, "quantization_config": MLX}, "quantization_config with quant_method 'unknown'"),
+        ({"vision_config": {"quantization_config": {"quant_method": "fp8"}}}, "vision_config.quantization_config"),
+    ],
+)
+def test_configs_of_quantised_weights_are_refused(tmp_path, config, said):
+    base = model(tmp_path / "base", {"w": values(1)}, config=config)
+    with pytest.raises(PlanError, match=rf"expected weights that are not quantised, found {said}"):
         sdmw.merge(recipe(base, base), tmp_path / "out")
+
+
+def test_scales_beside_floats_are_no_quantisation(tmp_path):
+    base = model(tmp_path / "base", {"a.weight": values(1, 2), "a.scales": values(1)}, {"quantization": "none"})
+    sdmw.merge(recipe(base, base), tmp_path / "out")
 
 
 def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
@@ -110,6 +164,8 @@ def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
     report = sdmw.merge(recipe(base, base), tmp_path / "out")
     assert (tmp_path / "out" / "spk_dict.pt").read_text() == "voices"
     assert any("'spk_dict.pt' holds weights that are copied, not merged" in warning for warning in report.warnings)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- parts: `spk_dict.pt`: weights of the base that are copied as they are\n" in card
 
 
 def at_the_end(out):

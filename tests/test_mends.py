@@ -56,6 +56,8 @@ WITHOUT = {
     "Name a directory inside it": "needs a mount point: tests/faults/test_places.py",
     "Remove it first, or choose another name": "needs an overlay: tests/faults/test_places.py",
     "Finish it with that version, or start over (--restart, resume=False)": "needs that version: test_resume.py",
+    "Keep the folder above it: HERE/store/func/ckpt": "said of inputs that are not found, by a result: "
+    "tests/running/test_verification.py",
     "Remove it by hand": "needs a directory that cannot be removed: tests/writing/test_publication.py",
     work_directory._LOCKS: "needs a file system without locks: tests/faults/test_places.py",
 }

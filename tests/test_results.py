@@ -18,6 +18,7 @@ RECIPE = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "c
 ARGUMENTS = {
     "merge": (RECIPE, "merged"),
     "plan": (RECIPE, "base"),  # with a problem
+    "explain": (RECIPE, "model.norm.weight"),
     "inspect": ("base",),
     "verify": ("merged",),
     "extract": ("base", "corp", "adapter"),
@@ -26,7 +27,8 @@ ARGUMENTS = {
     "revert": ("corp", "archive", "reverted"),
 }
 KINDS = {
-    "merge": sdmw.Report, "plan": sdmw.Plan, "inspect": sdmw.Inspection, "verify": sdmw.Verification,
+    "merge": sdmw.Report, "plan": sdmw.Plan, "explain": sdmw.Explanation, "inspect": sdmw.Inspection,
+    "verify": sdmw.Verification,
     "extract": sdmw.ExtractionReport, "pack": sdmw.PackReport, "apply": sdmw.PackReport, "revert": sdmw.PackReport,
 }  # fmt: skip
 NO_RESULT = {"open"}  # a reader, as of safetensors

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LONGEST_NAME = 200  # characters of a name that came from a file, in a message
+MOST_NAMES = 5  # names in one message; the rest is counted
 MOST_OF_A_KIND = 50  # problems that are listed; the rest of the kind is counted
 MOST_KINDS = 20  # with more, the last kinds share one count
 
@@ -177,6 +178,12 @@ def quoted(name: object) -> str:
     """A name that came from a file, as it may be shown: `repr`, cut at 200 characters."""
     shown = repr(name)
     return shown if len(shown) <= LONGEST_NAME else f"{shown[:LONGEST_NAME]}…{shown[-1]}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    shown = ", ".join(quoted(name) for name in names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
 
 
 def printable(text: str) -> str:

@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sdmw
+from checkpoints_on_disk import write_checkpoint
 from faults.disks import mounted
 from faults.worlds import ALL, needs_root, write_models
+from reference.rounding import STORED
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BUDGET = "240MiB"  # little: small tiles have many edges
@@ -109,6 +112,32 @@ def test_a_merge_of_cached_inputs_keeps_to_the_plan(kernels, tmp_path, kind, set
         for options in [{"budget": BUDGET}, {}][: 2 if ALL else 1]:
             peak, planned = peak_of("merge", recipe(paths), str(at / "out"), progress=False, overwrite=True, **options)
             assert peak <= planned, f"{kind}, huge pages {setting}, {options or 'default budget'}"
+
+
+ROW = 9_000_000  # elements: more than a tile
+BY_VECTOR = {
+    "della": {"weight": 1, "density": 0.5},
+    "arcee_fusion": {},
+    "model_stock": {"filter_wise": True},
+    "nuslerp": {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True},
+}
+
+
+@pytest.mark.parametrize("method", BY_VECTOR)
+def test_rows_longer_than_a_tile_and_many_columns_keep_to_the_plan(kernels, tmp_path, method):
+    """What does not fit in the default budget is refused, with the number that does."""
+    rng = np.random.default_rng(8)
+    for name in ("base", "one", "other"):
+        values = rng.normal(0, 0.02, (2, ROW // 2) if method == "nuslerp" else ROW).astype(np.float32)
+        write_checkpoint(tmp_path / name, {"w": values.astype(STORED["BF16"])})
+    names = ("one",) if method == "arcee_fusion" else ("one", "other")
+    asked = {"merge_method": method, "parameters": BY_VECTOR[method], "base_model": str(tmp_path / "base"),
+             "models": [{"model": str(tmp_path / name)} for name in names]}  # fmt: skip
+    least = sdmw.plan(asked, budget=1).problems[0]
+    assert least.where == "budget"
+    peak, planned = peak_of("merge", asked, str(tmp_path / "out"), progress=False, budget="4GB", threads=1)
+    assert peak <= planned
+    assert planned >= ROW * 2 * (len(names) + 1)
 
 
 @pytest.mark.skipif(not ALL, reason="half a minute: scripts/faults")

@@ -14,7 +14,7 @@ import pytest
 import sdmw
 from ending import processor_seconds, seconds_to_its_end
 from faults.worlds import ALL
-from sdmw.kernels import folder, ready
+from sdmw.kernels import calls, folder, ready
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = ROOT / "tests" / "data"
@@ -117,21 +117,35 @@ RECIPES = {
         f"{name} {given or ''}": {**SDM_W, "merge_method": name, "parameters": given}
         for name, given in (
             ("ties", {"weight": 1, "density": 0.5}),
+            ("breadcrumbs", {"weight": 1, "density": 0.5, "rescale": True}),
+            ("dare_ties", {"weight": 1, "density": 0.5}),
             ("della", {"weight": 1, "density": 0.5}),
             ("sce", {}),
             ("sce", {"select_topk": 0.5}),
+            ("model_stock", {}),
             ("model_stock", {"filter_wise": True}),
+            ("multislerp", {"weight": 1}),
+            ("karcher", {}),
+            ("ram", {}),
+            ("ramplus_tl", {}),
             ("nuslerp", {"weight": 1, "nuslerp_flatten": False}),
             ("nuslerp", {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
         )
     },
+    "passthrough": {"merge_method": "passthrough", "models": SDM_W["models"][:1], "parameters": {"scale": 0.5}},
+    "slerp": {**SDM_W, "merge_method": "slerp", "models": SDM_W["models"][:1], "parameters": {"t": 0.5}},
+    "nearswap": {**SDM_W, "merge_method": "nearswap", "models": SDM_W["models"][:1], "parameters": {"t": 0.5}},
     "arcee_fusion": {**SDM_W, "merge_method": "arcee_fusion", "models": SDM_W["models"][:1]},
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_whatever_is_merged_finds_its_kernels_compiled(warm, tmp_path, recipe):
+    """By a child where the cache has other methods' alone; and then there is nothing to compile."""
     first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "out")
+    assert (first in ("Planned", "Compiling"), compiled) == (True, 0)
+    assert peak <= planned
+    first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "again")
     assert (first, compiled) == ("Planned", 0)
     assert peak <= planned
 
@@ -210,11 +224,12 @@ def test_an_interrupt_while_they_are_compiled_ends_it_at_once(tmp_path):
 def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatch, suffix, damage):
     place = tmp_path / "place"
     subprocess.run(["cp", "-a", next((warm[0] / "sdmw" / "kernels").iterdir()), place], check=True)
-    monkeypatch.setattr(ready, "_reached", None)
+    monkeypatch.setattr(ready, "_loaded", set())
+    monkeypatch.setattr(ready, "_here", False)
     monkeypatch.setattr(folder, "folder", lambda: str(place))
     monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
     assert ready.state() == "kept"
-    path = next(place.rglob(f"*{suffix}"))
+    path = next(place.rglob(f"{calls.ALWAYS}.*{suffix}"))
     path.unlink()
     if damage == "empty":
         path.touch()

@@ -321,6 +321,18 @@ EXTRACT = call("extract", "base", "corp", "out", rank=2, progress=False)
 ROWS = [
     # An adapter's own files.
     Row("not LoRA", MERGED_BY_PEFT, given(peft_type="LOHA"), merged_by_peft, expected=adapted),
+    *(Row(f"an adapter of prompts, {kind}", "Leave it out: it stands before the prompt, and changes no weights",
+          both(adapter("lora", peft_type=kind), fields(models=["./corp", "./func", "./lora"])),
+          fields(models=["./corp", "./func"]))
+      for kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
+    Row("an adapter's name in its tensors' names",
+        "Take the adapter's name out of its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does",
+        changed(lambda scene: setattr(scene, "adapter", {
+            name.replace(".weight", ".default.weight"): array for name, array in scene.adapter.items()})),
+        as_it_was(), expected=adapted),
+    Row("a pointer for an adapter's config", "Fetch it: git lfs pull, or download the model again",
+        both(given(), file("lora/adapter_config.json", "version https://git-lfs.github.com/spec/v1\n")),
+        given(), expected=adapted),
     Row("DoRA", MERGED_BY_PEFT, given(use_dora=True), merged_by_peft, expected=adapted),
     Row("PiSSA", "Save the adapter with peft's path_initial_model_for_weight_conversion, which makes it plain LoRA",
         given(init_lora_weights="pissa"), given(), expected=adapted),

@@ -125,6 +125,10 @@ def resized(scene):
         put_rows("corp", name, scene.tensors["corp"][name][:40])(scene)
 
 
+def cast(model, name, dtype):
+    return edit(model, lambda tensors: tensors.update({name: tensors[name].astype(dtype)}))
+
+
 def put_rows(model, name, rows):
     return edit(model, lambda tensors: tensors.update({name: rows}))
 
@@ -163,14 +167,15 @@ def with_extra(scene):
     return average_of(scene) | {"more": scene.tensors["func"]["more"]}
 
 
-def average_of(scene):
+def average_of(scene, *without):
     corp, func = scene.tensors["corp"], scene.tensors["func"]
-    return {name: linear([corp[name], func[name]], [1, 1], True) for name in scene.tensors["base"]}
+    names = (name for name in scene.tensors["base"] if name not in without)
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in names}
 
 
 def as_in_base(name):
     """Integers are the base's where they differ."""
-    return lambda scene: average_of(scene) | {name: scene.tensors["base"][name]}
+    return lambda scene: average_of(scene, name) | {name: scene.tensors["base"][name]}
 
 
 def limited(scene):
@@ -228,12 +233,19 @@ ROWS = [
         both(move("corp/config.json", "kept.json"),
              file("corp/config.json", "version https://git-lfs.github.com/spec/v1\n")),
         both(file("corp/config.json", None), move("kept.json", "corp/config.json"))),
+    Row("a pointer for an index", "Fetch it: git lfs pull, or download the model again",
+        both(sharded, file(INDEX, "version https://git-lfs.github.com/spec/v1\n")), sharded),
     Row("no config", "Copy it from the model's repository", move("corp/config.json", "config.json"),
         move("config.json", "corp/config.json")),
     Row("a config of quantised weights", DEQUANTISE, config("corp", quantization_config={"quant_method": "gptq"}),
         config("corp", quantization_config=None)),
     Row("an old GPTQ folder", DEQUANTISE, file("corp/quantize_config.json", "{}"),
         file("corp/quantize_config.json", None)),
+    Row("MLX codes", DEQUANTISE,
+        both(lambda scene: setattr(scene, "kept", scene.tensors["corp"]),
+             edit("corp", lambda tensors: tensors.update({Q: np.zeros((16, 2), np.uint32), Q.replace(
+                 "weight", "scales"): np.ones((16, 1), np.float16)}))),
+        lambda scene: (scene.tensors.update(corp=scene.kept), again("corp")(scene))),
     Row("pickled weights", "Convert them to safetensors: load with transformers, then save_pretrained",
         only("pytorch_model.bin"), whole),
     Row("only GGUF", "Give the safetensors they were made from", only("m.gguf"), whole),
@@ -279,8 +291,26 @@ ROWS = [
     Row("a dtype that is merged and one that is not",
         "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same",
         lambda scene: (setattr(scene, "kept", scene.tensors["corp"][NORM]),
+                       put_rows("corp", NORM, scene.kept.astype(np.int64))(scene)),
+        lambda scene: put_rows("corp", NORM, scene.kept)(scene)),
+    Row("float64 in one model", "Convert it to F32 first: F64 is copied, not merged",
+        lambda scene: (setattr(scene, "kept", scene.tensors["corp"][NORM]),
                        put_rows("corp", NORM, scene.kept.astype(np.float64))(scene)),
         lambda scene: put_rows("corp", NORM, scene.kept)(scene)),
+    Row("float64 that differs, converted",
+        "F64 tensors are copied, not merged: make them equal in all inputs, or convert them to F32 in all",
+        both(*(cast(model, NORM, np.float64) for model in ("base", "corp", "func"))),
+        both(*(cast(model, NORM, np.float32) for model in ("base", "corp", "func")))),
+    Row("float64 that differs, made equal",
+        "F64 tensors are copied, not merged: make them equal in all inputs, or convert them to F32 in all",
+        both(add("scale", np.array([0.5, 0.1])), put("func", "scale", 1, 9), fields(integers="base")),
+        put("func", "scale", 1, 0.1), expected=as_in_base("scale")),
+    Row("integers of other shapes", "They are copied, not merged: take the base's with the recipe field "
+        "`integers: base`", both(add("steps", np.arange(3)), add("steps", np.arange(5), "func")),
+        fields(integers="base"), expected=as_in_base("steps")),
+    Row("integers of other dtypes", "They are copied, not merged: take the base's with the recipe field "
+        "`integers: base`", both(add("mask", np.ones((3, 3), np.uint8)), add("mask", np.ones((3, 3), bool), "corp")),
+        fields(integers="base"), expected=as_in_base("mask")),
     Row("a tensor that is missing", "Recipe field `missing: base` takes the base's values", without("corp", Q),
         fields(missing="base"), expected=with_base(Q)),
     Row("a tensor that the base lacks, taken",
@@ -290,6 +320,18 @@ ROWS = [
         "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
         add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="drop"), expected=without_extra),
     Row("a prefix", "Rename its tensors so, and merge then", renamed("module."), named_back),
+    Row("tensors spelled otherwise", "Rename its tensors so, and merge then",
+        both(fields(missing="base", extra="drop"),
+             edit("corp", lambda tensors: {n.replace("mlp", "mlp._orig_mod"): t for n, t in tensors.items()})),
+        edit("corp", lambda tensors: {n.replace("._orig_mod", ""): t for n, t in tensors.items()})),
+    Row("a PEFT model as a whole",
+        "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained",
+        edit("corp", lambda tensors: {
+            **{n.replace("q_proj", "q_proj.base_layer"): t for n, t in tensors.items()},
+            Q.replace("weight", "lora_A.default.weight"): np.ones((4, 16), np.float32),
+            Q.replace("weight", "lora_B.default.weight"): np.ones((16, 4), np.float32)}),
+        edit("corp", lambda tensors: {n.replace(".base_layer", ""): t + 4 if n == Q.replace(
+            "weight", "base_layer.weight") else t for n, t in tensors.items() if "lora" not in n})),
     Row("another model", "Merge fine-tunes of one base",
         edit("corp", lambda tensors: {name.replace(".", "_"): tensor for name, tensor in tensors.items()}),
         both(lambda scene: scene.tensors.update(corp=scene.tensors["func"]), again("corp"))),

@@ -155,5 +155,5 @@ def test_kernels_count_once(monkeypatch):
         ("here", budget.COMPILING, budget.COMPILING),
         ("loaded", 0, 0),
     ]:
-        monkeypatch.setattr(budget.ready, "state", lambda state=state: state)
+        monkeypatch.setattr(budget.ready, "state", lambda _groups=(), state=state: state)
         assert budget.kernels_to_load() == budget.Kernels(most, stay)

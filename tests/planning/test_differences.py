@@ -93,6 +93,73 @@ def test_keys_of_the_vocabulary_and_unknown_ones(models):
     ]
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}},
+        {"rope_parameters": {**LONG, "rope_theta": 1e4}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"full_attention": LONG, "sliding_attention": {"rope_theta": 1e4}}},
+    ],
+)
+def test_how_long_a_text_may_be_is_mathematics_where_rotations_depend_on_it(models, rope):
+    put("base", "config.json", {**CONFIG, **rope, "max_position_embeddings": 32})
+    put("a", "config.json", {**CONFIG, **rope, "max_position_embeddings": 512})
+    (warning,) = said("a")[0]
+    assert warning.endswith("computes as the base does: rope.max_position_embeddings 512 (base: 32)")
+
+
+@pytest.mark.parametrize("rope", [{}, {"rope_scaling": {"type": "linear", "factor": 2.0}}])
+def test_elsewhere_it_is_not(models, rope):
+    put("base", "config.json", {**CONFIG, **rope, "max_position_embeddings": 32})
+    put("a", "config.json", {**CONFIG, **rope, "max_position_embeddings": 512})
+    assert said("a") == ([], [])
+
+
+def test_whether_later_words_are_seen_and_how_positions_are_is_mathematics(models):
+    put("base", "config.json", {**CONFIG, "is_decoder": False})
+    put("a", "config.json", {**CONFIG, "position_embedding_type": "absolute"})
+    put("b", "config.json", {**CONFIG, "is_decoder": True, "position_embedding_type": "relative_key"})
+    (warning,) = said("a", "b")[0]
+    assert warning.endswith("is_decoder True (base: none), position_embedding_type 'relative_key' (base: none)")
+
+
+def labelled(**labels):
+    return {**CONFIG, "id2label": {name[1:]: label for name, label in labels.items()}}
+
+
+def test_classes_in_another_order_are_a_warning(models):
+    put("base", "config.json", labelled(_0="no", _1="yes"))
+    put("a", "config.json", labelled(_0="no", _1="yes"))
+    put("b", "config.json", {**CONFIG, "label2id": {"yes": 0, "no": 1}})
+    assert said("a", "b") == (
+        [
+            "model 'b': its labels differ from those of 'base': 0 'yes' ('no'), 1 'no' ('yes'). "
+            "Classes are merged by their numbers"
+        ],
+        [],
+    )
+
+
+def test_classes_are_compared_where_the_base_names_none(models):
+    put("base", "config.json", labelled(_0="LABEL_0", _1="LABEL_1"))
+    put("a", "config.json", labelled(_0="no", _1="yes"))
+    put("b", "config.json", labelled(_0="yes", _1="no"))
+    (warning,) = said("a", "b")[0]
+    assert warning.startswith("model 'b': its labels differ from those of 'a': 0 'yes' ('no')")
+    assert said("a") == said("b") == ([], [])
+
+
+def test_many_labels_are_counted(models):
+    put("base", "config.json", labelled(**{f"_{n}": f"{n}" for n in range(9)}))
+    put("a", "config.json", labelled(**{f"_{n}": f"{n + 1}" for n in range(9)}))
+    assert "2 '3' ('2') and 6 more. " in said("a")[0][0]
+
+
 def test_values_that_say_the_same_are_no_difference(models):
     nan = float("nan")
     put("base", "config.json", {**CONFIG, "eos_token_id": 1, "odd": nan, "limits": [nan, 1]})

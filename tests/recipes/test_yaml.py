@@ -97,6 +97,15 @@ class TestYaml:
             ("[1", "r.yaml:1:1: not YAML: a bracket that is not closed. Close it, or put a comma between\n"
                    "    [1\n    ^"),
             ("a: *x", "r.yaml:1:4: not YAML: found undefined alias 'x'\n    a: *x\n       ^"),
+            ("a:1\nb: 2", "r.yaml:1:2: not YAML: no blank after the colon. Write name: value\n    a:1\n     ^"),
+            (
+                "a: 1\nb:2\nc: 3",
+                "r.yaml:2:2: not YAML: no blank after the colon. Write name: value\n    b:2\n     ^",
+            ),
+            (
+                "a:\n  -b: 1\n  - b: 2",
+                "r.yaml:2:3: not YAML: no blank after the dash. Write - name: value\n      -b: 1\n      ^",
+            ),
             ("a: 1\nb 2\nc: 3", "r.yaml:2:1: not YAML: no colon after this name. Write name: value\n    b 2\n    ^"),
             ("a:\n\t- b", "r.yaml:2:1: not YAML: a tab. Indent with blanks\n     - b\n    ^"),
             ("a:\n  - b\n - c", "r.yaml:3:2: not YAML: a line that is not indented as those that it belongs to. "

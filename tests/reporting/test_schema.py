@@ -73,7 +73,7 @@ RECIPES = {
     "extra": SDM_W | models("more", "corp") | {"extra": "take"},
     "adapters": SDM_W | models("one", "corp", "base+two"),
     "an adapter of a copy": SDM_W | models("of-copy"),
-    "the base among models": SDM_W | models("base", "corp"),
+    "the base among models": SDM_W | {"models": [{"model": "base", "parameters": {"k": 5}}, {"model": "corp"}]},
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
@@ -126,6 +127,19 @@ def test_ended_again_and_again(world, undisturbed):
         end(RECIPE, stage, after)
     sdmw.merge(RECIPE, "out", progress=False)
     assert bits() == undisturbed
+
+
+@pytest.mark.parametrize("after", [1, 9])
+def test_what_an_earlier_run_let_through_is_counted(world, after):
+    base = load_file("base/model.safetensors")
+    for array in base.values():
+        array.flat[:3] = np.nan
+    save_file(base, "corp/model.safetensors")
+    passing = {**RECIPE, "merge_method": "linear", "nonfinite": "pass"}
+    end(passing, "apply", after)
+    report = sdmw.merge(passing, "out", progress=False)
+    found = load_file("out/model.safetensors")
+    assert any(f"{3 * len(found)} elements of " in warning for warning in report.warnings)
 
 
 def test_other_threads_and_another_budget_go_on_as_well(world, undisturbed, monkeypatch):

@@ -233,6 +233,35 @@ def lost(found):
     return [problem.where.split(": ")[-1] for problem in found.not_found]
 
 
+@pytest.mark.parametrize("text", [b"merge_method: sdm_w\n", b"a: ["])
+def test_a_recipe_that_was_changed_is_told_and_not_the_report(world, capsys, monkeypatch, text):
+    """Nothing can be computed again from another recipe, nor the report be held against it."""
+    merged()
+    path = Path("out/sdmw_recipe.yaml")
+    path.write_bytes(path.read_bytes() + text)
+    done = told(capsys, monkeypatch, "verify", "out")
+    assert done.code == 1
+    assert "none: the recipe was changed, so nothing was computed anew" in done.out
+    (problem,) = sdmw.verify("out", progress=False).problems
+    assert problem.where == str(world / "out" / "sdmw_recipe.yaml")
+    assert problem.mend == "The file was changed after the merge"
+
+
+FOREIGN = ("extra.safetensors", "pytorch_model.bin", "adapter_config.json", "consolidated.00.pth")
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_weights_that_were_added_are_told(world, away):
+    merged()
+    for name in (*FOREIGN, "model-Q4.gguf", "notes.txt", "training_args.bin"):
+        Path("out", name).write_bytes(b"x")
+    if away:
+        (world / "corp").rename("gone")
+    found = sdmw.verify("out", progress=False)
+    assert [problem.where for problem in found.problems] == [f"{world}/out/{name}" for name in sorted(FOREIGN)]
+    assert bool(found.not_found) == away
+
+
 class TestInputsThatAreElsewhere:
     @pytest.fixture(autouse=True)
     def moved(self, world):
@@ -271,6 +300,26 @@ class TestInputsThatAreElsewhere:
         (problem,) = sdmw.verify("out").problems
         assert problem.where == os.path.abspath(path) + ": header"
         assert problem.expected.startswith("checksum ")
+
+    def test_one_folder_is_not_two_inputs(self, world):
+        """Models of one last part, of which one is there under that alone."""
+        for name in ("corp", "func"):
+            (world / name).mkdir()
+            shutil.copytree(world / "store" / name, world / name / "ckpt")
+        shutil.copytree(world / "store" / "base", "base")
+        shutil.rmtree("out")
+        models = [{"model": "corp/ckpt"}, {"model": "func/ckpt"}]
+        sdmw.merge({"merge_method": "linear", "base_model": "base", "models": models}, "out", progress=False)
+        shutil.copytree("corp/ckpt", "store/ckpt")
+        found = sdmw.verify("out", inputs=world / "store", progress=False)
+        assert (found.problems, lost(found)) == ((), ["'corp/ckpt'", "'func/ckpt'"])
+        assert found.not_found[1].mend == f"Keep the folder above it: {world}/store/func/ckpt"
+        for name, source in (("store/corp", "corp"), ("store/ckpt", "func/ckpt")):
+            shutil.rmtree(name)
+            shutil.copytree(source, name)
+        assert lost(sdmw.verify("out", inputs=world / "store", progress=False)) == []  # the other by its last part
+        shutil.rmtree("store/ckpt")
+        assert lost(sdmw.verify("out", inputs=world / "store", progress=False)) == ["'func/ckpt'"]
 
     def test_a_changed_file_is_found(self, world):
         Path("out/config.json").write_text("{}")
@@ -406,7 +455,7 @@ def test_the_command(world, capsys, monkeypatch):
     assert done.code == 0
     assert "result      equal" in done.out
     count = tiles_in(read("out"))
-    assert f"sample      {count} of {count} tiles computed anew  " in done.out
+    assert f"sample      {count} of {count} tiles computed anew\n" in done.out
     done = told(capsys, monkeypatch, "verify", "out", "--sample", "1%")
     assert f"1 of {count} tiles computed anew; one wrong tile" in done.out
     done = told(capsys, monkeypatch, "verify", "out", "--all", "--json")

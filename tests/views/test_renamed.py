@@ -27,6 +27,12 @@ def test_other_names_have_none():
     assert prefix_between([], NAMES) is None
 
 
+def test_names_that_agree_as_they_are_suggest_no_prefix():
+    """A model of fewer layers lacks tensors, and none of its own is another's."""
+    assert prefix_between(NAMES, NAMES[:7]) is None
+    assert prefix_between(NAMES, NAMES[:3]) is None
+
+
 def test_many_names_take_a_moment():
     names = [f"model.layers.{n}.experts.{m}.w" for n in range(100) for m in range(1000)]
     began = time.process_time()

@@ -49,6 +49,17 @@ def test_where_they_differ_each_is_named_with_its_models():
     assert "'mit' of 'm0', 'm1', 'm2' and 2 more; " in warning(of(*[MIT] * 5, LLAMA), [])
 
 
+def test_a_base_whose_licence_is_a_text_alone():
+    """The text comes along, and is not held against the card of another."""
+    said = (
+        "the inputs may have different licences: 'llama3.2' of 'm1'; 'm0' names no licence in a card, and 'LICENSE' of "
+        "it is copied. The card lists them."
+    )
+    assert warning(of(None, LLAMA), ["LICENSE", "vocab.txt"]) == said
+    assert warning(of(None, LLAMA), ["vocab.txt"]) is None
+    assert warning(of(None, None), ["LICENSE"]) is None
+
+
 def test_cards_that_say_other_and_not_which_may_mean_two():
     said = "the cards of 'm0', 'm1' say `other` and not which licence that is: they may differ. The card lists them."
     assert warning(of(Licence("other"), Licence("Other")), ["LICENSE"]) == said

@@ -20,7 +20,7 @@ from sdmw.api.arguments import (
 )
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.methods import all_methods
-from sdmw.planning.build import Options
+from sdmw.planning.build import Options, kernels_of
 from sdmw.planning.plan import Plan
 from sdmw.planning.prepared import Prepared, prepare
 from sdmw.recipes.load import load
@@ -99,7 +99,7 @@ def merge(
     from sdmw.running.usage import Usage
 
     with receiver(progress) as tell, Usage() as usage:
-        if not load_kernels(tell):
+        if not load_kernels(tell, kernels_of(planned)):
             planned = sound(prepared.plan())
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
         from sdmw.reporting.files import add_files
@@ -123,7 +123,7 @@ def merge(
                 outcome = Run(planned, context).carry_out(publication)
                 publication.finish()
                 models = model_reports(planned, outcome.decisions)
-                add_files(publication, planned, models)
+                add_files(publication, planned, models, outcome.nonfinite)
                 report = build_report(planned, outcome, usage, models, publication.checksums())
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())
@@ -229,7 +229,7 @@ def open(  # noqa: A001  the word of safetensors
     from sdmw.running.context import load_kernels, working
 
     with receiver(progress) as tell:
-        if not load_kernels(tell):
+        if not load_kernels(tell, kernels_of(planned)):
             planned = sound(prepared.plan())
         from sdmw.running.documents import decided
         from sdmw.running.driver import Run

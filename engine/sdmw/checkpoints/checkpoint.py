@@ -25,6 +25,7 @@ class Checkpoint:
         ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
         follow_links: links of its folder are followed that leave it.
         config_text: config.json of a merge that is not written; None where it lies in the folder.
+        aliases: names of tensors that are stored under another, with that name (views/aliases.py).
     """
 
     path: str
@@ -36,6 +37,7 @@ class Checkpoint:
     ties: bool = False
     follow_links: bool = False
     config_text: bytes | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def commit(self) -> str | None:

@@ -32,7 +32,8 @@ _MATHEMATICS = frozenset((
     "attn_scale", "is_encoder_decoder", "patch_size", "image_size", "spatial_merge_size", "temporal_patch_size",
     "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act", "state_size", "conv_kernel",
     "expand", "time_step_rank", "n_groups", "mamba_d_state", "mamba_d_conv", "mamba_expand", "attn_layer_period",
-    "attn_layer_offset", "expert_layer_period",
+    "attn_layer_offset", "expert_layer_period", "is_decoder", "add_cross_attention", "position_embedding_type",
+    "original_max_position_embeddings",
 ))  # fmt: skip
 _VOCABULARY = frozenset(("vocab_size", "pad_vocab_size_multiple"))
 _VOCABULARY_ENDS = ("_token_id", "_token_ids", "_token_index", "token_type_ids")
@@ -50,6 +51,8 @@ _HARMLESS = frozenset((
 _HARMLESS_PARTS = ("dropout", "_drop", "pdrop", "unsloth", "layerdrop", "mask_time", "mask_feature")
 _TEXT = "text_config"
 _ROPE = "rope"  # above the keys of both spellings
+_LENGTH = "max_position_embeddings"
+_BY_LENGTH = ("longrope", "su", "dynamic", "yarn")  # kinds of rotations that depend on it
 
 
 def effect_of(key: str) -> Effect:
@@ -88,7 +91,7 @@ def plain_keys(config: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, A
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
     usual = {
         "rope_theta": 10000.0, "rope_local_base_freq": 10000.0, "partial_rotary_factor": 1.0,
-        "num_key_value_heads": heads,
+        "num_key_value_heads": heads, "position_embedding_type": "absolute",
     }  # fmt: skip
     if type(hidden) is int and type(heads) is int and heads > 0:
         usual["head_dim"] = hidden // heads
@@ -133,6 +136,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
             usual |= {key: found.pop(key) for key in tuple(usual) if key in found}
         elif kind == "sliding_attention" and "rope_theta" in found:
             usual["rope_local_base_freq"] = found.pop("rope_theta")
+        if found.get("rope_type") in _BY_LENGTH:
+            found.setdefault(_LENGTH, config.get(_LENGTH))
         at = _ROPE if kind == "full_attention" else f"{_ROPE}.{kind}"
         rest |= {f"{at}.{key}": value for key, value in found.items()}
     return {key: value for key, value in usual.items() if value is not None} | rest

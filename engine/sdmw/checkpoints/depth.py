@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdmw.checkpoints.heads import LANGUAGE
+from sdmw.checkpoints.tied_names import LANGUAGE
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Models of two stacks count each apart.

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from sdmw.checkpoints.tied_names import LANGUAGE, tied_names
+
 # The last module in the name of an input embedding; of several in one model the first of these is the one to tie to.
 _INPUT = (
     "shared", "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embedding",
@@ -26,15 +28,6 @@ _TIED = (
 _TIED_IN = (("pred_layer", "proj"),)  # the last two, where the last alone means anything
 # Encoder and decoder share one embedding whatever the config says; it says there whether the output is scaled.
 _ALWAYS_SHARED = frozenset(("t5", "mt5", "umt5", "longt5", "pop2piano", "udop"))
-# They share it where the config ties; where it does not, transformers 5 wants three tensors.
-_SHARED_IF_TIED = frozenset(
-    (
-        "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "led", "m2m_100", "marian", "mbart", "mvp",
-        "nllb-moe", "pegasus", "pegasus_x", "plbart",
-    )
-)  # fmt: skip
-# Where a config has that of the model's language model; of the others, a vision model's say, ties mean nothing here.
-LANGUAGE = ("text_config", "llm_config", "language_config", "thinker_config", "decoder", "generator")
 # Here transformers 5 ties where either config says so: older versions wrote it into the language model's alone.
 _TIED_FROM_BELOW = frozenset(
     (
@@ -43,18 +36,6 @@ _TIED_FROM_BELOW = frozenset(
         "video_llama_3",
     )
 )  # fmt: skip
-# Language models that transformers 5 ties where their config is silent.
-_TIED_BY_DEFAULT = frozenset(
-    (
-        "bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_bigcode",
-        "gpt_neo", "mamba", "mpt", "opt", "smollm3", "starcoder2", "whisper",
-    )
-)  # fmt: skip
-
-
-def tied_by_default(config: Mapping[str, Any] | None) -> bool:
-    """Whether a model is known to tie where its config says nothing of it."""
-    return (config or {}).get("model_type") in _TIED_BY_DEFAULT
 
 
 def called_like_a_head(name: str) -> bool:
@@ -80,7 +61,7 @@ def tied_by_config(config: Mapping[str, Any] | None) -> bool | None:
 
 def is_shared(head: str) -> bool:
     """Whether this is an encoder's or a decoder's own embedding, and no output head (T5, BART)."""
-    return head.split(".")[-2] == "embed_tokens"
+    return head.split(".")[-2:] == ["embed_tokens", "weight"]
 
 
 def always_shared(head: str, config: Mapping[str, Any] | None) -> bool:
@@ -90,10 +71,9 @@ def always_shared(head: str, config: Mapping[str, Any] | None) -> bool:
 
 def shared_if_tied(embedding: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Names of the embeddings that encoder and decoder have beside the shared one where nothing ties them."""
-    before, module, last = ("", *f".{embedding}".rsplit(".", 2))[-3:]
-    if module != "shared" or (config or {}).get("model_type") not in _SHARED_IF_TIED:
+    if embedding.split(".")[-2:] != ["shared", "weight"] or (config or {}).get("model_type") in _ALWAYS_SHARED:
         return ()
-    return tuple(f"{before}.{side}.embed_tokens.{last}".lstrip(".") for side in ("encoder", "decoder"))
+    return tuple(filter(is_shared, tied_names(config, {embedding}).sources))
 
 
 def may_be_tied(head: str, config: Mapping[str, Any] | None) -> bool:
@@ -103,9 +83,12 @@ def may_be_tied(head: str, config: Mapping[str, Any] | None) -> bool:
 
 def stands_in(head: str, stored: Collection[str], config: Mapping[str, Any] | None) -> bool:
     """Whether a model lacks a head because its embedding, which it stores, stands for it."""
+    if not may_be_tied(head, config):
+        return False
+    known = tied_names(config, stored)
+    if head in known.sources or known.whole:
+        return head in known.sources
     embeddings = ("shared",) if called_like_a_head(head) and is_shared(head) else inputs_of(config)
-    return (
-        called_like_a_head(head)
-        and may_be_tied(head, config)
-        and any(name != head and name.split(".")[-2:] in ([each, "weight"] for each in embeddings) for name in stored)
+    return called_like_a_head(head) and any(
+        name != head and name.split(".")[-2:] in ([each, "weight"] for each in embeddings) for name in stored
     )

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from sdmw.checkpoints.depth import Depth, restacked
-from sdmw.checkpoints.heads import LANGUAGE
+from sdmw.checkpoints.tied_names import LANGUAGE
 from sdmw.errors import CheckpointError, Problem
 
 _TIES = "tie_word_embeddings"

@@ -10,6 +10,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
 from sdmw.storage.files import listing, read_bounded
+from sdmw.storage.pointers import is_pointer
 
 _FAST = "tokenizer.json"
 _FILES = (
@@ -44,13 +45,18 @@ def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
         )
     except CheckpointError:
         return []
-    if first == second:
+    if first == second or is_pointer(first) or is_pointer(second):
         return []
     if name != _FAST:
         return ["vocab"]
     ours, theirs = _parts(first), _parts(second)
     differing = [part for part in (*NUMBERS, *SPLITS) if ours.get(part) != theirs.get(part)]
     return [part for part in differing if part != "type" or (part in ours and part in theirs)]  # old files lack it
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a tokenizer lies in a checkpoint's folder."""
+    return not listing(checkpoint.path).isdisjoint(_FILES)
 
 
 def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:

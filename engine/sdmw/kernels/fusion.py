@@ -26,8 +26,13 @@ def block_sums(values: Any, size: int, lanes: Any, sums: Any) -> int:
     """The sums of blocks of GRAIN float64 by LANES lanes, in `sums`. Returns how many there are."""
     number = 0
     for start in range(0, size, GRAIN):
-        for i in range(start, min(start + GRAIN, size)):
-            lanes[i % LANES] += values[i]
+        stop = min(start + GRAIN, size)
+        whole = start + (stop - start) // LANES * LANES
+        for i in range(start, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += values[i + lane]
+        for i in range(whole, stop):
+            lanes[i - whole] += values[i]
         sums[number] = folded(lanes)
         number += 1
     return number

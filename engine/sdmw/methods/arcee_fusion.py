@@ -40,6 +40,7 @@ class ArceeFusion(Method[FusionParams, float, None]):
     most = 1
     parameters = ()
     looks = (ScoresLook, LowScoresLook)
+    uses = ("fusion",)
     columns: ClassVar[Mapping[str, str]] = {"mean_cut": ".3g"}
 
     def params(self, settings: Settings) -> FusionParams:

@@ -60,6 +60,7 @@ class WeightedSum(Method[P, Decided, None]):
     """
 
     looks: ClassVar[tuple[type[Look[Any]], ...]] = (GramLook,)
+    uses = ("dots",)
     columns: ClassVar[Mapping[str, str]] = {"mean_coefficient": ".4f"}
 
     @abstractmethod
@@ -69,6 +70,11 @@ class WeightedSum(Method[P, Decided, None]):
     def of_deltas(self, params: P) -> bool:
         """Whether tiles hold the base and deltas are added to it."""
         return self.takes == "deltas"
+
+    def kernels(self, params: Iterable[P]) -> tuple[str, ...]:
+        """Those of rows and columns only where some tensor is merged by them."""
+        apart = any(self.by_row(each) or self.column_bytes(each) for each in params)
+        return (*self.uses, "vectors") if apart else self.uses
 
     def by_row(self, params: P) -> bool:
         """Whether each row of the last axis is a vector of its own."""

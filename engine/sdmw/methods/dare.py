@@ -111,6 +111,7 @@ class Dare(ByChance[DareParams]):
     paper = "arXiv:2311.03099, section 3"
     parameters = parameters_of(normalize=False)
     looks = (KeptLook,)
+    uses = ("chance",)
 
     def params(self, settings: Settings) -> DareParams:
         """The parameters of one tensor."""

@@ -39,6 +39,7 @@ class DellaLinear(ByChance[DellaParams]):
     paper = "arXiv:2406.11617, section 3"
     parameters = parameters_of(normalize=False, more=_MORE)
     looks = (RankedLook,)
+    uses = ("chance", "ranks")
     vote = False
 
     def params(self, settings: Settings) -> DellaParams:

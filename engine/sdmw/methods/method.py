@@ -85,6 +85,7 @@ class Method(ABC, Generic[P, D, M]):
         draws: something is left to chance, so that the seed counts.
         fewest, most: how many models it merges, the base not counted.
         looks: every kind of look that `needs` may ask for.
+        uses: groups of kernels (`sdmw.kernels.calls`) that it calls, beside those that every run does.
         columns: facts about a model that a table shows, each with its format (PEP 3101).
     """
 
@@ -97,6 +98,7 @@ class Method(ABC, Generic[P, D, M]):
     fewest: ClassVar[int] = 1
     most: ClassVar[int | None] = None
     looks: ClassVar[tuple[type[Look[Any]], ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f"}
 
     def __init_subclass__(cls) -> None:
@@ -111,6 +113,10 @@ class Method(ABC, Generic[P, D, M]):
     @abstractmethod
     def params(self, settings: Settings) -> P:
         """The parameters of one tensor."""
+
+    def kernels(self, params: Iterable[P]) -> tuple[str, ...]:
+        """The groups of kernels that tensors of these parameters need, beside those that every run does."""
+        return self.uses
 
     def objection(self, params: P) -> str | None:
         """What makes these parameters unusable, which no single one of them shows; None where nothing does."""

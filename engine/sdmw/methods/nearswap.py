@@ -31,6 +31,7 @@ class Nearswap(Method[NearswapParams, None, None]):
     paper = "https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
     takes = "values and base"
     most = 1
+    uses = ("single",)
     parameters = (Parameter("t", "number", None, varies=True, required=True),)
     columns: ClassVar[Mapping[str, str]] = {"t": "g"}
 

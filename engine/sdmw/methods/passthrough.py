@@ -31,6 +31,7 @@ class Passthrough(Method[PassthroughParams, None, None]):
     paper = "none"
     takes = "values"
     most = 1
+    uses = ("single",)
     parameters = (Parameter("scale", "number", 1.0, by_model=True, varies=True),)
     columns: ClassVar[Mapping[str, str]] = {"scale": "g"}
 

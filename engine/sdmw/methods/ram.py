@@ -58,6 +58,7 @@ class Ram(Method[RamParams, tuple[Shared, ...], None]):
     name = "ram"
     paper = "arXiv:2601.13572"
     takes = "deltas"
+    uses = ("ram",)
     parameters: ClassVar[tuple[Parameter, ...]] = (_EPSILON,)
     columns: ClassVar[Mapping[str, str]] = {"epsilon": "g"}
 

@@ -67,6 +67,7 @@ class Sce(Method[SceParams, Consensus, None]):
     paper = "arXiv:2408.07990, section 3.2"
     takes = "deltas"
     parameters = (Parameter("select_topk", "number", 1.0, varies=True),)
+    uses = ("chance", "consensus", "cuts")
     looks = (VarianceLook, LowVarianceLook, TiesLook, LastTakenLook, SquaresLook)
     columns: ClassVar[Mapping[str, str]] = {"mean_weight": ".4f"}
 

@@ -188,6 +188,8 @@ class MultiSlerp(_OnSphere[SphereParams]):
         if count == 1:
             return Coefficients(None, (1.0,))
         norms = np.sqrt(np.diagonal(gram))
+        if not norms.any():  # a tensor that no model changed, or of zeros: a sum of nothing
+            return Coefficients(None, (0.0,) * count)
         units = gram / np.outer(norms + eps, norms + eps)
         length = math.sqrt(max(0.0, _product(weights, units, weights)))
         if length < eps:

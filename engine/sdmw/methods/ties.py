@@ -75,6 +75,7 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
 
     takes = "deltas"
     looks = (HistogramLook, LowBitsLook, TiesLook, LastTakenLook)
+    uses = ("cuts",)
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "kept_share": ".2%"}
     vote: ClassVar[bool]
 

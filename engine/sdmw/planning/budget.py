@@ -1,7 +1,7 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sdmw.errors import Problem
@@ -85,7 +85,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
 
 def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
     """What a plan asks of memory, in a process that occupies `resident` bytes."""
-    kernels = kernels_to_load()
+    kernels = kernels_to_load(kernels_of(plan, method))
     components = max((len({plan.tensors[i].component for i in layer.tensors}) for layer in plan.layers), default=0)
     by_column = [
         (t.columns, size) for t in plan.tensors if t.action == "merge" and (size := method.column_bytes(t.params))
@@ -142,9 +142,14 @@ class Kernels:
     stay: int
 
 
-def kernels_to_load() -> Kernels:
+def kernels_of(plan: Plan, method: AnyMethod) -> tuple[str, ...]:
+    """The groups of kernels that a merge needs, beside those that every run does."""
+    return method.kernels(dict.fromkeys(tensor.params for tensor in plan.tensors if tensor.params is not None))
+
+
+def kernels_to_load(groups: Collection[str] = ()) -> Kernels:
     """What the compiler and the kernels will add to the process: nothing where they are loaded already."""
-    match ready.state():
+    match ready.state(groups):
         case "loaded":
             return Kernels(0, 0)
         case "here":

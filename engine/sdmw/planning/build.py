@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sdmw.checkpoints.checkpoint import input_folders
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
+from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, counts, filters, memory
 from sdmw.planning.beside import Beside
@@ -61,6 +62,13 @@ class _Part:
     row: Row
     inputs: tuple[Tensor, ...]
     params: object
+
+
+def kernels_of(plan: Plan) -> tuple[str, ...]:
+    """The groups of kernels that a merge needs, and the documents that it uses, beside those that every run does."""
+    methods = all_methods()
+    others = (name for document in plan.recipe.documents for name in methods[document.merge_method].uses)
+    return tuple(dict.fromkeys((*budget.kernels_of(plan, methods[plan.recipe.merge_method]), *others)))
 
 
 def build(
@@ -130,7 +138,7 @@ def build(
         max_shard_size=options.max_shard_size,
         card="card" not in options.without,
         missing=counts.missing(tables, tied.heads),
-        untied=tuple(sorted({each.head.name for each in tied.stored} - unwritten)),
+        untied=tuple(sorted(tied.dropped - unwritten)),
         extra=counts.taken(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=counts.absent_heads(recipe, tied, wanted),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
+from sdmw.planning.misnamed import RENAME, other_spellings, spelled_otherwise, unmerged_adapter
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
@@ -28,6 +29,7 @@ def check_inputs(recipe: Recipe, tables: Tables, tied: Ties) -> list[Problem]:
     base, models = tables.base, tables.models
     distinct = {checkpoint.path: checkpoint for checkpoint in (base, *models.values())}
     problems = [p for checkpoint in distinct.values() for p in shorten(unmergeable(checkpoint), checkpoint.path)]
+    problems += unmerged_adapter(quoted(base.path), base, base)
     for model, checkpoint in models.items():
         if checkpoint is not base or tables.places:
             problems += _check_model(recipe, _part_of_base(tables, model), model, checkpoint, tied.heads)
@@ -77,20 +79,18 @@ def _check_model(
     missing = [name for name in base.tensors if name not in checkpoint.tensors and name not in heads]
     extra = [name for name in checkpoint.tensors if name not in base.tensors and name not in heads]
     where = f"model {quoted(model)}"
+    if adapter := unmerged_adapter(where, base, checkpoint):
+        return adapter
     # Whatever `missing` and `extra` say: hardly anything would be merged, or a part under other names would not be.
     prefixes = prefix_between(missing, extra)
+    spelled = {} if prefixes else spelled_otherwise(base, checkpoint, heads)
+    others = set(spelled.values())
+    missing, extra = [n for n in missing if n not in spelled], [n for n in extra if n not in others]
+    found = other_spellings(where, base, spelled)
     if prefixes or _are_most(missing, base):
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
-        return [_others(where, base, checkpoint, missing, prefixes)]
-    common = [name for name in base.tensors if name in checkpoint.tensors]
-    unlike = [name for name in common if base.tensors[name].shape != checkpoint.tensors[name].shape]
-    if 2 * len(unlike) > len(base.tensors):  # of another size: to name one tells it
-        common = unlike[:1]
-    problems = [_differs(where, base.tensors[name], checkpoint.tensors[name]) for name in common]
-    found = [*shorten([p for p in problems if p], where)]
-    if common == unlike[:1] and len(unlike) > 1:
-        others = f"{found[0].found}; {len(unlike) - 1:,} other tensors differ too"
-        found = [replace(found[0], found=others)]
+        return [*found, _others(where, base, checkpoint, missing, prefixes)]
+    found += _differences(recipe, where, base, checkpoint)
     deeper = _beyond_the_other(base, checkpoint)
     if deeper.intersection(missing) and recipe.missing == "error":
         mend = "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values"
@@ -143,15 +143,31 @@ def _others(
         off, on = prefixes
         change = f"taking {quoted(off)} off its names" if off else f"putting {quoted(on)} before its names"
         change = f"writing {quoted(on)} for {quoted(off)} before its names" if off and on else change
-        return Problem(where, expected, f"{found}, but most agree by {change}", "Rename its tensors so, and merge then")
+        return Problem(where, expected, f"{found}, but most agree by {change}", RENAME)
     if 2 * len(missing) <= len(base.tensors):
         found = f"{found}, with more than half of the parameters"
     return Problem(where, expected, found, "Merge fine-tunes of one base")
 
 
-def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
+def _differences(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
+    """What differs in shape or dtype; where most shapes do, which is another size of model, the first alone."""
+    common = [name for name in base.tensors if name in checkpoint.tensors]
+    both = {name: (base.tensors[name], checkpoint.tensors[name]) for name in common}
+    problems = {name: problem for name, pair in both.items() if (problem := _differs(recipe, where, *pair))}
+    unlike = [problem for name, problem in problems.items() if both[name][0].shape != both[name][1].shape]
+    if len(unlike) > 1 and 2 * len(unlike) > len(base.tensors):
+        return [replace(unlike[0], found=f"{unlike[0].found}; {len(unlike) - 1:,} other tensors differ too")]
+    return shorten([*problems.values()], where)
+
+
+def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Problem | None:
     """Why a model's tensor cannot be merged with the base's."""
     where = f"{where}, {tensor.where}"
+    if base.dtype.whole and tensor.dtype.whole:
+        wanted, found = _shaped((base.dtype, base.shape)), _shaped((tensor.dtype, tensor.shape))
+        mend = "They are copied, not merged: take the base's with the recipe field `integers: base`"
+        differ = wanted != found and recipe.integers == "error"
+        return Problem(where, f"{wanted} as in the base", found, mend) if differ else None
     if base.shape != tensor.shape:
         if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             mend = (
@@ -163,5 +179,7 @@ def _differs(where: str, base: Tensor, tensor: Tensor) -> Problem | None:
         return Problem(where, f"shape {list(base.shape)} as in the base", f"shape {list(tensor.shape)}", mend)
     if base.dtype != tensor.dtype and not (base.dtype.merges and tensor.dtype.merges):
         mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"
+        if DType.F64 in (base.dtype, tensor.dtype):
+            mend = "Convert it to F32 first: F64 is copied, not merged"
         return Problem(where, f"dtype {base.dtype.name} as in the base", tensor.dtype.name, mend)
     return None

@@ -66,7 +66,7 @@ def integers(recipe: Recipe, tables: Tables) -> Iterator[str]:
     """How many tensors of each model `integers: base` passes over."""
     if recipe.integers != "base":
         return
-    own = {name for name, tensor in tables.base.tensors.items() if not tensor.dtype.merges}
+    own = {name for name, tensor in tables.base.tensors.items() if tensor.dtype.whole}
     others = {name: each for name, each in tables.models.items() if each.path != tables.base.path}
     counts = {name: len(own & each.tensors.keys()) for name, each in others.items()}
     said = ", ".join(f"{count:,} of {quoted(name)}" for name, count in counts.items() if count)

@@ -1,6 +1,5 @@
 """What configs and tokenizers of the models say otherwise than the base's: the output has the base's."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +8,13 @@ from sdmw.checkpoints.chat_template import templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config_keys import effect_of, on_one_level, plain_keys
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
-from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, special_tokens
+from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, has_tokenizer, special_tokens
 from sdmw.errors import quoted
+from sdmw.planning.files_that_differ import file_warnings, pointer_warnings, who_have
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.labels import label_warnings
+from sdmw.planning.two_values import differing, listed
 from sdmw.recipes.recipe import Recipe
-
-_MOST = 5  # keys of one kind that are named, of one model
-_WITHOUT = object()  # the value of a key that is not there
-_LONGEST = 60  # characters of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,10 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
             warnings += warned
             notes += noted
         warnings += _tokenizers(name, base, model)
+    warnings += label_warnings(dict(inputs.sources))
+    warnings += _without_tokenizer(base, others)
+    warnings += pointer_warnings(others)
+    warnings += file_warnings(base, {name: each for name, each in others.items() if each.adapts is None})
     if recipe.generation_config == "base":
         notes += _generation(base, others)
     if recipe.chat_template == "base":
@@ -58,7 +60,7 @@ def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tu
     """Warnings and notes on one model's config.json."""
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     base, model = on_one_level(base, model)
-    for key, values in _differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
+    for key, values in differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
         found.setdefault(effect_of(key), {})[key] = values
     if "model_type" in found.get("mathematics", {}):  # another architecture: its other keys follow from that
         found = {"mathematics": {"model_type": found["mathematics"]["model_type"]}}
@@ -68,7 +70,7 @@ def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tu
         "unknown": "keys whose effect sdmw does not know; the output has the base's",
     }
     lines = {
-        effect: f"model {quoted(name)}: its config.json differs from the base's in {about}: {_listed(found[effect])}"
+        effect: f"model {quoted(name)}: its config.json differs from the base's in {about}: {listed(found[effect])}"
         for effect, about in said.items()
         if effect in found
     }
@@ -91,24 +93,31 @@ def _tokenizers(name: str, base: Checkpoint, model: Checkpoint) -> Iterator[str]
             f"it differs in {', '.join(splits)}"
         )
     theirs = special_tokens(model)
-    if theirs and (differing := _differing(special_tokens(base), theirs)):
+    if theirs and (keys := differing(special_tokens(base), theirs)):
         yield (
             f"model {quoted(name)}: its {TOKENIZER} differs from the base's in special tokens; "
-            f"the output has the base's: {_listed(differing)}"
+            f"the output has the base's: {listed(keys)}"
         )
+
+
+def _without_tokenizer(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[str]:
+    """A warning where models have a tokenizer and the output will have none."""
+    having = [] if has_tokenizer(base) else [name for name, model in models.items() if has_tokenizer(model)]
+    if having:
+        yield f"the base has no tokenizer, nor has the output; {who_have(having, models)} one: copy its files"
 
 
 def _generation(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[str]:
     """Notes on generation_config.json: one for all models where they agree, else one for each that differs."""
     ours = _generation_of(base)
     others = {name: found for name, model in models.items() if (found := _generation_of(model))}
-    differing = {name: _differing(ours, found) for name, found in others.items()}
+    keys_of = {name: differing(ours, found) for name, found in others.items()}
     agreed = len(others) == len(models) > 0 and len({repr(sorted(each.items())) for each in others.values()}) == 1
-    for name, keys in differing.items():
+    for name, keys in keys_of.items():
         if keys:
             who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
             yield (
-                f"{who} another {GENERATION} than the base: {_listed(keys)}. The output has the base's; "
+                f"{who} another {GENERATION} than the base: {listed(keys)}. The output has the base's; "
                 f"`generation_config: {name}` in the recipe takes this one"
             )
             if agreed:
@@ -133,28 +142,3 @@ def _templates(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[s
             yield f"{who} {than}. The output is as the base; `chat_template: {name}` in the recipe takes this one"
             if agreed:
                 return
-
-
-def _differing(base: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys with two values, the model's first, in the order of the files."""
-    return {
-        key: (model.get(key, _WITHOUT), base.get(key, _WITHOUT))
-        for key in dict.fromkeys((*base, *model))
-        if not _same(model.get(key, _WITHOUT), base.get(key, _WITHOUT))
-    }
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values from JSON are equal; NaN is."""
-    return one == other or (_WITHOUT not in (one, other) and json.dumps(one) == json.dumps(other))
-
-
-def _listed(differing: Mapping[str, tuple[Any, Any]]) -> str:
-    shown = [f"{key} {_shown(found)} (base: {_shown(ours)})" for key, (found, ours) in list(differing.items())[:_MOST]]
-    rest = len(differing) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
-
-
-def _shown(value: Any) -> str:
-    text = "none" if value is _WITHOUT else quoted(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -5,14 +5,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.heads import tied_by_config
+from sdmw.checkpoints.tied_names import tied_names
 from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
 from sdmw.planning.limits import Limits
+from sdmw.planning.misnamed import other_spellings, spelled_otherwise, unmerged_adapter
 from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.aliases import named_as, with_aliases
 from sdmw.views.in_memory import is_rebuilt
 from sdmw.views.peft_modules import Module, Modules
 from sdmw.views.tied_adapter import tie_of
@@ -122,12 +126,16 @@ def plan_extraction(
         overwrite: a directory there may be replaced.
         apart: workers are not threads of this process.
     """
+    base = with_aliases(base)
+    model = named_as(base, with_aliases(model))
     problems = [
         Problem(checkpoint.path, "a model", "an adapter", "Give the model that it was merged into")
         for checkpoint in (base, model)
         if checkpoint.adapts is not None
     ]
-    problems = problems or shorten(_wrong(base, model))
+    if not problems and os.path.samefile(base.path, model.path):
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
+    problems = problems or _misnamed(base, model) or shorten(_wrong(base, model))
     weights, rest = _sorted(base, model)
     shards: tuple[ShardLayout, ...] = ()
     if not weights:
@@ -218,13 +226,13 @@ def _compared_bytes(rest: Rest) -> int:
 
 def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tuple[Rest, ...]]:
     """The weights that peft has matrices for, and the other tensors of the fine-tune."""
-    modules, tie = Modules(base), tie_of(base)
+    modules, tied = Modules(base), _tied(base)
     weights, rest = [], []
     for name, above in model.tensors.items():
         below = base.tensors.get(name)
-        if tie and name == tie.head and tie.embedding in model.tensors:
+        if (source := tied.get(name, "")) in model.tensors:
             # Once merged it follows the embedding, so that what it differs by is lost.
-            rest.append(Rest(model.tensors[tie.embedding], above, "heads that the base ties to its embedding"))
+            rest.append(Rest(model.tensors[source], above, "heads that the base ties to its embedding"))
         elif below is None:
             rest.append(Rest(None, above, "tensors that the base lacks"))
         elif isinstance(module := _module(modules, below, above), Module):
@@ -234,6 +242,16 @@ def _sorted(base: Checkpoint, model: Checkpoint) -> tuple[tuple[Weight, ...], tu
             rest.append(Rest(below, above, module))
     order = {name: number for number, name in enumerate(base.tensors)}
     return tuple(sorted(weights, key=lambda weight: order[weight.base.name])), tuple(rest)
+
+
+def _tied(base: Checkpoint) -> dict[str, str]:
+    """By the name of what the base ties, that of the tensor which stands for it; of what it stores the head alone."""
+    if tied_by_config(base.config) is False:
+        return {}
+    known = tied_names(base.config, base.tensors).sources
+    tie = tie_of(base)
+    head = {tie.head: tie.embedding} if tie else {}
+    return {name: source for name, source in known.items() if name not in base.tensors} | head
 
 
 def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
@@ -266,6 +284,11 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
         elif above.shape != info.shape:
             mend = "Give a fine-tune of this base, with its vocabulary"
             yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)
+
+
+def _misnamed(base: Checkpoint, model: Checkpoint) -> list[Problem]:
+    adapters = unmerged_adapter(base.path, base, base) or unmerged_adapter(model.path, base, model)
+    return adapters or other_spellings(model.path, base, spelled_otherwise(base, model))
 
 
 def _laid_out(weights: tuple[Weight, ...], rank: int) -> tuple[ShardLayout, ...]:

@@ -1,5 +1,6 @@
 """Finds and reads the headers of every input; all that is wrong with any of them is collected."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +11,9 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
-from sdmw.storage.locate import locate
+from sdmw.storage.locate import ambiguous, locate
 from sdmw.views.adapter import adapted, wrong_base
+from sdmw.views.aliases import named_as, with_aliases
 
 NONE: Mapping[ModelRef, "Inputs"] = {}
 
@@ -74,7 +76,7 @@ def open_inputs(
         elif (other := first.setdefault(_folders(reference, base_reference, read), name)) != name:
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
         else:
-            models[name] = found
+            models[name] = named_as(base, found)
     if problems:
         return shorten(problems)
     of_bases = {str(reference): models.pop(str(reference)) for reference in recipe.bases}
@@ -115,6 +117,11 @@ def _located(
             found[part] = _place(part, access)
         except SdmwError as error:
             faults[part] = error.problems
+    for part in ambiguous(found, access.folder):
+        mend = f"Keep the folder above it: {os.path.join(access.folder or '', part.path)}"
+        lacking = f"no such directory in {quoted(access.folder)}, but one called so that may be another input"
+        faults[part] = (Problem(quoted(str(part)), "", lacking, mend),)
+        del found[part]
     named = places(recipe) if faults else {}
     problems = [
         replace(problem, where=f"{named[part]}: {problem.where}" if part in named else problem.where)
@@ -130,7 +137,7 @@ def _read(located: Mapping[ModelRef, str], access: Access) -> tuple[dict[ModelRe
     problems: list[Problem] = []
     for part, folder in located.items():
         try:
-            found[part] = formats.read(folder, access)
+            found[part] = with_aliases(formats.read(folder, access))
         except SdmwError as error:
             problems += error.problems
     return found, problems

@@ -82,7 +82,8 @@ def _of_base(recipe: Recipe, tables: Tables) -> Iterator[Row]:
         if tensor.dtype.merges:
             yield Row(name, tensor, "merge", tensor, theirs, tuple(numbers[each] for each in among))
         else:
-            others = () if recipe.integers == "base" else (other for other in theirs if other is not tensor)
+            bases = tensor.dtype.whole and recipe.integers == "base"
+            others = () if bases else (other for other in theirs if other is not tensor)
             yield Row(name, tensor, "copy", tensor, tuple(others))
 
 

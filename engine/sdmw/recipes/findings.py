@@ -109,5 +109,6 @@ def guess(word: str, known: Iterable[str]) -> str:
 def close(word: str, known: Iterable[str]) -> str:
     """`Did you mean k?`, or nothing where no known word is like this one."""
     # A word longer than any name is not one misspelt, and difflib takes its time over long words.
+    word = word.lower().replace("-", "_")
     like = difflib.get_close_matches(word, list(known), n=1, cutoff=0.54) if len(word) <= LONGEST_NAME else []
     return f"Did you mean {like[0]}?" if like else ""

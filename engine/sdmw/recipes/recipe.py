@@ -149,7 +149,7 @@ class Recipe:
         nonfinite: what NaN, infinity and overflow are: an error, or passed on.
         missing: what a tensor that a fine-tune lacks is: an error, or the base's.
         extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
-        integers: what integers, booleans and float64 that differ are: an error, or the base's.
+        integers: what integers and booleans that differ, in value, dtype or shape, are: an error, or the base's.
         chat_template: whose chat template the output has: "base", or one of the models by its name.
         generation_config: whose generation_config.json the output has, in the same way.
         random_seed: what methods that leave something to chance draw from, 0 or more.

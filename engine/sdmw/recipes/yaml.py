@@ -88,13 +88,19 @@ def written(data: dict[str, Any]) -> str:
 
 # What ruamel.yaml says, whether its context is the place to look at, what it means, and the mend.
 _NO_COLON, _WRITE_COLON, _ODD_COLON = "no colon after this name", "Write name: value", "a colon where there can be none"
+_NOT_ALIKE = "a line that is not indented as those that it belongs to"
+# A line that begins with `-name` or `name:value`, and what to say of it.
+_NO_BLANK = (
+    (re.compile(r"\s*(-)\w+:"), "no blank after the dash", "Write - name: value"),
+    (re.compile(r"\s*(?:- +)?[A-Za-z_]\w*(:)[^\s:]"), "no blank after the colon", _WRITE_COLON),
+)
 _FAULTS = (
     ("could not find expected ':'", True, _NO_COLON, _WRITE_COLON),
     ("mapping values are not allowed", False, _ODD_COLON,
      "Indent the line as those that it belongs to, or put text that holds a colon in quotes"),
     ("character '\\t'", False, "a tab", "Indent with blanks"),
     ("cannot start any token", False, "a character that text cannot begin with", "Put the text in quotes"),
-    ("expected <block end>", False, "a line that is not indented as those that it belongs to", "Indent them alike"),
+    ("expected <block end>", False, _NOT_ALIKE, "Indent them alike"),
     ("expected ',' or", True, "a bracket that is not closed", "Close it, or put a comma between"),
     ("unexpected end of stream", True, "a quote that is not closed", "Close it"),
 )  # fmt: skip
@@ -110,15 +116,30 @@ def _not_yaml(text: str, where: str, error: MarkedYAMLError) -> Problem:
     if not mark:
         return Problem(where, "", f"not YAML: {meant}", mend)
     lines = text.split("\n")
+    if meant in (_NO_COLON, _ODD_COLON, _NOT_ALIKE) and (problem := _without_blank(where, lines[: mark.line + 1])):
+        return problem
     if meant == _ODD_COLON and (above := _name_alone(lines[: mark.line])):
         # Two names made one text, and the colon of the second is what the parser objects to.
-        number, column = above
-        shown = (f"    {lines[number][:_WIDEST].rstrip()}", " " * (4 + min(column, _WIDEST)) + "^")
-        return Problem(f"{where}:{number + 1}:{column + 1}", "", f"not YAML: {_NO_COLON}", _WRITE_COLON, shown)
+        return _at(where, lines, *above, _NO_COLON, _WRITE_COLON)
     first = max(0, mark.column - _BEFORE)
     line = lines[mark.line][first : first + _WIDEST].replace("\t", " ") if mark.line < len(lines) else ""
     excerpt = (f"    {line.rstrip()}", " " * (4 + mark.column - first) + "^") if line.strip() else ()
     return Problem(_spot(where, mark), "", f"not YAML: {meant}", mend, excerpt)
+
+
+def _at(where: str, lines: Sequence[str], number: int, column: int, meant: str, mend: str) -> Problem:
+    shown = (f"    {lines[number][:_WIDEST].rstrip()}", " " * (4 + min(column, _WIDEST)) + "^")
+    return Problem(f"{where}:{number + 1}:{column + 1}", "", f"not YAML: {meant}", mend, shown)
+
+
+def _without_blank(where: str, lines: Sequence[str]) -> Problem | None:
+    """What to say where one of the last two lines with text lacks the blank that makes a name or an entry of it."""
+    with_text = [number for number, line in enumerate(lines) if line.strip()][-2:]
+    for number in with_text:
+        for pattern, meant, mend in _NO_BLANK:
+            if found := pattern.match(lines[number]):
+                return _at(where, lines, number, found.start(1), meant, mend)
+    return None
 
 
 def _name_alone(lines: Sequence[str]) -> tuple[int, int] | None:
@@ -273,6 +294,8 @@ class _Walk:
             first[name] = _mark(key_node)[0]
             if isinstance(key_node, ScalarNode) and str(key_node.tag) in _WORDS:
                 result[name] = self.value(value_node, at)
+                if result[name] is None:  # of no value the mark is that of what comes next
+                    self._findings.values[at] = _mark(key_node)
             else:
                 self._findings.add(at, f"the key {quoted(name)}", expected="a name", mend="Put it in quotes", key=True)
         return result

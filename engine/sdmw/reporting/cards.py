@@ -11,7 +11,7 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.loading import loading, peft_loading
 from sdmw.reporting.naming import id_of, public_name, public_names
 from sdmw.reporting.report import ModelReport
-from sdmw.reporting.tally import changes, tally_of
+from sdmw.reporting.tally import changes, not_finite, tally_of
 from sdmw.version import __version__
 from sdmw.writing.card import Card
 from sdmw.writing.front_matter import read_front_matter
@@ -21,12 +21,13 @@ from sdmw.writing.markdown import code_span
 PLACE = "path/to/this/folder"  # of the output, for people to replace
 
 
-def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
+def merge_card(plan: Plan, models: Sequence[ModelReport], nonfinite: Mapping[str, int], folder: str) -> str:
     """The card of a merge.
 
     Args:
         plan: what was merged.
         models: what there is to say of each.
+        nonfinite: how many elements of the output are NaN or infinite, by tensor.
         folder: of the output, where its config is.
     """
     method, base = all_methods()[plan.recipe.merge_method], plan.recipe.base_model
@@ -37,14 +38,14 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], folder: str) -> str:
     facts = {model.name: list(method.describe(model.facts)) for model in models}
     told = changes(
         {names[model]: count for model, count in plan.missing}, {names[model]: count for model, count in plan.extra},
-        tally_of(plan, names), code_span,
+        tally_of(plan, names), plan.copied, code_span,
     )  # fmt: skip
     return Card(
         method=method.name,
         paper=method.paper,
         base_model=None if base is None else names[str(base)],
         models=[(names[name], said) for name, said in facts.items()],
-        not_merged=[f"{word}: {said}" for word, said in told],
+        not_merged=[f"{word}: {said}" for word, said in (*told, *not_finite(nonfinite, code_span))],
         loading=_loading(folder, adapter=plan.makes_adapter),
         recipe_text=plan.recipe.text,
         version=__version__,

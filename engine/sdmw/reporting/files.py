@@ -1,6 +1,6 @@
 """What stands in the output beside its shards: config, tokenizer and the rest, card, recipe, report. CHECKPOINT.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, read_adapter_config
 from sdmw.checkpoints.formats._config import CONFIG, LARGEST_CONFIG
@@ -16,13 +16,14 @@ from sdmw.writing.adapter_config import adapter_config
 from sdmw.writing.publication import Publication
 
 
-def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport]) -> None:
+def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport], nonfinite: Mapping[str, int]) -> None:
     """Write all of them but the report into an output that is not published yet.
 
     Args:
         output: to be published.
         plan: what was merged.
         models: what the card says of each.
+        nonfinite: how many elements of the output are NaN or infinite, by tensor.
 
     Raises:
         CheckpointError: a file of the base can no longer be read.
@@ -33,7 +34,7 @@ def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport]) ->
     else:
         _add_model_files(output, plan)
     if plan.card:
-        output.add("README.md", merge_card(plan, models, output.path).encode())
+        output.add("README.md", merge_card(plan, models, nonfinite, output.path).encode())
     recipe = "mergekit_config.yml" if plan.recipe.file == "mergekit_config.yml" else "sdmw_recipe.yaml"
     output.add(recipe, plan.recipe.text.encode())
 

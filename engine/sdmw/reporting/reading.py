@@ -9,6 +9,7 @@ from typing import Any
 from sdmw import codec
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG
 from sdmw.checkpoints.formats._config import CONFIG
+from sdmw.checkpoints.formats._refusals import is_archive
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.codec import LARGEST, shorten
 from sdmw.errors import CheckpointError, Problem, quoted
@@ -19,7 +20,7 @@ from sdmw.reporting import schema_1
 from sdmw.reporting.report import REPORT, Report, derived, input_files, model_reports
 from sdmw.running.driver import decide_model
 from sdmw.running.job import Decisions
-from sdmw.storage.files import read_bounded
+from sdmw.storage.files import listing, read_bounded
 from sdmw.version import __version__
 
 LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
@@ -42,6 +43,8 @@ def read_report(folder: str) -> Report:
             return schema_1.report(data, folder)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
+            if isinstance(data, dict) and "whole_error" in data:
+                found = "that of an extraction, which tells its own error and is not verified"
             raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
         report = codec.decode(Report, {**LATER, **data, "path": folder})
         if unknown := next(_unknown(data, report.to_dict()), None):
@@ -73,6 +76,8 @@ def _json(folder: str) -> Any:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
     except CheckpointError as error:
         found = error.problems[0].found
+        if os.path.isdir(folder) and is_archive(listing(folder)):
+            found = "a delta archive, which sdmw apply checks while it reads it"
     except ValueError as error:
         found = f"not JSON: {error}"
     except RecursionError:

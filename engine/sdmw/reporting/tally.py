@@ -1,5 +1,6 @@
 """What a merge does beside merging, counted: nothing is filled in or left out in silence."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from sdmw.codec import Count
 from sdmw.errors import quoted
 from sdmw.planning.plan import Plan
 from sdmw.sizes import counted
-from sdmw.storage.weight_files import WEIGHTS
+from sdmw.storage.weight_files import WEIGHTS, format_of
 from sdmw.writing.side_files import REPLACED
 
 MOST_NAMES = 5  # of files, in one line
@@ -54,7 +55,11 @@ def tally_of(plan: Plan, names: Mapping[str, str] | None = None) -> Tally:
 
 
 def changes(
-    missing: Mapping[str, int], extra: Mapping[str, int], tally: Tally, named: Callable[[str], str] = quoted
+    missing: Mapping[str, int],
+    extra: Mapping[str, int],
+    tally: Tally,
+    copied: Sequence[str],
+    named: Callable[[str], str] = quoted,
 ) -> Iterator[tuple[str, str]]:
     """What the output has that is not merged, or lacks: a word and a sentence each.
 
@@ -62,6 +67,7 @@ def changes(
         missing: how many tensors each model lacks.
         extra: how many tensors that the base lacks are taken from each model.
         tally: the other counts.
+        copied: files of the base that come along.
         named: how a name is shown.
     """
     if missing:
@@ -74,10 +80,25 @@ def changes(
         yield "tied heads", f"{_by_model(tally.absent_heads, named)} not stored: the embedding stands in"
     if tally.untied_heads:
         yield "untied", f"{_listed(tally.untied_heads, named)}: not tied to the embedding, so written by itself"
+    if parts := [path for path in copied if format_of(os.path.basename(path))]:
+        yield "parts", f"{_listed(parts, named)}: weights of the base that are copied as they are"
+
+
+def not_finite(counts: Mapping[str, int], named: Callable[[str], str] = quoted) -> Iterator[tuple[str, str]]:
+    """What `nonfinite: pass` let through: how many elements of each tensor of the output."""
+    if counts:
+        elements = counted(sum(counts.values()), "element")
+        yield "not finite", f"{elements} of {_listed(list(counts), named)}, NaN or infinite"
 
 
 def lines(
-    missing: Mapping[str, int], extra: Mapping[str, int], tally: Tally, skipped: Mapping[str, str], *, compared: bool
+    missing: Mapping[str, int],
+    extra: Mapping[str, int],
+    tally: Tally,
+    copied: Sequence[str],
+    skipped: Mapping[str, str],
+    *,
+    compared: bool,
 ) -> Iterator[tuple[str, str]]:
     """What a terminal shows: a word and a sentence each.
 
@@ -85,10 +106,11 @@ def lines(
         missing: how many tensors each model lacks.
         extra: how many tensors that the base lacks are taken from each model.
         tally: the other counts.
+        copied: files of the base that come along.
         skipped: files of the base that do not come along, with the reason.
         compared: heads were compared with their embeddings; a plan does not do that yet.
     """
-    yield from changes(missing, extra, tally)
+    yield from changes(missing, extra, tally, copied)
     if tally.unwritten_heads:
         fate = "not written, as it equals the embedding" if compared else "not written where it equals the embedding"
         yield "tied", f"{_listed(tally.unwritten_heads)}: {fate}"

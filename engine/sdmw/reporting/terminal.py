@@ -24,6 +24,8 @@ from sdmw.sizes import counted, shown
 if TYPE_CHECKING:  # it loads the kernels
     from sdmw.running.verification import Verification
 
+_WIDEST = 1 << 16  # characters of a line where there is no terminal
+
 
 def print_report(report: Report) -> None:
     """The models' table; where the result lies, the peak memory, how to load it."""
@@ -35,7 +37,9 @@ def print_report(report: Report) -> None:
     _print(table)
     run = report.run
     told = (
-        tally.lines(report.missing, report.extra, report.tally, report.files.skipped, compared=True)
+        tally.lines(
+            report.missing, report.extra, report.tally, report.files.copied, report.files.skipped, compared=True
+        )
         if report.tally
         else ()
     )
@@ -101,7 +105,12 @@ def print_plan(plan: Plan) -> None:
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
             *tally.lines(
-                dict(plan.missing), dict(plan.extra), tally.tally_of(plan), dict(plan.skipped), compared=False
+                dict(plan.missing),
+                dict(plan.extra),
+                tally.tally_of(plan),
+                plan.copied,
+                dict(plan.skipped),
+                compared=False,
             ),
         )
     )
@@ -139,6 +148,8 @@ def print_verification(found: "Verification") -> None:
     elif found.not_found:
         equal = "equal by checksum; nothing was computed anew"
         odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
+    elif not found.tiles:
+        odds = "none: the recipe was changed, so nothing was computed anew"
     _print(
         _pairs(
             ("checkpoint", found.path),
@@ -216,4 +227,13 @@ def _plain(text: str) -> Text:
 
 
 def _print(shown_thing: Table | Text) -> None:
-    Console(highlight=False, soft_wrap=False).print(shown_thing)
+    """Within the width of a terminal; elsewhere each line as a whole, for programs to read."""
+    console = Console(highlight=False, soft_wrap=False)
+    if console.is_terminal:
+        console.print(shown_thing)
+        return
+    console.width = _WIDEST
+    with console.capture() as captured:
+        console.print(shown_thing)
+    for line in captured.get().splitlines():
+        print(line.rstrip())  # noqa: T201

@@ -1,6 +1,6 @@
 """What every run shares: where events go, signals, the memory of tiles, workers; and how an output is published."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +34,12 @@ class Context:
     pool: Pool
 
 
-def load_kernels(tell: Receiver) -> bool:
-    """Load all kernels before a run: compiling one in the middle of it would take time, and memory.
+def load_kernels(tell: Receiver, groups: Collection[str] = ()) -> bool:
+    """Load the kernels of a run before it: compiling one in the middle of it would take time, and memory.
+
+    Args:
+        tell: hears of what happens.
+        groups: of kernels, beside those that every run needs.
 
     Returns:
         False where this process has to compile them itself, which takes more memory.
@@ -44,7 +48,7 @@ def load_kernels(tell: Receiver) -> bool:
         StoppedError: a signal came while they were loaded.
     """
     signals = StopSignals()
-    loaded = ready.prepare(lambda once: tell(Compiling(once)), signals)
+    loaded = ready.prepare(lambda once: tell(Compiling(once)), signals, groups)
     signals.check()
     return loaded
 

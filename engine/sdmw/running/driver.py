@@ -1,11 +1,12 @@
 """Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, last measured first."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sdmw.errors import some
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
@@ -15,6 +16,7 @@ from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
+from sdmw.sizes import counted
 from sdmw.statistics.look import Look, Measured
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
@@ -29,6 +31,7 @@ class Outcome:
     Attributes:
         decisions: of every layer, in the plan's order, and of the model.
         pieces: the checksum of each piece of the output, XXH3-128 in hex.
+        nonfinite: how many elements of the output are NaN or infinite, by tensor.
         bytes_read: bytes of tensors read in all.
         bytes_read_again: those among them that a further look at a layer took.
         warnings: what is odd in the data.
@@ -36,6 +39,7 @@ class Outcome:
 
     decisions: Decisions
     pieces: Mapping[Piece, str]
+    nonfinite: Mapping[str, int]
     bytes_read: int
     bytes_read_again: int
     warnings: tuple[str, ...]
@@ -99,8 +103,17 @@ class Run:
         warnings = list(self._method.warnings(decisions.layers, decisions.model, strict=self._strict))
         tasks = self._applying(Job(self._plan, decisions), output.sink, self._checked(output.sink))
         self._run(lambda: next(tasks, None))
-        read = self._read + self._read_again
-        return Outcome(decisions, self._journal.written, read, self._read_again, tuple(warnings))
+        pieces = {piece: written.checksum for piece, written in self._journal.written.items()}
+        nonfinite = self._nonfinite()
+        warnings += _passed(nonfinite)
+        return Outcome(decisions, pieces, nonfinite, self._read + self._read_again, self._read_again, tuple(warnings))
+
+    def _nonfinite(self) -> dict[str, int]:
+        """How many elements of the output are NaN or infinite, by tensor, where any is."""
+        counts: Counter[int] = Counter()
+        for piece, written in self._journal.written.items():
+            counts[piece.tensor] += written.nonfinite
+        return {self._plan.tensors[number].name: counts[number] for number in sorted(counts) if counts[number]}
 
     def _check_small_copies(self) -> None:
         """What must be equal in all inputs is looked at first where that takes no time: measuring may take hours."""
@@ -128,7 +141,7 @@ class Run:
                 self._journal.found_piece(piece)
 
         tasks = (
-            Task(work.holds, (self._span(piece), self._journal.pieces[piece], sink), partial(take, piece))
+            Task(work.holds, (self._span(piece), self._journal.pieces[piece].checksum, sink), partial(take, piece))
             for piece in pieces
         )
         self._run(lambda: next(tasks, None))
@@ -137,9 +150,9 @@ class Run:
     def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task[Any]]:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
-        def take(pieces: Sequence[Piece], checksums: Sequence[str]) -> None:
-            for piece, checksum in zip(pieces, checksums, strict=True):
-                self._journal.note_piece(piece, checksum)
+        def take(pieces: Sequence[Piece], found: Sequence[work.Written]) -> None:
+            for piece, written in zip(pieces, found, strict=True):
+                self._journal.note_piece(piece, written)
                 told(self._span(piece).nbytes)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
@@ -168,6 +181,12 @@ class Run:
             self._context.tell(Progress(stage, done, total))
 
         return told
+
+
+def _passed(nonfinite: Mapping[str, int]) -> Iterator[str]:
+    if nonfinite:
+        elements = counted(sum(nonfinite.values()), "element")
+        yield f"NaN or infinite, as `nonfinite: pass` allows: {elements} of {some(list(nonfinite))}"
 
 
 def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[object]) -> object:

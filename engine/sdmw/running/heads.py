@@ -1,5 +1,6 @@
 """Compares heads that are stored with the embeddings that they may be tied to, before anything is laid out."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +25,7 @@ def settled(prepared: Prepared, plan: Plan, context: Context) -> Plan:
     plan = prepared.plan(untie) if untie else plan
     if plan.problems:
         raise PlanError(plan.problems)
-    return replace(plan, warnings=(*plan.warnings, *said(plan)))
+    return replace(plan, warnings=(*plan.warnings, *said(plan, untie)))
 
 
 def differing(plan: Plan, context: Context) -> frozenset[str]:
@@ -52,13 +53,14 @@ def differing(plan: Plan, context: Context) -> frozenset[str]:
     return frozenset(found)
 
 
-def said(plan: Plan) -> tuple[str, ...]:
+def said(plan: Plan, differing: Collection[str]) -> tuple[str, ...]:
     """What to tell of heads, once they are compared: one sentence each."""
     equal = dict.fromkeys((tied.head.name, tied.embedding.name) for tied in plan.heads)
+    with_others = {head for head in plan.untied if is_shared(head) or (differing and head not in differing)}
     return (
         *(f"{quoted(head)} equals {quoted(embedding)}, to which it is tied: it is not written"
           for head, embedding in equal),
-        *(f"{quoted(head)} is written with the heads: a model that ties none has it too" if is_shared(head)
+        *(f"{quoted(head)} is written with the heads: a model that ties none has it too" if head in with_others
           else f"{quoted(head)} differs from the embedding: it is written, and is not tied"
           for head in plan.untied),
     )  # fmt: skip

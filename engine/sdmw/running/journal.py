@@ -10,6 +10,7 @@ from sdmw.errors import InputChangedError, OutputError, Problem
 from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running.pool import Task
+from sdmw.running.work import Written
 from sdmw.writing.publication import Publication
 
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
@@ -74,23 +75,24 @@ class RunJournal(Notes):
 
     Attributes:
         layers: decisions of an earlier run, by the layer's number.
-        pieces: checksums of what an earlier run wrote, as it said.
-        written: checksums of all that the output holds.
+        pieces: what an earlier run wrote, as it said.
+        written: all that the output holds.
     """
 
     def __init__(self, output: Publication | None, plan: Plan, method: AnyMethod) -> None:
         super().__init__(output, plan.checkpoints)
         self.layers, self.pieces = _read(output.records if output else (), decision_type(method))
-        self.written: dict[Piece, str] = {}
+        self.written: dict[Piece, Written] = {}
 
     def note_layer(self, number: int, decision: object) -> None:
         """A layer was decided."""
         self.note({"layer": number, "decision": codec.encode(decision)})
 
-    def note_piece(self, piece: Piece, checksum: str) -> None:
-        """A piece was handed to the output; `checksum` is the XXH3-128 of its bytes, in hex."""
-        self.written[piece] = checksum
-        self.note({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": checksum})
+    def note_piece(self, piece: Piece, written: Written) -> None:
+        """A piece was handed to the output."""
+        self.written[piece] = written
+        odd = {"nonfinite": written.nonfinite} if written.nonfinite else {}
+        self.note({"piece": [piece.tensor, piece.start, piece.stop], "xxh3": written.checksum, **odd})
 
     def found_piece(self, piece: Piece) -> None:
         """The output still holds a piece of an earlier run."""
@@ -113,12 +115,12 @@ def check_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
         raise InputChangedError(problems)
 
 
-def _read(records: Iterable[object], decision: type[object]) -> tuple[dict[int, object], dict[Piece, str]]:
+def _read(records: Iterable[object], decision: type[object]) -> tuple[dict[int, object], dict[Piece, Written]]:
     layers: dict[int, object] = {}
-    pieces: dict[Piece, str] = {}
+    pieces: dict[Piece, Written] = {}
     for record in records:
         if isinstance(record, dict) and "layer" in record:
             layers[record["layer"]] = codec.decode(decision, record["decision"])
         elif isinstance(record, dict) and "piece" in record:
-            pieces[Piece(*record["piece"])] = record["xxh3"]
+            pieces[Piece(*record["piece"])] = Written(record["xxh3"], record.get("nonfinite", 0))
     return layers, pieces

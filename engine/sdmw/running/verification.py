@@ -4,7 +4,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -15,6 +15,7 @@ import xxhash
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, hash_of_config
+from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.errors import CheckpointError, InputChangedError, Problem, quoted, shorten
 from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
@@ -25,8 +26,9 @@ from sdmw.running.pool import Task
 from sdmw.running.stop import GivenUp
 from sdmw.running.work import read_tiles, tile_borders
 from sdmw.sizes import counted, shown
-from sdmw.storage.files import open_file
+from sdmw.storage.files import listing, open_file
 from sdmw.storage.shard import sample_of
+from sdmw.storage.weight_files import OTHER_FORM, WEIGHTS, not_beside_a_merge
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 
@@ -123,7 +125,7 @@ def verify(
         recomputed,
         1 - recomputed / max(1, len(tiles)),
         (),
-        tuple(shorten([*problems, *_wrong_files(out, files)])),
+        tuple(shorten([*problems, *_wrong_files(out, files), *_foreign(out, files)])),
     )
 
 
@@ -135,7 +137,7 @@ def verify_checksums(
     context: Context,
     not_found: Sequence[Problem],
 ) -> Verification:
-    """Compare checksums alone: the inputs are elsewhere.
+    """Compare checksums alone: the inputs are elsewhere, or the recipe that names them was changed.
 
     Args:
         out: the merged checkpoint.
@@ -150,7 +152,7 @@ def verify_checksums(
     """
     wrong = list(_wrong_headers(out, headers)) or list(_uncovered(pieces, out))
     nbytes, problems = (0, wrong) if wrong else _compare(out, pieces, (), context)
-    problems = shorten([*problems, *_wrong_files(out, files)])
+    problems = shorten([*problems, *_wrong_files(out, files), *_foreign(out, files)])
     compared = 0 if wrong else len(pieces)
     return Verification(out.path, compared, nbytes, len(files), 0, 0, 1.0, tuple(not_found), tuple(problems))
 
@@ -292,7 +294,7 @@ def _wrong_headers(out: Checkpoint, headers: Mapping[str, str]) -> Iterator[Prob
 def _wrong_files(out: Checkpoint, files: Mapping[str, str]) -> Iterator[Problem]:
     for name, checksum in files.items():
         try:
-            found = _checksum(out, name)
+            found = checksum_of(out, name)
         except CheckpointError as error:
             yield from error.problems
             continue
@@ -301,8 +303,22 @@ def _wrong_files(out: Checkpoint, files: Mapping[str, str]) -> Iterator[Problem]
             yield Problem(where, f"checksum {checksum}", found, "The file was changed after the merge")
 
 
-def _checksum(out: Checkpoint, name: str) -> str:
-    """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held."""
+def _foreign(out: Checkpoint, files: Collection[str]) -> Iterator[Problem]:
+    """Weights that loaders would read beside the merge's, or instead of them."""
+    own = {*files, *(os.path.basename(shard.path) for shard in out.shards), INDEX}
+    for name in sorted(listing(out.path) - own):
+        why = not_beside_a_merge(name, folder=False, top=True)
+        if why in (WEIGHTS, OTHER_FORM) or name == ADAPTER_CONFIG:
+            where, mend = os.path.join(out.path, name), "Remove it, since loaders may read it"
+            yield Problem(where, "no weights but those of the merge", "others, added after it", mend)
+
+
+def checksum_of(out: Checkpoint, name: str) -> str:
+    """Of a file in a folder; a report may name anything, so nothing else is opened, and no large file held.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     descriptor, _ = open_file(out.path, name, follow_links=out.follow_links)
     found = xxhash.xxh3_128()
     try:

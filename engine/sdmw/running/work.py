@@ -14,7 +14,7 @@ from sdmw.kernels import tiles
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.methods.method import AnyMethod, Destination
 from sdmw.planning.plan import SMALLEST, TensorPlan
-from sdmw.running.nonfinite import MEND, explain
+from sdmw.running.nonfinite import MEND, count, explain
 from sdmw.running.stop import GivenUp
 from sdmw.statistics.look import Counter, Look, S, Tile
 from sdmw.tensors import lost_pages
@@ -155,7 +155,20 @@ class Portion:
     layer: object = None
 
 
-def write_portions(portions: Sequence[Portion], method: AnyMethod, model: object, sink: Sink) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written of a piece.
+
+    Attributes:
+        checksum: XXH3-128 of its bytes, in hex.
+        nonfinite: how many of its elements are NaN or infinite.
+    """
+
+    checksum: str
+    nonfinite: int = 0
+
+
+def write_portions(portions: Sequence[Portion], method: AnyMethod, model: object, sink: Sink) -> tuple[Written, ...]:
     """Merge, convert or copy pieces, and write them.
 
     Args:
@@ -165,7 +178,7 @@ def write_portions(portions: Sequence[Portion], method: AnyMethod, model: object
         sink: where they go.
 
     Returns:
-        The checksum of each piece's bytes: XXH3-128 in hex.
+        What there is to tell of each piece.
 
     Raises:
         NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
@@ -178,7 +191,7 @@ def write_portions(portions: Sequence[Portion], method: AnyMethod, model: object
         sink.settle()
 
 
-def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> str:
+def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> Written:
     """One of them; `write` takes its tiles one by one."""
     span = portion.span
     if span.tensor.action == "merge":
@@ -186,11 +199,8 @@ def write_portion(portion: Portion, method: AnyMethod, model: object, write: Wri
     return (copy if span.tensor.action == "copy" else convert)(span, write)
 
 
-def apply(span: Span, method: AnyMethod, layer: object, model: object, write: Write) -> str:
+def apply(span: Span, method: AnyMethod, layer: object, model: object, write: Write) -> Written:
     """Merge a piece and write it.
-
-    Returns:
-        The checksum of its bytes: XXH3-128 in hex, as `convert` and `copy` do.
 
     Raises:
         NonFiniteError: a result is NaN or infinite after rounding and the span is strict.
@@ -203,7 +213,7 @@ def apply(span: Span, method: AnyMethod, layer: object, model: object, write: Wr
     )
 
 
-def convert(span: Span, write: Write) -> str:
+def convert(span: Span, write: Write) -> Written:
     """Round a piece of one input to the output dtype and write it; NonFiniteError as for `apply`."""
     nothing = np.empty(0, np.float32)
     one = np.float32(1)
@@ -218,7 +228,7 @@ def convert(span: Span, write: Write) -> str:
     return _produce(span, write, rounded, deltas=False)
 
 
-def copy(span: Span, write: Write) -> str:
+def copy(span: Span, write: Write) -> Written:
     """Write a piece of a tensor that is not merged, which all inputs must agree on.
 
     Raises:
@@ -227,21 +237,23 @@ def copy(span: Span, write: Write) -> str:
     """
     tensor = span.tensor
     itemsize = tensor.output.dtype.itemsize
-    checksum = xxhash.xxh3_128()
+    checksum, nonfinite = xxhash.xxh3_128(), 0
     for start, (first, *others) in span.tiles():
         for info, other in zip(tensor.inputs[1:], others, strict=True):
             if not _same_bits(first, other):
                 raise DisagreementError([_disagreement(tensor, info, start, first, other)])
-        if span.strict and tensor.output.dtype is DType.F64 and not np.isfinite(first).all():
-            element = start + int(np.flatnonzero(~np.isfinite(first))[0])
-            where = f"{tensor.inputs[0].where}, element {element}"
-            raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
+        if tensor.output.dtype is DType.F64 and (odd := first.size - int(np.count_nonzero(np.isfinite(first)))):
+            if span.strict:
+                element = start + int(np.flatnonzero(~np.isfinite(first))[0])
+                where = f"{tensor.inputs[0].where}, element {element}"
+                raise NonFiniteError([Problem(where, "a finite number", str(first[element - start]), MEND)])
+            nonfinite += odd
         offset = tensor.output.offset + start * itemsize
         copied = staging.array(offset, first.nbytes).view(first.dtype)  # the mapped pages are released, and may be lost
         copied[:] = first
         write(tensor.output.shard, offset, copied)
         checksum.update(copied.data)
-    return checksum.hexdigest()
+    return Written(checksum.hexdigest(), nonfinite)
 
 
 def check_copy(span: Span) -> None:
@@ -292,23 +304,25 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
     return np.array_equal(first.view(np.uint8), second.view(np.uint8))
 
 
-def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], bool], *, deltas: bool) -> str:
+def _produce(span: Span, write: Write, kernel: Callable[[Tile, Destination], bool], *, deltas: bool) -> Written:
     tensor, output = span.tensor, span.tensor.output
     itemsize = output.dtype.itemsize
-    checksum = xxhash.xxh3_128()
+    checksum, nonfinite = xxhash.xxh3_128(), 0
     borders = list(tile_borders(span.start, span.stop, span.tile))
     read = read_ranges(tensor.inputs, (tensor.read_for(*each) for each in borders), span.given_up.check)
     for (start, stop), (first, arrays) in zip(borders, read, strict=True):
         tile = replace(_tile(tensor, tensor.inputs, arrays, first), begin=start - first, end=stop - first)
         offset = output.offset + start * itemsize
         merged = staging.array(offset, (stop - start) * itemsize).view(output.dtype.storage)
-        if kernel(tile, Destination(merged.ctypes.data, CODES[output.dtype])) and span.strict:
-            known = explain(tensor, arrays, first, deltas=deltas)
-            raise NonFiniteError([known or _overflow(tensor, merged, start)])
+        if kernel(tile, Destination(merged.ctypes.data, CODES[output.dtype])):
+            if span.strict:
+                known = explain(tensor, arrays, first, deltas=deltas)
+                raise NonFiniteError([known or _overflow(tensor, merged, start)])
+            nonfinite += count(merged, output.dtype)
         write(tensor.output.shard, offset, merged)
         checksum.update(merged.data)
         del merged  # its memory is used again as soon as it is written
-    return checksum.hexdigest()
+    return Written(checksum.hexdigest(), nonfinite)
 
 
 def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
@@ -335,6 +349,8 @@ def _disagreement(tensor: TensorPlan, info: Tensor, start: int, first: Any, othe
     element = int(np.flatnonzero(raw != raw_other)[0]) // tensor.output.dtype.itemsize
     where = f"{info.where}, element {start + element}"
     expected = f"{first[element]} as in {tensor.inputs[0].origin}"
-    copied = f"{tensor.output.dtype.name} tensors are copied, not merged"
-    mend = f"{copied}: make them equal in all inputs, or take the base's with the recipe field `integers: base`"
+    dtype = tensor.output.dtype
+    equal = f"{dtype.name} tensors are copied, not merged: make them equal in all inputs, or"
+    bases = f"{equal} take the base's with the recipe field `integers: base`"
+    mend = bases if dtype.whole else f"{equal} convert them to F32 in all"
     return Problem(where, expected, str(other[element]), mend)

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from itertools import islice
 
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
@@ -12,6 +13,7 @@ from sdmw.storage.weight_files import not_fetched
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _FORGOTTEN = re.compile(r"model(?::| +:?) *(\S.*)")  # a line of a recipe that YAML takes for a text
+_PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob)/([^/]+))?", re.ASCII)
 _LONGEST_ID = 96  # characters
 _MOST_BESIDE = 1000  # directories that are compared with a name that is none
 _LONGEST_NAME = 255  # bytes of a name in a directory
@@ -69,11 +71,29 @@ def _moved(model: ModelRef, folder: str) -> str | None:
     return next((place for place in places if os.path.isdir(place)), None)
 
 
+def ambiguous(found: Mapping[ModelRef, str], folder: str | None) -> list[ModelRef]:
+    """The models that were found in a folder by the last part of their paths alone, where another's is the same.
+
+    Args:
+        found: the directory of each.
+        folder: where they were looked for, as for `locate`.
+    """
+    if folder is None:
+        return []
+    paths: dict[str, set[str]] = {}
+    for model, place in found.items():
+        paths.setdefault(place, set()).add(os.path.normpath(expanded(model.path)))
+    by_last_part = [model for model in found if found[model] != os.path.join(folder, expanded(model.path).rstrip("/"))]
+    return [model for model in by_last_part if len(paths[found[model]]) > 1]
+
+
 def _meant(name: str) -> str:
     """What to write instead of a name that is no directory; nothing where there is no saying."""
     path = expanded(name)
     if forgotten := _FORGOTTEN.fullmatch(name):
         return f"Write `model: {forgotten[1]}`, with a colon and a blank"
+    if page := _PAGE.match(name):
+        return f"Write {quoted(page[1] + (f'@{page[2]}' if page[2] else ''))}, the id of that page"
     if "$" in name:
         return "$ is not expanded in a recipe: write the path itself"
     if path.endswith(".gguf") and os.path.exists(path):

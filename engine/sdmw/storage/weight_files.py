@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 WEIGHTS = "weights"  # why what is merged is not copied
+OTHER_FORM = "another form of the weights"
 
 Format = Literal["safetensors", "pickle", "GGUF", "other"]
 
@@ -49,7 +50,7 @@ def not_beside_a_merge(name: str, *, folder: bool, top: bool) -> str:
         return "state of a training"
     forms = (*_OTHER_FORMS, *_OTHER_FORMS_ON_TOP) if top else _OTHER_FORMS
     if _matches(lower, forms) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
-        return "another form of the weights"
+        return OTHER_FORM
     if _matches(lower, _OTHER_PROGRAMS):
         return "weights for another program"
     return WEIGHTS if top and format_of(lower) == "safetensors" else ""

@@ -57,6 +57,11 @@ class DType(Enum):
         return self in _COPIED
 
     @property
+    def whole(self) -> bool:
+        """Whether its elements are integers or truth values, of which a recipe may take the base's."""
+        return self.copies and self is not DType.F64
+
+    @property
     def storage(self) -> np.dtype[np.generic]:
         """The NumPy dtype in which a tile is handed out: bit patterns (uint16) for BF16 and F16."""
         return np.dtype(_STORAGE[self])

@@ -16,8 +16,10 @@ def prefix_between(wanted: Collection[str], found: Collection[str]) -> tuple[str
     Returns:
         Two prefixes, of which one may be empty; None where no prefix makes more than half of the names agree.
     """
-    for off, on in dict.fromkeys(_suggested(wanted, found)):
-        agreeing = sum(name.startswith(off) and on + name[len(off) :] in wanted for name in found)
+    known = frozenset(wanted)
+    new = [name for name in found if name not in known]
+    for off, on in dict.fromkeys(_suggested(known, new)):
+        agreeing = sum(name.startswith(off) and on + name[len(off) :] in known for name in new)
         if 2 * agreeing > len(found):
             return off, on
     return None

@@ -6,8 +6,9 @@ that it is not tied. Then nothing is tied: what encoder and decoder share is wri
 stores it so (but in T5, which shares it in any case).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -17,10 +18,9 @@ from sdmw.checkpoints.heads import (
     inputs_of,
     is_shared,
     may_be_tied,
-    shared_if_tied,
     tied_by_config,
-    tied_by_default,
 )
+from sdmw.checkpoints.tied_names import TiedNames, tied_by_default, tied_names
 from sdmw.tensors.tensor import Tensor
 
 
@@ -75,10 +75,12 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
     dropped: set[str] = set()
     heads: set[str] = set()
     absent: dict[str, dict[str, Tensor]] = {name: {} for name in everyone}
-    named = dict.fromkeys(name for each in everyone.values() for name in heads_of(each))
-    for head in named | dict.fromkeys(_unstored(base)):
-        embeddings = {name: _embedding_of(each, head) for name, each in everyone.items()}
-        lacking = {name for name, each in everyone.items() if head not in each.tensors}
+    known = tied_names(base.config, {name for each in everyone.values() for name in each.tensors})
+    for head in _heads(everyone.values(), known):
+        source = known.sources.get(head, "")
+        embeddings = {name: _embedding_of(each, head, source) for name, each in everyone.items()}
+        pair = {head, source} - {""}
+        lacking = {name for name, each in everyone.items() if not pair <= each.tensors.keys()}
         if any(embeddings[name] is None for name in everyone):
             continue
         tied = _is_tied(base, head)
@@ -88,7 +90,10 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
         for name, each in everyone.items():
             embedding = embeddings[name]
             assert embedding is not None
-            if name in lacking:
+            if embedding.name == head:  # saved under this one of the two names
+                heads.add(source)
+                absent[name][source] = replace(embedding, name=source)
+            elif name in lacking:
                 absent[name][head] = replace(embedding, name=head)
             elif tied:
                 stored.append(TiedHead(name, each.tensors[head], embedding, not _is_tied(each, head)))
@@ -98,44 +103,62 @@ def ties(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Ties:
     return Ties(tuple(stored), frozenset(dropped), absent, frozenset(heads), always)
 
 
-def _unstored(base: Checkpoint) -> tuple[str, ...]:
-    """Embeddings of encoder and decoder that are written where the output ties nothing, stored or not."""
-    embedding = input_embedding(base)
-    return () if embedding is None else shared_if_tied(embedding.name, base.config)
+def _heads(everyone: Collection[Checkpoint], known: TiedNames) -> Iterable[str]:
+    """Names of all that may be tied, stored or not: those that the class ties; of others, those called like it."""
+    named = () if known.whole else (name for each in everyone for name in heads_of(each))
+    # A class that is not known may be one without a head, though others of its model type have one.
+    has_head = known.of_class or any(head in each.tensors for head in known.sources for each in everyone)
+    return dict.fromkeys((*(known.sources if has_head else ()), *named))
 
 
 def heads_of(checkpoint: Checkpoint) -> Iterator[str]:
-    """Names of tensors that may be tied to the embedding: of its shape, and called like a head.
+    """Names of tensors that may be tied to an embedding: of its shape, and called like a head.
 
     The embeddings of encoder and decoder are, where there is one called shared; else each is its own.
     """
-    embedding = input_embedding(checkpoint)
-    if embedding is None:
-        return
-    shared = embedding.name.split(".")[-2] == "shared"
     for name, tensor in checkpoint.tensors.items():
-        may_be = called_like_a_head(name) and (shared or not is_shared(name))
-        if may_be and tensor is not embedding and tensor.shape == embedding.shape:
-            yield name
+        if called_like_a_head(name) and (embedding := input_embedding(checkpoint, name)) is not None:
+            shared = embedding.name.split(".")[-2] == "shared"
+            if (shared or not is_shared(name)) and tensor.shape == embedding.shape:
+                yield name
 
 
-def _embedding_of(checkpoint: Checkpoint, head: str) -> Tensor | None:
-    """The embedding that a head would be tied to; None where there is none."""
-    found = input_embedding(checkpoint)
-    return None if found is None or found.name == head else found
+def _embedding_of(checkpoint: Checkpoint, head: str, source: str) -> Tensor | None:
+    """What a head would be tied to: by its class if that is known, else by names; None where there is none.
+
+    A head that is stored without what it is tied to stands for that, and is given back itself.
+    """
+    if not source:
+        return input_embedding(checkpoint, head)
+    tensors = checkpoint.tensors
+    embedding, own = tensors.get(source), tensors.get(head)
+    if embedding is None or own is None:
+        return embedding or own
+    return embedding if embedding.shape == own.shape else None
 
 
-def input_embedding(checkpoint: Checkpoint) -> Tensor | None:
-    """The input embedding: a matrix called like one, with a row for each token of the vocabulary."""
+def input_embedding(checkpoint: Checkpoint, head: str = "") -> Tensor | None:
+    """The input embedding: a matrix called like one, with a row for each token of the vocabulary.
+
+    Args:
+        checkpoint: the model.
+        head: of several embeddings, that in the same module as this is meant.
+    """
     sizes = set(_vocabularies(checkpoint.config or {}))
     names = inputs_of(checkpoint.config)
     candidates = [
-        (names.index(parts[-2]), len(parts), name)
+        (-_common(head, name), names.index(parts[-2]), len(parts), name)
         for name, tensor in checkpoint.tensors.items()
-        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in names
+        if len(parts := name.split(".")) > 1 and parts[-1] == "weight" and parts[-2] in names and name != head
         and len(tensor.shape) == 2 and (not sizes or any(tensor.shape[0] >= size for size in sizes))
     ]  # fmt: skip
-    return checkpoint.tensors[min(candidates)[2]] if candidates else None
+    return checkpoint.tensors[min(candidates)[-1]] if candidates else None
+
+
+def _common(head: str, name: str) -> int:
+    """In how many modules, from the outermost, two tensors lie together."""
+    pairs = zip(head.split(".")[:-1], name.split(".")[:-1], strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _vocabularies(config: Mapping[str, Any]) -> Iterator[int]:

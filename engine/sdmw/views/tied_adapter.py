@@ -7,46 +7,20 @@ the embedding changes the head as well once it is merged.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.heads import is_shared, shared_if_tied, tied_by_config
+from sdmw.checkpoints.heads import inputs_of, is_shared, shared_if_tied, tied_by_config
+from sdmw.checkpoints.tied_names import tied_by_default, tied_names
 from sdmw.errors import Problem, quoted
 from sdmw.tensors.low_rank import LowRank, Sum
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.tied import heads_of, input_embedding
 
-# Model types whose head has another name than `lm_head`.
-_HEAD_OF = {
-    **dict.fromkeys(("whisper", "moonshine", "moonshine_streaming", "canary", "cohere_asr"), "proj_out.weight"),
-    **dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), "embed_out.weight"),
-    **dict.fromkeys(("biogpt", "trocr"), "output_projection.weight"),
-    **dict.fromkeys(("xlm", "flaubert"), "pred_layer.proj.weight"),
-    "modernbert-decoder": "decoder.weight",
-    "git": "output.weight",
-    "kosmos-2": "text_model.lm_head.weight",
-    "xlnet": "lm_loss.weight",
-}
-# Embeddings of which the head is `lm_head`, in all that transformers 5 ties, and without the prefix of older files.
-_EMBEDDINGS = frozenset(
-    f"{before}{module}.weight"
-    for before, modules in (
-        ("", ("shared", "embed_tokens", "wte", "word_embeddings", "tokens_embed")),
-        ("model.", ("embed_tokens", "shared", "embed_tokens.word_embeddings", "embed_tokens.embed_tokens")),
-        ("decoder.", ("embed_tokens",)),
-        ("model.decoder.", ("embed_tokens",)),
-        ("model.language_model.", ("embed_tokens", "shared")),
-        ("model.text_model.", ("embed_tokens", "embeddings.tok_embeddings")),
-        ("transformer.", ("wte", "word_embeddings", "tokens_embed", "w")),
-        ("backbone.", ("embeddings", "embedding")),
-        ("prophetnet.", ("word_embeddings",)),
-        ("led.", ("shared",)),
-        ("funnel.", ("embeddings.word_embeddings",)),
-    )
-    for module in modules
-)
-_WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining")
-# A head of several tensors, as BERT's and RoBERTa's: more of it is tied than the embedding, and by the same field.
-_LARGER_HEADS = ("cls", "lm_head", "head", "predictions", "vocab_transform", "generator_predictions")
+# How the names of classes end that have a head, where the class itself is not known here.
+_WITH_HEAD = (
+    "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining", "EncoderDecoderModel",
+)  # fmt: skip
 # Here `tie_word_embeddings` says too whether the decoder's output is scaled: untied, the model computes other logits.
 _SCALED = frozenset(("t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"))
 
@@ -68,30 +42,35 @@ class Tie:
 
 def tie_of(model: Checkpoint) -> Tie | None:
     """How a model's head and embedding are tied; None where they are not, or where it has no head."""
-    config = model.config or {}
-    said = tied_by_config(config)
-    found_embedding = input_embedding(model)
-    if found_embedding is None or said is False:
+    said = tied_by_config(model.config)
+    if said is False:
         return None
-    embedding = found_embedding.name
-    head = next((name for name in heads_of(model) if not is_shared(name)), None)
-    if head is not None:
-        # A config that is silent means what the model stores.
-        return Tie(embedding, head, stored=True) if said else None
-    architectures = [str(name) for name in found] if isinstance(found := config.get("architectures"), list) else []
-    if architectures and not architectures[0].endswith(_WITH_HEAD):
+    known = tied_names(model.config, model.tensors)
+    head = next((name for name in known.sources if _is_output(name, model)), "")
+    if not head:
+        if known.whole:
+            return None
+        head = next((name for name in heads_of(model) if not is_shared(name)), "")
+    embedding = model.tensors[known.sources[head]] if head in known.sources else input_embedding(model, head)
+    if embedding is None:
         return None
-    if any(name.split(".")[0] in _LARGER_HEADS for name in model.tensors):
-        return Tie(embedding, "", stored=False)
-    return Tie(embedding, _head_of(embedding, str(config.get("model_type"))), stored=False)
+    if head in model.tensors:
+        # Where the config is silent, and so means nothing here, the model means what it stores.
+        return Tie(embedding.name, head, stored=True) if said or tied_by_default(model.config) else None
+    has_head = known.of_class and bool(head)
+    return Tie(embedding.name, head, stored=False) if has_head or _may_have_head(model.config or {}) else None
 
 
-def _head_of(embedding: str, model_type: str) -> str:
-    """The name of a head that is not stored; empty where it is not known here."""
-    prefix = "language_model." if embedding.startswith("language_model.model.") else ""
-    usual = "lm_head.weight" if embedding.removeprefix(prefix) in _EMBEDDINGS else ""
-    head = _HEAD_OF.get(model_type, usual)
-    return head and prefix + head
+def _is_output(name: str, model: Checkpoint) -> bool:
+    """Whether what is tied is an output head, and not another embedding or a bias."""
+    *_, module, last = ("", *name.split("."))
+    return last == "weight" and module not in inputs_of(model.config)
+
+
+def _may_have_head(config: Mapping[str, Any]) -> bool:
+    """Whether a model that stores no head may be of a class that has one."""
+    found = config.get("architectures")
+    return not (isinstance(found, list) and found) or str(found[0]).endswith(_WITH_HEAD)
 
 
 def with_head(model: Checkpoint, tie: Tie) -> Checkpoint:

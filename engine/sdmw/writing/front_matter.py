@@ -16,7 +16,7 @@ _LARGEST_README = 2**20  # bytes; what lies beyond is not looked at
 _LARGEST_ENTRY = 2**14  # characters of a key and its value; a longer one is not looked at
 _MOST, _LONGEST = 100, 200  # words in a list, and characters of one
 _NOTHING = ("", "~", "null", "Null", "NULL")
-_FRONT = re.compile(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _KEY = re.compile(r"""(['"]?)(\w+)\1[ \t]*:(?:\s|$)""", re.ASCII)
 
 
@@ -35,9 +35,12 @@ def read_front_matter(directory: str, *, follow_links: bool = False) -> Mapping[
     except (CheckpointError, UnicodeDecodeError):
         return {}
     found: dict[str, tuple[str, ...]] = {}
-    for key, entry in _entries(text):
-        if key in KEYS and key not in found and len(entry) <= _LARGEST_ENTRY and (words := _words(entry)):
-            found[key] = words
+    in_braces = text.lstrip().startswith("{")
+    for at, entry in [("", text)] if in_braces else _entries(text):
+        if (at in KEYS or in_braces) and len(entry) <= _LARGEST_ENTRY:
+            for key, words in _pairs(entry):
+                if key in KEYS and words:
+                    found.setdefault(key, words)
     return found
 
 
@@ -53,30 +56,42 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
     yield key, "".join(lines)
 
 
-def _words(entry: str) -> tuple[str, ...]:
-    """The scalar that is an entry's value, or those in its list; nothing where it is anything else.
+def _pairs(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The keys of a mapping, each with the scalar that is its value, or those in its list; nothing of other values.
 
     Events are enough: nothing is composed, aliases are never expanded. Words stay as written: `no` is Norwegian.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import MappingStartEvent, ScalarEvent, SequenceEndEvent, SequenceStartEvent
+    from ruamel.yaml.events import MappingStartEvent, ScalarEvent
 
     try:
-        events = YAML(typ="safe", pure=True).parse(entry)
-        if not isinstance(_first_node(events), MappingStartEvent) or not isinstance(next(events, None), ScalarEvent):
-            return ()
-        value = next(events, None)
-        if isinstance(value, ScalarEvent):
-            return _clean([value.value])
-        if not isinstance(value, SequenceStartEvent):
-            return ()
-        words: list[str] = []
-        while isinstance(item := next(events, None), ScalarEvent):
-            words.append(str(item.value))
-        return _clean(words) if isinstance(item, SequenceEndEvent) else ()
+        events = YAML(typ="safe", pure=True).parse(text)
+        if not isinstance(_first_node(events), MappingStartEvent):
+            return
+        while isinstance(key := next(events, None), ScalarEvent):
+            yield str(key.value), _clean(_scalars(events))
     except (YAMLError, ValueError):
-        return ()
+        return
+
+
+def _scalars(events: "Iterator[Event]") -> list[str]:
+    """The scalar that the next node is, or those of a list of nothing else; the node is passed in any case."""
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent, SequenceStartEvent
+
+    words: list[str] = []
+    depth, plain = 0, True
+    for event in events:
+        if isinstance(event, ScalarEvent):
+            words.append(str(event.value))
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        else:
+            plain &= isinstance(event, SequenceStartEvent) and depth == 0
+            depth += isinstance(event, CollectionStartEvent)
+        if depth == 0:
+            break
+    return words if plain else []
 
 
 def _first_node(events: "Iterator[Event]") -> "Event | None":

@@ -12,7 +12,7 @@ from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
 from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
 from sdmw.storage.pointers import FETCH, IS_POINTER, LARGEST_POINTER, is_pointer
-from sdmw.storage.weight_files import format_of, not_beside_a_merge
+from sdmw.storage.weight_files import OTHER_FORM, format_of, not_beside_a_merge
 
 LARGEST = 64 * 2**20  # bytes of one file
 DEEPEST = 16  # folders in folders: Python makes and removes them by recursion
@@ -24,7 +24,7 @@ REPLACED = "the merge writes its own"
 # Patterns match one path component in lower case.
 _DENIED = {
     **dict.fromkeys((".git*", ".cache"), "no part of the model"),
-    "adapter_*": "another form of the weights",
+    "adapter_*": OTHER_FORM,
 }
 # In a folder of its own an index belongs to shards that are copied.
 _DENIED_ON_TOP = {"*.safetensors.index.json": REPLACED}
@@ -164,7 +164,7 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
         skipped: as `choose` gives them.
         follow_links: as for `choose`.
     """
-    modules = _modules(base_dir, follow_links)
+    modules = module_folders(base_dir, follow_links)
     problems = []
     for path, reason in skipped:
         where = os.path.join(base_dir, path)
@@ -182,14 +182,15 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
     return problems
 
 
-def _modules(folder: str, follow_links: bool) -> tuple[str, ...]:
+def module_folders(folder: str, follow_links: bool) -> tuple[str, ...]:
     """The folders, each with a `/` at its end, of a sentence transformer's modules; none for other models."""
     try:
         found = json.loads(read_bounded(folder, MODULES, _LARGEST_MODULES, follow_links=follow_links))
     except (CheckpointError, ValueError, RecursionError):
         return ()
     paths = [module.get("path") for module in found if isinstance(module, dict)] if isinstance(found, list) else []
-    return tuple(f"{os.path.normpath(path)}/" for path in paths if isinstance(path, str) and path)
+    folders = (os.path.normpath(path) for path in paths if isinstance(path, str) and path)
+    return tuple(f"{folder}/" for folder in folders if not folder.startswith((".", "/")))
 
 
 def _unfit(base_dir: str, path: str, follow_links: bool) -> str:

@@ -8,12 +8,21 @@ from safetensors.numpy import save_file
 
 from checkpoints.formats.handmade import checkpoint, entry, shard
 from sdmw.checkpoints.formats import read
+from sdmw.checkpoints.formats._quantised import quantised_by_names
 
 DTYPES = {
     "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "F64": "f8", "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "u2",
     "I16": "i2", "U32": "u4", "I32": "i4", "U64": "u8", "I64": "i8",
 }  # fmt: skip
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
+
+
+def is_plain(name):
+    """Neither the key that is no tensor's, nor a name that only quantised weights have."""
+    scales = name.endswith((".scales", ".weight_scale", ".weight_scale_inv"))
+    return name != "__metadata__" and not scales and not quantised_by_names((), {name: None})
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(is_plain)
 TENSORS = st.dictionaries(
     NAMES,
     st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 5), max_size=4), st.integers(0, 2**32 - 1)),

@@ -16,6 +16,7 @@ from sdmw.checkpoints.formats._json import most_values, parse, told
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
+from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 
 ADAPTER_CONFIG = "adapter_config.json"
 LARGEST = 2**20  # bytes
@@ -34,6 +35,9 @@ _OF_TRAINING = frozenset((
     "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
     "ensure_weight_tying", "qalora_group_size",
 ))  # fmt: skip
+_OF_PROMPTS = (
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
+)  # fmt: skip
 # Initialisations that leave the base as it is; the others change it, so that the adapter alone says too little.
 _HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _REPEATED_GROUP = re.compile(r"[)\]][*+{?]|\\[1-9]|\(\?")
@@ -89,6 +93,8 @@ def read_adapter_config(directory: str, access: Access = LEAST) -> AdapterConfig
     """
     where = os.path.join(directory, ADAPTER_CONFIG)
     raw = read_bounded(directory, ADAPTER_CONFIG, LARGEST, follow_links=access.follow_links)
+    if is_pointer(raw):
+        raise CheckpointError([Problem(where, "the file", IS_POINTER, FETCH)])
     if (values := most_values(raw)) > MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {MOST_VALUES:,} values", f"up to {values:,}")])
     try:
@@ -100,6 +106,8 @@ def read_adapter_config(directory: str, access: Access = LEAST) -> AdapterConfig
     if config.get("peft_type") != "LORA":
         found = f"peft_type {told(config.get('peft_type'))}"
         mend = "Merge it into its base with peft's merge_and_unload, and give that model"
+        if config.get("peft_type") in _OF_PROMPTS:
+            mend = "Leave it out: it stands before the prompt, and changes no weights"
         raise CheckpointError([Problem(where, "a LoRA adapter, peft_type LORA", found, mend)])
     if problems := [*_wrong_values(where, config), *_not_exact(where, config)]:
         raise CheckpointError(problems)

@@ -5,13 +5,13 @@ import os
 from typing import Any
 
 from sdmw.checkpoints.formats._json import told
+from sdmw.checkpoints.formats._quantised import DEQUANTISE, quantised_by_config
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.access import Access
 from sdmw.storage.files import read_bounded
 from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 
 CONFIG = "config.json"
-DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
 LARGEST_CONFIG = 16 * 2**20  # bytes
 
 
@@ -36,21 +36,5 @@ def read_config(directory: str, access: Access) -> tuple[dict[str, Any] | None, 
         return None, [Problem(where, "", f"not JSON: {said}")]
     if not isinstance(config, dict):
         return None, [Problem(where, "an object", f"{type(config).__name__} {told(config)}")]
-    return config, _quantization(where, config)
-
-
-def _quantization(where: str, config: dict[str, Any]) -> list[Problem]:
-    problems = []
-    for path, level in (("", config), ("text_config.", config.get("text_config"))):
-        found = level.get("quantization_config") if isinstance(level, dict) else None
-        if found is not None:
-            method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-            problems.append(
-                Problem(
-                    where,
-                    "weights that are not quantised",
-                    f"{path}quantization_config with quant_method {told(method)}",
-                    DEQUANTISE,
-                )
-            )
-    return problems
+    expected = "weights that are not quantised"
+    return config, [Problem(where, expected, found, DEQUANTISE) for found in quantised_by_config(config)]

@@ -1,15 +1,16 @@
 """What a directory is that no format can read."""
 
 import os
+from collections.abc import Collection
 
 from sdmw.checkpoints.formats._config import read_config
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, some
 from sdmw.storage.access import Access
 from sdmw.storage.files import listing
 from sdmw.storage.weight_files import Format, format_of
 
-_SHOWN = 5  # names in one message
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_OF_ARCHIVES = frozenset(("zarr.json", "counts", "gaps"))
 _NONE = "Give the directory that config.json and weights lie in"
 # What there may be instead of safetensors, the likeliest first, and the mend.
 _INSTEAD: dict[Format, tuple[str, str]] = {
@@ -22,6 +23,11 @@ _INSTEAD: dict[Format, tuple[str, str]] = {
 }
 
 
+def is_archive(names: Collection[str]) -> bool:
+    """Whether a folder with these names is a delta archive."""
+    return set(names) >= _OF_ARCHIVES
+
+
 def refusal(path: str, access: Access) -> CheckpointError:
     """The error for a directory without weights that can be read: none, or other formats; with config's problems.
 
@@ -29,6 +35,9 @@ def refusal(path: str, access: Access) -> CheckpointError:
         CheckpointError: the directory is missing, not a directory, or not readable.
     """
     names = sorted(listing(path))
+    if is_archive(names):
+        mend = "Make the fine-tune of it first: sdmw apply BASE ARCHIVE OUT"
+        return CheckpointError([Problem(path, "a model", "a delta archive of sdmw pack", mend)])
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:
         expected = "model.safetensors or model.safetensors.index.json"
@@ -41,9 +50,3 @@ def refusal(path: str, access: Access) -> CheckpointError:
         problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
     # A folder of GGUF files needs no config.json.
     return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path), access)[1])])
-
-
-def some(names: list[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    shown = ", ".join(quoted(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -4,6 +4,7 @@ Source: peft 0.21's `get_peft_model_state_dict` for the names, LoRA (arXiv:2106.
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,8 @@ _FACTORS = {
     ".lora_embedding_A": "embedding_A",
     ".lora_embedding_B": "embedding_B",
 }
+_WITH_ITS_NAME = re.compile(r"\.lora_(?:[AB]\.\w+\.weight|embedding_[AB]\.\w+)\Z")
+_NAMED = "Take the adapter's name out of its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does"
 _UNSUPPORTED = {
     "lora_magnitude_vector": "DoRA",
     "lora_B.bias": "lora_bias",
@@ -138,7 +141,8 @@ def _sorted(
         odd = next((what for part, what in _UNSUPPORTED.items() if part in name), None)
         if name == info.name or odd or len(name) > LONGEST_MODULE or (suffix is None and ".lora_" in name):
             found = f"{odd}: sdmw cannot do this exactly" if odd else "a tensor that no LoRA adapter has"
-            problems.append(Problem(info.where, "LoRA matrices", found))
+            mend = _NAMED if _WITH_ITS_NAME.search(name) and not odd else ""
+            problems.append(Problem(info.where, "LoRA matrices", found, mend))
         elif suffix:
             modules[name.removesuffix(suffix)].parts[_FACTORS[suffix]] = info
         elif name.endswith(".base_layer.weight"):

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.checkpoints.formats._config import DEQUANTISE, read_config
-from sdmw.checkpoints.formats._refusals import refusal, some
+from sdmw.checkpoints.formats._config import read_config
+from sdmw.checkpoints.formats._quantised import DEQUANTISE, quantised_by_names
+from sdmw.checkpoints.formats._refusals import refusal
 from sdmw.checkpoints.formats.safetensors.header import Header, read_header
 from sdmw.checkpoints.formats.safetensors.index import (
     INDEX,
@@ -16,16 +17,14 @@ from sdmw.checkpoints.formats.safetensors.index import (
     tied_heads,
     total_size_warnings,
 )
-from sdmw.errors import CheckpointError, Problem
+from sdmw.errors import CheckpointError, Problem, some
 from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import listing
 from sdmw.tensors.tensor import Tensor
 
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
-OLD_QUANTISATION = "quantize_config.json"
 _PART = re.compile(r"-\d+-of-\d+\.safetensors\Z")
-PACKED = (".qweight", ".qzeros", ".g_idx")
 
 
 def recognises(path: str) -> bool:
@@ -83,25 +82,30 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
             headers = single
     if unread := sorted(files - set(shards) - set(headers)):
         warnings.append(f"{directory}: not part of the checkpoint, not read: {some(unread)}")
-    if old := _old_quantisation(names, headers):
-        raise CheckpointError([Problem(directory, "weights that are not quantised", old, DEQUANTISE)])
-    if not problems and not any(header.tensors for header in headers.values()):
+    ordered = [headers[name] for name in sorted(headers)]
+    tensors = {tensor.name: tensor for header in ordered for tensor in header.tensors}
+    if packed := quantised_by_names(names, tensors):
+        raise CheckpointError([Problem(directory, "weights that are not quantised", packed, DEQUANTISE)])
+    if not problems and not tensors:
         problems.append(Problem(directory, "", f"{some(sorted(headers))} holds no tensors"))
     if problems:
         raise CheckpointError(problems)
-    ordered = [headers[name] for name in sorted(headers)]
     warnings.extend(warning for header in ordered for warning in header.warnings)
-    tensors = {tensor.name: tensor for header in ordered for tensor in header.tensors}
     shards_read = tuple(header.shard for header in ordered)
-    return Checkpoint(directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links)
+    return Checkpoint(
+        directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links,
+        aliases=_aliases(ordered, tensors),
+    )  # fmt: skip
 
 
-def _old_quantisation(names: Collection[str], headers: Mapping[str, Header]) -> str:
-    """What shows that weights are quantised though config.json does not say so; empty where nothing does."""
-    if OLD_QUANTISATION in names:
-        return f"{OLD_QUANTISATION}, as GPTQ and AWQ wrote it"
-    packed = sorted(t.name for header in headers.values() for t in header.tensors if t.name.endswith(PACKED))
-    return f"packed weights, as GPTQ and AWQ write them: {some(packed)}" if packed else ""
+def _aliases(headers: Iterable[Header], stored: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names that headers say are another tensor's: believed where that is stored, and nothing under the name."""
+    return {
+        alias: name
+        for header in headers
+        for alias, name in header.metadata.items()
+        if name in stored and alias not in stored
+    }
 
 
 def _headers(directory: str, shards: Iterable[str], access: Access) -> tuple[dict[str, Header], list[Problem]]:

@@ -6,6 +6,7 @@ is accepted here the library accepts too; several things that it accepts (a key 
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdmw.checkpoints.formats._json import members, most_values, told, width
@@ -38,11 +39,13 @@ class Header:
         shard: the file's fingerprint.
         tensors: in the order of their offsets.
         warnings: what is odd but harmless.
+        metadata: the texts under `__metadata__`.
     """
 
     shard: Shard
     tensors: tuple[Stored, ...]
     warnings: tuple[str, ...]
+    metadata: Mapping[str, str]
 
 
 def read_header(directory: str, name: str, access: Access) -> Header:
@@ -66,11 +69,11 @@ def read_header(directory: str, name: str, access: Access) -> Header:
         os.close(fd)
     _check_work(path, raw, access.header_limit)
     shard, data = Shard.of(path, status, raw), 8 + len(raw)
-    entries, warnings = _entries(path, raw)
+    entries, warnings, metadata = _entries(path, raw)
     del raw
     _check_layout(path, entries, status.st_size - data)
     tensors = tuple(Stored(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
-    return Header(shard, tensors, tuple(warnings))
+    return Header(shard, tensors, tuple(warnings), metadata)
 
 
 def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
@@ -115,11 +118,15 @@ def _check_work(path: str, raw: bytes, header_limit: int) -> None:
         raise CheckpointError([Problem(path, expected, found, _RAISE)])
 
 
-def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str]]:
-    """The tensors by offset, and warnings. Parsed one by one, so that a file full of faults is left early."""
+def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str], Mapping[str, str]]:
+    """The tensors by offset, warnings, and `__metadata__`.
+
+    Parsed one by one, so that a file full of faults is left early.
+    """
     problems = _Problems(path)
     entries: dict[str, Entry] = {}
     named: set[str] = set()  # those that are no entries
+    metadata: Mapping[str, str] = {}
     odd = 0  # tensors with fields that the format does not know
     example = ("", "")
     try:
@@ -128,7 +135,7 @@ def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str]]
                 raise ValueError(f"the key {told(name)} stands twice in one object")
             if name == "__metadata__":
                 named.add(name)
-                _check_metadata(fields, problems)
+                metadata = _metadata(fields, problems)
                 continue
             try:
                 entries[name] = _entry(fields)
@@ -150,14 +157,14 @@ def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str]]
             f"{path}: {odd} tensors have fields that the format does not know, such as "
             f"{told(example[1])} of {told(example[0])}; they are ignored"
         )
-    return sorted(entries.items(), key=lambda item: (item[1][0], item[1][1], item[0])), warnings
+    return sorted(entries.items(), key=lambda item: (item[1][0], item[1][1], item[0])), warnings, metadata
 
 
-def _check_metadata(metadata: object, problems: "_Problems") -> None:
-    if metadata is not None and not (
-        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-    ):
-        problems.add(f"{problems.path}: __metadata__", "an object of texts", told(metadata))
+def _metadata(found: object, problems: "_Problems") -> Mapping[str, str]:
+    if found is None or (isinstance(found, dict) and all(isinstance(value, str) for value in found.values())):
+        return found or {}
+    problems.add(f"{problems.path}: __metadata__", "an object of texts", told(found))
+    return {}
 
 
 def _entry(fields: object) -> Entry:

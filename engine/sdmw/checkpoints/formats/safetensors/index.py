@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdmw.checkpoints.formats._json import most_values, parse, told, width
-from sdmw.checkpoints.formats._refusals import some
 from sdmw.checkpoints.formats.safetensors.header import Header
 from sdmw.checkpoints.heads import stands_in
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, quoted, some
 from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import read_bounded
+from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 16 * 2**20  # bytes
@@ -45,6 +45,8 @@ def read_index(directory: str, access: Access = LEAST) -> Index:
     """
     where = os.path.join(directory, INDEX)
     raw = read_bounded(directory, INDEX, LARGEST_INDEX, follow_links=access.follow_links)
+    if is_pointer(raw):
+        raise CheckpointError([Problem(where, "the file", IS_POINTER, FETCH)])
     if (values := most_values(raw)) > _MOST_VALUES:
         raise CheckpointError([Problem(where, f"at most {_MOST_VALUES:,} tensors", f"up to {values:,}")])
     if len(raw) * width(raw) > 2 * LARGEST_INDEX:

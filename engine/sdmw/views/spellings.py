@@ -1,0 +1,52 @@
+"""Tensors that are the same under another spelling: of modules that wrap others, and of older versions.
+
+Source: torch.compile, FSDP, activation checkpointing and peft; transformers' `legacy` conversions, which its loaders
+apply and undo when they save.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from sdmw.tensors.tensor import Tensor
+
+_WRAPPERS = frozenset(
+    (
+        "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module", "module",
+    )
+)  # fmt: skip
+_OLD_ENDS = {
+    "gamma": "weight",
+    "beta": "bias",
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+_OF_PEFT = (".lora_", ".base_layer.", ".modules_to_save.", ".original_module.")
+_DEFAULT = ".default."  # the usual name of an adapter, which peft leaves out of the files that it writes
+
+
+def respelled(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, str]:
+    """Those of the tensors wanted that were found under another spelling, each with its name there.
+
+    Args:
+        wanted: tensors of the base that a model lacks.
+        found: tensors of the model that the base lacks.
+    """
+    there = {_plain(name): name for name in found}
+    pairs = {name: there[_plain(name)] for name in wanted if _plain(name) in there}
+    return {name: other for name, other in pairs.items() if wanted[name].shape == found[other].shape}
+
+
+def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
+    """Names of a PEFT model whose adapter was not merged into it.
+
+    Args:
+        names: of a model's tensors.
+        base: names that the base has; some models have matrices of this kind themselves, under names of their own.
+    """
+    own = set(base)
+    return [n for n in names if any(part in n for part in _OF_PEFT) and (n not in own or _DEFAULT in n)]
+
+
+def _plain(name: str) -> str:
+    """A name without wrappers, as it is spelled today."""
+    *parts, last = (part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join((*parts, _OLD_ENDS.get(last, last)))
