@@ -387,6 +387,111 @@ def test_what_headers_tell_is_told_at_planning(case, tmp_path, capsys, monkeypat
     assert all(set(problem) == {"where", "expected", "found", "mend", "excerpt"} for problem in problems)
 
 
+def method(name, *models, base="base", **fields):
+    """A recipe of another method; models as names, or as names with parameters."""
+    pairs = [(each, {}) if isinstance(each, str) else each for each in models]
+    given = [{"model": f"HERE/{model}", "parameters": parameters} for model, parameters in pairs]
+    return {"merge_method": name, "base_model": base and f"HERE/{base}", "models": given, **fields}
+
+
+def stack(*slices, name="passthrough", **fields):
+    """A recipe of slices; each has sources as model, first layer, end."""
+    given = [
+        {"sources": [{"model": f"HERE/{model}", "layer_range": [first, end]} for model, first, end in sources]}
+        for sources in slices
+    ]
+    return {"merge_method": name, "base_model": None, "models": None, "slices": given, **fields}
+
+
+def wider(world):
+    world.func = llama_like(np.random.default_rng(3), "F32", width=32)
+
+
+def deeper(world):
+    world.func |= {Q.replace("1", "2"): world.func[Q], Q.replace("1", "3"): world.func[Q]}
+
+
+def shallower(world):
+    world.func = {name: tensor for name, tensor in world.func.items() if ".1." not in name}
+
+
+DRAWN = {"weight": 1, "density": 0.5}
+METHODS = [
+    Case("a seed with a fraction", RecipeError, (r"random_seed: expected a whole number, found 1\.5",),
+         recipe=method("dare_ties", ("corp", DRAWN), random_seed=1.5)),
+    Case("a seed that is text", RecipeError, (r"random_seed: expected a whole number, found 'lucky'",),
+         recipe=method("dare_ties", ("corp", DRAWN), random_seed="lucky")),
+    Case("a seed below 0", RecipeError, (r"random_seed: expected a whole number from 0, found -1",),
+         recipe=method("dare_ties", ("corp", DRAWN), random_seed=-1)),
+    Case("a seed that is no number but true", RecipeError, (r"random_seed: expected a whole number, found true",),
+         recipe=method("dare_ties", ("corp", DRAWN), random_seed=True)),
+    Case("density above 1", RecipeError, (r"density: expected a number from 0 to 1, found 53",),
+         recipe=method("ties", ("corp", {"weight": 1, "density": 53}))),
+    Case("density below 0 in a rule", RecipeError, (r"density\.0\.value: expected a number from 0 to 1, found -0\.1",),
+         recipe=method("ties", ("corp", {"weight": 1, "density": [{"filter": "mlp", "value": -0.1}, {"value": 1}]}))),
+    Case("density above 1 in a gradient", RecipeError, (r"density\.1: expected a number from 0 to 1, found 1\.5",),
+         recipe=method("dare_linear", ("corp", {"weight": 1, "density": [0.5, 1.5]}))),
+    Case("t of three models", RecipeError,
+         (r"models: expected exactly 1 model beside base_model, as slerp merges, found 2",),
+         recipe=method("slerp", "corp", "func", parameters={"t": 0.5})),
+    Case("t of the base alone", RecipeError, (r"models: expected at least one fine-tune, found only the base",),
+         recipe=method("slerp", "base", parameters={"t": 0.5})),
+    Case("t without a base", RecipeError, (r"base_model: missing\. Write base_model: slerp begins with its values",),
+         recipe=method("slerp", "corp", "func", base=None, parameters={"t": 0.5})),
+    Case("t in a slice of one", RecipeError, (r"slices\.0\.sources: expected at least one fine-tune, found only",),
+         recipe=stack([("base", 0, 2)], name="slerp", base_model="HERE/base", parameters={"t": 0.5})),
+    Case("no t", PlanError, (r"recipe: t: expected a value for every tensor, found none for 9 of 9 tensors",),
+         recipe=method("slerp", "corp")),
+    Case("t for some", PlanError, (r"t: expected a value for every tensor, found none for 7 of 9 tensors",),
+         recipe=method("slerp", "corp", parameters={"t": {"filter": "mlp", "value": 0.5}})),
+    Case("t under a model", PlanError, (r"t: expected a value for every tensor, found none for 9 of 9 tensors",),
+         recipe=method("nearswap", ("corp", {"t": 0.5}))),
+    Case("one model in model_stock", RecipeError, (r"expected at least 2 models beside base_model, as model",),
+         recipe=method("model_stock", "corp")),
+    Case("steps with a fraction", RecipeError, (r"max_iter: expected a whole number from 0 to 10000, found 2\.5",),
+         recipe=method("karcher", "corp", "func", base=None, parameters={"max_iter": 2.5})),
+    Case("epsilon against density", PlanError,
+         (r"tensor 'lm_head\.weight': density 0\.9 with epsilon 0\.15 keeps deltas .* from 0\.75 to 1\.05, not",),
+         recipe=method("della", ("corp", {"weight": 1, "density": 0.9}))),
+    Case("epsilon against a gradient of densities", PlanError,
+         (r"density 0\.05 with epsilon 0\.1 keeps deltas with .*: choose an epsilon below 0\.05, or another density",),
+         recipe=method("della_linear", ("corp", {"weight": 1, "density": [0.5, 0.05], "epsilon": 0.1}))),
+    Case("weights that cancel", PlanError, (r"the weights 0\.5, -0\.5 add up to zero and normalize is true",),
+         recipe=method("linear", ("corp", {"weight": 0.5}), ("func", {"weight": -0.5}), base=None)),
+    Case("no slices", RecipeError, (r"slices: expected at least one slice, found an empty list",), recipe=stack()),
+    Case("no sources", RecipeError, (r"slices\.0\.sources: expected at least one source, found an empty list",),
+         recipe=stack([])),
+    Case("an empty range", RecipeError, (r"layer_range: expected a first layer .*, found \[1, 1\]",),
+         recipe=stack([("corp", 1, 1)])),
+    Case("a range that is reversed", RecipeError, (r"an end behind it, found \[2, 0\]\. Write \[0, 2\]",),
+         recipe=stack([("corp", 2, 0)])),
+    Case("a range beyond the model", PlanError,
+         (r"layer_range of model 'HERE/corp' in slices\.1: expected at most 2 layers .* found \[1, 3\]",),
+         recipe=stack([("corp", 0, 1)], [("corp", 1, 3)])),
+    Case("slices of unlike lengths", RecipeError, (r"expected 2 layers, as the slice's source 0, found 1",),
+         recipe=stack([("corp", 0, 2), ("func", 0, 1)], name="linear")),
+    Case("sources of unlike shapes", PlanError,
+         (r"'HERE/func', .* 'lm_head\.weight': expected shape \[40, 16\] as in the base, found .*; 5 other",),
+         tensors=wider, recipe=stack([("corp", 0, 1), ("func", 0, 1)], name="linear")),
+    Case("slices of unlike shapes", PlanError,
+         (r"slices\.1, .*func.*'lm_head.weight': expected shape .40, 16. as in HERE/corp, found shape .40, 32",),
+         tensors=wider, recipe=stack([("corp", 0, 2)], [("func", 0, 2)])),
+    Case("models of unlike shapes", PlanError, (r"expected shape \[40, 16\] as in the base, .*; 8 other",),
+         tensors=wider, recipe=method("linear", "corp", "func", base=None)),
+    Case("a model with more layers", PlanError,
+         (r"model 'HERE/func': expected 2 layers 'model\.layers' as in the base, found 4 layers\. .*`extra: drop`",),
+         tensors=deeper, recipe=method("linear", "corp", "func", base=None)),
+    Case("a model with fewer layers", PlanError,
+         (r"model 'HERE/func': expected 2 layers 'model\.layers' as in the base, found 1 layer\. .*`missing: base`",),
+         tensors=shallower, recipe=method("linear", "corp", "func", base=None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", METHODS, ids=named)
+def test_what_a_method_cannot_take_is_told_before_anything_is_written(case, tmp_path, capsys, monkeypatch):
+    refused(case, World(tmp_path), capsys, monkeypatch)
+
+
 def in_place(make):
     return lambda w: make(w.at("out"))
 

@@ -225,6 +225,16 @@ SHAPES = {
         EMBEDDING: w["chat"][EMBEDDING], q(4): w["chat"][q(4)], q(5): w["story"][q(3)], down(9): w["story"][down(7)],
         HEAD: w["story"][HEAD], FINAL: w["story"][FINAL],
     },
+    "long-form-of-models": lambda w: {
+        name: drawn(
+            dare_ties.dare_ties, w, name, {"chat": chat, "code+poet-lora": code}, densities, normalize=True,
+            rescale=False,
+        )
+        for name, chat, code, densities in (
+            (q(3), 0.6, 0.4, [0.8125, 1]), (EMBEDDING, 0.6, 0.4, [0.8125, 1]), (down(4), 0.25, 0.3, [0.5, 0.875]),
+            (HEAD, 0.5, 0.3, [0.5, 0.875]),
+        )
+    },
     "model-by-revision": lambda w: {down(0): averaged(w, down(0), main=0.75, v2=0.25)},
     "model-stock": lambda w: {
         name: on_base(model_stock.model_stock, w, name, "chat", "code", "math", "story") for name in (q(1), FINAL)
@@ -327,6 +337,7 @@ DEPTHS = {
     "stack-pruned": 6, "stack-silent-copies": 12, "stack-softer-copies": 10, "stack-two-in-turn": 12,
 }  # fmt: skip
 WARNED = {
+    "long-form-of-models": ["an adapter of 'base', put on 'code'"],
     "adapters-in-task-arithmetic": ["an adapter of 'base', put on 'chat'", "an adapter of 'base', put on 'code'"],
     "slerp-every-part": ["parameters.t.5: 'modelnorm' is part of no tensor's name, and has no effect"],
 }  # fmt: skip

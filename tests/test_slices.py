@@ -167,6 +167,19 @@ def test_what_cannot_be(world, slices, fields, problem):
         merged(*slices, **fields)
 
 
+def test_layers_of_one_model_may_have_unlike_shapes(world):
+    """As a pruned model's have; a shape that none of them has cannot be stacked onto them."""
+    for name in "ab":
+        odd = world[name] | {UP.format(3): np.ones((20, 16), "f4")}
+        write_checkpoint(f"{name}-odd", odd, config={**CONFIG, "num_hidden_layers": 4})
+    _, out = merged(part(("a-odd", 0, 2)), part(("b-odd", 1, 4)))
+    assert out[UP.format(4)].shape == (20, 16)
+    with pytest.raises(
+        PlanError, match=r"slices\.1, .*up_proj.*: expected shape \[48, 16\] as in .*a, found shape \[20, 16\]"
+    ):
+        merged(part(("a", 0, 2)), part(("b-odd", 1, 4)))
+
+
 def test_a_model_without_layers(world):
     save_file({"x.weight": np.ones((4, 4), "f4")}, "a/model.safetensors")
     with pytest.raises(

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,12 +76,21 @@ def test_exactly_so_many_are_kept_and_of_equal_ones_the_first(drawn, share):
     count = int(share * np.count_nonzero(varied))
     assert (found.varied, found.kept) == (np.count_nonzero(varied), count)
     kept = np.array(deltas)
-    scratch = np.empty((2, varied.size), np.float32)
+    scratch = np.empty((2, varied.size)), np.empty(varied.size, np.float32)
     cut = np.uint32(found.cut.pattern).view(np.float32)
     consensus.keep_varied(kept, varied.size, 0, cut, found.cut.element, *scratch)
     mask = np.zeros(varied.size, bool)
     mask[np.argsort(-varied, kind="stable")[:count]] = True
     np.testing.assert_array_equal(kept, np.where(mask, deltas, np.float32(0)))
+
+
+@pytest.mark.parametrize("models", [2, 3, 5, 7])
+def test_what_all_models_have_alike_does_not_vary(models):
+    base, tune = np.random.default_rng(1).normal(0, 0.02, (2, 4000)).astype(np.float32)
+    other = tune.copy()
+    other[:10] += 1
+    found, _ = decided([base, other, *[tune] * (models - 1)], [0] * (models + 1), 0.5)
+    assert (found.varied, found.kept) == (10, 5)
 
 
 def test_small_changes_weigh_the_same():
@@ -95,5 +105,5 @@ def test_small_changes_weigh_the_same():
 
 def test_nan_is_kept():
     deltas = np.array([[np.nan, 1, 2], [0, 1, 5]], np.float32)
-    consensus.keep_varied(deltas, 3, 0, np.float32(np.inf), -1, *np.empty((2, 3), np.float32))
+    consensus.keep_varied(deltas, 3, 0, np.float32(np.inf), -1, np.empty((2, 3)), np.empty(3, np.float32))
     np.testing.assert_array_equal(deltas, [[np.nan, 0, 0], [0, 0, 0]])

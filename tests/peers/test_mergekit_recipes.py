@@ -188,6 +188,17 @@ base_model: base
 models: [{model: a}, {model: b}]
 parameters: {max_iter: 5, tol: 1e-6}
 """,
+    "sce where models have changes in common": """
+merge_method: sce
+base_model: base
+slices:
+  - sources:
+    - {model: base, layer_range: [1, 3]}
+    - {model: a, layer_range: [0, 2]}
+    - {model: b, layer_range: [0, 2]}
+    - {model: c, layer_range: [0, 2]}
+parameters: {select_topk: 0.615}
+""",
     "model_stock in slices": """
 merge_method: model_stock
 base_model: base

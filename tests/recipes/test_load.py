@@ -262,6 +262,9 @@ class TestFields:
 
     def test_methods(self):
         assert refused(sdm_w(merge_method="sdmw")) == ["merge_method: unknown merge method 'sdmw'. Did you mean sdm_w?"]
+        assert refused(sdm_w(merge_method="SDM_W")) == [
+            "merge_method: unknown merge method 'SDM_W'. Did you mean sdm_w?"
+        ]
         assert refused(sdm_w(merge_method=3)) == ["merge_method: expected text, found 3. Put it in quotes"]
 
     def test_a_method_that_is_not_known_hides_nothing_else(self):
@@ -478,6 +481,10 @@ class TestParameters:
     def test_flags_in_all_words(self, given, value):
         recipe = loaded(sdm_w(merge_method="task_arithmetic", parameters={"normalize": given}))
         assert recipe.parameters["normalize"] == (Rule(None, value),)
+
+    def test_nothing_in_mergekit_s_fields_is_no_field(self):
+        nothing = dict.fromkeys(("chat_template", "tokenizer", "tokenizer_source", "slices", "modules", "out_dtype"))
+        assert replace(loaded({**sdm_w(), **nothing}), text="") == replace(loaded(sdm_w()), text="")
 
     def test_an_empty_list_says_nothing(self):
         assert loaded(sdm_w(parameters={"k": []})).parameters["k"] == ()

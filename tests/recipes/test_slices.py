@@ -73,6 +73,12 @@ class TestGoodOnes:
         assert [str(entry.model) for entry in recipe.models] == ["./a"]
         assert str(recipe.slices[1].sources[0].model) == "./a"
 
+    @pytest.mark.parametrize("given", [["0", "2"], [0.0, 2.0], ["0", 2]])
+    def test_a_range_in_text_or_floats(self, given):
+        recipe = loaded(stacked(({"model": "a", "layer_range": given},)))
+        assert recipe.slices[0].sources[0].layer_range == (0, 2)
+        assert loaded(recipe) == recipe
+
     def test_what_mergekit_never_reads_is_a_note(self):
         part = {"sources": [source("a", 0, 2)], "residual_weight": 0.5}
         assert loaded(stacked(part)).notes == ("slices.0.residual_weight has no effect, as in mergekit",)
@@ -94,6 +100,14 @@ class TestGoodOnes:
          ["slices.0.sources.0: a source without layer_range. "
           "Write for instance layer_range: [0, 16], which are layers 0 to 15"]),
         (stacked(({"model": "a", "layer_range": [0, 1.5]},)),
+         ["slices.0.sources.0.layer_range: expected two whole numbers, as [0, 16], found a list"]),
+        (stacked(({"model": "a", "layer_range": ["0", "x"]},)),
+         ["slices.0.sources.0.layer_range: expected two whole numbers, as [0, 16], found a list"]),
+        (stacked(({"model": "a", "layer_range": [0, float("nan")]},)),
+         ["slices.0.sources.0.layer_range: expected two whole numbers, as [0, 16], found a list"]),
+        (stacked(({"model": "a", "layer_range": "0-2"},)),
+         ["slices.0.sources.0.layer_range: expected two whole numbers, as [0, 16], found '0-2'"]),
+        (stacked(({"model": "a", "layer_range": [False, True]},)),
          ["slices.0.sources.0.layer_range: expected two whole numbers, as [0, 16], found a list"]),
         (stacked(()), ["slices.0.sources: expected at least one source, found an empty list"]),
         (stacked(), ["slices: expected at least one slice, found an empty list"]),

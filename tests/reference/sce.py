@@ -1,4 +1,4 @@
-"""SCE in plain NumPy: variances, vote and sums in float32, weights from exact sums of squares."""
+"""SCE in plain NumPy: variances in float64, vote and sums in float32, weights from exact sums of squares."""
 
 from fractions import Fraction
 
@@ -8,8 +8,8 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 
 def variance(deltas):
-    """Over models, float32."""
-    count = np.float32(len(deltas))
+    """Over models, in float64, rounded to float32."""
+    deltas, count = [delta.astype(np.float64) for delta in deltas], len(deltas)
     mean = deltas[0]
     for delta in deltas[1:]:
         mean = mean + delta
@@ -18,7 +18,7 @@ def variance(deltas):
     total = squares[0]
     for square in squares[1:]:
         total = total + square
-    return total / count
+    return (total / count).astype(np.float32)
 
 
 def weights(deltas):

@@ -24,35 +24,37 @@ def all_deltas(addresses: Any, codes: Any, start: int, size: int, base: Any, del
 
 
 @kernel
-def variance_of(deltas: Any, size: int, mean: Any, out: Any) -> None:
-    """(n,s),(),(s),(s): the population variance over n deltas, float32: their mean, then that of squared differences.
+def variance_of(deltas: Any, size: int, scratch: Any, out: Any) -> None:
+    """(n,s),(),(2,s),(s): the population variance over n deltas: their mean, then that of squared differences.
 
-    NaN where a delta is NaN or infinite.
+    In float64, which `scratch` is, rounded once to float32: in float32 the mean of three equal numbers may be another,
+    and what all models have alike would have a variance. NaN where a delta is NaN or infinite.
     """
-    models, count = deltas.shape[0], np.float32(deltas.shape[0])
+    models, count = deltas.shape[0], np.float64(deltas.shape[0])
+    mean, total = scratch[0], scratch[1]
     for model in range(models):
         delta = deltas[model]
         for i in range(size):
-            mean[i] = delta[i] if model == 0 else mean[i] + delta[i]
+            mean[i] = np.float64(delta[i]) if model == 0 else mean[i] + np.float64(delta[i])
     for i in range(size):
         mean[i] = mean[i] / count
     for model in range(models):
         delta = deltas[model]
         for i in range(size):
-            apart = delta[i] - mean[i]
+            apart = np.float64(delta[i]) - mean[i]
             square = apart * apart
-            out[i] = square if model == 0 else out[i] + square
+            total[i] = square if model == 0 else total[i] + square
     for i in range(size):
-        out[i] = out[i] / count
+        out[i] = np.float32(total[i] / count)
 
 
 @kernel
 def variance_bits(
-    addresses: Any, codes: Any, start: int, size: int, base: Any, deltas: Any, mean: Any, out: Any, bits: Any
+    addresses: Any, codes: Any, start: int, size: int, base: Any, deltas: Any, scratch: Any, out: Any, bits: Any
 ) -> None:
     """The patterns of the variance of `size` elements; zeros become patterns of the bins for zeros."""
     all_deltas(addresses, codes, start, size, base, deltas)
-    variance_of(deltas, size, mean, out)
+    variance_of(deltas, size, scratch, out)
     for i in range(size):
         pattern = bits_of(out[i]) & np.uint32(0x7FFFFFFF)
         zero = np.uint32(BINS << 16) | ((np.uint32(i) & np.uint32(ZERO_BINS - 1)) << np.uint32(16))
@@ -63,10 +65,10 @@ def variance_bits(
 def count_variances(addresses: Any, codes: Any, count: int, packed: Any, counts: Any, low_sums: Any) -> None:
     """(n+1),(n+1),(),(PACKED),(BINS),(BINS): count nonzero variances, as `tiles.count_magnitudes` does magnitudes."""
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
-    mean, out, bits = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    scratch, out, bits = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        variance_bits(addresses, codes, start, size, base, deltas, mean, out, bits)
+        variance_bits(addresses, codes, start, size, base, deltas, scratch, out, bits)
         scatter(bits, size, packed)
     unpack(packed, counts, low_sums)
 
@@ -75,19 +77,19 @@ def count_variances(addresses: Any, codes: Any, count: int, packed: Any, counts:
 def count_low_variances(addresses: Any, codes: Any, count: int, place: int, counts: Any) -> None:
     """(n+1),(n+1),(),(),(LOW): how often each nonzero low half occurs in one bin of variances, int64."""
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
-    mean, out, bits = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    scratch, out, bits = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
     hits, listed = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint32)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        variance_bits(addresses, codes, start, size, base, deltas, mean, out, bits)
+        variance_bits(addresses, codes, start, size, base, deltas, scratch, out, bits)
         for i in range(list_near(bits, size, place, place + 1, hits, listed, 0)):
             counts[listed[i] & np.uint32(0xFFFF)] += 1
 
 
 @kernel
-def keep_varied(deltas: Any, size: int, first: int, cut: Any, cut_at: int, mean: Any, out: Any) -> None:
+def keep_varied(deltas: Any, size: int, first: int, cut: Any, cut_at: int, scratch: Any, out: Any) -> None:
     """Put zeros where the variance is below a cut, or equal to it and the element is behind the cut's; NaN is kept."""
-    variance_of(deltas, size, mean, out)
+    variance_of(deltas, size, scratch, out)
     for model in range(deltas.shape[0]):
         delta = deltas[model]
         for i in range(size):
@@ -105,12 +107,12 @@ def sum_squares(
     `keep_all` there is none. NaN and infinity go to the last exponent.
     """
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
-    mean, out = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    scratch, out = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         all_deltas(addresses, codes, start, size, base, deltas)
         if not keep_all:
-            keep_varied(deltas, size, first + start, float_of(pattern), place, mean, out)
+            keep_varied(deltas, size, first + start, float_of(pattern), place, scratch, out)
         for model in range(addresses.size - 1):
             delta, own = deltas[model], sums[model]
             for i in range(size):
@@ -136,12 +138,12 @@ def merge_agreeing(
     models, zero, one = addresses.size - 1, np.float32(0.0), np.float32(1.0)
     base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
     total, share, sign = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    bad = False
+    scratch, bad = np.empty((2, BLOCK), np.float64), False
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         all_deltas(addresses, codes, start, size, base, deltas)
         if not keep_all:
-            keep_varied(deltas, size, first + start, float_of(pattern), place, total, share)
+            keep_varied(deltas, size, first + start, float_of(pattern), place, scratch, share)
         for model in range(models):
             delta = deltas[model]
             for i in range(size):

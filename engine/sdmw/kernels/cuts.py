@@ -16,12 +16,12 @@ from sdmw.kernels.voting import combine, deltas_of
 
 @kernel
 def ranked_by(
-    addresses: Any, codes: Any, model: int, start: int, size: int, base: Any, deltas: Any, mean: Any, out: Any
+    addresses: Any, codes: Any, model: int, start: int, size: int, base: Any, deltas: Any, scratch: Any, out: Any
 ) -> None:  # fmt: skip
     """What orders `size` elements from `start`: a model's magnitudes; of model −1 the variance over all models."""
     if model < 0:
         all_deltas(addresses, codes, start, size, base, deltas)
-        variance_of(deltas, size, mean, out)
+        variance_of(deltas, size, scratch, out)
         return
     decode(addresses[0], codes[0], start, size, base)
     deltas_of(addresses[model + 1], codes[model + 1], start, size, base, out)
@@ -38,13 +38,13 @@ def count_equal(
     `models` has the number of each cut's model, int64, or −1; patterns are uint32, counts int64.
     """
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
-    mean, ranked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    scratch, ranked = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
     start = 0
     while start < count:
         place = first + start
         size = min(BLOCK, count - start, block - place % block)
         for cut in range(models.size):
-            ranked_by(addresses, codes, models[cut], start, size, base, deltas, mean, ranked)
+            ranked_by(addresses, codes, models[cut], start, size, base, deltas, scratch, ranked)
             wanted, found = float_of(patterns[cut]), np.uint32(0)
             for i in range(size):
                 found += np.uint32(ranked[i] == wanted)
@@ -59,11 +59,11 @@ def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, p
     And how many are left then. The model is given by its number, the pattern as uint32. Of model −1 it is the variance.
     """
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
-    mean, ranked = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    scratch, ranked = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
     wanted = float_of(pattern)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        ranked_by(addresses, codes, model, start, size, base, deltas, mean, ranked)
+        ranked_by(addresses, codes, model, start, size, base, deltas, scratch, ranked)
         for i in range(size):
             if ranked[i] == wanted:
                 left -= 1

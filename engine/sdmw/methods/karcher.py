@@ -35,7 +35,7 @@ class Karcher(WeightedSum[KarcherParams]):
     paper = "arXiv:2603.04972; Karcher, Comm. Pure Appl. Math. 30 (1977), 509-541"
     takes = "values"
     parameters = (
-        Parameter("max_iter", "number", 10.0, varies=True, minimum=0, maximum=10_000),
+        Parameter("max_iter", "number", 10.0, varies=True, minimum=0, maximum=10_000, whole=True),
         Parameter("tol", "number", 1e-5, varies=True, minimum=0),
     )
 

@@ -7,10 +7,12 @@ from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning.misnamed import RENAME, other_spellings, spelled_otherwise, unmerged_adapter
 from sdmw.recipes.recipe import Recipe
+from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
+from sdmw.views.layers import place_in_stack
 from sdmw.views.renamed import prefix_between
-from sdmw.views.stacked import Tables
+from sdmw.views.stacked import Tables, layers_of, main_stack
 from sdmw.views.tied import Ties
 
 Shaped = tuple[DType, tuple[int, ...]]
@@ -88,10 +90,16 @@ def _check_model(
     if prefixes or _are_most(missing, base):
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
         return [*found, _others(where, base, checkpoint, missing, prefixes)]
-    problems = [
-        _differs(recipe, where, base.tensors[n], checkpoint.tensors[n]) for n in base.tensors if n in checkpoint.tensors
-    ]
-    found += shorten([p for p in problems if p], where)
+    found += _differing(recipe, where, base, checkpoint)
+    deeper = _beyond_the_other(base, checkpoint)
+    if deeper.intersection(missing) and recipe.missing == "error":
+        mend = "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values"
+        found.append(_depth(where, base, checkpoint, mend))
+        missing = [name for name in missing if name not in deeper]
+    if deeper.intersection(extra) and recipe.extra == "error":
+        mend = "Merge models of one depth, or slices of them; recipe field `extra: drop` leaves out what is more"
+        found.append(_depth(where, base, checkpoint, mend))
+        extra = [name for name in extra if name not in deeper]
     if missing and recipe.missing == "error":
         mend = "Recipe field `missing: base` takes the base's values"
         found += shorten([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
@@ -99,6 +107,34 @@ def _check_model(
         mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
         found += shorten([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
     return found
+
+
+def _differing(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
+    """What keeps tensors of one name from being merged; of a model of another size the first tensor tells it."""
+    common = [name for name in base.tensors if name in checkpoint.tensors]
+    unlike = [name for name in common if base.tensors[name].shape != checkpoint.tensors[name].shape]
+    another_size = 2 * len(unlike) > len(base.tensors) and len(unlike) > 1
+    told = unlike[:1] if another_size else common
+    each = (_differs(recipe, where, base.tensors[name], checkpoint.tensors[name]) for name in told)
+    found = shorten([problem for problem in each if problem], where)
+    if another_size and found:
+        found[0] = replace(found[0], found=f"{found[0].found}; {len(unlike) - 1:,} other tensors differ too")
+    return found
+
+
+def _beyond_the_other(base: Checkpoint, checkpoint: Checkpoint) -> frozenset[str]:
+    """Names in layers that one of the two has beyond the last of the other."""
+    if (stack := main_stack(base)) is None or not (least := min(layers_of(each, stack) for each in (base, checkpoint))):
+        return frozenset()
+    names = base.tensors.keys() ^ checkpoint.tensors.keys()
+    places = {name: place_in_stack(name) for name in names}
+    return frozenset(name for name, place in places.items() if place and place[0] == stack and place[1] >= least)
+
+
+def _depth(where: str, base: Checkpoint, checkpoint: Checkpoint, mend: str) -> Problem:
+    stack = main_stack(base) or ""
+    expected, found = (counted(layers_of(each, stack), "layer") for each in (base, checkpoint))
+    return Problem(where, f"{expected} {quoted(stack)} as in the base", found, mend)
 
 
 def _are_most(missing: Sequence[str], base: Checkpoint) -> bool:

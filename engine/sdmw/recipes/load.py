@@ -146,7 +146,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         if name in data and "merge_method" not in data:
             findings.add((name,), found, expected="a merge", mend=mend, key=True)
             findings.check()
-    for name in (*UNBUILT, *FORMS[1:]):
+    for name in (*UNBUILT, *FORMS[1:], "chat_template"):
         if name in data and data[name] is None:
             del data[name]
     given = given_slices(data)
@@ -211,7 +211,8 @@ def _slice(
     place = base_of(given, references)
     if method:
         entries, base = without_base(given, entries, place, top, method, findings)
-        check_count(given, entries, method, findings)
+        if place[1] is not None or not method.needs_base:  # else one of the models may be meant as the base
+            check_count(given, entries, method, findings)
         check_weights(given, entries, top, method, findings)
     levels: Mapping[str, Setting] = {}
     for at, level in given.levels:
@@ -308,5 +309,5 @@ def _method(name: Any, methods: Mapping[str, MethodGrammar], findings: Findings)
         return None  # told by the shape
     if name in methods:
         return methods[name]
-    findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=guess(name, methods))
+    findings.add(("merge_method",), f"unknown merge method {quoted(name)}", mend=guess(name.lower(), methods))
     return None

@@ -122,7 +122,8 @@ def without_base(
             findings.note(f"{named}: it gives config, tokenizer and names and is not merged")
         return entries, among[0] if among else None
     if identity is None:
-        mend = f"Write base_model: {method.name} merges what the models changed of it"
+        does = "begins with its values" if method.takes == "values and base" else "merges what the models changed of it"
+        mend = f"Write base_model: {method.name} {does}"
         findings.add(place, "missing", mend=mend)
     elif given.ranged and entries and not among:
         mend = f"Add it to the sources, with its layer_range: {method.name} takes the base's layers from there"

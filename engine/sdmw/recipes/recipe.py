@@ -49,6 +49,7 @@ class Parameter:
         minimum, maximum: the closed range of a number; also finite as float32.
         choices: the words of a choice.
         keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
+        whole: of a number: it has no fraction.
         percent: of a number: a value below 1 is likely meant as a share, and is noted.
         required: it has no default and must be given for every tensor that is merged.
     """
@@ -63,6 +64,7 @@ class Parameter:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     keyed: str | None = None
+    whole: bool = False
     percent: bool = False
     required: bool = False
 

@@ -129,7 +129,7 @@ class Settings:
             self._findings.add(at, described(given), expected=_wanted(parameter))
         elif not _fits_float32(number):
             self._findings.add(at, described(given), expected="a number that is finite as float32")
-        elif (low is not None and number < low) or (high is not None and number > high):
+        elif (low is not None and number < low) or (high is not None and number > high) or _broken(parameter, number):
             self._findings.add(at, described(given), expected=_wanted(parameter))
         else:
             if parameter.percent and 0 < number < 1:
@@ -171,11 +171,17 @@ def _wanted(parameter: Parameter) -> str:
     if parameter.kind == "choice":
         words = [*parameter.choices, *([f"{{{parameter.keyed}: a positive number}}"] if parameter.keyed else [])]
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    number = "a whole number" if parameter.whole else "a number"
     if low is not None and high is not None:
-        return f"a number from {low:g} to {high:g}"
+        return f"{number} from {low:g} to {high:g}"
     if low is not None:
-        return f"a number of at least {low:g}"
-    return "a number" if high is None else f"a number of at most {high:g}"
+        return f"{number} of at least {low:g}"
+    return number if high is None else f"{number} of at most {high:g}"
+
+
+def _broken(parameter: Parameter, number: float) -> bool:
+    """Whether a number that is to be whole has a fraction."""
+    return parameter.whole and number != int(number)
 
 
 def _number_in(given: Any) -> Any:

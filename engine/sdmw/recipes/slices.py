@@ -65,7 +65,7 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
         lengths: dict[int, Path] = {}
         for path, model in each.models if each.ranged else ():
             at = (*path, "layer_range")
-            given = model.get("layer_range")
+            given = model["layer_range"] = _whole_numbers(model.get("layer_range"))
             if given is None:
                 mend = "Write for instance layer_range: [0, 16], which are layers 0 to 15"
                 findings.add(path, "a source without layer_range", mend=mend)
@@ -81,6 +81,17 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
             (one, first), (other, second) = list(lengths.items())[:2]
             expected = f"{one} layers, as the slice's source {first[-1]}"
             findings.add((*second, "layer_range"), f"{other}", expected=expected)
+
+
+def _whole_numbers(given: Any) -> Any:
+    """A range whose ends are text or floats, as mergekit takes them too, in numbers; else what was given."""
+    if not isinstance(given, list) or not all(type(each) in (int, float, str) for each in given):
+        return given
+    try:
+        ends = [float(each) if isinstance(each, str) else each for each in given]
+        return [int(each) for each in ends] if all(each == int(each) for each in ends) else given
+    except (ValueError, OverflowError):  # no number, NaN, infinity
+        return given
 
 
 def pass_over_ranges(slices: list[GivenSlice], findings: Findings) -> None:

@@ -11,7 +11,7 @@ from sdmw.checkpoints.depth import Depth
 from sdmw.errors import Problem, quoted
 from sdmw.recipes.recipe import ModelEntry, Slice
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.layers import depths, layer_index, place_in_stack, with_index
+from sdmw.views.layers import component_of, depths, layer_index, place_in_stack, with_index
 
 # Parts of the names of tensors that come after the layers; all else outside them comes before.
 _HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
@@ -82,6 +82,8 @@ def stacked(slices: Sequence[Slice], base: Checkpoint, inputs: Mapping[str, Chec
             for model in merged:
                 if model in tensors:
                     models.setdefault(model, {})[name] = tensors[model]
+    if problems := list(_unlike(base, whole, places)):
+        return problems
     return Tables(
         replace(base, tensors=whole),
         {
@@ -134,6 +136,22 @@ def _beyond(slices: Sequence[Slice], stack: str, inputs: Mapping[str, Checkpoint
                 where = f"recipe: layer_range of model {quoted(name)} in slices.{number}"
                 expected = f"at most {layers[name]} layers {quoted(stack)}, as it has"
                 yield Problem(where, expected, f"[{first}, {end}]")
+
+
+def _unlike(base: Checkpoint, whole: Mapping[str, Tensor], places: Mapping[str, Place]) -> Iterator[Problem]:
+    """Slices of tensors that do not fit to those of the model whose config the output has: one problem for each."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for name, tensor in base.tensors.items():
+        shapes.setdefault(component_of(name), set()).add(tensor.shape)
+    told: set[int] = set()
+    for name, tensor in whole.items():
+        expected, number = shapes.get(component_of(name), {tensor.shape}), places[name].number
+        if tensor.shape not in expected and number not in told:
+            told.add(number)
+            wanted = " or ".join(str(list(shape)) for shape in sorted(expected))
+            mend = "Stack layers of one shape: the output has one config"
+            where = f"recipe: slices.{number}, {tensor.where}"
+            yield Problem(where, f"shape {wanted} as in {base.path}", f"shape {list(tensor.shape)}", mend)
 
 
 def _everyone(each: Slice) -> list[ModelEntry]:
