@@ -51,7 +51,8 @@ def test_what_all_models_agree_on_is_one_warning():
     put(POOLING, {"pooling_mode": "mean"}, "base")
     put(POOLING, {"pooling_mode": "cls"}, "a", "b")
     assert said() == [
-        f"{POOLING}: all models have another than the base; the output has the base's: pooling_mode 'cls' (base: 'mean')"
+        f"{POOLING}: all models have another than the base; the output has the base's: "
+        "pooling_mode 'cls' (base: 'mean')"
     ]
     put(POOLING, {"pooling_mode": "max"}, "b")
     assert said() == [f"{POOLING}: all models have another than the base; the output has the base's"]
