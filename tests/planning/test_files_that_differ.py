@@ -41,7 +41,9 @@ def test_processors_are_compared_by_what_they_say(name):
     put(name, {"hop_length": 160, "processor_class": "Old", "size": {"height": 4}}, "base")
     put(name, {"size": {"height": 4}, "processor_class": "New", "hop_length": 160, "padding": None}, "a")
     put(name, {"hop_length": 320, "size": {"height": 4}}, "b")
-    assert said() == [f"{name}: model 'b' has another than the base, whose the output has: hop_length 320 (base: 160)"]
+    assert said() == [
+        f"{name}: model 'b' has another than the base; the output has the base's: hop_length 320 (base: 160)"
+    ]
 
 
 def test_what_all_models_agree_on_is_one_warning():
@@ -49,10 +51,11 @@ def test_what_all_models_agree_on_is_one_warning():
     put(POOLING, {"pooling_mode": "mean"}, "base")
     put(POOLING, {"pooling_mode": "cls"}, "a", "b")
     assert said() == [
-        f"{POOLING}: all models have another than the base, whose the output has: pooling_mode 'cls' (base: 'mean')"
+        f"{POOLING}: all models have another than the base; the output has the base's: "
+        "pooling_mode 'cls' (base: 'mean')"
     ]
     put(POOLING, {"pooling_mode": "max"}, "b")
-    assert said() == [f"{POOLING}: all models have another than the base, whose the output has"]
+    assert said() == [f"{POOLING}: all models have another than the base; the output has the base's"]
 
 
 def test_files_that_the_base_lacks():
@@ -94,9 +97,9 @@ def test_modules_that_a_file_says_lie_elsewhere_are_not_looked_for():
 def test_weights_of_other_parts_are_compared_by_their_bytes():
     put("spk_dict.pt", "one", "base", "a")
     put("spk_dict.pt", "two", "b")
-    assert said() == ["spk_dict.pt: model 'b' has another than the base, whose the output has"]
+    assert said() == ["spk_dict.pt: model 'b' has another than the base; the output has the base's"]
     put("spk_dict.pt", "three", "a")
-    assert said() == ["spk_dict.pt: all models have another than the base, whose the output has"]
+    assert said() == ["spk_dict.pt: all models have another than the base; the output has the base's"]
 
 
 def test_large_ones_are_compared_by_a_sample():
@@ -107,7 +110,7 @@ def test_large_ones_are_compared_by_a_sample():
     with open("b/spk_dict.pt", "r+b") as file:
         file.write(b"x")
     assert [line for line in said() if "not copied" not in line] == [
-        "spk_dict.pt: model 'b' has another than the base, whose the output has"
+        "spk_dict.pt: model 'b' has another than the base; the output has the base's"
     ]
 
 
@@ -123,7 +126,7 @@ def test_code_is_compared_where_a_config_names_some():
         f"modeling_x.py: {none}; model 'a' has one",
     ]
     put("config.json", {**CONFIG, "auto_map": {"AutoModel": "modeling_x.X"}}, "base")
-    assert said()[0] == "attention.py: model 'b' has another than the base, whose the output has"
+    assert said()[0] == "attention.py: model 'b' has another than the base; the output has the base's"
 
 
 def test_pointers_of_git_lfs_are_not_compared():

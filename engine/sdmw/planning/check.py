@@ -90,7 +90,7 @@ def _check_model(
     if prefixes or _are_most(missing, base):
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
         return [*found, _others(where, base, checkpoint, missing, prefixes)]
-    found += _differences(recipe, where, base, checkpoint)
+    found += _differing(recipe, where, base, checkpoint)
     deeper = _beyond_the_other(base, checkpoint)
     if deeper.intersection(missing) and recipe.missing == "error":
         mend = "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values"
@@ -106,6 +106,19 @@ def _check_model(
     if extra and recipe.extra == "error":
         mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
         found += shorten([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
+    return found
+
+
+def _differing(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
+    """What keeps tensors of one name from being merged; of a model of another size the first tensor tells it."""
+    common = [name for name in base.tensors if name in checkpoint.tensors]
+    unlike = [name for name in common if base.tensors[name].shape != checkpoint.tensors[name].shape]
+    another_size = 2 * len(unlike) > len(base.tensors) and len(unlike) > 1
+    told = unlike[:1] if another_size else common
+    each = (_differs(recipe, where, base.tensors[name], checkpoint.tensors[name]) for name in told)
+    found = shorten([problem for problem in each if problem], where)
+    if another_size and found:
+        found[0] = replace(found[0], found=f"{found[0].found}; {len(unlike) - 1:,} other tensors differ too")
     return found
 
 
@@ -147,17 +160,6 @@ def _others(
     if 2 * len(missing) <= len(base.tensors):
         found = f"{found}, with more than half of the parameters"
     return Problem(where, expected, found, "Merge fine-tunes of one base")
-
-
-def _differences(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
-    """What differs in shape or dtype; where most shapes do, which is another size of model, the first alone."""
-    common = [name for name in base.tensors if name in checkpoint.tensors]
-    both = {name: (base.tensors[name], checkpoint.tensors[name]) for name in common}
-    problems = {name: problem for name, pair in both.items() if (problem := _differs(recipe, where, *pair))}
-    unlike = [problem for name, problem in problems.items() if both[name][0].shape != both[name][1].shape]
-    if len(unlike) > 1 and 2 * len(unlike) > len(base.tensors):
-        return [replace(unlike[0], found=f"{unlike[0].found}; {len(unlike) - 1:,} other tensors differ too")]
-    return shorten([*problems.values()], where)
 
 
 def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Problem | None:

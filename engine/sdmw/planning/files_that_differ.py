@@ -47,7 +47,7 @@ def file_warnings(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterato
         if found:
             first, *more = dict.fromkeys(found.values())
             keys = f": {first}" if first and not more else ""
-            yield f"{path}: {who_have(list(found), models)} another than the base, whose the output has{keys}"
+            yield f"{path}: {who_have(list(found), models)} another than the base; the output has the base's{keys}"
 
 
 def pointer_warnings(models: Mapping[str, Checkpoint]) -> Iterator[str]:
