@@ -40,8 +40,6 @@ def test_a_mend_mends(row, scene):
 
 # Mends without a row, and why.
 WITHOUT = {
-    "Store the head in the first model, or let the first and the last slice have "
-    "the same models": "needs a model type whose head has no name here: tests/test_slices.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",

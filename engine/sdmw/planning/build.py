@@ -18,7 +18,7 @@ from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
-from sdmw.planning.tables import nameless_head, parted, tables_of
+from sdmw.planning.tables import parted, tables_of, unparted
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
@@ -93,8 +93,7 @@ def build(
     if isinstance(tables, list):
         return Plan(recipe, tuple(inputs.models), inputs.base, problems=tuple(shorten(tables)), notes=recipe.notes)
     # A head that is not stored counts as no tensor of its own where names are compared.
-    problems = list(nameless_head(recipe, inputs))
-    problems += check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
+    problems = check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
     unwritten = tied.unwritten(untie | parted(recipe, tied))
     heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
@@ -147,6 +146,7 @@ def build(
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *counts.left_out(recipe, dropped),
+            *unparted(recipe, tied),
             *counts.unfollowed_keys(inputs.base, tables.depth),
             *filters.idle(recipe, _names(wanted, tables)),
             *_licences(inputs, beside.copied),
