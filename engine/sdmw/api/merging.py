@@ -104,17 +104,13 @@ def merge(
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
         from sdmw.reporting.files import add_files
         from sdmw.reporting.report import REPORT, build_report, model_reports
-        from sdmw.running.documents import decided
+        from sdmw.running.documents import settled_with_documents
         from sdmw.running.driver import Run
         from sdmw.running.events import Planned
-        from sdmw.running.heads import settled
         from sdmw.running.identity import identity_of
 
         with working(tell, planned.threads, executor) as context:
-            if planned.recipe.documents:
-                prepared = decided(prepared, context)
-                planned = sound(prepared.plan())
-            planned = settled(prepared, planned, context)
+            planned = settled_with_documents(prepared, planned, context)
             with publishing(
                 context, path_of(out), planned.shards, planned.checkpoints,
                 overwrite=overwrite, identity=identity_of(planned), resume=resume,
@@ -231,18 +227,14 @@ def open(  # noqa: A001  the word of safetensors
     with receiver(progress) as tell:
         if not load_kernels(tell, kernels_of(planned)):
             planned = sound(prepared.plan())
-        from sdmw.running.documents import decided
+        from sdmw.running.documents import settled_with_documents
         from sdmw.running.driver import Run
-        from sdmw.running.heads import settled
         from sdmw.running.job import Job
         from sdmw.running.merged import opened
         from sdmw.running.reader import MergeReader
 
         with working(tell, planned.threads, executor) as context:
-            if planned.recipe.documents:
-                prepared = decided(prepared, context)
-                planned = sound(prepared.plan())
-            planned = settled(prepared, planned, context)
+            planned = settled_with_documents(prepared, planned, context)
             decisions = Run(planned, context).decide()
     return MergeReader(opened(Job(planned, decisions)))
 

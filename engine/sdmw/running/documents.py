@@ -2,12 +2,28 @@
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import PlanError
+from sdmw.planning.plan import Plan
 from sdmw.planning.prepared import Prepared, made
 from sdmw.running.context import Context
 from sdmw.running.driver import Run
 from sdmw.running.heads import settled
 from sdmw.running.job import Job
 from sdmw.running.merged import opened
+
+
+def settled_with_documents(prepared: Prepared, plan: Plan, context: Context) -> Plan:
+    """The plan once its documents are decided, and it is known which heads are written.
+
+    Raises:
+        PlanError: all that is wrong then.
+        RunError: the data or the machine.
+    """
+    if prepared.recipe.documents:
+        prepared = decided(prepared, context)
+        plan = prepared.plan()
+        if plan.problems:
+            raise PlanError(plan.problems)
+    return settled(prepared, plan, context)
 
 
 def decided(prepared: Prepared, context: Context) -> Prepared:
