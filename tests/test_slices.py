@@ -146,6 +146,15 @@ def test_what_a_source_lacks_or_has_more(world):
     assert (report.missing, report.extra) == ({"less": 1}, {"less": 1})
 
 
+def test_layers_of_two_shapes_make_no_stack(world):
+    wide = llama_like(np.random.default_rng(4), "F32", blocks=4, width=32)
+    write_checkpoint("wide", wide, config=CONFIG)
+    with pytest.raises(PlanError, match="Stack layers of one shape: the output has one config"):
+        merged(part(("a", 0, 2)), part(("wide", 2, 4)))
+    _, out = merged(part(("a", 0, 2)), part(("b", 2, 4)))  # as the mend says
+    np.testing.assert_array_equal(out[UP.format(3)], world["b"][UP.format(3)])
+
+
 def test_filters_gradients_and_where_they_are_read(world):
     """METHODS_FACTS.md: a filter of a model sees the model's names, gradients are of each slice."""
     slices = [part(("a", 0, 1), ("b", 0, 1)), part(("a", 1, 4), ("b", 1, 4))]

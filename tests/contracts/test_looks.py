@@ -319,6 +319,9 @@ def test_a_size_counts_what_is_held():
     assert size_of({"a": (array, np.zeros(10))}) > 8080
 
 
+OF_OTHERS = 4096  # bytes that other threads allocate meanwhile: pytest-xdist's, which the same counter sees
+
+
 def allocated(call: Callable[[], Any]) -> tuple[Any, int]:
     """What a call returns, and the most memory that it had allocated at once."""
     gc.collect()
@@ -347,7 +350,7 @@ def test_a_counter_takes_what_it_declares(sample, models):
     arrays = arrays_of(sample, sample.patterns, models)
     tile = replace(tile_of(arrays, [F32] * (models + 1)), row=sample.row)
     _, most = allocated(count)
-    assert most <= models * look.memory.counter + sample.row * sample.row_bytes
+    assert most <= models * look.memory.counter + sample.row * sample.row_bytes + OF_OTHERS
 
 
 def of_models(look: Look[Any], models: int) -> Look[Any]:
@@ -383,7 +386,7 @@ def test_adding_takes_no_more_than_one_component_beside(sample, models):
         add(sample, counter, sample.patterns, models)
         result = counter.result()
         kept, most = allocated(partial(look.add, kept, result))
-        assert most <= models * most_kept
+        assert most <= models * most_kept + OF_OTHERS
 
 
 def test_the_samples_are_the_worst(sample):

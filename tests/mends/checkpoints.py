@@ -159,6 +159,23 @@ def with_base(name):
     return expected
 
 
+def deeper(scene):
+    """Another layer at the end of func."""
+    more = {f"model.layers.2.{part}.weight": np.ones((4, 4), np.float32) for part in ("a", "b")}
+    edit("func", lambda tensors: {**tensors, **more})(scene)
+
+
+def shallower(scene):
+    """Corp without its last layer."""
+    edit("corp", lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("model.layers.1.")})(scene)
+
+
+def with_base_s_layer(scene):
+    base, func = scene.tensors["base"], scene.tensors["func"]
+    corp = {**base, **scene.tensors["corp"]}
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in base}
+
+
 def without_extra(scene):
     return {name: array for name, array in average_of(scene).items() if name != "more"}
 
@@ -311,6 +328,12 @@ ROWS = [
     Row("integers of other dtypes", "They are copied, not merged: take the base's with the recipe field "
         "`integers: base`", both(add("mask", np.ones((3, 3), np.uint8)), add("mask", np.ones((3, 3), bool), "corp")),
         fields(integers="base"), expected=as_in_base("mask")),
+    Row("a layer more",
+        "Merge models of one depth, or slices of them; recipe field `extra: drop` leaves out what is more",
+        deeper, fields(extra="drop"), expected=average_of),
+    Row("a layer less",
+        "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values",
+        shallower, fields(missing="base"), expected=with_base_s_layer),
     Row("a tensor that is missing", "Recipe field `missing: base` takes the base's values", without("corp", Q),
         fields(missing="base"), expected=with_base(Q)),
     Row("a tensor that the base lacks, taken",
