@@ -53,6 +53,18 @@ class ByChance(Method[P, tuple[float, ...], None]):
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f", "mean_factor": ".4f"}
     vote: ClassVar[bool]
 
+    def in_common(self, settings: Settings) -> dict[str, Any]:
+        """The parameters that all such methods have, of one tensor."""
+        return {
+            "weights": settings.numbers("weight"),
+            "densities": settings.numbers("density"),
+            "seed": settings.seed,
+            "vote": self.vote,
+            "normalize": settings.flag("normalize"),
+            "rescale": settings.flag("rescale"),
+            "scale": settings.number("lambda"),
+        }
+
     @abstractmethod
     def look(self, params: P) -> KeptLook:
         """At the sums before and after."""
@@ -115,15 +127,7 @@ class Dare(ByChance[DareParams]):
 
     def params(self, settings: Settings) -> DareParams:
         """The parameters of one tensor."""
-        return DareParams(
-            weights=settings.numbers("weight"),
-            densities=settings.numbers("density"),
-            seed=settings.seed,
-            vote=self.vote,
-            normalize=settings.flag("normalize"),
-            rescale=settings.flag("rescale"),
-            scale=settings.number("lambda"),
-        )
+        return DareParams(**self.in_common(settings))
 
     def look(self, params: DareParams) -> KeptLook:
         """At the sums before and after."""

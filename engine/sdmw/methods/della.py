@@ -44,16 +44,7 @@ class DellaLinear(ByChance[DellaParams]):
 
     def params(self, settings: Settings) -> DellaParams:
         """The parameters of one tensor."""
-        return DellaParams(
-            weights=settings.numbers("weight"),
-            densities=settings.numbers("density"),
-            seed=settings.seed,
-            vote=self.vote,
-            normalize=settings.flag("normalize"),
-            rescale=settings.flag("rescale"),
-            scale=settings.number("lambda"),
-            epsilons=settings.numbers("epsilon"),
-        )
+        return DellaParams(**self.in_common(settings), epsilons=settings.numbers("epsilon"))
 
     def objection(self, params: DellaParams) -> str | None:
         """Probabilities beyond 0 and 1. A density of 1 keeps all and one of 0 nothing, whatever epsilon is."""

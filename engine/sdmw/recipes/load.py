@@ -232,7 +232,7 @@ def _slice(
 
     own_base = place[1] if place[0] != ("base_model",) else None
     if base and base not in entries:
-        base = (base[0], base[1], None)  # what is told of it is said to be ignored
+        base = (base[0], base[1], None)  # a note says that its parameters are ignored
     return Slice(tuple(map(entry, entries)), entry(base) if base else None, levels, own_base)
 
 

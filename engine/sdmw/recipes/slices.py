@@ -31,7 +31,7 @@ class GivenSlice:
 
 
 def given_slices(data: dict[str, Any]) -> list[GivenSlice]:
-    """The slices of a plain tree; what is no slice in it is left out, for it is told by the shape.
+    """The slices of a plain tree, without what has not the shape of one: `schema` reports that.
 
     A text among models becomes an entry with nothing but that model.
     """
