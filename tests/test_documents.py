@@ -11,6 +11,7 @@ import sdmw
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.errors import PlanError
+from sdmw.planning.build import kernels_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 
@@ -124,6 +125,16 @@ def test_an_interrupted_run_is_resumed(world):
     expected = by_hand()
     for name, tensor in load_file("out/model.safetensors").items():
         np.testing.assert_array_equal(tensor, expected[name])
+
+
+def test_the_kernels_of_documents_are_loaded_with_the_run_s(world):
+    """Whatever their parameters are: a kernel that is compiled in the middle of a run breaks the plan's bound."""
+    stock = (
+        "name: FIRST\nmerge_method: model_stock\nbase_model: base\nmodels: [a, b]\nparameters: {filter_wise: true}\n"
+    )
+    last = "merge_method: ties\nbase_model: base\nmodels: [FIRST]\nparameters: {weight: 1, density: 0.5}\n"
+    Path("two.yaml").write_text(f"{stock}---\n{last}")
+    assert set(kernels_of(sdmw.plan("two.yaml"))) == {"cuts", "dots", "vectors"}
 
 
 def test_the_command(world, capsys, monkeypatch):

@@ -293,13 +293,15 @@ def test_a_function_that_makes_no_executor(world, tmp_path, made):
 
 
 def test_a_worker_is_set_up_once_a_run(monkeypatch):
-    guarded, forgotten = [], []
+    guarded, forgotten, loaded = [], [], []
+    monkeypatch.setattr(elsewhere.ready, "prepare", lambda _, groups: loaded.append(groups))
     monkeypatch.setattr(lost_pages, "guard_for_good", lambda: guarded.append(1))
     monkeypatch.setattr(elsewhere, "forget", lambda: forgotten.append(1))
     monkeypatch.setattr(elsewhere, "_run", None)
     for run in ("a", "a", "a", "b", "b"):
-        assert elsewhere.elsewhere(run, max, (3, 4)) == 4
+        assert elsewhere.elsewhere(run, ("cuts",), max, (3, 4)) == 4
     assert (len(guarded), len(forgotten)) == (2, 2)
+    assert loaded == [("cuts",)] * 2  # a kernel that is loaded in the middle of a run takes memory that no plan counts
 
 
 def test_groups_apart_share_no_block(world):

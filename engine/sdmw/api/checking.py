@@ -111,7 +111,7 @@ def verify(
     from sdmw.planning.inputs import Inputs, not_found
     from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
     from sdmw.running import verification
-    from sdmw.running.context import load_kernels, working
+    from sdmw.running.context import working
     from sdmw.running.documents import decided
     from sdmw.running.job import Job
 
@@ -138,9 +138,8 @@ def verify(
     planned = sound(prepared.plan())
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     untied = {tied.head.name for tied in planned.heads} & merged.tensors.keys()
-    with receiver(progress) as tell:
-        load_kernels(tell, kernels_of(planned))
-    with receiver(progress) as tell, working(tell, planned.threads, executor) as context:
+    kernels = kernels_of(planned)
+    with receiver(progress) as tell, working(tell, planned.threads, executor, kernels) as context:
         prepared = decided(prepared, context)
         if untied or recipe.documents:
             planned = sound(prepared.plan(untied))

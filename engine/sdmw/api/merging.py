@@ -99,7 +99,7 @@ def merge(
     from sdmw.running.usage import Usage
 
     with receiver(progress) as tell, Usage() as usage:
-        if not load_kernels(tell, kernels_of(planned)):
+        if not load_kernels(tell, kernels := kernels_of(planned)):
             planned = sound(prepared.plan())
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
         from sdmw.reporting.files import add_files
@@ -109,7 +109,7 @@ def merge(
         from sdmw.running.events import Planned
         from sdmw.running.identity import identity_of
 
-        with working(tell, planned.threads, executor) as context:
+        with working(tell, planned.threads, executor, kernels) as context:
             planned = settled_with_documents(prepared, planned, context)
             with publishing(
                 context, path_of(out), planned.shards, planned.checkpoints,
@@ -225,7 +225,7 @@ def open(  # noqa: A001  the word of safetensors
     from sdmw.running.context import load_kernels, working
 
     with receiver(progress) as tell:
-        if not load_kernels(tell, kernels_of(planned)):
+        if not load_kernels(tell, kernels := kernels_of(planned)):
             planned = sound(prepared.plan())
         from sdmw.running.documents import settled_with_documents
         from sdmw.running.driver import Run
@@ -233,7 +233,7 @@ def open(  # noqa: A001  the word of safetensors
         from sdmw.running.merged import opened
         from sdmw.running.reader import MergeReader
 
-        with working(tell, planned.threads, executor) as context:
+        with working(tell, planned.threads, executor, kernels) as context:
             planned = settled_with_documents(prepared, planned, context)
             decisions = Run(planned, context).decide()
     return MergeReader(opened(Job(planned, decisions)))

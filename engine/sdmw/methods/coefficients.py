@@ -74,7 +74,7 @@ class WeightedSum(Method[P, Decided, None]):
     def kernels(self, params: Iterable[P]) -> tuple[str, ...]:
         """Those of rows and columns only where some tensor is merged by them."""
         apart = any(self.by_row(each) or self.column_bytes(each) for each in params)
-        return (*self.uses, "vectors") if apart else self.uses
+        return (*self.uses, *self.may_use) if apart else self.uses
 
     def by_row(self, params: P) -> bool:
         """Whether each row of the last axis is a vector of its own."""

@@ -86,6 +86,7 @@ class Method(ABC, Generic[P, D, M]):
         fewest, most: how many models it merges, the base not counted.
         looks: every kind of look that `needs` may ask for.
         uses: groups of kernels (`sdmw.kernels.calls`) that it calls, beside those that every run does.
+        may_use: groups that it calls for some parameters alone.
         columns: facts about a model that a table shows, each with its format (PEP 3101).
     """
 
@@ -99,6 +100,7 @@ class Method(ABC, Generic[P, D, M]):
     most: ClassVar[int | None] = None
     looks: ClassVar[tuple[type[Look[Any]], ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
+    may_use: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, str]] = {"weight": ".4f"}
 
     def __init_subclass__(cls) -> None:

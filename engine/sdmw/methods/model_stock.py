@@ -37,6 +37,7 @@ class ModelStock(WeightedSum[ModelStockParams]):
     paper = "arXiv:2403.19522, section 4"
     takes = "deltas"
     fewest = 2
+    may_use = ("vectors",)
     parameters = (Parameter("filter_wise", "flag", False, varies=True),)
 
     def params(self, settings: Settings) -> ModelStockParams:

@@ -80,6 +80,7 @@ class NuSlerp(_OnSphere[NuSlerpParams]):
     paper = "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985"
     fewest = 2
     most = 2
+    may_use = ("vectors",)
     parameters = (
         Parameter("weight", "number", None, by_model=True, varies=True, required=True),
         Parameter("nuslerp_flatten", "flag", True, varies=True),

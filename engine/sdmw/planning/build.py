@@ -67,7 +67,8 @@ class _Part:
 def kernels_of(plan: Plan) -> tuple[str, ...]:
     """The groups of kernels that a merge needs, and the documents that it uses, beside those that every run does."""
     methods = all_methods()
-    others = (name for document in plan.recipe.documents for name in methods[document.merge_method].uses)
+    documents = (methods[document.merge_method] for document in plan.recipe.documents)
+    others = (name for method in documents for name in (*method.uses, *method.may_use))
     return tuple(dict.fromkeys((*budget.kernels_of(plan, methods[plan.recipe.merge_method]), *others)))
 
 

@@ -54,21 +54,24 @@ def load_kernels(tell: Receiver, groups: Collection[str] = ()) -> bool:
 
 
 @contextmanager
-def working(tell: Receiver, workers: int, executor: ExecutorLike = None) -> Iterator[Context]:
+def working(
+    tell: Receiver, workers: int, executor: ExecutorLike = None, kernels: Collection[str] = ()
+) -> Iterator[Context]:
     """A context in which signals are noted, lost pages do not end the process, and nothing stays mapped behind.
 
     Args:
         tell: hears of what happens.
         workers: number of threads, or of the executor's workers to be kept busy.
         executor: None for threads; an executor that the caller owns; or a function that makes one.
+        kernels: groups that the run needs beside those that every run does.
 
     Raises:
         UsageError: the function makes no executor.
     """
     if executor is not None and not isinstance(executor, Executor):
         executor = partial(_made, executor)
-    load_kernels(tell)  # before signals are noted: while they are compiled, one ends the process at once
-    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals) as pool:
+    load_kernels(tell, kernels)  # before signals are noted: while they are compiled, one ends the process at once
+    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals, kernels) as pool:
         yield Context(tell, signals, pool)
 
 

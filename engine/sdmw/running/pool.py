@@ -2,7 +2,7 @@
 
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -60,8 +60,10 @@ class Pool:
         given_up: set when the run ends early, so that workers of this process leave their tasks.
     """
 
-    def __init__(self, executor: ExecutorLike, workers: int, signals: StopSignals) -> None:
-        self._workers, self._signals = workers, signals
+    def __init__(
+        self, executor: ExecutorLike, workers: int, signals: StopSignals, kernels: Collection[str] = ()
+    ) -> None:
+        self._workers, self._signals, self._kernels = workers, signals, kernels
         self._make = None if isinstance(executor, Executor) else executor
         self._given = executor if isinstance(executor, Executor) else None
         self._opened = 0
@@ -123,7 +125,7 @@ class Pool:
 
     def _submitted(self, task: Task[R]) -> Future[R]:
         if self.apart:
-            return self._executor.submit(elsewhere, self._run, task.function, task.arguments)
+            return self._executor.submit(elsewhere, self._run, self._kernels, task.function, task.arguments)
         return self._executor.submit(task.function, *task.arguments)
 
     def _take(self, future: Future[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
