@@ -114,3 +114,14 @@ def test_an_archive_has_what_is_stored(values):
     sdmw.pack("base", "one", "archive", progress=False)
     sdmw.apply("base", "archive", "again", progress=False)
     assert_equal(load_file("again/model.safetensors"), load_file("one/model.safetensors"))
+
+
+def test_an_index_may_name_what_a_header_says_is_another_tensor(values):
+    write("base", values["base"], {OLD_BIAS: BIAS})
+    shard, index = Path("base", "model-00001-of-00001.safetensors"), Path("base", "model.safetensors.index.json")
+    Path("base", "model.safetensors").rename(shard)
+    index.write_text(json.dumps({"weight_map": dict.fromkeys([*values["base"], OLD_BIAS], shard.name)}))
+    for name in ("one", "two"):
+        write(name, values[name])
+    found = merged("one", "two")
+    np.testing.assert_array_equal(found[BIAS], average(values)[BIAS])

@@ -46,6 +46,15 @@ def test_processors_are_compared_by_what_they_say(name):
     ]
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "License.txt", "licence.md", "NOTICE"])
+def test_terms_that_a_model_alone_has_are_said(name):
+    put(name, "Do as you like.\n", "base", "a")
+    put(name, "Research only.\n", "b")
+    assert said() == [f"{name}: model 'b' has another than the base; the output has the base's"]
+    Path("base", name).unlink()
+    assert said() == [f"{name}: the base has none, nor has the output; all models have one"]
+
+
 def test_what_all_models_agree_on_is_one_warning():
     put("modules.json", MODULES, "base", "a", "b")
     put(POOLING, {"pooling_mode": "mean"}, "base")

@@ -1,4 +1,4 @@
-"""Files that a loader reads beside weights, config and tokenizer: processors, modules, code, weights of other parts.
+"""Files beside weights, config and tokenizer: processors, modules, code, weights of other parts, texts of licences.
 
 They come along from the base alone. What a model has otherwise, or has and the base has not, is said, a line for each
 file.
@@ -25,6 +25,7 @@ _READ = (
     "modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "*processor_config.json",
     "audio_tokenizer_config.json",
 )  # fmt: skip
+_TERMS = ("licen[cs]e*", "notice*")  # in small letters
 # What versions of a library write otherwise.
 _FORMS = frozenset(("__version__", "processor_class", "_valid_processor_keys", "image_processor_type", "auto_map"))
 
@@ -84,7 +85,9 @@ def _files(checkpoint: Checkpoint, folder: str = "") -> list[str]:
 
 
 def _is_read(name: str) -> bool:
-    return format_of(name) is not None or any(fnmatchcase(name, pattern) for pattern in _READ)
+    """By a loader, or by who has to know under which terms the model stands."""
+    patterns = [(name, pattern) for pattern in _READ] + [(name.lower(), pattern) for pattern in _TERMS]
+    return format_of(name) is not None or any(fnmatchcase(*each) for each in patterns)
 
 
 def _is_pointer(checkpoint: Checkpoint, path: str) -> bool:

@@ -17,7 +17,7 @@ _LARGEST_ENTRY = 2**14  # characters of a key and its value; a longer one is not
 _MOST, _LONGEST = 100, 200  # words in a list, and characters of one
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _FRONT = re.compile(rb"(?:\xef\xbb\xbf)?\s*---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*\r?$", re.DOTALL | re.MULTILINE)
-_KEY = re.compile(r"""(['"]?)(\w+)\1[ \t]*:(?:\s|$)""", re.ASCII)
+_KEY = re.compile(r"""(?:\?[ \t]+)?(['"]?)(\w+)\1[ \t]*(?::(?:\s|$)|#|$)""", re.ASCII)
 
 
 def read_front_matter(directory: str, *, follow_links: bool = False) -> Mapping[str, tuple[str, ...]]:
@@ -45,10 +45,13 @@ def read_front_matter(directory: str, *, follow_links: bool = False) -> Mapping[
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """Each key of the top level with its lines; one begins at a line that is not indented, a remark or of a list."""
+    """Each key of the top level with its lines.
+
+    One begins at a line that is not indented, a remark, of a list, or the value of a key after a question mark.
+    """
     key, lines = "", list[str]()
     for line in text.splitlines(keepends=True):
-        if line[0] not in " \t\r\n#-":
+        if line[0] not in " \t\r\n#-:":
             yield key, "".join(lines)
             match = _KEY.match(line)
             key, lines = (match[2] if match else ""), []

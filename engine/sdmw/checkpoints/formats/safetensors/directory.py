@@ -70,7 +70,7 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
     problems.extend(found)
     if index:
         tied = tied_heads(index, headers, config)
-        problems.extend(check_agreement(directory, index, headers, tied))
+        problems.extend(check_agreement(directory, index, headers, {*tied, *_aliased(headers.values())}))
         if tied:
             absent = f"{some(sorted(tied))}, which no shard stores: the embedding stands for it"
             warnings.append(f"{directory}: {INDEX} names {absent}")
@@ -96,6 +96,11 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
         directory, shards_read, tensors, config, tuple(warnings), follow_links=access.follow_links,
         aliases=_aliases(ordered, tensors),
     )  # fmt: skip
+
+
+def _aliased(headers: Iterable[Header]) -> dict[str, str]:
+    """The names that headers say are another tensor's, which one of them stores."""
+    return _aliases(headers, {tensor.name: tensor for header in headers for tensor in header.tensors})
 
 
 def _aliases(headers: Iterable[Header], stored: Mapping[str, Tensor]) -> dict[str, str]:
