@@ -1,6 +1,7 @@
 """Documents that others use are opened and not written: the bits are those of runs by hand, one after the other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file
 import sdmw
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import told
-from sdmw.errors import PlanError
+from sdmw.errors import PlanError, RecipeError
 from sdmw.planning.build import kernels_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
@@ -142,3 +143,84 @@ def test_the_command(world, capsys, monkeypatch):
     assert said.code == 0, said
     assert "note: document 'FIRST' is computed wherever it is read, and not written" in said.err
     assert told(capsys, monkeypatch, "verify", "out", "--quiet").code == 0
+
+
+def as_models(folder):
+    return {path.name: load_file(path / "model.safetensors") for path in Path(folder).iterdir()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name].view(np.uint8), tensor.view(np.uint8), err_msg=name)
+
+
+def test_documents_are_written_where_it_is_asked_for_and_used_again(world):
+    report = sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
+    assert "document 'FIRST' is written to './parts/FIRST', and read from there" in report.notes
+    expected = by_hand()
+    assert_same(load_file("out/model.safetensors"), expected)
+    written = as_models("parts")
+    assert written.keys() == {"FIRST", "STACK", "OTHER"}
+    for name, model in written.items():
+        assert_same(model, load_file(f"{name}/model.safetensors"))
+        assert sdmw.verify(f"parts/{name}", sample=1, progress=False).problems == ()
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
+
+    times = {name: Path("parts", name, "sdmw_report.json").stat().st_mtime_ns for name in written}
+    Path("r.yaml").write_text(Path("r.yaml").read_text().replace("model: b, layer_range", "model: a, layer_range"))
+    with pytest.raises(PlanError, match="parts/OTHER: it exists"):
+        sdmw.merge("r.yaml", "again", intermediate_dir="parts", progress=False)
+    sdmw.merge("r.yaml", "again", intermediate_dir="parts", overwrite=True, progress=False)
+    assert {name: Path("parts", name, "sdmw_report.json").stat().st_mtime_ns == times[name] for name in written} == {
+        "FIRST": True, "STACK": True, "OTHER": False,
+    }  # fmt: skip
+
+
+def test_one_whose_inputs_changed_is_made_again(world):
+    sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
+    shutil.rmtree("a")
+    write_checkpoint("a", fine_tuned(np.random.default_rng(3), load_file("base/model.safetensors")),
+                     config={**CONFIG, "num_hidden_layers": 2})  # fmt: skip
+    sdmw.merge("r.yaml", "again", intermediate_dir="parts", overwrite=True, progress=False)
+    assert_same(load_file("again/model.safetensors"), by_hand())
+
+
+def test_where_all_have_names_each_is_written_to_a_folder_called_so(world):
+    Path("r.yaml").write_text(f"name: LAST\n{Path('r.yaml').read_text()}")
+    assert sdmw.plan("r.yaml", "out").target == "out/LAST"
+    report = sdmw.merge("r.yaml", "out", progress=False)
+    assert report.path == "out/LAST"
+    by_hand()
+    for name, model in as_models("out").items():
+        assert_same(model, load_file(f"{name}/model.safetensors"))
+    assert len(as_models("out")) == 4
+
+
+def test_what_is_wrong_is_told_before_anything_is_written(world):
+    text = Path("r.yaml").read_text()
+    Path("r.yaml").write_text(text.replace("model: OTHER", "model: ./absent"))
+    with pytest.raises(PlanError, match="absent"):
+        sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
+    Path("r.yaml").write_text(text.replace("FIRST", "up/../FIRST"))
+    with pytest.raises(RecipeError, match=r"name: expected one that a folder can have, found 'up/\.\./FIRST'"):
+        sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
+    assert not Path("parts").exists()
+    sdmw.merge("r.yaml", "out", progress=False)
+
+
+def test_the_seed_is_that_of_all_documents(world):
+    dare = FIRST.replace("ties", "dare_linear")
+    Path("two.yaml").write_text(f"name: FIRST\n{dare}---\nmerge_method: linear\nmodels: [FIRST]\n")
+    Path("one.yaml").write_text(dare)
+    sdmw.merge("two.yaml", "out", random_seed=4, progress=False)
+    sdmw.merge("one.yaml", "alone", random_seed=4, progress=False)
+    assert_same(load_file("out/model.safetensors"), load_file("alone/model.safetensors"))
+
+
+def test_the_command_writes_documents(world, capsys, monkeypatch):
+    said = told(capsys, monkeypatch, "plan", "r.yaml", "out", "--intermediate-dir", "parts")
+    assert said.code == 0, said
+    assert "note: document 'OTHER' is written to './parts/OTHER', and read from there" in said.err
+    assert told(capsys, monkeypatch, "merge", "r.yaml", "out", "--intermediate-dir", "parts", "--quiet").code == 0
+    assert Path("parts/OTHER/model.safetensors").exists()

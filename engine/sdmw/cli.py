@@ -42,6 +42,9 @@ RandomSeed = Annotated[
 IgnoreUnknown = Annotated[bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")]
 Download = Annotated[bool, typer.Option("--download", help="Download models not in the local Hub cache.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links out of a model's directory.")]
+IntermediateDir = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where documents are written that others use, each as DIR/NAME.")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
@@ -92,6 +95,7 @@ def merge(
     download: Download = False,
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
+    intermediate_dir: IntermediateDir = None,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -99,7 +103,7 @@ def merge(
     report = api.merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
-        random_seed=random_seed, resume=not restart, progress=not quiet,
+        random_seed=random_seed, intermediate_dir=intermediate_dir, resume=not restart, progress=not quiet,
     )  # fmt: skip
     _print_merged(report, as_json)
 
@@ -121,6 +125,7 @@ def plan(
     download: Download = False,
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
+    intermediate_dir: IntermediateDir = None,
 ) -> None:
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
@@ -139,7 +144,7 @@ def plan(
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
-        header_limit=header_limit,
+        header_limit=header_limit, intermediate_dir=intermediate_dir,
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())

@@ -29,7 +29,14 @@ def test_each_comes_after_what_it_uses_wherever_it_stands(written):
         assert [each.name for each in recipe.documents] == ["x", "y"]
         assert [str(entry.model) for entry in recipe.models] == ["x", "y"]
         assert recipe.name == ""
-    assert recipe.notes == tuple(f"document {name!r} is computed wherever it is read, and not written" for name in "xy")
+
+
+def test_where_all_have_names_the_last_that_no_other_uses_comes_last(written):
+    z = X.replace("name: x", "name: z")
+    for order, expected in (((X, Y, z), "xyz"), ((Y, z, X), "xyz"), ((z, X, Y), "xzy")):
+        recipe = loaded(written(*order))
+        assert "".join(each.name for each in (*recipe.documents, recipe)) == expected
+        assert loaded(recipe) == recipe
 
 
 def test_one_that_nobody_uses_is_left_out_and_said(written):
@@ -60,10 +67,9 @@ def test_again_is_equal_and_a_change_is_written_with_all_documents(written):
     ("documents", "problems"),
     [
         ((X, X, LAST), ["r.yaml: name: expected another name for each document, found 'x' twice"]),
-        ((LAST, LAST), ["r.yaml: expected one document without a name, whose result is written, found 2 of 2. "
+        ((LAST, LAST), ["r.yaml: expected at most one document without a name, found 2 of 2. "
                         "Give the others a name each: its result can be used as a model by that"]),
-        ((X, Y), ["r.yaml: expected one document without a name, whose result is written, found 0 of 2. "
-                  "Give the others a name each: its result can be used as a model by that"]),
+        ((X.replace("[a, b]", "[y]"), Y), ["r.yaml: documents: expected no circle, found 'x' uses 'y' uses 'x'"]),
         ((X.replace("[a, b]", "[y]"), Y, LAST), ["r.yaml: documents: expected no circle, found 'x' uses 'y' uses 'x'"]),
         ((X.replace("[a, b]", "[x]"), LAST), ["r.yaml: documents: expected no circle, found 'x' uses 'x'"]),
         ((X.replace("linear", "linaer"), Y.replace("models", "modelss"), LAST),

@@ -1,9 +1,10 @@
 """Merging: planned, written, or opened without being written."""
 
-import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sdmw.api import documents
 from sdmw.api.arguments import (
     Path,
     ProgressLike,
@@ -24,9 +25,12 @@ from sdmw.planning.build import Options, kernels_of
 from sdmw.planning.plan import Plan
 from sdmw.planning.prepared import Prepared, prepare
 from sdmw.recipes.load import load
+from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
 from sdmw.storage.access import Access
 from sdmw.storage.files import HEADER_LIMIT
+
+DEFAULT_SHARD = "5GB"
 
 if TYPE_CHECKING:
     from sdmw.planning.explain import Explanation
@@ -43,13 +47,14 @@ def merge(
     threads: int | None = None,
     progress: ProgressLike = True,
     overwrite: bool = False,
-    max_shard_size: Size = "5GB",
+    max_shard_size: Size = DEFAULT_SHARD,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
     random_seed: int | None = None,
     without: Collection[str] = (),
+    intermediate_dir: Path | None = None,
     resume: bool = True,
     executor: "ExecutorLike" = None,
 ) -> "Report":
@@ -70,6 +75,10 @@ def merge(
         ignore_unknown: say unknown recipe fields and go on.
         random_seed: what methods that leave something to chance draw from, instead of the recipe's; it is recorded.
         without: what the output shall not get: "tokenizer" (its files), "card" (README.md).
+        intermediate_dir: of a recipe of several documents, where those that others use are written, each in a folder
+            called as it is; one that is there already, of the same recipe and inputs, is read as it is. By default
+            they are computed wherever they are read. Where all documents have names, each is written to such a folder
+            in `out`.
         resume: False starts over where an interrupted run has left something.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
             `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
@@ -77,7 +86,8 @@ def merge(
             see the same files; the budget bounds each of them by itself.
 
     Returns:
-        What was found and what it took; `sdmw_report.json` in the output says the same.
+        What was found and what it took; `sdmw_report.json` in the output says the same. Of several that are written,
+        that of the last.
 
     Raises:
         RecipeError: the recipe is wrong.
@@ -89,11 +99,27 @@ def merge(
     """
     check_progress(progress)
     check_executor(executor)
-    prepared = prepared_of(
-        recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
-        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown, random_seed=random_seed,
-        without=without,
-    )  # fmt: skip
+    loaded = _loaded(recipe, ignore_unknown, random_seed)
+    target, folder = path_of(out), None if intermediate_dir is None else path_of(intermediate_dir)
+    places = documents.places_of(loaded, target, folder)
+    options = _options(documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without)
+    access = access_of(header_limit, download, follow_links)
+    prepared = prepare(_noted(loaded, places), options, access)
+    if places:
+        sound(prepared.plan())
+        for each in loaded.documents:
+            own = replace(options, target=places[each.name])
+            step = prepare(documents.alone(each, places), own, access)
+            if not documents.is_made(step):
+                _written(step, progress, executor, resume)
+        prepared = prepare(documents.alone(_noted(loaded, places), places), options, access)
+    return _written(prepared, progress, executor, resume)
+
+
+def _written(prepared: Prepared, progress: ProgressLike, executor: "ExecutorLike", resume: bool) -> "Report":
+    """Carry out one merge."""
+    out, overwrite = prepared.options.target, prepared.options.overwrite
+    assert out is not None
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, publishing, working
     from sdmw.running.usage import Usage
@@ -112,7 +138,7 @@ def merge(
         with working(tell, planned.threads, executor, kernels) as context:
             planned = settled_with_documents(prepared, planned, context)
             with publishing(
-                context, path_of(out), planned.shards, planned.checkpoints,
+                context, out, planned.shards, planned.checkpoints,
                 overwrite=overwrite, identity=identity_of(planned), resume=resume,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
@@ -133,23 +159,26 @@ def plan(
     budget: Size | None = None,
     threads: int | None = None,
     overwrite: bool = False,
-    max_shard_size: Size = "5GB",
+    max_shard_size: Size = DEFAULT_SHARD,
     header_limit: Size = HEADER_LIMIT,
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
     random_seed: int | None = None,
     without: Collection[str] = (),
+    intermediate_dir: Path | None = None,
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
+    Of several documents the plan is that of the last; the others are checked.
     """
-    return prepared_of(
-        recipe, access_of(header_limit, download, follow_links), out, budget=budget, threads=threads,
-        overwrite=overwrite, max_shard_size=max_shard_size, ignore_unknown=ignore_unknown, random_seed=random_seed,
-        without=without,
-    ).plan()  # fmt: skip
+    loaded = _loaded(recipe, ignore_unknown, random_seed)
+    target = None if out is None else path_of(out)
+    folder = None if intermediate_dir is None else path_of(intermediate_dir)
+    places = documents.places_of(loaded, target, folder)
+    options = _options(documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without)
+    return prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
 
 
 def explain(
@@ -242,23 +271,41 @@ def open(  # noqa: A001  the word of safetensors
 def prepared_of(
     recipe: RecipeLike,
     access: Access,
-    out: Path | None = None,
     *,
     budget: Size | None = None,
     threads: int | None = None,
-    overwrite: bool = False,
-    max_shard_size: Size = "5GB",
     ignore_unknown: bool = False,
     random_seed: int | None = None,
-    without: Collection[str] = (),
 ) -> Prepared:
-    """A recipe with its inputs open; arguments and errors as for `merge`."""
-    limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    """A recipe whose result is not written, with its inputs open; arguments and errors as for `merge`."""
+    options = _options(None, budget, threads, overwrite=False, max_shard_size=DEFAULT_SHARD, without=())
+    return prepare(_noted(_loaded(recipe, ignore_unknown, random_seed), {}), options, access)
+
+
+def _options(
+    target: str | None,
+    budget: Size | None,
+    threads: int | None,
+    overwrite: bool,
+    max_shard_size: Size,
+    without: Collection[str],
+) -> Options:
     if without and (unknown := set(without) - {"tokenizer", "card"}):
         raise UsageError([Problem("without", "tokenizer, card", quoted(sorted(unknown)[0]))])
-    options = Options(None if out is None else path_of(out), overwrite, most, limits, frozenset(without))
+    limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    return Options(target, overwrite, most, limits, frozenset(without))
+
+
+def _loaded(recipe: RecipeLike, ignore_unknown: bool, random_seed: int | None) -> Recipe:
+    """A recipe, checked; all its documents draw from the seed, if one is given."""
     methods = all_methods()
     loaded = load(recipe, methods, ignore_unknown=ignore_unknown)
-    if random_seed is not None:
-        loaded = load(dataclasses.replace(loaded, random_seed=random_seed), methods, ignore_unknown=ignore_unknown)
-    return prepare(loaded, options, access)
+    if random_seed is None:
+        return loaded
+    others = tuple(replace(each, random_seed=random_seed) for each in loaded.documents)
+    seeded = replace(loaded, random_seed=random_seed, documents=others)
+    return load(seeded, methods, ignore_unknown=ignore_unknown)
+
+
+def _noted(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
+    return replace(recipe, notes=(*recipe.notes, *documents.notes_on(recipe, places)))

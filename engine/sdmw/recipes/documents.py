@@ -1,4 +1,4 @@
-"""Several recipes in one file: each but one has a name, by which the others use its result as a model.
+"""Several recipes in one file: each but perhaps one has a name, by which the others use its result as a model.
 
 Source: METHODS.md, section 9.
 """
@@ -9,7 +9,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from sdmw.errors import Problem, quoted
-from sdmw.recipes.recipe import Recipe
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.recipes.recipe import ModelEntry, Recipe, Slice
 
 MOST = 64  # documents in a file
 _BORDER = re.compile(r"---(?:\s|$)")
@@ -43,6 +44,8 @@ def joined(texts: Sequence[str]) -> str:
 def linked(documents: Sequence[Recipe], where: str) -> Recipe | list[Problem]:
     """The one without a name, with those that it needs in an order in which each comes after what it uses.
 
+    Where all have names, the last that no other uses, with all others.
+
     Args:
         documents: of one file.
         where: the file, for a message.
@@ -55,19 +58,53 @@ def linked(documents: Sequence[Recipe], where: str) -> Recipe | list[Problem]:
             last.append(each)
         elif named.setdefault(each.name, each) is not each:
             problems.append(Problem(f"{where}: name", "another name for each document", f"{quoted(each.name)} twice"))
-    if len(last) != 1:
+    if len(last) > 1:
         found = f"{len(last)} of {len(documents)}"
         mend = "Give the others a name each: its result can be used as a model by that"
-        problems.append(Problem(where, "one document without a name, whose result is written", found, mend))
+        problems.append(Problem(where, "at most one document without a name", found, mend))
     if problems:
         return problems
     order: dict[str, Recipe] = {}
-    if (cycle := _visit(last[0], named, order, ())) is not None:
-        return [Problem(f"{where}: documents", "no circle", " uses ".join(map(quoted, cycle)))]
-    unused = [name for name in named if name not in order]
-    notes = [f"document {quoted(name)} is computed wherever it is read, and not written" for name in order]
-    notes += [f"document {quoted(name)} is used by none, and is left out" for name in unused]
+    for each in last or documents:
+        if (cycle := _visit(each, named, order, (each.name,) if each.name else ())) is not None:
+            return [Problem(f"{where}: documents", "no circle", " uses ".join(map(quoted, cycle)))]
+    if not last:
+        order |= named
+        used = {name for each in documents for name in _used(each, named)}
+        final = next(each for each in reversed(documents) if each.name not in used)
+        return replace(final, documents=tuple(each for each in order.values() if each is not final))
+    notes = [f"document {quoted(name)} is used by none, and is left out" for name in named if name not in order]
     return replace(last[0], documents=tuple(order.values()), notes=(*last[0].notes, *notes))
+
+
+def reading(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
+    """A recipe by itself that reads other documents' results from the folders where they lie, by their names."""
+
+    def placed(reference: ModelRef) -> ModelRef:
+        path, adapter = places.get(str(reference.alone)), reference.adapter
+        own = reference.alone if path is None else ModelRef(path)
+        return replace(own, adapter=placed(adapter) if adapter else None)
+
+    def entry(one: ModelEntry) -> ModelEntry:
+        return replace(one, model=placed(one.model))
+
+    def part(one: Slice) -> Slice:
+        own = one.base_model
+        return replace(
+            one, sources=tuple(map(entry, one.sources)), base=entry(one.base) if one.base else None,
+            base_model=placed(own) if own else None,
+        )  # fmt: skip
+
+    return replace(
+        recipe,
+        models=tuple(map(entry, recipe.models)),
+        slices=tuple(map(part, recipe.slices)),
+        base_model=placed(recipe.base_model) if recipe.base_model else None,
+        chat_template=places.get(recipe.chat_template, recipe.chat_template),
+        generation_config=places.get(recipe.generation_config, recipe.generation_config),
+        documents=(),
+        text="",
+    )
 
 
 def _visit(

@@ -153,8 +153,8 @@ class Recipe:
         chat_template: whose chat template the output has: "base", or one of the models by its name.
         generation_config: whose generation_config.json the output has, in the same way.
         random_seed: what methods that leave something to chance draw from, 0 or more.
-        name: what other documents of the file call its result; empty for the one that is written.
-        documents: those of the file that it uses, each after what it uses itself.
+        name: what other documents of the file call its result.
+        documents: those of the file that it uses, each after what it uses itself; where all have names, all others.
         text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
         file: the name of that file; empty where there was none.
         notes: what the loader has to say, for people.
