@@ -225,6 +225,14 @@ def larger_vocabulary(world):
         world.func[name] = np.concatenate([world.func[name], world.func[name][:2]])
 
 
+def twice_in_the_base(world):
+    for side in "ab":
+        world.base |= {f"{side}.{n}": world.base[n] for n in list(world.base) if n[:2] not in ("a.", "b.")}
+    for name in [n for n in world.base if n[:2] not in ("a.", "b.")]:
+        del world.base[name]
+    world.func = dict(world.base)
+
+
 def cast(model, name, dtype):
     def act(world):
         getattr(world, model)[name] = getattr(world, model)[name].astype(dtype)
@@ -332,13 +340,18 @@ PLANNING = [
           r"model 'HERE/func': tensor 'more' is not in the base"),
          tensors=also("more", np.zeros(3, np.float32), "corp", "func")),
     Case("another base altogether", PlanError,
-         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common, but most agree by "
-          r"taking 'x\.' off its names\. Rename",),
-         tensors=lambda w: setattr(w, "corp", {f"x.{name}": a for name, a in w.corp.items()})),
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common\. Merge fine-tunes of",),
+         tensors=lambda w: setattr(w, "corp", {n.replace(".", "_"): a for n, a in w.corp.items()})),
     Case("a part under another prefix", PlanError,
          (r"model 'HERE/corp': expected tensors named as in HERE/base, found \d+ of \d+ are missing, but most agree by "
-          r"writing 'model\.' for 'inner\.' before its names\. Rename",),
+          r"writing 'model\.' for 'inner\.' before its names\. Recipe field `rename: \[{model: 'HERE/corp', from: "
+          r"'inner\\\.\(\.\+\)', to: 'model\.\\1'}\]` does so",),
          tensors=lambda w: setattr(w, "corp", {n.replace("model.l", "inner.l"): a for n, a in w.corp.items()})),
+    Case("two prefixes that fit alike", PlanError,
+         (r"model 'HERE/corp': expected one name in the base for each of its tensors, found as many by putting "
+          r"'[ab]\.' before its names and by putting '[ab]\.' before its names\. Recipe field "
+          r"`rename: \[{model: 'HERE/corp', from: '\(\.\+\)', to: '[ab]\.\\1'}\]` does so",),
+         tensors=twice_in_the_base),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),
          tensors=cast("corp", NORM, np.int32)),

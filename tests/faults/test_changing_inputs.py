@@ -55,7 +55,7 @@ def test_inputs_that_change_while_they_are_read(world):
         arguments = command(recipe, folder / "out")
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout.readline() == "working\n"
-            time.sleep(rng.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.3))
             change(shard, rng)
             said = process.stdout.read()
         if process.returncode:
@@ -69,4 +69,4 @@ def test_inputs_that_change_while_they_are_read(world):
         assert not os.path.lexists(folder / "out")
         assert not os.path.lexists(folder / ".out.sdmw")
         shutil.copy(folder / "whole" / "model.safetensors", shard)
-    assert named > ROUNDS // 2  # else nothing was changed in its working phase
+    assert named >= ROUNDS // 4  # else nothing was changed in its working phase

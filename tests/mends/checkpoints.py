@@ -110,14 +110,9 @@ def only(name):
     return move(WEIGHTS, f"corp/{name}")
 
 
-def renamed(prefix):
-    return edit("corp", lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()})
-
-
-def named_back(scene):
-    tensors = scene.tensors["corp"]
-    scene.tensors["corp"] = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    again("corp")(scene)
+def average_of_renamed(scene):
+    corp = {name.replace("inner.l", "model.l"): tensor for name, tensor in scene.tensors["corp"].items()}
+    return {name: linear([corp[name], scene.tensors["func"][name]], [1, 1], True) for name in corp}
 
 
 def resized(scene):
@@ -342,11 +337,17 @@ ROWS = [
     Row("a tensor that the base lacks, dropped",
         "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
         add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="drop"), expected=without_extra),
-    Row("a prefix", "Rename its tensors so, and merge then", renamed("module."), named_back),
-    Row("tensors spelled otherwise", "Rename its tensors so, and merge then",
-        both(fields(missing="base", extra="drop"),
-             edit("corp", lambda tensors: {n.replace("mlp", "mlp._orig_mod"): t for n, t in tensors.items()})),
-        edit("corp", lambda tensors: {n.replace("._orig_mod", ""): t for n, t in tensors.items()})),
+    Row("another prefix",
+        r"Recipe field `rename: [{model: './corp', from: 'inner\.(.+)', to: 'model.\1'}]` does so",
+        edit("corp", lambda tensors: {n.replace("model.l", "inner.l"): t for n, t in tensors.items()}),
+        fields(rename=[{"model": "./corp", "from": r"inner\.(.+)", "to": r"model.\1"}]),
+        expected=average_of_renamed),
+    Row("a part that the base does not have", "Its layers lie below 'model'",
+        fields(models=[{"model": "./corp", "into": "language"}, "./func"]),
+        fields(models=[{"model": "./corp", "into": "model"}, "./func"])),
+    Row("a part that a model does not have", "Its layers lie below 'model'",
+        fields(models=[{"model": "./corp", "part": "language"}, "./func"]),
+        fields(models=[{"model": "./corp", "part": "model"}, "./func"])),
     Row("a PEFT model as a whole",
         "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained",
         edit("corp", lambda tensors: {

@@ -74,8 +74,10 @@ ROWS = [
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
     yaml("a field like no other", "Known: merge_method, name, models, slices, modules, base_model, parameters, dtype, "
-         "out_dtype, nonfinite, missing, extra, integers, chat_template, generation_config, random_seed",
+         "out_dtype, nonfinite, missing, extra, integers, rename, chat_template, generation_config, random_seed",
          FINE + "zzzz: 1\n"),
+    yaml("rules for the base", "Rename the tensors of the other models",
+         FINE + "rename: [{model: base, from: a, to: b}]\n", FINE + "rename: [{model: ./corp, from: a, to: b}]\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
          FINE + "chat_template: base\n"),
     yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",

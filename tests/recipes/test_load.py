@@ -19,7 +19,7 @@ from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
     "merge_method, name, models, slices, modules, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, "
-    "integers, chat_template, generation_config, random_seed"  # as listed
+    "integers, rename, chat_template, generation_config, random_seed"  # as listed
 )
 
 

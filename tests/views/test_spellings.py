@@ -4,17 +4,11 @@ from safetensors.numpy import save_file
 
 import sdmw
 from checkpoints_on_disk import write_checkpoint
-from sdmw.checkpoints.formats import read
 from sdmw.errors import PlanError
-from sdmw.views.spellings import respelled, unmerged
+from sdmw.views.spellings import plainly_spelled, unmerged
 
 NORM, BIAS, CONV = "bert.layer.0.LayerNorm.weight", "bert.layer.0.LayerNorm.bias", "encoder.conv"
 NEW = f"{CONV}.parametrizations.weight.original"
-
-
-def tensors(path, *names, size=4):
-    write_checkpoint(str(path), {name: np.ones(size, np.float32) for name in names})
-    return read(str(path)).tensors
 
 
 @pytest.mark.parametrize(
@@ -29,17 +23,12 @@ def tensors(path, *names, size=4):
         (NORM, "bert.module.layer.0.LayerNorm.gamma"),
     ],
 )
-def test_one_tensor_under_two_spellings(tmp_path, name, other):
-    here, there = tensors(tmp_path / "here", name), tensors(tmp_path / "there", other, "more")
-    assert respelled(here, there) == {name: other}
-    assert respelled(there, here) == {other: name}
+def test_one_tensor_under_two_spellings(name, other):
+    assert plainly_spelled(other) == plainly_spelled(name) == name
 
 
-def test_others_are_other_tensors(tmp_path):
-    here = tensors(tmp_path / "here", NORM, BIAS)
-    assert respelled(here, tensors(tmp_path / "there", "bert.layer.1.LayerNorm.gamma")) == {}
-    assert respelled(here, tensors(tmp_path / "shape", "bert.layer.0.LayerNorm.gamma", size=5)) == {}
-    assert respelled({}, here) == respelled(here, {}) == {}
+def test_others_are_other_tensors():
+    assert plainly_spelled(NORM) != plainly_spelled("bert.layer.1.LayerNorm.gamma")
 
 
 def test_tensors_of_an_adapter_that_is_not_merged():
@@ -56,20 +45,6 @@ def asked(**fields):
 
 
 FIELDS = [{}, {"missing": "base"}, {"extra": "take"}, {"missing": "base", "extra": "drop"}]
-
-
-@pytest.mark.parametrize("fields", FIELDS)
-def test_no_field_of_the_recipe_lets_another_spelling_through(tmp_path, monkeypatch, fields):
-    """It would leave the fine-tune's tensors out, or write two of one."""
-    monkeypatch.chdir(tmp_path)
-    values = {name: np.ones(3, np.float32) for name in ("a.weight", "b.weight", "c.weight")}
-    write_checkpoint("base", {**values, "a.LayerNorm.gamma": values["a.weight"], "more": values["a.weight"]})
-    write_checkpoint("tune", {**values, "a.LayerNorm.weight": values["a.weight"], "odd": values["a.weight"]})
-    (problem, *others) = sdmw.plan(asked(**fields)).problems
-    assert problem.found == "1 of them spelled otherwise, such as 'a.LayerNorm.weight' for 'a.LayerNorm.gamma'"
-    assert {other.mend.split("`")[1] for other in others} == {"missing: base", "extra: take"} - {
-        f"{name}: {value}".replace("drop", "take") for name, value in fields.items()
-    }
 
 
 @pytest.mark.parametrize("fields", FIELDS)

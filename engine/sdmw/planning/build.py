@@ -142,8 +142,9 @@ def build(
         extra=counts.taken(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=counts.absent_heads(recipe, tied, wanted),
-        notes=(*recipe.notes, *beside.notes, *counts.integers(recipe, tables)),
+        notes=(*recipe.notes, *inputs.notes, *beside.notes, *counts.integers(recipe, tables)),
         warnings=(
+            *inputs.warnings,
             *beside.warnings,
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *counts.left_out(recipe, dropped),

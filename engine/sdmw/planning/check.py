@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
-from sdmw.planning.misnamed import RENAME, other_spellings, spelled_otherwise, unmerged_adapter
+from sdmw.planning.misnamed import change_of, rename_so, unmerged_adapter
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
@@ -81,16 +81,12 @@ def _check_model(
     where = f"model {quoted(model)}"
     if adapter := unmerged_adapter(where, base, checkpoint):
         return adapter
-    # Whatever `missing` and `extra` say: hardly anything would be merged, or a part under other names would not be.
+    # Whatever `missing` and `extra` say: hardly anything would be merged.
     prefixes = prefix_between(missing, extra)
-    spelled = {} if prefixes else spelled_otherwise(base, checkpoint, heads)
-    others = set(spelled.values())
-    missing, extra = [n for n in missing if n not in spelled], [n for n in extra if n not in others]
-    found = other_spellings(where, base, spelled)
     if prefixes or _are_most(missing, base):
         prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
-        return [*found, _others(where, base, checkpoint, missing, prefixes)]
-    found += _differing(recipe, where, base, checkpoint)
+        return [_others(model, base, checkpoint, missing, prefixes)]
+    found = _differing(recipe, where, base, checkpoint)
     deeper = _beyond_the_other(base, checkpoint)
     if deeper.intersection(missing) and recipe.missing == "error":
         mend = "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values"
@@ -146,17 +142,16 @@ def _are_most(missing: Sequence[str], base: Checkpoint) -> bool:
 
 
 def _others(
-    where: str, base: Checkpoint, checkpoint: Checkpoint, missing: Sequence[str], prefixes: tuple[str, str] | None
+    model: str, base: Checkpoint, checkpoint: Checkpoint, missing: Sequence[str], prefixes: tuple[str, str] | None
 ) -> Problem:
     """What to say of a model that lacks many of the base's tensors: it has them under another prefix, or is another."""
     expected = f"tensors named as in {base.path}"
     common = base.tensors.keys() & checkpoint.tensors.keys()
     found = f"{len(missing):,} of {len(base.tensors):,} are missing" if common else "no name in common"
+    where = f"model {quoted(model)}"
     if prefixes:
-        off, on = prefixes
-        change = f"taking {quoted(off)} off its names" if off else f"putting {quoted(on)} before its names"
-        change = f"writing {quoted(on)} for {quoted(off)} before its names" if off and on else change
-        return Problem(where, expected, f"{found}, but most agree by {change}", RENAME)
+        found = f"{found}, but most agree by {change_of(prefixes)}"
+        return Problem(where, expected, found, rename_so(model, prefixes))
     if 2 * len(missing) <= len(base.tensors):
         found = f"{found}, with more than half of the parameters"
     return Problem(where, expected, found, "Merge fine-tunes of one base")

@@ -83,17 +83,19 @@ def explain(recipe: Recipe, method: AnyMethod, inputs: Inputs, tensor: str) -> E
         action=row.action,
         method=method.name,
         depth=row.depth,
-        read_from=tuple(_read_from(recipe, method, tables, row)),
+        read_from=tuple(_read_from(recipe, method, inputs, tables, row)),
         values=tuple(_values(recipe, method, tables, row)) if row.action == "merge" else (),
     )
 
 
-def _read_from(recipe: Recipe, method: AnyMethod, tables: Tables, row: Row) -> Iterator[tuple[str, str, str]]:
+def _read_from(
+    recipe: Recipe, method: AnyMethod, inputs: Inputs, tables: Tables, row: Row
+) -> Iterator[tuple[str, str, str]]:
     if row.base is not None and (method.needs_base or row.action != "merge"):
         yield str(_base_of(recipe, tables, row)), row.base.name, row.base.origin
     names = [list(tables.models)[number] for number in row.among] if row.among else [*tables.models]
     for name, each in zip(names, row.models, strict=False):
-        yield name, each.name, each.origin
+        yield name, inputs.own.get(name, {}).get(each.name, each.name), each.origin
 
 
 def _base_of(recipe: Recipe, tables: Tables, row: Row) -> object:

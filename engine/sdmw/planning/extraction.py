@@ -11,7 +11,7 @@ from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
 from sdmw.planning.budget import MiB, Tasks, Workers
 from sdmw.planning.limits import Limits
-from sdmw.planning.misnamed import other_spellings, spelled_otherwise, unmerged_adapter
+from sdmw.planning.misnamed import unmerged_adapter
 from sdmw.planning.plan import SMALLEST
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
@@ -19,6 +19,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.aliases import named_as, with_aliases
 from sdmw.views.in_memory import is_rebuilt
 from sdmw.views.peft_modules import Module, Modules
+from sdmw.views.renamed import renaming, told, under
 from sdmw.views.tied_adapter import tie_of
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
@@ -127,7 +128,10 @@ def plan_extraction(
         apart: workers are not threads of this process.
     """
     base = with_aliases(base)
-    model = named_as(base, with_aliases(model))
+    model = with_aliases(model)
+    names = renaming(base, model).names
+    told_names = (f"the fine-tune: {told(model, names)}",) if names else ()
+    model = named_as(base, under(model, names))
     problems = [
         Problem(checkpoint.path, "a model", "an adapter", "Give the model that it was merged into")
         for checkpoint in (base, model)
@@ -155,15 +159,15 @@ def plan_extraction(
         else:
             fitted = found
             problems += memory.check_output(target, size, found.peak - resident)
-    notes = _notes(base, weights)
+    follows = _follows(base, weights)
     return ExtractionPlan(
         base=base,
         model=model,
         rank=rank,
         weights=weights,
         rest=rest,
-        notes=notes,
-        follows=bool(notes),
+        notes=(*told_names, *follows),
+        follows=bool(follows),
         shards=shards,
         threads=fitted.threads,
         peak_bytes=fitted.peak,
@@ -260,7 +264,7 @@ def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
     return modules.of(below) if above.dtype.merges else "tensors of other dtypes"
 
 
-def _notes(base: Checkpoint, weights: Sequence[Weight]) -> tuple[str, ...]:
+def _follows(base: Checkpoint, weights: Sequence[Weight]) -> tuple[str, ...]:
     tie = tie_of(base)
     if tie is None or all(weight.base.name != tie.embedding for weight in weights):
         return ()
@@ -287,8 +291,7 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
 
 
 def _misnamed(base: Checkpoint, model: Checkpoint) -> list[Problem]:
-    adapters = unmerged_adapter(base.path, base, base) or unmerged_adapter(model.path, base, model)
-    return adapters or other_spellings(model.path, base, spelled_otherwise(base, model))
+    return unmerged_adapter(base.path, base, base) or unmerged_adapter(model.path, base, model)
 
 
 def _laid_out(weights: tuple[Weight, ...], rank: int) -> tuple[ShardLayout, ...]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, SdmwError, quoted, shorten
+from sdmw.planning.names import Named, named
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.storage.locate import ambiguous, locate
 from sdmw.views.adapter import adapted, wrong_base
-from sdmw.views.aliases import named_as, with_aliases
+from sdmw.views.aliases import with_aliases
 
 NONE: Mapping[ModelRef, "Inputs"] = {}
 
@@ -27,12 +28,18 @@ class Inputs:
         models: what is merged, by its name in the recipe, in order.
         bases: what slices have as their base and do not merge, by name.
         sources: each directory that is read, adapters apart, with its name in the recipe; the base's first.
+        own: by model, names that it has itself, by the base's, of those that differ.
+        notes: on names, for people.
+        warnings: likewise.
     """
 
     base: Checkpoint
     models: dict[str, Checkpoint]
     sources: tuple[tuple[str, Checkpoint], ...]
     bases: Mapping[str, Checkpoint] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -67,6 +74,7 @@ def open_inputs(
         return base
     deltas = deltas and not recipe.slices  # layers of a slice may lie elsewhere in the base
     models: dict[str, Checkpoint] = {}
+    names: dict[str, Named] = {}
     first: dict[tuple[str, ...], str] = {}  # by the folders of a model: its first name in the recipe
     for reference in references:
         name = str(reference)
@@ -75,12 +83,23 @@ def open_inputs(
             problems += found
         elif (other := first.setdefault(_folders(reference, base_reference, read), name)) != name:
             problems.append(Problem(quoted(name), "each model once", f"the same as {quoted(other)}"))
+        elif isinstance(under := named(recipe, base, name, found), list):
+            problems += under
         else:
-            models[name] = named_as(base, found)
+            models[name] = under.model
+            names[name] = under
     if problems:
         return shorten(problems)
     of_bases = {str(reference): models.pop(str(reference)) for reference in recipe.bases}
-    return Inputs(base, models, tuple(sources.items()), of_bases)
+    return Inputs(
+        base,
+        models,
+        tuple(sources.items()),
+        of_bases,
+        {name: each.own for name, each in names.items()},
+        tuple(note for each in names.values() for note in each.notes),
+        tuple(warning for each in names.values() for warning in each.warnings),
+    )
 
 
 def not_found(recipe: Recipe, access: Access) -> list[Problem]:

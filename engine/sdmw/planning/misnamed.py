@@ -1,26 +1,11 @@
-"""What to say of a model that has the base's tensors under other names."""
+"""What to say of a model whose tensors have names that cannot be the base's."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, some
-from sdmw.views.spellings import respelled, unmerged
-
-RENAME = "Rename its tensors so, and merge then"
-
-
-def spelled_otherwise(base: Checkpoint, model: Checkpoint, ignored: Collection[str] = ()) -> dict[str, str]:
-    """Tensors of the base that a model has under another spelling, each with its name there.
-
-    Args:
-        base: whose names count.
-        model: what may have others.
-        ignored: names that are not compared.
-    """
-    missing = {name: tensor for name, tensor in base.tensors.items() if name not in model.tensors}
-    extra = {name: tensor for name, tensor in model.tensors.items() if name not in base.tensors}
-    wanted, found = ({n: t for n, t in each.items() if n not in ignored} for each in (missing, extra))
-    return respelled(wanted, found)
+from sdmw.views.renamed import Prefixes
+from sdmw.views.spellings import unmerged
 
 
 def unmerged_adapter(where: str, base: Checkpoint, model: Checkpoint) -> list[Problem]:
@@ -32,10 +17,29 @@ def unmerged_adapter(where: str, base: Checkpoint, model: Checkpoint) -> list[Pr
     return [Problem(where, "tensors of a model alone", found, mend)]
 
 
-def other_spellings(where: str, base: Checkpoint, spelled: Mapping[str, str]) -> list[Problem]:
-    """What to say of tensors that a model has under another spelling of the base's names."""
-    if not spelled:
-        return []
-    name, other = next(iter(spelled.items()))
-    found = f"{len(spelled):,} of them spelled otherwise, such as {quoted(other)} for {quoted(name)}"
-    return [Problem(where, f"tensors named as in {base.path}", found, RENAME)]
+def ambiguous(model: str, candidates: Sequence[Prefixes]) -> Problem:
+    """What to say of a model whose names agree with the base's by one prefix as well as by another.
+
+    Args:
+        model: its name in the recipe.
+        candidates: the prefixes.
+    """
+    changes = " and by ".join(change_of(each) for each in candidates[:3])
+    found = f"as many by {changes}"
+    expected = "one name in the base for each of its tensors"
+    return Problem(f"model {quoted(model)}", expected, found, rename_so(model, candidates[0]))
+
+
+def change_of(prefixes: Prefixes) -> str:
+    """In words."""
+    off, on = map(quoted, prefixes)
+    if all(prefixes):
+        return f"writing {on} for {off} before its names"
+    return f"taking {off} off its names" if prefixes[0] else f"putting {on} before its names"
+
+
+def rename_so(model: str, prefixes: Prefixes) -> str:
+    """The lines of a recipe that make the change."""
+    off, on = prefixes
+    pattern = off.replace(".", r"\.")
+    return f"Recipe field `rename: [{{model: {quoted(model)}, from: '{pattern}(.+)', to: '{on}\\1'}}]` does so"

@@ -100,6 +100,7 @@ def reading(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
         models=tuple(map(entry, recipe.models)),
         slices=tuple(map(part, recipe.slices)),
         base_model=placed(recipe.base_model) if recipe.base_model else None,
+        rename=tuple(replace(rule, model=str(placed(ModelRef.parse(rule.model)))) for rule in recipe.rename),
         chat_template=places.get(recipe.chat_template, recipe.chat_template),
         generation_config=places.get(recipe.generation_config, recipe.generation_config),
         documents=(),

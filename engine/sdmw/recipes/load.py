@@ -24,6 +24,7 @@ from sdmw.recipes.models import (
     without_base,
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe, Setting, Slice
+from sdmw.recipes.renames import read_renames
 from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
 from sdmw.recipes.settings import INT8_MASK, Settings
 from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices, pass_over_ranges
@@ -146,7 +147,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         if name in data and "merge_method" not in data:
             findings.add((name,), found, expected="a merge", mend=mend, key=True)
             findings.check()
-    for name in (*UNBUILT, *FORMS[1:], "chat_template"):
+    for name in (*UNBUILT, *FORMS[1:], "rename", "chat_template"):
         if name in data and data[name] is None:
             del data[name]
     given = given_slices(data)
@@ -169,6 +170,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     base, top = references.get(("base_model",)), data.get("parameters")
     named = list(dict.fromkeys(model for each in given for _, model, _ in entries_of(each, references)))
     files = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
+    renames = read_renames(data, references, named, base, findings)
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
@@ -189,6 +191,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         missing=shape.missing,
         extra=shape.extra,
         integers=shape.integers,
+        rename=renames,
         chat_template=files["chat_template"],
         generation_config=files["generation_config"],
         random_seed=shape.random_seed,
@@ -219,15 +222,18 @@ def _slice(
         levels = _behind(levels, settings.read(level.get("parameters"), (*at, "parameters"), "slice"))
         if level.get("residual_weight") is not None:
             findings.note(f"{findings.name((*at, 'residual_weight'))} has no effect, as in mergekit")
-    ranges = {at: model.get("layer_range") for at, model in given.models}
+    said = dict(given.models)
 
     def entry(one: Entry) -> ModelEntry:
         at, model, own = one
-        layers = ranges.get(at)
+        beside = said.get(at, {})
+        layers, into, part = (beside.get(name) for name in ("layer_range", "into", "part"))
         return ModelEntry(
             model,
             settings.read(own, (*at, "parameters"), "model"),
             (layers[0], layers[1]) if isinstance(layers, list) and _is_range(layers) else None,
+            into if isinstance(into, str) else "",
+            part if isinstance(part, str) else "",
         )
 
     own_base = place[1] if place[0] != ("base_model",) else None

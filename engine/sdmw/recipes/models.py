@@ -7,6 +7,7 @@ from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path, close, dotted
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import MethodGrammar
+from sdmw.recipes.renames import rules_of
 from sdmw.recipes.schema import PathShape, ReferenceShape, shaped
 from sdmw.recipes.slices import GivenSlice
 
@@ -25,6 +26,8 @@ def read_references(
     for each in slices:
         holders |= {(*at, "base_model"): (level, "base_model") for at, level in each.levels}
         holders |= {(*at, "model"): (model, "model") for at, model in each.models}
+    for number, rule in enumerate(rules_of(data)):
+        holders |= {("rename", number, "model"): (rule, "model")} if isinstance(rule, dict) else {}
     found: dict[Path, ModelRef] = {}
     for path, (holder, name) in holders.items():
         given = holder.get(name)

@@ -105,11 +105,30 @@ class ModelEntry:
         model: what it is.
         parameters: of it alone.
         layer_range: of a source, its first layer and the one behind its last.
+        into: of one of `models`, the part of the base that it is merged into; empty for all of it.
+        part: of one of `models`, the part of it that is merged; empty for all of it.
     """
 
     model: ModelRef
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     layer_range: tuple[int, int] | None = None
+    into: str = ""
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """One of `rename`: what tensors of a model are called in the merge.
+
+    Attributes:
+        model: its name in the recipe.
+        pattern: a regular expression (`re`) that matches the whole of a name; `from` in the recipe.
+        to: the new name, with the pattern's groups.
+    """
+
+    model: str
+    pattern: str
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +169,7 @@ class Recipe:
         missing: what a tensor that a fine-tune lacks is: an error, or the base's.
         extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
         integers: what integers and booleans that differ, in value, dtype or shape, are: an error, or the base's.
+        rename: names of tensors that no rule finds; of a model's, the first that matches counts.
         chat_template: whose chat template the output has: "base", or one of the models by its name.
         generation_config: whose generation_config.json the output has, in the same way.
         random_seed: what methods that leave something to chance draw from, 0 or more.
@@ -171,6 +191,7 @@ class Recipe:
     missing: Literal["error", "base"] = "error"
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
+    rename: tuple[Rename, ...] = ()
     chat_template: str = "base"
     generation_config: str = "base"
     random_seed: int = 0

@@ -58,10 +58,17 @@ Reference = Annotated[str, Field(min_length=1), BeforeValidator(_as_name)]
 
 
 class EntryShape(_Shape):
-    """One of `models`."""
+    """What models and sources have in common."""
 
     model: Reference
     parameters: dict[str, Any] | None = None
+
+
+class ModelShape(EntryShape):
+    """One of `models`."""
+
+    into: Annotated[str, Field(min_length=1)] | None = None
+    part: Annotated[str, Field(min_length=1)] | None = None
 
 
 class SourceShape(EntryShape):
@@ -82,10 +89,18 @@ class SliceShape(_Shape):
 class ModuleShape(_Shape):
     """One of `modules`."""
 
-    models: Annotated[list[EntryShape], Field(min_length=1)] | None = None
+    models: Annotated[list[ModelShape], Field(min_length=1)] | None = None
     slices: Annotated[list[SliceShape], Field(min_length=1)] | None = None
     base_model: Reference | None = None
     parameters: dict[str, Any] | None = None
+
+
+class RenameShape(_Shape):
+    """One of `rename`."""
+
+    model: Reference
+    pattern: Annotated[str, Field(alias="from", min_length=1)]
+    to: Annotated[str, Field(min_length=1)]
 
 
 class RecipeShape(_Shape):
@@ -93,7 +108,7 @@ class RecipeShape(_Shape):
 
     merge_method: str
     name: Annotated[str, Field(min_length=1)] | None = None
-    models: Annotated[list[EntryShape], Field(min_length=1)] | None = None
+    models: Annotated[list[ModelShape], Field(min_length=1)] | None = None
     slices: Annotated[list[SliceShape], Field(min_length=1)] | None = None
     modules: Annotated[dict[str, ModuleShape], Field(min_length=1)] | None = None
     base_model: Reference | None = None
@@ -104,6 +119,7 @@ class RecipeShape(_Shape):
     missing: Literal["error", "base"] = "error"
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
+    rename: list[RenameShape] | None = None
     chat_template: Annotated[str, Field(min_length=1)] = "base"
     generation_config: Annotated[str, Field(min_length=1)] = "base"
     random_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -112,7 +128,7 @@ class RecipeShape(_Shape):
 Shape = TypeVar("Shape", bound=_Shape)
 
 _LISTED: dict[str, type[_Shape]] = {
-    "models": EntryShape, "slices": SliceShape, "sources": SourceShape, "modules": ModuleShape,
+    "models": ModelShape, "rename": RenameShape, "slices": SliceShape, "sources": SourceShape, "modules": ModuleShape,
 }  # fmt: skip
 
 _EXPECTED = {
@@ -203,7 +219,7 @@ def _fields_around(shape: type[_Shape], loc: Path) -> Collection[str]:
     """The fields that may stand where one is unknown."""
     for part in loc[:-1]:
         shape = _LISTED.get(part, shape) if isinstance(part, str) else shape
-    return shape.model_fields
+    return [field.alias or name for name, field in shape.model_fields.items()]
 
 
 def _tell_choice(path: Path, value: Any, expected: str, findings: Findings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.recipes.recipe import ModelEntry, Recipe, Rule, Slice
+from sdmw.recipes.recipe import ModelEntry, Recipe, Rename, Rule, Slice
 
 DEEPEST = 20  # levels; a recipe has eight
 MOST_NODES = 10_000  # keys and values, aliases counted as often as they are used; a recipe with a rule a tensor fits
@@ -70,6 +70,8 @@ def _plain(value: Any, path: Path, findings: Findings, bounds: Bounds) -> Any:
             return _plain(value.plain(), path, findings, bounds)
         case ModelEntry():
             return _mapping(_entry(value), path, findings, bounds)
+        case Rename():
+            return _mapping({"model": value.model, "from": value.pattern, "to": value.to}, path, findings, bounds)
         case Slice():
             return _mapping(_slice(value), path, findings, bounds)
         case Mapping():
@@ -123,7 +125,10 @@ def _as_mapping(recipe: Recipe) -> dict[str, Any]:
 
 
 def _entry(entry: ModelEntry) -> dict[str, Any]:
-    said = {"model": entry.model, "parameters": entry.parameters, "layer_range": entry.layer_range}
+    said = {
+        "model": entry.model, "parameters": entry.parameters, "layer_range": entry.layer_range, "into": entry.into,
+        "part": entry.part,
+    }  # fmt: skip
     return {name: value for name, value in said.items() if value}
 
 

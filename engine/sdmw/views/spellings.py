@@ -4,9 +4,7 @@ Source: torch.compile, FSDP, activation checkpointing and peft; transformers' `l
 apply and undo when they save.
 """
 
-from collections.abc import Iterable, Mapping
-
-from sdmw.tensors.tensor import Tensor
+from collections.abc import Iterable
 
 _WRAPPERS = frozenset(
     (
@@ -23,18 +21,6 @@ _OF_PEFT = (".lora_", ".base_layer.", ".modules_to_save.", ".original_module.")
 _DEFAULT = ".default."  # the usual name of an adapter, which peft leaves out of the files that it writes
 
 
-def respelled(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, str]:
-    """Those of the tensors wanted that were found under another spelling, each with its name there.
-
-    Args:
-        wanted: tensors of the base that a model lacks.
-        found: tensors of the model that the base lacks.
-    """
-    there = {_plain(name): name for name in found}
-    pairs = {name: there[_plain(name)] for name in wanted if _plain(name) in there}
-    return {name: other for name, other in pairs.items() if wanted[name].shape == found[other].shape}
-
-
 def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
     """Names of a PEFT model whose adapter was not merged into it.
 
@@ -46,7 +32,7 @@ def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
     return [n for n in names if any(part in n for part in _OF_PEFT) and (n not in own or _DEFAULT in n)]
 
 
-def _plain(name: str) -> str:
-    """A name without wrappers, as it is spelled today."""
-    *parts, last = (part for part in name.split(".") if part not in _WRAPPERS)
-    return ".".join((*parts, _OLD_ENDS.get(last, last)))
+def plainly_spelled(name: str) -> str:
+    """A name without the modules that wrap others, as it is spelled today."""
+    *modules, last = name.split(".")
+    return ".".join((*(each for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last)))

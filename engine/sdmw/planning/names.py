@@ -1,0 +1,134 @@
+"""Each model under the base's names: what the recipe says of them, then what is found by rule."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.errors import Problem, quoted, shorten, some
+from sdmw.planning.misnamed import ambiguous
+from sdmw.recipes.recipe import ModelEntry, Recipe, Rename
+from sdmw.sizes import counted
+from sdmw.views.aliases import named_as
+from sdmw.views.part import filled, part_of, prefixes_of
+from sdmw.views.renamed import renaming, told, under
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A model, and what is said of its names.
+
+    Attributes:
+        model: under the base's names.
+        own: names that it has itself, by the base's, of those that differ.
+        notes: for people.
+        warnings: likewise.
+    """
+
+    model: Checkpoint
+    own: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Named | list[Problem]:
+    """A model under the base's names, or all that is wrong with them.
+
+    Args:
+        recipe: as loaded.
+        base: whose names the output has.
+        name: the model's in the recipe.
+        model: as it is stored, an adapter put on it.
+    """
+    entry = next((each for each in recipe.models if str(each.model) == name), None)
+    notes: list[str] = []
+    if entry is not None and (entry.into or entry.part):
+        parts = _parts(base, name, model, entry)
+        if isinstance(parts, list):
+            return parts
+        whole, (within, part) = model, parts
+        if entry.part:
+            notes.append(_left_out(name, whole, part, entry.part))
+    else:
+        within, part = base, model
+    by_rule = _by_rules(name, part, [each for each in recipe.rename if each.model == name])
+    if isinstance(by_rule, list):
+        return by_rule
+    ruled = under(part, by_rule.names)
+    found = renaming(within, ruled)
+    if found.candidates:
+        return [ambiguous(name, found.candidates)]
+    if found.names:
+        notes.append(f"model {quoted(name)}: {told(ruled, found.names)}")
+    result = named_as(within, under(ruled, found.names))
+    if entry is not None and entry.into:
+        notes.append(_outside(name, base, within, entry.into))
+        result = filled(base, within, result)
+    before = {new: old for old, new in by_rule.names.items()}
+    own = before | {new: before.get(old, old) for old, new in found.names.items()}
+    return Named(result, own, (*by_rule.notes, *notes), by_rule.warnings)
+
+
+def _parts(
+    base: Checkpoint, name: str, model: Checkpoint, entry: ModelEntry
+) -> tuple[Checkpoint, Checkpoint] | list[Problem]:
+    """The part of the base that a model is merged into, and the part of the model that is."""
+    within = part_of(base, entry.into) if entry.into else base
+    part = part_of(model, entry.part) if entry.part else model
+    problems = []
+    for field, prefix, whole, found in (("into", entry.into, base, within), ("part", entry.part, model, part)):
+        if found is None:
+            mend = f"Its layers lie below {some(prefixes_of(whole))}"
+            where = f"{field} of model {quoted(name)}"
+            problems.append(Problem(where, f"tensors of {whole.path} below {quoted(prefix)}", "none", mend))
+    if within is None or part is None:
+        return problems
+    return within, part
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    names: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def _by_rules(name: str, model: Checkpoint, rules: Iterable[Rename]) -> _Ruled | list[Problem]:
+    """The recipe's rules: of each name the first that matches the whole of it."""
+    compiled = [(rule, re.compile(rule.pattern)) for rule in rules]
+    names: dict[str, str] = {}
+    used: dict[Rename, int] = {}
+    for old in model.tensors:
+        for rule, pattern in compiled:
+            if match := pattern.fullmatch(old):
+                names[old] = match.expand(rule.to)
+                used[rule] = used.get(rule, 0) + 1
+                break
+    if problems := shorten(list(_twice(name, model, names))):
+        return problems
+    idle = tuple(
+        f"rename: {quoted(rule.pattern)} is the name of no tensor of model {quoted(name)}"
+        for rule, _ in compiled
+        if rule not in used
+    )
+    count = counted(len(names), "tensor")
+    return _Ruled(names, (f"model {quoted(name)}: {count} renamed as the recipe says",) if names else (), idle)
+
+
+def _twice(name: str, model: Checkpoint, names: Mapping[str, str]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for old in model.tensors:
+        new = names.get(old, old)
+        if (other := first.setdefault(new, old)) != old:
+            found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}"
+            yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
+
+
+def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> str:
+    count = len(whole.tensors) - len(part.tensors)
+    return f"model {quoted(name)}: {counted(count, 'tensor')} outside of {quoted(prefix)} left out, as the recipe says"
+
+
+def _outside(name: str, base: Checkpoint, within: Checkpoint, prefix: str) -> str:
+    count = len(base.tensors) - len(within.tensors)
+    return f"model {quoted(name)} is merged into {quoted(prefix)}: {counted(count, 'tensor')} outside are the base's"
