@@ -26,9 +26,18 @@ _QWEN_VL: _Rules = (
     (r"visual\.", "model.visual."),
     (r"model\.(?!language_model\.|visual\.)", "model.language_model."),
 )
+_ARIA: _Rules = (
+    (r"(.+\.mlp\.experts)\.fc1\.weight$", r"\1.gate_up_proj"),
+    (r"(.+\.mlp\.experts)\.fc2\.weight$", r"\1.down_proj"),
+)
+_GRANITE_MOE: _Rules = (
+    (r"(.+\.block_sparse_moe)\.input_linear\.weight$", r"\1.experts.gate_up_proj"),
+    (r"(.+\.block_sparse_moe)\.output_linear\.weight$", r"\1.experts.down_proj"),
+    (r"(.+\.block_sparse_moe\.router)\.layer\.", r"\1."),
+)
 _BY_TYPE: Mapping[str, _Rules] = {
     **dict.fromkeys((
-        "aria", "audioflamingo3", "aya_vision", "fuyu", "gemma3", "glmasr", "got_ocr2", "granite_speech",
+        "audioflamingo3", "aya_vision", "fuyu", "gemma3", "glmasr", "got_ocr2", "granite_speech",
         "granite_speech_plus", "internvl", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3",
         "mllama", "musicflamingo", "paligemma", "qwen2_audio", "vibevoice_asr", "video_llava", "vipllava", "voxtral",
         "voxtral_realtime",
@@ -40,6 +49,10 @@ _BY_TYPE: Mapping[str, _Rules] = {
         "apertus1p5_text", "gemma3n_text", "qwen3_5_moe_text", "qwen3_5_text", "qwen4_exp_text",
     ), ((r"model\.language_model\.", "model."),)),
     **dict.fromkeys(("siglip", "siglip2"), ((r"vision_model\.vision_model\.", "vision_model."),)),
+    "aria": (*_LLAVA, *_ARIA),
+    "aria_text": _ARIA,
+    **dict.fromkeys(("granitemoe", "granitemoehybrid", "granitemoeshared"), _GRANITE_MOE),
+    "flint": ((r"(.+\.self_attn)\.softmax_offset$", r"\1.sinks"),),
     "gpt_neox": ((r"embed_out\.", "lm_head."),),
     "nemotron_h": ((r"backbone\.", "model."),),
 }  # fmt: skip
