@@ -91,13 +91,12 @@ def in_memory(config: Mapping[str, Any] | None, names: Iterable[str]) -> Rename:
         names: of all its tensors.
     """
     config = config or {}
-    rules = [(re.compile(pattern), new) for pattern, new in _BY_TYPE.get(str(config.get("model_type")), ())]
+    rules = [(re.compile(rf"\A(?:{pattern})"), new) for pattern, new in _BY_TYPE.get(str(config.get("model_type")), ())]
     prefix = _prefix(config, {name.split(".")[0] for name in names})
 
     def renamed(name: str) -> str:
         for pattern, new in rules:
-            if found := pattern.match(name):
-                name = found.expand(new) + name[found.end() :]
+            name = pattern.sub(new, name)
         return name if name.split(".")[0] in _HEADS else prefix + name
 
     return renamed

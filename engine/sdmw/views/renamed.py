@@ -38,6 +38,8 @@ class Renaming:
 
 def renaming(base: Checkpoint, model: Checkpoint) -> Renaming:
     """Which tensors of a model are the base's under another name."""
+    if model.tensors.keys() == base.tensors.keys():
+        return Renaming({})
     names = _in_memory(base, model)
     reached = set(names.values())
     wanted = [name for name in base.tensors if name not in model.tensors and name not in reached]
@@ -46,7 +48,8 @@ def renaming(base: Checkpoint, model: Checkpoint) -> Renaming:
     if len(best) == 1:
         known = set(wanted)
         names |= {name: new for name in found if (new := with_prefix(name, best[0])) in known and new}
-    return Renaming(names | dict(_beyond(base, model, names)), tuple(best) if len(best) > 1 else ())
+    rest = [name for name in found if name not in names]
+    return Renaming(names | dict(_beyond(rest, names)), tuple(best) if len(best) > 1 else ())
 
 
 def under(model: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
@@ -157,12 +160,12 @@ def _in_place(wanted: Collection[str], found: Collection[str]) -> Iterator[Prefi
             yield from ((".".join([*parts[:place], ""]), on) for on in islice(ends, _TRIED))
 
 
-def _beyond(base: Checkpoint, model: Checkpoint, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _beyond(rest: Collection[str], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Layers that the base does not have, renamed as the layer is that has the same parts."""
-    like = {_numbered(name): new for name, new in names.items() if place_in_stack(name) is not None}
-    for name in model.tensors:
-        place = place_in_stack(name)
-        if place and name not in names and name not in base.tensors and (new := like.get(_numbered(name))):
+    places = {name: place for name in rest if (place := place_in_stack(name)) is not None}
+    like = {_numbered(name): new for name, new in names.items() if place_in_stack(name)} if places else {}
+    for name, place in places.items():
+        if new := like.get(_numbered(name)):
             yield name, with_index(new, place[1])
 
 
