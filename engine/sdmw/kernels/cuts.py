@@ -73,19 +73,40 @@ def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, p
 
 
 @kernel
+def drop_outside(delta: Any, start: int, stop: int, high: Any, low: Any, factor: Any) -> None:
+    """Put zero where a magnitude is above `high` or below `low`; multiply the others by a factor. NaN is kept."""
+    for i in range(start, stop):
+        magnitude = abs(delta[i])
+        delta[i] = np.float32(0.0) if (magnitude > high) | (magnitude < low) else delta[i] * factor
+
+
+@kernel
 def keep_between(
     delta: Any, size: int, first: int, high: Any, high_at: int, low: Any, low_at: int, factor: Any
 ) -> None:
     """Put zero where a delta is before the upper cut, or behind the lower one; multiply the others by a factor.
 
-    A cut's pattern is given as the float32 that it is of. NaN is kept.
+    A cut's pattern is uint32. NaN is kept.
     """
-    for i in range(size):
-        magnitude = abs(delta[i])
-        at = first + i
-        above = (magnitude > high) | ((magnitude == high) & (at <= high_at))
-        below = (magnitude < low) | ((magnitude == low) & (at > low_at))
-        delta[i] = np.float32(0.0) if above | below else delta[i] * factor
+    start = 0
+    while start < size:
+        # Up to the next element of a cut nothing changes: equals of the upper cut are dropped or not, and of the lower.
+        stop = size
+        equals_above, equals_below = first + start <= high_at, first + start > low_at
+        if equals_above:
+            stop = min(stop, min(high_at - first, size) + 1)
+        if not equals_below:
+            stop = min(stop, min(low_at - first, size) + 1)
+        above = float_of(high)
+        if equals_above:
+            above = float_of(np.uint32(high - np.uint32(1))) if high else np.float32(-1.0)
+        below = float_of(low)
+        if equals_below and below < np.inf:
+            below = float_of(np.uint32(low + np.uint32(1)))
+        elif equals_below:
+            above = np.float32(-1.0)  # nothing is above infinity: all are dropped
+        drop_outside(delta, start, stop, above, below, factor)
+        start = stop
 
 
 @kernel
@@ -108,8 +129,8 @@ def merge_kept(
         for model in range(models):
             deltas_of(addresses[model + 1], codes[model + 1], start, size, base, deltas[model])
             keep_between(
-                deltas[model], size, first + start, float_of(patterns[model, 0]), places[model, 0],
-                float_of(patterns[model, 1]), places[model, 1], factors[model],
+                deltas[model], size, first + start, patterns[model, 0], places[model, 0], patterns[model, 1],
+                places[model, 1], factors[model],
             )  # fmt: skip
         combine(deltas, weights, size, vote, normalize, scale, base, total, share)
         bad |= encode(total, size, out_code, out_address, start)

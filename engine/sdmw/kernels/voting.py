@@ -29,11 +29,15 @@ def combine(
     """
     models = weights.size
     zero, one = np.float32(0.0), np.float32(1.0)
+    # A loop for each case: a condition that does not change within one keeps it from being vectorised.
     for model in range(models):
         delta, weight = deltas[model], weights[model]
         for i in range(size):
             delta[i] = weight * delta[i]
-            total[i] = delta[i] if model == 0 else total[i] + delta[i]
+        for i in range(size if model == 0 else 0):
+            total[i] = delta[i]
+        for i in range(0 if model == 0 else size):
+            total[i] = total[i] + delta[i]
     if vote:
         for i in range(size):
             share[i] = one if total[i] >= zero else -one  # the sign
@@ -41,13 +45,16 @@ def combine(
         for model in range(models):
             delta = deltas[model]
             for i in range(size):
-                total[i] = total[i] + (delta[i] if delta[i] * share[i] > zero else zero)
+                delta[i] = delta[i] if delta[i] * share[i] > zero else zero
+                total[i] = total[i] + delta[i]
     if vote and normalize:
+        share[:size] = zero
+        for model in range(models):
+            delta, weight = deltas[model], weights[model]
+            for i in range(size):
+                share[i] = share[i] + (zero if delta[i] == zero else weight)  # zero: it does not count
         for i in range(size):
-            counting = zero
-            for model in range(models):
-                counting += weights[model] if deltas[model, i] * share[i] > zero else zero
-            total[i] = total[i] / (one if counting == zero else counting)
+            total[i] = total[i] / (one if share[i] == zero else share[i])
     elif normalize:
         whole = zero
         for model in range(models):
@@ -55,5 +62,7 @@ def combine(
         whole = one if abs(whole) < np.float32(1e-8) else whole
         for i in range(size):
             total[i] = total[i] / whole
+    for i in range(0 if scale == one else size):
+        total[i] = total[i] * scale
     for i in range(size):
-        total[i] = base[i] + (total[i] if scale == one else total[i] * scale)
+        total[i] = base[i] + total[i]
