@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import sdmw
+from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from command_line import told
 from sdmw.errors import PlanError, RecipeError
@@ -224,3 +225,42 @@ def test_the_command_writes_documents(world, capsys, monkeypatch):
     assert "note: document 'OTHER' is written to './parts/OTHER', and read from there" in said.err
     assert told(capsys, monkeypatch, "merge", "r.yaml", "out", "--intermediate-dir", "parts", "--quiet").code == 0
     assert Path("parts/OTHER/model.safetensors").exists()
+
+
+TWICE = """
+name: one
+merge_method: task_arithmetic
+base_model: base
+models: [{model: a, parameters: {weight: 0.5}}]
+dtype: float32
+---
+name: two
+merge_method: task_arithmetic
+base_model: base
+models: [{model: b, parameters: {weight: 0.3}}]
+dtype: float32
+---
+"""
+PAIRS = {
+    "linear": "merge_method: linear\nmodels: [one, two]\n",
+    "beside the base": "merge_method: linear\nbase_model: base\nmodels: [base, one]\n",
+    "ties": "merge_method: ties\nbase_model: base\nmodels: [one, two]\nparameters: {weight: 0.5, density: 0.5}\n",
+    "of a document": "merge_method: task_arithmetic\nbase_model: one\nmodels: [two, a]\nparameters: {weight: 0.5}\n",
+    "an adapter on one": "merge_method: task_arithmetic\nbase_model: base\nmodels: [one+lora, two]\n"
+    "parameters: {weight: 0.5}\n",
+    "an adapter on the base of one": "merge_method: task_arithmetic\nbase_model: one\nmodels: [base+lora]\n"
+    "parameters: {weight: 0.5}\n",
+    "stacked": "merge_method: passthrough\nslices: [{sources: [{model: one, layer_range: [0, 1]}]}, "
+    "{sources: [{model: two, layer_range: [1, 2]}]}]\n",
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_documents_of_one_base_are_two_models(world, pair):
+    base = load_file("base/model.safetensors")
+    write_adapter("lora", adapter_of(np.random.default_rng(2), base))
+    Path("pair.yaml").write_text(TWICE + PAIRS[pair])
+    sdmw.merge("pair.yaml", "out", progress=False)
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
+    sdmw.merge("pair.yaml", "written", intermediate_dir="parts", progress=False)
+    assert_same(load_file("out/model.safetensors"), load_file("written/model.safetensors"))

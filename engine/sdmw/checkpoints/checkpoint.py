@@ -40,6 +40,11 @@ class Checkpoint:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def written(self) -> bool:
+        """Whether it lies in the folder, and is no merge that is not written, whose folder is its base's."""
+        return self.config_text is None
+
+    @property
     def commit(self) -> str | None:
         """The commit, where it is a snapshot of the Hub cache; else None."""
         return commit_of(self.path)

@@ -190,15 +190,18 @@ def _model(
     if reference.adapter is None:
         return _put(model, base, base_reference, meant=False, deltas=deltas)
     on = base if reference.alone == base_reference else model
-    same = on is base or (base_reference.adapter is None and on.path == base.path)
+    same = on is base or (base_reference.adapter is None and on.path == base.path and on.written and base.written)
     return _put(read[reference.adapter], on, reference.alone, meant=True, deltas=deltas and same)
 
 
 def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> tuple[str, ...]:
-    """The folders that a model consists of: equal for one model that the Hub cache has under two revisions, too."""
+    """The folders that a model consists of: equal for one model that the Hub cache has under two revisions, too.
+
+    A document has its name, as its folder is its base's.
+    """
     on_base = reference.adapter is None and read[reference.alone].adapts is not None
     parts = (*base_reference.parts, reference) if on_base else reference.parts
-    return tuple(read[part].path for part in parts)
+    return tuple(read[part].path if read[part].written else str(part) for part in parts)
 
 
 def _put(
