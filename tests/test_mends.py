@@ -41,6 +41,7 @@ def test_a_mend_mends(row, scene):
 # Mends without a row, and why.
 WITHOUT = {
     "Stack layers of one shape: the output has one config": "needs models of two widths: tests/test_slices.py",
+    "Stack layers of one kind: the output has one config": "needs models of two kinds: tests/test_slices.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",

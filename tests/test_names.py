@@ -249,3 +249,30 @@ def test_without_saying_where_a_language_model_is_no_model_that_sees(eyes):
     problems = sdmw.plan({"merge_method": "linear", "base_model": "base-new", "models": ["base-new", "text"]}).problems
     assert {problem.mend for problem in problems} == {"Recipe field `missing: base` takes the base's values"}
     assert all("vision_tower" in str(each) or "multi_modal" in str(each) for each in problems)
+
+
+FREQUENCIES, MASK, PLACES = "model.layers.{}.self_attn.rotary_emb.inv_freq", "h.0.attn.bias", "embeddings.position_ids"
+
+
+def computed(value):
+    """Tensors that older versions stored and loaders compute anew."""
+    more = {FREQUENCIES.format(n): np.full(8, value, np.float32) for n in range(2)}
+    return {**more, MASK: np.full((1, 1, 4, 4), value, np.float32), PLACES: np.arange(4)}
+
+
+def test_what_loaders_compute_is_as_in_the_base(values):
+    write_checkpoint("old-one", {**values["one"], **computed(1)}, config=UNTIED)
+    found, report = merged("old-one", "two")
+    assert_same(found, merged("plain", "two", out="expected")[0])
+    assert "model 'old-one': 4 tensors that loaders compute are as in the base" in report.notes
+    write_checkpoint("old-base", {**values["base"], **computed(1)}, config=UNTIED)
+    fields = {"merge_method": "linear", "base_model": "old-base", "models": ["plain", "two"]}
+    report = sdmw.merge(fields, "old", progress=False)
+    assert_same(load_file("old/model.safetensors"), {**load_file("expected/model.safetensors"), **computed(1)})
+    assert report.missing == {}
+
+
+def test_a_bias_is_no_mask(values):
+    write_checkpoint("biased", {**values["one"], "h.0.attn.bias": np.ones(4, np.float32)}, config=UNTIED)
+    (problem,) = sdmw.plan(recipe("biased", "two")).problems
+    assert "'h.0.attn.bias' is not in the base" in str(problem)

@@ -12,6 +12,7 @@ from checkpoints_on_disk import CONFIG, fine_tuned, llama_like, write_checkpoint
 from reference.linear import linear
 from reference.sdm_w import sdm_w
 from sdmw.errors import PlanError
+from sdmw.views.stacked import comes_after
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
 UP = "model.layers.{}.mlp.up_proj.weight"
@@ -218,3 +219,61 @@ def test_a_run_in_slices_is_resumed_and_has_the_same_bits(world):
         sdmw.merge(recipe, "out", progress=stop)
     sdmw.merge(recipe, "out", progress=False)
     assert Path("out/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+
+
+def with_bias(tensors, *layers):
+    """A model whose layers have a bias too."""
+    more = {f"model.layers.{n}.self_attn.q_proj.bias": np.ones(16, np.float32) for n in layers}
+    return {**tensors, **more}
+
+
+def test_layers_of_two_kinds_make_no_stack(world):
+    """Whatever is lacking would be made up by whoever loads it."""
+    write_checkpoint("biased", with_bias(world["a"], *range(4)), config={**CONFIG, "num_hidden_layers": 4})
+    with pytest.raises(PlanError) as caught:
+        sdmw.merge({"merge_method": "passthrough", "slices": [part(("a", 0, 2)), part(("biased", 2, 4))]}, "out")
+    (problem,) = caught.value.problems
+    assert problem.where.startswith("recipe: slices.1, ")
+    assert problem.found == "with 'model.layers.self_attn.q_proj.bias'"
+    assert problem.mend == "Stack layers of one kind: the output has one config"
+    (problem,) = sdmw.plan(
+        {"merge_method": "passthrough", "slices": [part(("biased", 0, 2)), part(("a", 2, 4))]}
+    ).problems
+    assert problem.found == "lacking 'model.layers.self_attn.q_proj.bias'"
+
+
+def test_layers_of_one_model_may_be_of_two_kinds(world):
+    write_checkpoint("hybrid", with_bias(world["a"], 1, 3), config={**CONFIG, "num_hidden_layers": 4})
+    _, out = merged(part(("hybrid", 0, 2)), part(("hybrid", 1, 3)))
+    assert [n for n in range(4) if f"model.layers.{n}.self_attn.q_proj.bias" in out] == [1, 2]
+
+
+def test_layers_beside_those_of_the_slices_are_told(world):
+    tower = {f"visual.blocks.{n}.w": np.ones(3, np.float32) for n in range(2)}
+    write_checkpoint("seeing", {**world["a"], **tower}, config={**CONFIG, "num_hidden_layers": 4})
+    plan = sdmw.plan({"merge_method": "passthrough", "slices": [part(("seeing", 0, 3)), part(("seeing", 2, 4))]})
+    assert plan.problems == ()
+    assert "slices are of layers 'model.layers'; all from the first slice: layers 'visual.blocks'" in plan.warnings
+
+
+def test_how_many_layers_a_model_has_is_no_difference_in_a_stack(world):
+    deep = llama_like(np.random.default_rng(1), "F32", blocks=6)
+    write_checkpoint("deep", deep, config={**CONFIG, "num_hidden_layers": 6, "max_window_layers": 6,
+                                           "use_sliding_window": False})  # fmt: skip
+    plan = sdmw.plan({"merge_method": "passthrough", "slices": [part(("deep", 0, 3)), part(("a", 2, 4))]})
+    assert not any("num_hidden_layers" in warning for warning in plan.warnings)
+    assert not any("tells of layers" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("bert.pooler.dense.weight", True), ("cls.predictions.bias", True), ("pre_classifier.weight", True),
+        ("vocab_layer_norm.bias", True), ("model.norm.weight", True), ("model.decoder.layer_norm.weight", True),
+        ("qa_outputs.weight", True), ("embeddings.norm.weight", False), ("model.visual.merger.norm.weight", False),
+        ("model.multi_modal_projector.norm.weight", False), ("model.embed_tokens.weight", False),
+        ("model.vision_tower.pooler.dense.weight", False),
+    ],
+)  # fmt: skip
+def test_what_comes_after_the_layers(name, after):
+    assert comes_after(name) == after

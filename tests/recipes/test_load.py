@@ -380,10 +380,19 @@ class TestModels:
         long = {"model": {"path": "a"}, "lora": {"path": "x", "revision": "v2"}}
         assert loaded(sdm_w(models=[{"model": long}])).models[0].model == ModelRef("a", adapter=ModelRef("x", "v2"))
 
+    def test_what_mergekit_s_forms_say_in_vain_is_a_note(self):
+        long = {"model": {"path": "a"}, "override_architecture": "LlamaForCausalLM"}
+        slices = [{"sources": [{"model": long, "layer_range": [0, 1], "residual_weight": 0.5}]}]
+        recipe = loaded({"merge_method": "passthrough", "slices": slices, "dtype": "torch.bfloat16"})
+        assert recipe.dtype == "bfloat16"
+        assert recipe.notes == (
+            "slices.0.sources.0.model.override_architecture has no effect: names decide what can be merged",
+            "slices.0.sources.0.residual_weight has no effect, as in mergekit",
+        )
+
     def test_mergekit_s_long_form_at_fault(self):
         long = {"model": {"path": "a"}, "lora": {"path": 3}, "override_architecture": "X"}
         assert refused(sdm_w(models=[{"model": long}])) == [
-            "models.0.model.override_architecture: not supported yet",
             "models.0.model.lora.path: expected text, found 3. Put it in quotes",
         ]
         assert refused(sdm_w(models=[{"model": {"model": {"path": 3}, "lara": 1}}, {"model": {"path": "a"}}])) == [

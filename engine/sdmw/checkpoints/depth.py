@@ -16,6 +16,7 @@ _INDICES = (
     "mlp_only_layers", "cross_attention_layers", "attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids",
     "global_attn_idx", "moe_layers",
 )  # fmt: skip
+_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")  # an entry for each layer
 # Lists that may be as long as the layers by chance.
 _OTHERS = ("architectures", "pruned_heads", "vision_feature_layer")
 _PATTERNS = (
@@ -67,7 +68,14 @@ def _unfollowed(config: Mapping[str, Any], depth: Depth) -> Iterator[str]:
         if key in LANGUAGE and isinstance(value, Mapping):
             yield from (f"{key}.{name}" for name in _unfollowed(value, depth))
         elif key in _PATTERNS and value not in (None, 0, 1, False):
-            yield key
+            idle = key == "max_window_layers" and config.get("use_sliding_window") is False
+            yield from () if idle else (key,)
+
+
+def follows(key: str) -> bool:
+    """Whether a config's key says how many layers there are, or something of each: it is written anew for a stack."""
+    last = key.rsplit(".", 1)[-1]
+    return last in (*_COUNTS, *_INDICES, *_LISTS) or any(last in names for names in _COUNTS_OF.values())
 
 
 def _counts(config: Mapping[str, Any], depth: Depth) -> Iterator[str]:

@@ -18,7 +18,7 @@ from sdmw.planning.limits import Limits
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
-from sdmw.planning.tables import parted, tables_of, unparted
+from sdmw.planning.tables import parted, tables_of, unparted, unsliced
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
@@ -149,6 +149,7 @@ def build(
             *(warning for checkpoint in inputs.checkpoints for warning in checkpoint.warnings),
             *counts.left_out(recipe, dropped),
             *unparted(recipe, tied),
+            *unsliced(recipe, tables),
             *counts.unfollowed_keys(inputs.base, tables.depth),
             *filters.idle(recipe, _names(wanted, tables)),
             *_licences(inputs, beside.copied),

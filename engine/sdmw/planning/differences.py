@@ -7,6 +7,7 @@ from typing import Any
 from sdmw.checkpoints.chat_template import templates_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.config_keys import effect_of, on_one_level, plain_keys
+from sdmw.checkpoints.depth import follows
 from sdmw.checkpoints.json_files import GENERATION, TOKENIZER, read_object
 from sdmw.checkpoints.tokenizer import NUMBERS, differing_parts, has_tokenizer, special_tokens
 from sdmw.errors import quoted
@@ -41,7 +42,7 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
     others = {name: each for name, each in inputs.sources if each.path != base.path}
     for name, model in others.items():
         if model.adapts is None:
-            warned, noted = _configs(name, base.config or {}, model.config or {})
+            warned, noted = _configs(name, base.config or {}, model.config or {}, sliced=bool(recipe.slices))
             warnings += warned
             notes += noted
         warnings += _tokenizers(name, base, model)
@@ -56,12 +57,15 @@ def differences(recipe: Recipe, inputs: Inputs) -> Differences:
     return Differences(tuple(warnings), tuple(notes))
 
 
-def _configs(name: str, base: Mapping[str, Any], model: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Warnings and notes on one model's config.json."""
+def _configs(
+    name: str, base: Mapping[str, Any], model: Mapping[str, Any], *, sliced: bool
+) -> tuple[list[str], list[str]]:
+    """Warnings and notes on one model's config.json; where layers are stacked anew, none on how many it has."""
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     base, model = on_one_level(base, model)
     for key, values in differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
-        found.setdefault(effect_of(key), {})[key] = values
+        if not (sliced and follows(key)):
+            found.setdefault(effect_of(key), {})[key] = values
     if "model_type" in found.get("mathematics", {}):  # another architecture: its other keys follow from that
         found = {"mathematics": {"model_type": found["mathematics"]["model_type"]}}
     said = {

@@ -10,6 +10,7 @@ from sdmw.planning.misnamed import ambiguous
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rename
 from sdmw.sizes import counted
 from sdmw.views.aliases import named_as
+from sdmw.views.buffers import with_computed_as_in
 from sdmw.views.part import filled, part_of, prefixes_of
 from sdmw.views.renamed import renaming, told, under
 
@@ -64,9 +65,12 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
     if entry is not None and entry.into:
         notes.append(_outside(name, base, within, entry.into))
         result = filled(base, within, result)
+    alike = with_computed_as_in(base, result)
+    if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
+        notes.append(f"model {quoted(name)}: {counted(changed, 'tensor')} that loaders compute are as in the base")
     before = {new: old for old, new in by_rule.names.items()}
     own = before | {new: before.get(old, old) for old, new in found.names.items()}
-    return Named(result, own, (*by_rule.notes, *notes), by_rule.warnings)
+    return Named(alike, own, (*by_rule.notes, *notes), by_rule.warnings)
 
 
 def _parts(

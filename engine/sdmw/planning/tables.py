@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from types import NoneType
 
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem, quoted, some
 from sdmw.methods.method import AnyMethod, own_types
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.rows import completed
 from sdmw.recipes.recipe import Recipe
-from sdmw.views.stacked import Tables, stacked
+from sdmw.views.stacked import Tables, main_stack, other_stacks, stacked
 from sdmw.views.tied import Ties, ties
 
 
@@ -29,6 +29,12 @@ def tables_of(recipe: Recipe, method: AnyMethod, inputs: Inputs) -> tuple[Ties, 
 def parted(recipe: Recipe, tied: Ties) -> frozenset[str]:
     """Stored heads that slices part from their embeddings, so that they are written."""
     return frozenset(each.head.name for each in tied.stored) if _ends_differ(recipe) else frozenset()
+
+
+def unsliced(recipe: Recipe, tables: Tables) -> Iterator[str]:
+    """A warning where the model has other layers than those that the slices speak of."""
+    if recipe.slices and (others := other_stacks(tables.base)):
+        yield f"slices are of layers {quoted(main_stack(tables.base))}; all from the first slice: layers {some(others)}"
 
 
 def unparted(recipe: Recipe, tied: Ties) -> Iterator[str]:

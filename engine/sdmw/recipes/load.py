@@ -221,8 +221,11 @@ def _slice(
     for at, level in given.levels:
         levels = _behind(levels, settings.read(level.get("parameters"), (*at, "parameters"), "slice"))
         if level.get("residual_weight") is not None:
-            findings.note(f"{findings.name((*at, 'residual_weight'))} has no effect, as in mergekit")
+            _note_residual(at, findings)
     said = dict(given.models)
+    for at, beside in said.items():
+        if given.ranged and beside.get("residual_weight") is not None:
+            _note_residual(at, findings)
 
     def entry(one: Entry) -> ModelEntry:
         at, model, own = one
@@ -240,6 +243,10 @@ def _slice(
     if base and base not in entries:
         base = (base[0], base[1], None)  # a note says that its parameters are ignored
     return Slice(tuple(map(entry, entries)), entry(base) if base else None, levels, own_base)
+
+
+def _note_residual(at: Path, findings: Findings) -> None:
+    findings.note(f"{findings.name((*at, 'residual_weight'))} has no effect, as in mergekit")
 
 
 def _is_range(layers: list[Any]) -> bool:

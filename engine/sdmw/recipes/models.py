@@ -45,7 +45,7 @@ def _from_long_form(given: dict[str, Any], at: Path, findings: Findings, ignore_
             alone = ModelRef.parse_alone(given[name])
             given[name] = {"path": alone.path, "revision": alone.revision}
     if given.get("override_architecture") is not None:
-        findings.add((*at, "override_architecture"), "not supported yet", key=True)
+        findings.note(f"{findings.name((*at, 'override_architecture'))} has no effect: names decide what can be merged")
     reference = shaped(ReferenceShape, given, at, findings, ignore_unknown=ignore_unknown)
     if reference is None:
         return ModelRef(dotted(at))  # unlike any other model; the faults are in `findings`

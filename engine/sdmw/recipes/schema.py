@@ -15,7 +15,12 @@ from sdmw.recipes.findings import Findings, Path, close, described, dotted, gues
 UNBUILT = ("tokenizer", "tokenizer_source")
 UNBUILT_DTYPES = ("float64", "int64")
 
-DTypeName = Literal["float32", "float16", "bfloat16"]
+
+def _without_torch(given: Any) -> Any:
+    return given.removeprefix("torch.") if isinstance(given, str) else given
+
+
+DTypeName = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator(_without_torch)]
 
 
 class _Shape(BaseModel):
@@ -75,6 +80,7 @@ class SourceShape(EntryShape):
     """One of a slice's `sources`; its range is checked elsewhere (`slices.check_ranges`)."""
 
     layer_range: Any = None
+    residual_weight: Any = None
 
 
 class SliceShape(_Shape):

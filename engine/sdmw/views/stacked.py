@@ -3,19 +3,25 @@
 Source: METHODS.md, section 6, "slices".
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.depth import Depth
-from sdmw.errors import Problem, quoted
+from sdmw.errors import Problem, quoted, some
 from sdmw.recipes.recipe import ModelEntry, Slice
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.layers import component_of, depths, layer_index, place_in_stack, with_index
 
 # Parts of the names of tensors that come after the layers; all else outside them comes before.
-_HEADS = frozenset(("lm_head", "embed_out", "output", "output_layer", "score", "classifier"))
-_NORMS = frozenset(("norm", "ln_f", "norm_f", "final_layernorm", "final_layer_norm"))
+_HEADS = frozenset(
+    (
+        "lm_head", "embed_out", "output", "output_layer", "score", "classifier", "pre_classifier", "pooler", "cls",
+        "qa_outputs", "vocab_transform", "vocab_layer_norm", "vocab_projector",
+    )
+)  # fmt: skip
+_NORMS = frozenset(("norm", "ln_f", "norm_f", "final_layernorm", "final_layer_norm", "layer_norm"))
+_OTHER_PARTS = ("vision", "visual", "image", "audio", "projector")  # of a larger model, wherever they lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def stacked(slices: Sequence[Slice], base: Checkpoint, inputs: Mapping[str, Chec
             for model in merged:
                 if model in tensors:
                     models.setdefault(model, {})[name] = tensors[model]
-    if problems := list(_unlike(base, whole, places)):
+    if problems := [*_unlike(base, whole, places), *_of_other_kinds(base, stack, whole, places)]:
         return problems
     return Tables(
         replace(base, tensors=whole),
@@ -121,6 +127,8 @@ def layers_of(checkpoint: Checkpoint, stack: str) -> int:
 def comes_after(name: str) -> bool:
     """Whether a tensor outside the layers comes after them: heads and the final norm."""
     parts = name.split(".")
+    if any(word in part for word in _OTHER_PARTS for part in parts):
+        return False
     if _HEADS.intersection(parts):
         return True
     return bool(_NORMS.intersection(parts)) and not any("embed" in part for part in parts)
@@ -152,6 +160,39 @@ def _unlike(base: Checkpoint, whole: Mapping[str, Tensor], places: Mapping[str, 
             mend = "Stack layers of one shape: the output has one config"
             where = f"recipe: slices.{number}, {tensor.where}"
             yield Problem(where, f"shape {wanted} as in {base.path}", f"shape {list(tensor.shape)}", mend)
+
+
+def _of_other_kinds(
+    base: Checkpoint, stack: str, whole: Mapping[str, Tensor], places: Mapping[str, Place]
+) -> Iterator[Problem]:
+    """Slices with layers whose tensors are not those of any layer in the model whose config the output has."""
+    known = {frozenset(parts) for parts in _parts_of_layers(base.tensors, stack).values()}
+    told: set[int] = set()
+    for parts in _parts_of_layers(whole, stack).values():
+        name = next(iter(parts.values()))
+        if frozenset(parts) not in known and (number := places[name].number) not in told:
+            told.add(number)
+            near = min(known, key=lambda each: len(each ^ parts.keys()))
+            less, more = sorted(near - parts.keys()), sorted(parts.keys() - near)
+            differing = [f"{word} {some(names)}" for word, names in (("lacking", less), ("with", more)) if names]
+            mend = "Stack layers of one kind: the output has one config"
+            where = f"recipe: slices.{number}, {whole[name].origin}"
+            yield Problem(where, f"layers of the tensors that those in {base.path} have", "; ".join(differing), mend)
+
+
+def _parts_of_layers(names: Iterable[str], stack: str) -> dict[int, dict[str, str]]:
+    """By layer: the names of its tensors by what they are called in any layer."""
+    found: dict[int, dict[str, str]] = {}
+    for name in names:
+        if (place := place_in_stack(name)) and place[0] == stack:
+            found.setdefault(place[1], {})[component_of(name)] = name
+    return found
+
+
+def other_stacks(base: Checkpoint) -> list[str]:
+    """What stands before the number in the names of layers that slices do not speak of."""
+    stacks = dict.fromkeys(place[0] for name in base.tensors if (place := place_in_stack(name)))
+    return [stack for stack in stacks if stack != main_stack(base)]
 
 
 def _everyone(each: Slice) -> list[ModelEntry]:
