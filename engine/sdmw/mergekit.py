@@ -45,6 +45,9 @@ def mergekit_yaml(
     write_model_card: Annotated[bool, typer.Option(help="Write README.md.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")] = False,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")
+    ] = False,
     download: Annotated[bool, typer.Option(help="Download models not in the local Hub cache.")] = True,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links out of a model's directory.")
@@ -88,7 +91,7 @@ def mergekit_yaml(
     left_out = {"tokenizer": not copy_tokenizer, "card": not write_model_card}
     report = api.merge(
         config_file, out_path, threads=num_threads, max_shard_size=out_shard_size, random_seed=random_seed,
-        overwrite=overwrite, without=[name for name, left in left_out.items() if left],
+        overwrite=overwrite, ignore_unknown=ignore_unknown, without=[name for name, left in left_out.items() if left],
         download=download, follow_links=follow_links, header_limit=header_limit, resume=not restart,
         progress=not quiet,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from reference.linear import linear
 from reference.nearswap import nearswap
 from reference.sdm_w import sdm_w
 from reference.task_arithmetic import task_arithmetic
+from reference.ties import ties
 
 FINE = "merge_method: linear\nbase_model: base\nmodels: [./corp, ./func]\n"
 FINE_TUNED = "merge_method: sdm_w\nbase_model: base\nmodels: [./corp, ./func]\n"
@@ -47,6 +48,14 @@ def by_nearswap(scene):
     return {name: nearswap(array, scene.tensors["corp"][name], 0.5) for name, array in scene.tensors["base"].items()}
 
 
+TIES = "merge_method: ties\nbase_model: base\nmodels: [./corp, ./func]\nparameters: {{weight: 1, density: {}}}\n"
+
+
+def by_ties(scene):
+    corp, func = scene.tensors["corp"], scene.tensors["func"]
+    return {n: ties(array, [corp[n], func[n]], [1, 1], [0.5, 0.5]) for n, array in scene.tensors["base"].items()}
+
+
 def weighted(one, two):
     def expected(scene):
         corp, func = scene.tensors["corp"], scene.tensors["func"]
@@ -76,6 +85,15 @@ ROWS = [
     yaml("a field like no other", "Known: merge_method, name, models, slices, modules, base_model, parameters, dtype, "
          "out_dtype, nonfinite, missing, extra, integers, rename, chat_template, generation_config, random_seed",
          FINE + "zzzz: 1\n"),
+    yaml("a density in percent", "Write 0.5, if it is meant in percent",
+         TIES.format("50"), TIES.format("0.5"), by_ties),
+    yaml("a source that is none of a list", "Write it in the list under sources",
+         "merge_method: passthrough\nslices:\n- {model: ./corp, layer_range: [0, 2]}\n",
+         "merge_method: passthrough\nslices:\n- sources: [{model: ./corp, layer_range: [0, 2]}]\n",
+         lambda scene: scene.tensors["corp"]),
+    yaml("a base that is none of the models", "base_model 'bse' is none of them. Did you mean base?",
+         "merge_method: nearswap\nbase_model: bse\nmodels: [base, ./corp]\nparameters: {t: 0.5}\n",
+         "merge_method: nearswap\nbase_model: base\nmodels: [base, ./corp]\nparameters: {t: 0.5}\n", by_nearswap),
     yaml("rules for the base", "Rename the tensors of the other models",
          FINE + "rename: [{model: base, from: a, to: b}]\n", FINE + "rename: [{model: ./corp, from: a, to: b}]\n"),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",

@@ -113,3 +113,14 @@ def test_the_command(world, capsys, monkeypatch):
     assert "r.yaml:13:11: parameters.weight" in said.out
     asked = told(capsys, monkeypatch, "plan", "r.yaml", "--explain", UP.format(3), "--json")
     assert '"action": "merge"' in asked.out
+
+
+def test_a_tied_head_is_told_as_that(world):
+    tensors = llama_like(np.random.default_rng(5))
+    head = tensors.pop("lm_head.weight")
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": True}
+    for name in ("x", "y"):
+        write_checkpoint(name, tensors, config=config)
+    assert head.shape == tensors["model.embed_tokens.weight"].shape
+    with pytest.raises(PlanError, match="found what stands for its embedding, and is written only where an input has"):
+        sdmw.explain({"merge_method": "linear", "models": ["x", "y"]}, "lm_head.weight")

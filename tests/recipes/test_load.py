@@ -383,7 +383,7 @@ class TestModels:
     def test_what_mergekit_s_forms_say_in_vain_is_a_note(self):
         long = {"model": {"path": "a"}, "override_architecture": "LlamaForCausalLM"}
         slices = [{"sources": [{"model": long, "layer_range": [0, 1], "residual_weight": 0.5}]}]
-        recipe = loaded({"merge_method": "passthrough", "slices": slices, "dtype": "torch.bfloat16"})
+        recipe = loaded({"merge_method": "linear", "slices": slices, "dtype": "torch.bfloat16"})
         assert recipe.dtype == "bfloat16"
         assert recipe.notes == (
             "slices.0.sources.0.model.override_architecture has no effect: names decide what can be merged",

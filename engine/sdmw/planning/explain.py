@@ -73,6 +73,9 @@ def explain(recipe: Recipe, method: AnyMethod, inputs: Inputs, tensor: str) -> E
         raise PlanError(tables)
     wanted = rows(recipe, method, tables, tied.unwritten(parted(recipe, tied)))
     row = next((row for row in wanted if row.name == tensor), None)
+    if row is None and tensor in tied.heads:
+        found = "what stands for its embedding, and is written only where an input has another"
+        raise PlanError([Problem(quoted(tensor), "a tensor of the output", found)])
     if row is None:
         mend = close(tensor, [row.name for row in wanted])
         raise PlanError([Problem(quoted(tensor), "a tensor of the output", "none of this name", mend)])

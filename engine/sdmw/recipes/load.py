@@ -215,7 +215,7 @@ def _slice(
     if method:
         entries, base = without_base(given, entries, place, top, method, findings)
         if place[1] is not None or not method.needs_base:  # else one of the models may be meant as the base
-            check_count(given, entries, method, findings)
+            check_count(given, entries, place[1], method, findings)
         check_weights(given, entries, top, method, findings)
     levels: Mapping[str, Setting] = {}
     for at, level in given.levels:

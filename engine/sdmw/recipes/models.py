@@ -152,15 +152,20 @@ def _takes_part(method: MethodGrammar, top: Any) -> bool:
     return method.most is None and all(isinstance(top, dict) and name in top for name in compulsory)
 
 
-def check_count(given: GivenSlice, entries: list[Entry], method: MethodGrammar, findings: Findings) -> None:
-    """As many models as the method merges, the base not counted."""
+def check_count(
+    given: GivenSlice, entries: list[Entry], base: ModelRef | None, method: MethodGrammar, findings: Findings
+) -> None:
+    """As many models as the method merges, the base not counted, which one of them may be meant as."""
     count, fewest, most = len(entries), method.fewest, method.most
     if not entries or (count >= fewest and (most is None or count <= most)):
         return
     wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}" if count < fewest else f"at most {most}"
     beside = " beside base_model" if method.takes != "values" else ""
     expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside}, as {method.name} merges"
-    findings.add((*given.path, "sources" if given.ranged else "models"), str(count), expected=expected)
+    names = [str(model) for _, model, _ in entries]
+    meant = close(str(base), names) if base is not None and count > fewest and str(base) not in names else ""
+    mend = f"base_model {quoted(str(base))} is none of them. {meant}" if meant else ""
+    findings.add((*given.path, "sources" if given.ranged else "models"), str(count), expected=expected, mend=mend)
 
 
 def check_weights(given: GivenSlice, entries: list[Entry], top: Any, method: MethodGrammar, findings: Findings) -> None:

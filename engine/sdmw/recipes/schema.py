@@ -209,6 +209,8 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
             known = _fields_around(shape, loc)
             mend = close(name, [*known, *parameters]) or guess(name, known)
             mend = "Write it under parameters" if name in parameters else mend
+            in_source = len(loc) > 1 and loc[-3:-2] == ("slices",) and name in SourceShape.model_fields
+            mend = "Write it in the list under sources" if in_source else mend
             findings.add(path, "unknown field", mend=mend, key=True)
         case "too_short":
             findings.add(path, described(value), expected=f"at least one {name.removesuffix('s')}")

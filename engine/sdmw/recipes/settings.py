@@ -15,6 +15,7 @@ _FLAGS = {
     **dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False),
 }
+_ANYWHERE = ("int8_mask",)  # what is accepted whatever the method
 INT8_MASK = "int8_mask is accepted and changes nothing: masks take no memory here"
 
 
@@ -66,7 +67,8 @@ class Settings:
                 del given[name]
             elif name not in known:
                 found = f"unknown parameter of {self._method.name}"
-                self._findings.add(at, found, mend=_share_kept(name, value, known) or guess(name, known), key=True)
+                mend = _share_kept(name, value, known) or close(name, [*known, *_ANYWHERE]) or guess(name, known)
+                self._findings.add(at, found, mend=mend, key=True)
             elif level == "slice" and not known[name].varies:
                 mend = "Move it to the top level's parameters"
                 self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
@@ -130,7 +132,9 @@ class Settings:
         elif not _fits_float32(number):
             self._findings.add(at, described(given), expected="a number that is finite as float32")
         elif (low is not None and number < low) or (high is not None and number > high) or _broken(parameter, number):
-            self._findings.add(at, described(given), expected=_wanted(parameter))
+            share = high == 1 and low == 0 and 1 < number <= 100
+            mend = f"Write {number / 100:g}, if it is meant in percent" if share else ""
+            self._findings.add(at, described(given), expected=_wanted(parameter), mend=mend)
         else:
             if parameter.percent and 0 < number < 1:
                 self._findings.note(f"{parameter.name}: {number:g} is {number:g} %, not {100 * number:g} %")

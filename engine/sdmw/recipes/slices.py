@@ -77,10 +77,10 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
                 findings.add(at, found, expected="a first layer of at least 0, and an end behind it", mend=mend)
             else:
                 lengths.setdefault(given[1] - given[0], path)
-        if len(lengths) > 1:
-            (one, first), (other, second) = list(lengths.items())[:2]
+        (one, first), *others = lengths.items() if lengths else [(0, ())]
+        for other, at in others:
             expected = f"{one} layers, as the slice's source {first[-1]}"
-            findings.add((*second, "layer_range"), f"{other}", expected=expected)
+            findings.add((*at, "layer_range"), f"{other}", expected=expected)
 
 
 def _whole_numbers(given: Any) -> Any:

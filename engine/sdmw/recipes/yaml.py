@@ -223,7 +223,11 @@ def _checked(events: Iterable[Event], where: str) -> Iterator[Event]:
         if isinstance(event, DocumentStartEvent):
             documents += 1
             if documents > 1:
-                _refuse(_spot(where, event.start_mark), "a second document", expected="one recipe in a file")
+                _refuse(
+                    _spot(where, event.start_mark),
+                    "one that says nothing, or more than 64 of them",
+                    expected="recipes between `---`",
+                )
             if event.version and tuple(event.version) != (1, 2):
                 _refuse(
                     _spot(where, event.start_mark), f"YAML {event.version[0]}.{event.version[1]}", expected="YAML 1.2"

@@ -103,7 +103,7 @@ class Tensor(ABC):
     @property
     def origin(self) -> str:
         """The files that it is made of, for a message."""
-        return " or ".join(dict.fromkeys(leaf.file for leaf in self.leaves()))
+        return " and ".join(dict.fromkeys(leaf.file for leaf in self.leaves()))
 
     @property
     def where(self) -> str:
