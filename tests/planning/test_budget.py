@@ -99,7 +99,7 @@ def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
     columns = 2 * 16 + 1 + 2 * (16 + 16 + 1)  # embedding, head and norm; of each block two matrices and a norm
     assert asked.reserved == whole.reserved + columns * budget.COLUMN
     by_row = demand(models, "corp", "func", method="nuslerp", parameters={"weight": 1, "nuslerp_flatten": False})
-    assert (by_row.beside, by_row.working, by_row.models) == (2 * 16, whole.working + 16, 0)
+    assert (by_row.beside, by_row.working) == (2 * 16, whole.working + 16)
 
 
 def test_a_plan_counts_what_adapters_are_computed_in(models):

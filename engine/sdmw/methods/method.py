@@ -33,6 +33,7 @@ class Settings:
         models: how many are merged, the base not counted.
         base: whether the recipe has a base_model.
         elements: of the tensor.
+        rows: of its last axis.
         seed: of all that is left to chance.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
@@ -41,6 +42,7 @@ class Settings:
     models: int
     base: bool
     elements: int
+    rows: int
     seed: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
