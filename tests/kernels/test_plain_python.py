@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles, vectors
+from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -88,11 +88,18 @@ bad = cuts.merge_kept(
 results += [out.copy(), np.array([bad])]
 arrays[1][:9] = 0  # finite
 counts, lows, low = np.zeros(65536, np.int64), np.zeros(65536, np.int64), np.zeros((1, LOW), np.int64)
-fusion.count_scores(addresses, codes, count, 50, counts, lows)
-places = np.flatnonzero(counts)
-fusion.count_low_scores(addresses, codes, count, 50, places[9:10], low)
-bad = fusion.merge_telling(addresses, codes, count, 50, 20, 270, 1e-5, out.ctypes.data, BF16)
-results += [counts, lows, low, out.copy(), np.array([bad])]
+for known in (np.zeros(0), np.array([0.25])):
+    fusion.count_scores(addresses, codes, count, 50, known, counts, lows)
+    places = np.flatnonzero(counts)
+    fusion.count_low_scores(addresses, codes, count, 50, known, places[9:10], low)
+    bad = fusion.merge_telling(addresses, codes, count, 50, known, 20, 270, 1e-5, out.ctypes.data, BF16)
+    results += [counts, lows, low, out.copy(), np.array([bad])]
+tops = np.full(2, -np.inf)
+divergence.find_largest(addresses, codes, count, tops)
+for totals in (np.zeros(0), np.array([90.0, 70.0])):
+    lanes, sums = np.zeros((1 if totals.size else 2, 16)), np.zeros((2, 2))
+    ended = divergence.sum_by_block(addresses, codes, count, 65536 - 107, tops, totals, lanes, sums)
+    results += [tops, lanes, sums[:ended]]
 both = np.array([addresses[0], addresses[2]])
 sums, shares = np.zeros((3, 60)), np.zeros((2, 60), np.float32)
 vectors.add_column_products(addresses, codes, count, 70, 60, True, sums)

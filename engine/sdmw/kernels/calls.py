@@ -89,10 +89,19 @@ def _consensus() -> None:
 def _fusion() -> None:
     from sdmw.kernels import fusion
 
-    both = _integers(2)
-    fusion.count_scores(both, both, 0, 1, _integers(1), _integers(1))
-    fusion.count_low_scores(both, both, 0, 1, _integers(0), _integers(0, 1))
-    fusion.merge_telling(both, both, 0, 1, 0, 0, 0.5, 0, 0)
+    both, unknown = _integers(2), np.zeros(0)
+    fusion.count_scores(both, both, 0, 1, unknown, _integers(1), _integers(1))
+    fusion.count_low_scores(both, both, 0, 1, unknown, _integers(0), _integers(0, 1))
+    fusion.merge_telling(both, both, 0, 1, unknown, 0, 0, 0.5, 0, 0)
+
+
+def _divergence() -> None:
+    from sdmw.kernels import divergence
+    from sdmw.kernels.blocks import LANES
+
+    both, lanes = _integers(2), np.zeros((2, LANES))
+    divergence.find_largest(both, both, 0, np.zeros(2))
+    divergence.sum_by_block(both, both, 0, 0, np.zeros(2), np.zeros(0), lanes, np.zeros((1, 2)))
 
 
 def _ranks() -> None:
@@ -142,6 +151,7 @@ CALLS: dict[str, Callable[[], None]] = {
     "chance": _chance,
     "consensus": _consensus,
     "fusion": _fusion,
+    "divergence": _divergence,
     "ranks": _ranks,
     "vectors": _vectors,
     "dots": _dots,

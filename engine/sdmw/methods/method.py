@@ -24,6 +24,8 @@ Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
 Facts = Mapping[str, Fact]
 
+LONG_ROW = 1 << 18  # elements: the only row of a tensor, if it is longer, is never held whole
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -46,6 +48,11 @@ class Settings:
     seed: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
+
+    @property
+    def one_long_row(self) -> bool:
+        """Whether the tensor is a single row, too long to be held whole."""
+        return self.rows == 1 and self.elements > LONG_ROW
 
     def number(self, name: str) -> float:
         """A parameter of the kind "number" that stands at the top only."""
