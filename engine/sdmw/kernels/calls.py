@@ -112,6 +112,16 @@ def _ranks() -> None:
     ranks.merge_by_rank(_BASE, _BASE, 0, 0, 1, 0, 0, keys, none64, none64, _NONE, _NONE, True, True, _ONE, 0, 0)
 
 
+def _steps() -> None:
+    from sdmw.kernels import steps
+
+    keys, none, ends = np.zeros(0, np.uint64), np.zeros(0, np.uint32), _integers(1)
+    steps.count_ranges(_BASE, _BASE, 0, none, ends, _integers(0), none, none)
+    steps.list_open(_BASE, _BASE, 0, 0, keys, none, ends, none, none, np.zeros((0, 0), np.uint32), _integers(0))
+    steps.sum_kept_by_step(_BASE, _BASE, 0, 0, keys, none, ends, none, _integers(0, 2, 1))
+    steps.merge_by_step(_BASE, _BASE, 0, 0, keys, none, ends, none, _NONE, _NONE, True, True, _ONE, 0, 0)
+
+
 def _vectors() -> None:
     from sdmw.kernels import vectors
 
@@ -153,6 +163,7 @@ CALLS: dict[str, Callable[[], None]] = {
     "fusion": _fusion,
     "divergence": _divergence,
     "ranks": _ranks,
+    "steps": _steps,
     "vectors": _vectors,
     "dots": _dots,
     "ram": _ram,

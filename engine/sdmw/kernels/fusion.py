@@ -67,7 +67,7 @@ def by_row(step: Any) -> Any:
 
 
 @kernel
-def keys_of(delta: Any, size: int, factor: float, keys: Any) -> None:
+def score_keys(delta: Any, size: int, factor: float, keys: Any) -> None:
     """The keys of the scores of `size` deltas."""
     for i in range(size):
         keys[i] = key_of(score_of(delta[i], factor))
@@ -78,7 +78,7 @@ def count_keys(
     _base: Any, delta: Any, size: int, factor: float, _at: int, keys: Any, counts: Any, low_sums: Any
 ) -> bool:  # fmt: skip
     """Count the high halves of keys, and add up their low halves."""
-    keys_of(delta, size, factor, keys)
+    score_keys(delta, size, factor, keys)
     for i in range(size):
         high = keys[i] >> np.uint32(16)
         counts[high] += 1
@@ -91,7 +91,7 @@ def count_low_keys(
     _base: Any, delta: Any, size: int, factor: float, _at: int, keys: Any, bins: Any, counts: Any
 ) -> bool:  # fmt: skip
     """Count the nonzero low halves of keys in some bins."""
-    keys_of(delta, size, factor, keys)
+    score_keys(delta, size, factor, keys)
     for i in range(size):
         low = keys[i] & np.uint32(0xFFFF)
         for which in range(bins.size):

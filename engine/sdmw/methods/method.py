@@ -160,6 +160,10 @@ class Method(ABC, Generic[P, D, M]):
         """
         return None
 
+    def ranges(self, params: P) -> int:
+        """How many ranges of magnitudes a decision on one long row has at most, of all models; 0 where it has none."""
+        return 0
+
     def column_bytes(self, params: P) -> int:
         """Bytes that a worker takes for each place behind the first axis, where it decides by column."""
         return 0
