@@ -287,7 +287,8 @@ SAMPLES = {
 }  # fmt: skip
 
 
-# The world: a base of bfloat16, full models and adapters of other dtypes; one tensor has several pieces
+# The world: a base of bfloat16, full models and adapters of other dtypes; one tensor has several pieces, and one is a
+# single row that is not held whole
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,8 @@ def models(tmp_path_factory):
     """Where they lie, and the tensors of each."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(8)
-    base = llama_like(rng) | {"model.wide.weight": rng.normal(0, 0.02, (150, 111)).astype(STORED["BF16"])}
+    wide, long = (rng.normal(0, 0.02, shape).astype(STORED["BF16"]) for shape in ((150, 111), 3001))
+    base = llama_like(rng) | {"model.wide.weight": wide, "model.long.weight": long}
     contents = {
         "base": base, "corp": fine_tuned(rng, base), "func": fine_tuned(rng, base, "F32"),
         "third": fine_tuned(rng, base, "F16"), "far": fine_tuned(rng, base, scale=0.05),
@@ -311,6 +313,7 @@ def world(models, monkeypatch):
     """Their tensors; the working directory is where they lie."""
     folder, contents = models
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("sdmw.methods.method.LONG_ROW", 3000)
     return contents
 
 

@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, tiles, vectors
+from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -120,7 +120,22 @@ bad = ranks.merge_by_rank(
     addresses, codes, count, 600, 100, 30, 270, keys, shares, epsilons, weights[:2], weights[1:], True, True, one,
     out.ctypes.data, F32,
 )
-results += [sums, out, np.array([bad])]
+results += [sums.copy(), out.copy(), np.array([bad])]
+starts = np.array([0, 0x3C000000, 0x3D800000, 0x3E000000] * 2, np.uint32)
+ends, bounds = np.array([0, 4, 8]), np.arange(1, 9).astype(np.uint32) << np.uint32(28)
+met, lowest, highest = np.zeros(8, np.int64), np.full(8, 0xFFFFFFFF, np.uint32), np.zeros(8, np.uint32)
+steps.count_ranges(addresses, codes, count, starts, ends, met, lowest, highest)
+listed, sizes = np.zeros((2, 20), np.uint32), np.zeros(2, np.int64)
+upper = bounds + np.uint32(1 << 27)
+steps.list_open(addresses, codes, count, 600, keys, starts, ends, bounds, upper, listed, sizes)
+results += [met, lowest, highest, listed, sizes]
+for ends in (ends, np.array([0, 4, 4])):  # of one of which all is kept
+    steps.sum_kept_by_step(addresses, codes, count, 600, keys, starts, ends, bounds, sums)
+    bad = steps.merge_by_step(
+        addresses, codes, count, 600, keys, starts, ends, bounds, weights[:2], weights[1:], True, True, one,
+        out.ctypes.data, F32,
+    )
+    results += [sums.copy(), out.copy(), np.array([bad])]
 shared = np.zeros((2, 2), np.int64)
 ram.count_shared(addresses, codes, count, np.float32(0.01), shared)
 results.append(shared)

@@ -97,7 +97,7 @@ def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
     )
     assert asked.working == whole.working + 16 * COLUMN_BYTES
     columns = 2 * 16 + 1 + 2 * (16 + 16 + 1)  # embedding, head and norm; of each block two matrices and a norm
-    assert asked.reserved == whole.reserved + columns * budget.COLUMN
+    assert asked.reserved == whole.reserved + columns * budget.APART
     by_row = demand(models, "corp", "func", method="nuslerp", parameters={"weight": 1, "nuslerp_flatten": False})
     assert (by_row.beside, by_row.working) == (2 * 16, whole.working + 16)
 

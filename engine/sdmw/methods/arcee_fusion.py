@@ -121,12 +121,12 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
 
 
 def _look_for_divergence(have: Measured) -> Look[Any] | None:
-    """The next look at a long row's softmax; nothing follows once a value is known to be NaN."""
+    """The next look at a long row's softmax; nothing follows where a value is NaN or infinite."""
     if (tops := _only(have, LargestLook)) is None:
         return LargestLook()
     if (powers := _only(have, PowersLook)) is None:
         return PowersLook(tops)
-    if have.of(DivergenceLook) is None and not powers.nan:
+    if have.of(DivergenceLook) is None and powers.finite:
         return DivergenceLook(tops, powers.numbers())
     return None
 
@@ -136,7 +136,7 @@ def _divergence(params: FusionParams, have: Measured) -> float | None:
     if not params.one_long_row:
         return None
     found = _only(have, DivergenceLook)
-    return math.nan if found is None or found.nan else float(*found.numbers())
+    return float(*found.numbers()) if found is not None and found.finite else math.nan
 
 
 def _only(have: Measured, look: type[Look[Any]]) -> Any:

@@ -19,16 +19,16 @@ class BlockSums:
 
     Attributes:
         totals: as multiples of 2**-1074; each the exact sum of the blocks' sums, so that parts can be added in any
-            order. What is not a number adds nothing.
-        nan: whether anything was not a number.
+            order. What is NaN or infinite adds nothing.
+        finite: nothing was.
     """
 
     totals: tuple[int, ...]
-    nan: bool = False
+    finite: bool = True
 
     def __add__(self, other: "BlockSums") -> "BlockSums":
         totals = tuple(mine + more for mine, more in zip(self.totals, other.totals, strict=True))
-        return BlockSums(totals, self.nan or other.nan)
+        return BlockSums(totals, self.finite and other.finite)
 
     def numbers(self) -> tuple[float, ...]:
         """Each total rounded once."""
@@ -77,12 +77,12 @@ class OpenBlocks:
 
     def _add(self, blocks: NDArray[np.float64]) -> None:
         for block in blocks:
-            self._total += BlockSums(tuple(map(_in_units, block)), bool(np.isnan(block).any()))
+            self._total += BlockSums(tuple(map(_in_units, block)), bool(np.isfinite(block).all()))
 
 
 def _in_units(number: float) -> int:
     """A float64 as a multiple of 2**-1074."""
-    if math.isnan(number):
+    if not math.isfinite(number):
         return 0
     numerator, denominator = float(number).as_integer_ratio()
     return (numerator << UNIT_EXPONENT) // denominator
