@@ -19,11 +19,13 @@ from checkpoints_on_disk import write_checkpoint
 from kernels.inputs import STORED, codes, inputs, tile_of
 from sdmw.errors import CheckpointError, RunError
 from sdmw.kernels.blocks import GRAIN
+from sdmw.kernels.chance import words
 from sdmw.kernels.codes import BF16, DELTA, F32
 from sdmw.methods import all_methods
 from sdmw.methods.long_rows import Chance
 from sdmw.methods.method import Destination, Settings
 from sdmw.statistics.between import BetweenLook, Bounds
+from sdmw.statistics.kept import keys_of
 from sdmw.statistics.look import Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES, ApartLook, RangesLook
 from sdmw.statistics.ranked import SteppedLook
@@ -165,7 +167,7 @@ def test_ranges_are_split_until_few_elements_are_open():
     assert len(apart.starts[0]) // 4 <= chance.ranges
 
 
-def test_ranges_take_the_memory_that_the_plan_counts(monkeypatch):
+def test_ranges_take_the_memory_that_the_plan_counts():
     """Of each in a worker, with two results on their way; beside what looks declare."""
     elements, models = 1 << 40, 2
     chances = (Chance(0.5, 0.15, elements),) * models
@@ -198,14 +200,18 @@ def test_ranges_take_the_memory_that_the_plan_counts(monkeypatch):
         assert peak + sum(len(pickle.dumps(each)) for each in (look, results[0])) <= OPEN_RANGE * most
 
 
-def test_deltas_made_for_the_words_of_a_seed_are_refused(monkeypatch):
-    """Words decide by chance how many ranks must be exact; whoever knows them could ask for all."""
-    monkeypatch.setattr(Chance, "room", 5)
-    delta = np.random.default_rng(5).normal(0, 0.02, 70_000).astype(np.float32)
-    with pytest.raises(
-        RunError, match=r"tensor 'w': expected at most 5 deltas .*, found \d+\. Choose another random_seed"
-    ):
-        check_same("della", of_deltas(delta), F32)
+def test_deltas_made_for_the_words_of_a_seed_are_refused():
+    """So that each word lies at the bound of its element's rank. With another seed it is chance again."""
+    count, density, epsilon = 70_000, 0.5, 0.15
+    drawn = np.zeros(count, np.uint32)
+    words(keys_of(3, 1, "w")[0], 0, count, drawn)
+    ranks = (drawn / 2.0**32 - (density - epsilon)) / (2 * epsilon)
+    delta = np.where((ranks > 0) & (ranks < 1), ranks, np.random.default_rng(5).random(count)).astype(np.float32)
+    room = Chance(density, epsilon, count).room
+    said = rf"tensor 'w': expected at most {room} deltas .* matter, found [\d,]+\. Choose another random_seed"
+    with pytest.raises(RunError, match=said):
+        merged("della", of_deltas(delta), F32, 1, ((density, epsilon),), seed=3)
+    check_same("della", of_deltas(delta), F32, likelihoods=((density, epsilon),), seed=4)
 
 
 @pytest.mark.parametrize("steps", [[], [""], ["AAAA"], ["AAAAAAAAAAA="] * 2, ["A"], ["AAAA="], None])
