@@ -214,23 +214,45 @@ def test_deltas_made_for_the_words_of_a_seed_are_refused():
     check_same("della", of_deltas(delta), F32, likelihoods=((density, epsilon),), seed=4)
 
 
-@pytest.mark.parametrize("steps", [[], [""], ["AAAA"], ["AAAAAAAAAAA="] * 2, ["A"], ["AAAA="], None])
-def test_a_report_with_steps_that_are_none(tmp_path, monkeypatch, steps):
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """Merges a long row of one model, of which some values may be odd, and changes its decision in the report."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sdmw.methods.method.LONG_ROW", 50)
-    rng = np.random.default_rng(5)
-    for name in ("base", "model"):
-        write_checkpoint(name, {"w": rng.normal(0, 1, 100).astype(np.float32)})
-    parameters = {"weight": 1, "density": 0.5}
-    recipe = {"merge_method": "della", "base_model": "base", "models": [{"model": "model"}], "parameters": parameters}
-    sdmw.merge(recipe, "out", progress=False)
-    path = Path("out/sdmw_report.json")
-    report = json.loads(path.read_text())
-    if steps is not None:
-        report["layers"][0]["decision"]["steps"] = steps
-    path.write_text(json.dumps(report))
-    if steps is None:
-        assert sdmw.verify("out", sample=1, progress=False).problems == ()
-        return
-    with pytest.raises(CheckpointError):
+
+    def merge(name, odd=(), **changed):
+        rng = np.random.default_rng(5)
+        arrays = [rng.normal(0, 1, 100).astype(np.float32) for _ in range(2)]
+        arrays[1][: len(odd)] = odd
+        for each, array in zip(("base", "model"), arrays, strict=True):
+            write_checkpoint(each, {"w": array})
+        parameters = {"weight": 1, "density": 0.5} if name == "della" else {}
+        recipe = {"merge_method": name, "base_model": "base", "models": [{"model": "model"}], "parameters": parameters}
+        sdmw.merge({**recipe, "nonfinite": "pass"}, "out", progress=False)
+        path = Path("out/sdmw_report.json")
+        report = json.loads(path.read_text())
+        report["layers"][0]["decision"].update(changed)
+        path.write_text(json.dumps(report))
+
+    return merge
+
+
+@pytest.mark.parametrize("name", ["della", "arcee_fusion"])
+@pytest.mark.parametrize("odd", [(), (np.nan,), (np.inf,), (-np.inf, np.nan)])
+def test_a_report_holds_what_was_decided(reported, name, odd):
+    reported(name, odd)
+    assert sdmw.verify("out", sample=1, progress=False).problems == ()
+
+
+@pytest.mark.parametrize("steps", [[], [""], ["AAAA"], ["AAAAAAAAAAA="] * 2, ["A"], ["AAAA="]])
+def test_a_report_with_steps_that_are_none(reported, steps):
+    reported("della", steps=steps)
+    with pytest.raises(CheckpointError, match=r"sdmw_report\.json"):
+        sdmw.verify("out", sample=1, progress=False)
+
+
+def test_a_report_without_the_divergence_of_a_row_that_is_not_held_whole(reported):
+    """Its kernel would read on behind the tile."""
+    reported("arcee_fusion", divergence=None)
+    with pytest.raises(CheckpointError, match=r"sdmw_report\.json"):
         sdmw.verify("out", sample=1, progress=False)

@@ -58,12 +58,17 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
     most = 1
     parameters = ()
     looks = (LargestLook, PowersLook, DivergenceLook, ScoresLook, LowScoresLook)
-    uses = ("divergence", "fusion")
+    uses = ("fusion",)
+    may_use = ("divergence",)
     columns: ClassVar[Mapping[str, str]] = {"mean_cut": ".3g"}
 
     def params(self, settings: Settings) -> FusionParams:
         """The parameters of one tensor."""
         return FusionParams(settings.elements, settings.one_long_row)
+
+    def kernels(self, params: Iterable[FusionParams]) -> tuple[str, ...]:
+        """Those of long rows only where there is one."""
+        return (*self.uses, *self.may_use) if any(each.one_long_row for each in params) else self.uses
 
     def row_bytes(self, params: FusionParams) -> int | None:
         """The shares of the model's values in a row, and of the base's."""
@@ -91,7 +96,10 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
         return FusionCut(-largest if math.isnan(cut) else min(max(cut, -largest), largest), divergence)
 
     def decide_model(self, layers: Sequence[tuple[FusionParams, FusionCut]]) -> None:
-        """Every tensor is decided by itself."""
+        """Every tensor is decided by itself. ValueError where a decision is not one on its tensor's rows."""
+        for params, layer in layers:
+            if (layer.divergence is None) == params.one_long_row:
+                raise ValueError(f"a decision with the divergence {layer.divergence}")
 
     def apply(self, tile: Tile, params: FusionParams, layer: FusionCut, model: None, destination: Destination) -> bool:
         """Score, compare, add."""

@@ -156,7 +156,7 @@ def _too_open(chance: Chance, found: Bounded) -> bool:
 
 
 def _pieces(chance: Chance, ranges: Ranges) -> NDArray[np.int64]:
-    """Into how many each range is split: one for each part of all ranks, as far as there are patterns in it."""
+    """Into how many each range is split: a populous one for each part of all ranks, as far as it has patterns."""
     wanted = np.where(ranges.counts > chance.populous, -(-ranges.counts // chance.populous), 1)
     found: NDArray[np.int64] = np.minimum(wanted, _width(ranges))
     return found
@@ -165,10 +165,10 @@ def _pieces(chance: Chance, ranges: Ranges) -> NDArray[np.int64]:
 def _split(chance: Chance, found: Bounded) -> NDArray[np.uint32]:
     """Starts of the ranges, of which the populous ones are split evenly from the least to the largest pattern."""
     ranges, pieces = found.ranges, _pieces(chance, found.ranges)
-    of = np.repeat(np.arange(pieces.size), pieces)  # the number of each piece's range, and its own number in that
-    number = np.arange(of.size) - (np.cumsum(pieces) - pieces)[of]
-    starts = ranges.lowest[of] + _width(ranges)[of] * number // pieces[of]
-    return np.where(number, starts, ranges.starts[of]).astype(np.uint32)
+    whole = np.repeat(np.arange(pieces.size), pieces)  # the range that each piece is one of
+    number = np.arange(whole.size) - (np.cumsum(pieces) - pieces)[whole]
+    starts = ranges.lowest[whole] + _width(ranges)[whole] * number // pieces[whole]
+    return np.where(number, starts, ranges.starts[whole]).astype(np.uint32)
 
 
 def _width(ranges: Ranges) -> NDArray[np.int64]:

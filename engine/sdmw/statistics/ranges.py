@@ -78,11 +78,8 @@ class RangesCounter:
     def __init__(self, models: int, starts: Sequence[bytes]) -> None:
         from sdmw.kernels import steps
 
-        self._count, self._models, self._own = (
-            steps.count_ranges,
-            models,
-            [np.frombuffer(each, "<u4") for each in starts],
-        )
+        self._count, self._models = steps.count_ranges, models
+        self._own = [np.frombuffer(each, "<u4") for each in starts]
         self._starts, self._ends = np.concatenate(self._own), ends_of(self._own)
         self._met = _empty(self._starts)
 
