@@ -296,13 +296,16 @@ def models(tmp_path_factory):
     """Where they lie, and the tensors of each."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(8)
-    wide, long = (rng.normal(0, 0.02, shape).astype(STORED["BF16"]) for shape in ((150, 111), 3001))
-    base = llama_like(rng) | {"model.wide.weight": wide, "model.long.weight": long}
+    base = llama_like(rng) | {"model.wide.weight": rng.normal(0, 0.02, (150, 111)).astype(STORED["BF16"])}
     contents = {
         "base": base, "corp": fine_tuned(rng, base), "func": fine_tuned(rng, base, "F32"),
         "third": fine_tuned(rng, base, "F16"), "far": fine_tuned(rng, base, scale=0.05),
         "one": adapter_of(rng, base), "two": adapter_of(rng, base, modules=("q_proj",), dtype="BF16"),
     }  # fmt: skip
+    row = {"model.long.weight": rng.normal(0, 0.02, 3001).astype(STORED["BF16"])}
+    contents["base"] |= row
+    for name, dtype in {"corp": "BF16", "func": "F32", "third": "F16", "far": "BF16"}.items():
+        contents[name] |= fine_tuned(rng, row, dtype)
     for name, tensors in contents.items():
         (write_adapter if name in ("one", "two") else write_checkpoint)(folder / name, tensors)
     return folder, contents
@@ -391,6 +394,7 @@ class Shuffled(ThreadPoolExecutor):
 
 @pytest.mark.parametrize(("name", "parameters"), CASES)
 def test_the_bits_depend_on_neither_tiles_nor_threads_nor_budget_nor_order(world, tiles, name, parameters):
+    """Of a matrix and of a single row that are each larger than 20 of the smallest tiles, too."""
     recipe = recipe_of(name, parameters)
     report = merged(recipe)
     expected, facts, layers = weights(), report.models, report.layers
