@@ -72,7 +72,7 @@ class ByChance(Method[P, D, None]):
 
     @abstractmethod
     def factors(self, layer: D) -> tuple[float, ...]:
-        """By what what is kept of each model is multiplied."""
+        """What the kept deltas of each model are multiplied by."""
 
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The sums before and after, where what is left is scaled."""

@@ -54,7 +54,7 @@ class DellaLayer:
     """What one tensor is merged with.
 
     Attributes:
-        factors: by what what is kept of each model is multiplied.
+        factors: what the kept deltas of each model are multiplied by.
         steps: of each model's long row the patterns at which ranges of magnitudes begin, then the bounds below which
             words keep an element: uint32, little-endian, in base64; nothing where all is kept. Empty where rows are
             held whole.
@@ -136,7 +136,7 @@ class DellaLinear(ByChance[DellaParams, DellaLayer]):
                 raise ValueError(f"a decision with steps of {len(layer.steps)} models")
 
     def factors(self, layer: DellaLayer) -> tuple[float, ...]:
-        """Part of what is decided."""
+        """A part of what is decided."""
         return layer.factors
 
     def apply(self, tile: Tile, params: DellaParams, layer: DellaLayer, model: None, destination: Destination) -> bool:

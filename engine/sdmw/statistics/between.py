@@ -60,7 +60,7 @@ class BetweenLook(Look[tuple[Between, ...]]):
     bounds: tuple[Bounds, ...]
     room: int
 
-    # What ranges and patterns take a method counts: `Method.ranges`.
+    # Ranges and patterns come to it, `Method.ranges`.
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 16, result=1 << 14, kept=1 << 14)
 
     def counter(self, models: int) -> "BetweenCounter":

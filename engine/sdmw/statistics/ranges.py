@@ -51,7 +51,7 @@ class RangesLook(Look[tuple[Ranges, ...]]):
 
     starts: tuple[bytes, ...]
 
-    # Of 32,768 ranges. What more there are a method counts: `Method.ranges`.
+    # Of 32,768 ranges; further ones come to it, `Method.ranges`.
     memory: ClassVar[LookMemory] = LookMemory(counter=5 << 18, result=11 << 16, kept=11 << 17)
 
     def counter(self, models: int) -> "RangesCounter":
