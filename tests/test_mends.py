@@ -45,6 +45,7 @@ WITHOUT = {
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",
+    "Choose another random_seed": "needs deltas made for the words of a seed: tests/methods/test_long_rows.py",
     "Check the network": "needs the network to fail: tests/storage/test_locate.py",
     "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
     "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "

@@ -27,13 +27,17 @@ from sdmw.kernels.codes import F32
 from sdmw.methods import all_methods
 from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
+from sdmw.statistics.between import BetweenLook, Bounds
+from sdmw.statistics.blocks import BlockSums
 from sdmw.statistics.columns import ColumnsLook
+from sdmw.statistics.divergence import DivergenceLook, LargestLook, PowersLook
 from sdmw.statistics.gram import Gram, GramLook
 from sdmw.statistics.histogram import HistogramLook
 from sdmw.statistics.kept import KeptLook
 from sdmw.statistics.look import Look
 from sdmw.statistics.low_bits import LowBitsLook
-from sdmw.statistics.ranked import RankedLook
+from sdmw.statistics.ranges import EVERY_BIN, ApartLook, RangesLook
+from sdmw.statistics.ranked import RankedLook, SteppedLook
 from sdmw.statistics.scores import LowScoresLook, ScoresLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
@@ -97,6 +101,11 @@ def finite_range() -> NDArray[np.uint32]:
     return np.where(patterns == INFINITY, np.uint32(1), patterns)
 
 
+def usual_values() -> NDArray[np.uint32]:
+    """Of a model: small, of either sign."""
+    return np.random.default_rng(1).normal(0, 0.5, 3 * GRAIN + 777).astype(np.float32).view(np.uint32)
+
+
 def of_variances(patterns: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Deltas of the first of two models, from which the variances are those of these patterns, or near them."""
     with np.errstate(invalid="ignore"):
@@ -120,6 +129,17 @@ def plain_low_bits(statistic: Any) -> Any:
             for each in statistic]  # fmt: skip
 
 
+def plain_ranges(statistic: Any) -> Any:
+    return [[getattr(each, name).tolist() for name in ("starts", "counts", "lowest", "highest")] for each in statistic]
+
+
+def steps_at(*starts: int) -> bytes:
+    """Ranges from some patterns on, of which each keeps more than the one before."""
+    bounds = np.linspace(0, 0xFFFFFFFF, len(starts) + 2)[1:-1]
+    return np.array([starts, bounds], "<u4").tobytes()
+
+
+OPEN = Bounds.of(*np.array([[0, 0x3F800000], [1 << 20, 1 << 30], [1 << 25, 1 << 31]], np.uint32))
 # Both have the two bins of each model full: each low half occurs, 65,536 in all.
 TWO_BINS = np.concatenate([place << np.uint32(16) | np.arange(LOW, dtype=np.uint32) for place in np.uint32([9, 17])])
 SAMPLES: Mapping[str, Sample] = {
@@ -146,6 +166,27 @@ SAMPLES: Mapping[str, Sample] = {
         lambda statistic: None,
         row=13_159,
         row_bytes=20,
+    ),
+    "kept by step": Sample(
+        SteppedLook(3, (steps_at(0, 9, 0x3F800000), b"")),
+        wide_range(),
+        lambda statistic: statistic,
+        lambda statistic: None,
+    ),
+    "ranges": Sample(RangesLook((EVERY_BIN,) * MODELS), every_bin(100_000), plain_ranges, lambda statistic: None),
+    "ranges apart": Sample(
+        ApartLook((EVERY_BIN[:4000], EVERY_BIN)), wide_range(), plain_ranges, lambda statistic: None
+    ),
+    "between bounds": Sample(
+        BetweenLook(3, (OPEN,) * MODELS, 1000),
+        wide_range()[: GRAIN // 16],
+        lambda each: [(one.tensor, one.patterns.tolist(), one.elements) for one in each],
+        lambda statistic: None,
+    ),
+    "largest": Sample(LargestLook(), wide_range(), lambda statistic: statistic, lambda statistic: None),
+    "powers": Sample(PowersLook((3.0, 0.0)), usual_values(), lambda statistic: statistic, BlockSums.numbers),
+    "divergence": Sample(
+        DivergenceLook((3.0, 0.0), (1e4, 2e5)), usual_values(), lambda statistic: statistic, BlockSums.numbers
     ),
     "variance": Sample(
         VarianceLook(),

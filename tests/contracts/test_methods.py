@@ -287,7 +287,8 @@ SAMPLES = {
 }  # fmt: skip
 
 
-# The world: a base of bfloat16, full models and adapters of other dtypes; one tensor has several pieces
+# The world: a base of bfloat16, full models and adapters of other dtypes; one tensor has several pieces, and one is a
+# single row that is not held whole
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +302,10 @@ def models(tmp_path_factory):
         "third": fine_tuned(rng, base, "F16"), "far": fine_tuned(rng, base, scale=0.05),
         "one": adapter_of(rng, base), "two": adapter_of(rng, base, modules=("q_proj",), dtype="BF16"),
     }  # fmt: skip
+    row = {"model.long.weight": rng.normal(0, 0.02, 3001).astype(STORED["BF16"])}
+    contents["base"] |= row
+    for name, dtype in {"corp": "BF16", "func": "F32", "third": "F16", "far": "BF16"}.items():
+        contents[name] |= fine_tuned(rng, row, dtype)
     for name, tensors in contents.items():
         (write_adapter if name in ("one", "two") else write_checkpoint)(folder / name, tensors)
     return folder, contents
@@ -311,6 +316,7 @@ def world(models, monkeypatch):
     """Their tensors; the working directory is where they lie."""
     folder, contents = models
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("sdmw.methods.method.LONG_ROW", 3000)
     return contents
 
 
@@ -388,6 +394,7 @@ class Shuffled(ThreadPoolExecutor):
 
 @pytest.mark.parametrize(("name", "parameters"), CASES)
 def test_the_bits_depend_on_neither_tiles_nor_threads_nor_budget_nor_order(world, tiles, name, parameters):
+    """Of a matrix and of a single row that are each larger than 20 of the smallest tiles, too."""
     recipe = recipe_of(name, parameters)
     report = merged(recipe)
     expected, facts, layers = weights(), report.models, report.layers

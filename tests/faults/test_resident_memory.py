@@ -3,6 +3,7 @@ file systems with large folios, huge pages. And against the size of the model, f
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -114,30 +115,49 @@ def test_a_merge_of_cached_inputs_keeps_to_the_plan(kernels, tmp_path, kind, set
             assert peak <= planned, f"{kind}, huge pages {setting}, {options or 'default budget'}"
 
 
-ROW = 9_000_000  # elements: more than a tile
+ROW = 4_500_000  # elements: more than a tile
 BY_VECTOR = {
-    "della": {"weight": 1, "density": 0.5},
-    "arcee_fusion": {},
-    "model_stock": {"filter_wise": True},
-    "nuslerp": {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True},
+    "della": ("della", {"weight": 1, "density": 0.5}),
+    "arcee_fusion": ("arcee_fusion", {}),
+    "model_stock": ("model_stock", {"filter_wise": True}),
+    "nuslerp": ("nuslerp", {"weight": 1, "nuslerp_flatten": False}),
+    "nuslerp by column": ("nuslerp", {"weight": 1, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
 }
 
 
-@pytest.mark.parametrize("method", BY_VECTOR)
-def test_rows_longer_than_a_tile_and_many_columns_keep_to_the_plan(kernels, tmp_path, method):
-    """What does not fit in the default budget is refused, with the number that does."""
+def by_vector(folder, name, shape):
+    """A recipe of a tensor of some shape, and how many bytes its inputs have."""
+    method, parameters = BY_VECTOR[name]
+    names = ("base", "one") if method == "arcee_fusion" else ("base", "one", "other")
     rng = np.random.default_rng(8)
-    for name in ("base", "one", "other"):
-        values = rng.normal(0, 0.02, (2, ROW // 2) if method == "nuslerp" else ROW).astype(np.float32)
-        write_checkpoint(tmp_path / name, {"w": values.astype(STORED["BF16"])})
-    names = ("one",) if method == "arcee_fusion" else ("one", "other")
-    asked = {"merge_method": method, "parameters": BY_VECTOR[method], "base_model": str(tmp_path / "base"),
-             "models": [{"model": str(tmp_path / name)} for name in names]}  # fmt: skip
+    for each in names:
+        values = rng.normal(0, 0.02, shape).astype(np.float32).astype(STORED["BF16"])
+        write_checkpoint(folder / each, {"w": values})
+    models = [{"model": str(folder / each)} for each in names[1:]]
+    recipe = {"merge_method": method, "parameters": parameters, "base_model": str(folder / "base"), "models": models}
+    return recipe, len(names) * values.nbytes
+
+
+@pytest.mark.parametrize("name", BY_VECTOR)
+def test_rows_longer_than_a_tile_and_many_columns_keep_to_the_plan(kernels, tmp_path, name):
+    """What does not fit in the default budget is refused, with the number that does."""
+    asked, size = by_vector(tmp_path, name, (2, ROW))
     least = sdmw.plan(asked, budget=1).problems[0]
     assert least.where == "budget"
     peak, planned = peak_of("merge", asked, str(tmp_path / "out"), progress=False, budget="4GB", threads=1)
     assert peak <= planned
-    assert planned >= ROW * 2 * (len(names) + 1)
+    assert planned >= size
+
+
+@pytest.mark.parametrize("name", BY_VECTOR)
+def test_a_single_long_row_is_merged_in_the_least_budget(kernels, tmp_path, name):
+    """In tiles of the smallest size, of which it has more than a hundred."""
+    asked, _ = by_vector(tmp_path, name, 2 * ROW)
+    with pytest.raises(AssertionError, match="Set the budget to") as refused:
+        peak_of("merge", asked, str(tmp_path / "out"), progress=False, budget=1)
+    least = re.search(r"Set the budget to (\d+MB)", str(refused.value))[1]
+    peak, planned = peak_of("merge", asked, str(tmp_path / "out"), progress=False, budget=least)
+    assert peak <= planned
 
 
 @pytest.mark.skipif(not ALL, reason="half a minute: scripts/faults")

@@ -12,7 +12,8 @@ from kernels.inputs import stored, tile_of, values
 from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.kernels.dots import PARTIALS, exact_total
-from sdmw.statistics.gram import UNIT_EXPONENT, GramLook
+from sdmw.statistics.blocks import UNIT_EXPONENT
+from sdmw.statistics.gram import GramLook
 
 
 def dot(one, other):

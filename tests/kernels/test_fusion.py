@@ -13,8 +13,9 @@ from reference.arcee_fusion import arcee_fusion
 from reference.arcee_fusion import divergence as plain_divergence
 from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import DELTA, F32
+from sdmw.kernels.divergence import divergence
 from sdmw.kernels.dots import PARTIALS
-from sdmw.kernels.fusion import BINS, divergence, key_of
+from sdmw.kernels.fusion import BINS, key_of
 from sdmw.kernels.tiles import BLOCK
 from sdmw.statistics.look import Tile
 from sdmw.statistics.scores import LowScoresLook, ScoresLook

@@ -8,7 +8,7 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
-from sdmw.kernels import consensus, cuts, dots, fusion, ram, ranks, single, tiles, vectors
+from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
@@ -88,11 +88,18 @@ bad = cuts.merge_kept(
 results += [out.copy(), np.array([bad])]
 arrays[1][:9] = 0  # finite
 counts, lows, low = np.zeros(65536, np.int64), np.zeros(65536, np.int64), np.zeros((1, LOW), np.int64)
-fusion.count_scores(addresses, codes, count, 50, counts, lows)
-places = np.flatnonzero(counts)
-fusion.count_low_scores(addresses, codes, count, 50, places[9:10], low)
-bad = fusion.merge_telling(addresses, codes, count, 50, 20, 270, 1e-5, out.ctypes.data, BF16)
-results += [counts, lows, low, out.copy(), np.array([bad])]
+for known in (np.zeros(0), np.array([0.25])):
+    fusion.count_scores(addresses, codes, count, 50, known, counts, lows)
+    places = np.flatnonzero(counts)
+    fusion.count_low_scores(addresses, codes, count, 50, known, places[9:10], low)
+    bad = fusion.merge_telling(addresses, codes, count, 50, known, 20, 270, 1e-5, out.ctypes.data, BF16)
+    results += [counts, lows, low, out.copy(), np.array([bad])]
+tops = np.full(2, -np.inf)
+divergence.find_largest(addresses, codes, count, tops)
+for totals in (np.zeros(0), np.array([90.0, 70.0])):
+    lanes, sums = np.zeros((1 if totals.size else 2, 16)), np.zeros((2, 2))
+    ended = divergence.sum_by_block(addresses, codes, count, 65536 - 107, tops, totals, lanes, sums)
+    results += [tops, lanes, sums[:ended]]
 both = np.array([addresses[0], addresses[2]])
 sums, shares = np.zeros((3, 60)), np.zeros((2, 60), np.float32)
 vectors.add_column_products(addresses, codes, count, 70, 60, True, sums)
@@ -113,7 +120,22 @@ bad = ranks.merge_by_rank(
     addresses, codes, count, 600, 100, 30, 270, keys, shares, epsilons, weights[:2], weights[1:], True, True, one,
     out.ctypes.data, F32,
 )
-results += [sums, out, np.array([bad])]
+results += [sums.copy(), out.copy(), np.array([bad])]
+starts = np.array([0, 0x3C000000, 0x3D800000, 0x3E000000] * 2, np.uint32)
+ends, bounds = np.array([0, 4, 8]), np.arange(1, 9).astype(np.uint32) << np.uint32(28)
+met, lowest, highest = np.zeros(8, np.int64), np.full(8, 0xFFFFFFFF, np.uint32), np.zeros(8, np.uint32)
+steps.count_ranges(addresses, codes, count, starts, ends, met, lowest, highest)
+listed, sizes = np.zeros((2, 20), np.uint32), np.zeros(2, np.int64)
+upper = bounds + np.uint32(1 << 27)
+steps.list_open(addresses, codes, count, 600, keys, starts, ends, bounds, upper, listed, sizes)
+results += [met, lowest, highest, listed, sizes]
+for ends in (ends, np.array([0, 4, 4])):  # of one of which all is kept
+    steps.sum_kept_by_step(addresses, codes, count, 600, keys, starts, ends, bounds, sums)
+    bad = steps.merge_by_step(
+        addresses, codes, count, 600, keys, starts, ends, bounds, weights[:2], weights[1:], True, True, one,
+        out.ctypes.data, F32,
+    )
+    results += [sums.copy(), out.copy(), np.array([bad])]
 shared = np.zeros((2, 2), np.int64)
 ram.count_shared(addresses, codes, count, np.float32(0.01), shared)
 results.append(shared)

@@ -59,7 +59,7 @@ def test_nan_ranks_above_all_numbers():
 
 def objection(method, density, epsilon):
     settings = Settings(
-        models=1, base=True, elements=9, seed=0, top={"normalize": False, "rescale": True, "lambda": 1.0},
+        models=1, base=True, elements=9, rows=1, seed=0, top={"normalize": False, "rescale": True, "lambda": 1.0},
         by_model={"weight": (1.0,), "density": (density,), "epsilon": (epsilon,)},
     )  # fmt: skip
     own = all_methods()[method]

@@ -6,7 +6,7 @@ import llvmlite.binding as llvm
 import numba
 import pytest
 
-from sdmw.kernels import tiles
+from sdmw.kernels import fusion, tiles
 
 FEATURES = llvm.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(not FEATURES.get("avx2"), reason="a processor without AVX2: nothing to look for")
@@ -26,6 +26,7 @@ LOOPS = {
     ),
     "weighted models": (tiles.add_weighted, (SHORT, FLOATS, numba.int64, ONE, FLOATS), "vmulps"),
     "decoding": (tiles.decode, (numba.int64,) * 4 + (FLOATS,), "vpslld"),
+    "keys of scores": (fusion.score_keys, (FLOATS, numba.int64, numba.float64, BITS), "vmulpd"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Rows and columns as vectors of their own: of any shape, in long rows, and with what is not finite."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import write_checkpoint
-from kernels.inputs import stored, tile_of, values
+from kernels.inputs import STORED, codes, inputs, stored, tile_of, values
 from reference.model_stock import model_stock
 from reference.nuslerp import nuslerp
 from sdmw.errors import CheckpointError, RunError
@@ -20,7 +21,10 @@ from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import BF16, F16, F32
 from sdmw.kernels.dots import PARTIALS
 from sdmw.kernels.tiles import BLOCK
+from sdmw.methods import all_methods
+from sdmw.methods.method import Destination, Settings
 from sdmw.statistics.gram import GramLook
+from sdmw.statistics.look import Measured
 
 SHAPES = [(200_001,), (3, 70_000), (5, 1), (), (2, 3, 4), (1,), (1500, 3)]
 
@@ -48,6 +52,36 @@ def test_a_row_that_is_the_tensor_has_the_tensor_s_products(deltas, seed, count)
     counter.add(tile_of(arrays, codes))
     matrix = counter.result().matrix()
     assert gram_of(arrays, codes, deltas).tolist() == matrix[np.triu_indices(len(matrix))].tolist()
+
+
+def settings_of(models, base, rows):
+    top = {"nuslerp_flatten": False, "nuslerp_row_wise": False, "filter_wise": True}
+    return Settings(models, base, 9, rows, 0, top, {"weight": (0.3,) * models})
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "models"), [("nuslerp", False, 2), ("nuslerp", True, 2), ("model_stock", True, 3)]
+)
+@given(drawn=inputs(models=st.just(3)), code=codes, odd=st.booleans())
+def test_a_single_row_is_merged_by_row_as_the_tensor_that_it_is(name, base, models, drawn, code, odd):
+    """To the bit, NaN and infinity included."""
+    arrays, dtypes = drawn[0][: models + base], drawn[1][: models + base]
+    if odd:
+        arrays[-1][[0, -1]] = np.nan, np.inf
+    method, tile = all_methods()[name], replace(tile_of(arrays, dtypes), row=arrays[0].size)
+    found = []
+    for rows in 1, 2:
+        params, have = method.params(settings_of(models, base, rows)), Measured()
+        while look := method.needs(params, have):
+            counter = look.counter(models)
+            counter.add(tile)
+            have = have.with_look(type(look), {"w": counter.result()})
+        out = np.zeros(tile.count, STORED[code])
+        layer = method.decide_layer(params, have)
+        assert (layer is None) == (rows > 1)
+        bad = method.apply(tile, params, layer, None, Destination(out.ctypes.data, code))
+        found.append((out.tobytes(), bad))
+    assert found[0] == found[1]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The bound on memory: each of its terms, what a plan asks for, and what fits into a budget."""
 
+import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,12 @@ from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import Problem
 from sdmw.methods import all_methods
+from sdmw.methods.long_rows import Chance
 from sdmw.planning import budget
 from sdmw.planning.budget import Demand, default_budget, fit, projected_peak
 from sdmw.statistics.columns import COLUMN_BYTES
 from sdmw.statistics.look import LookMemory
+from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
 from sdmw.tensors import low_rank
 
 MIB = 2**20
@@ -97,9 +101,58 @@ def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
     )
     assert asked.working == whole.working + 16 * COLUMN_BYTES
     columns = 2 * 16 + 1 + 2 * (16 + 16 + 1)  # embedding, head and norm; of each block two matrices and a norm
-    assert asked.reserved == whole.reserved + columns * budget.COLUMN
+    assert asked.reserved == whole.reserved + columns * budget.APART
     by_row = demand(models, "corp", "func", method="nuslerp", parameters={"weight": 1, "nuslerp_flatten": False})
-    assert (by_row.beside, by_row.working, by_row.models) == (2 * 16, whole.working + 16, 0)
+    assert (by_row.beside, by_row.working) == (2 * 16, whole.working + 16)
+
+
+def test_a_plan_counts_the_ranges_of_a_row_that_is_not_held_whole(models, monkeypatch):
+    """What the decision on each takes to the end; of the most what a worker counts, and the driver decides by."""
+    parameters = {"weight": 1, "density": 0.5}
+    whole = demand(models, "corp", "func", method="della", parameters=parameters)
+    monkeypatch.setattr("sdmw.methods.method.LONG_ROW", 15)
+    asked = demand(models, "corp", "func", method="della", parameters=parameters)
+    ranges, norms = 2 * Chance(0.5, 0.15, 16).ranges, 3
+    assert asked.reserved == whole.reserved + norms * ranges * budget.APART + ranges * OPEN_RANGE
+    assert asked.working == whole.working + ranges * RANGE_BYTES
+    assert asked.beside == whole.beside  # of the matrices
+
+
+TWO_BILLION = [(2_000_000_000,), (44_722, 44_722)]
+OF_VECTORS = {"density": 0.5, "nuslerp_flatten": False, "filter_wise": True}
+
+
+@pytest.fixture(scope="module", params=TWO_BILLION, ids=["one row", "matrix"])
+def large(tmp_path_factory, request):
+    """Models of one such tensor, of holes, and its size in each."""
+    folder, size = tmp_path_factory.mktemp("large"), 2 * math.prod(request.param)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": request.param, "data_offsets": [0, size]}}).encode()
+    for name in ("base", "one", "other"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        with open(folder / name / "model.safetensors", "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + size)
+    return folder, size
+
+
+@pytest.mark.parametrize("name", sorted(all_methods().keys() - {"lora"}))
+def test_a_tensor_of_two_billion_elements_fits_in_a_twentieth_of_its_size(large, name):
+    """Beside what the process has resident before."""
+    folder, size = large
+    method = all_methods()[name]
+    given = {"weight": 1, "t": 0.5, **OF_VECTORS}
+    parameters = {each.name: given[each.name] for each in method.parameters if each.name in given}
+    of_model = {each.name: parameters.pop(each.name) for each in method.parameters if each.name == "weight"}
+    names = ("one", "other")[: method.most]
+    recipe = {"merge_method": name, "base_model": str(folder / "base"), "parameters": parameters,
+              "models": [{"model": str(folder / each), "parameters": of_model} for each in names]}  # fmt: skip
+    if name in ("karcher", "passthrough", "linear"):
+        del recipe["base_model"]
+    planned = sdmw.plan(recipe, budget="16GiB")
+    assert planned.problems == ()
+    inputs = size * len(planned.tensors[0].inputs)
+    assert budget.least_peak(budget.demand_of(planned, method, 0)) <= inputs / 20
 
 
 def test_a_plan_counts_what_adapters_are_computed_in(models):

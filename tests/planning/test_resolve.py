@@ -18,7 +18,7 @@ def loaded(top=None, corp=None, func=None, method="sdm_w"):
 
 
 def k_of(recipe, tensor=MLP, depth=0.0):
-    return resolve(recipe, METHODS["sdm_w"], Asked(tensor, depth, 1)).by_model["k"]
+    return resolve(recipe, METHODS["sdm_w"], Asked(tensor, depth, (1,))).by_model["k"]
 
 
 def rules(*pairs):
@@ -60,12 +60,12 @@ def test_rounding_does_not_lead_out_of_the_range():
 
 def test_what_stands_at_the_top_only():
     values = resolve(
-        loaded({"lambda": rules(("mlp", 0.5)), "normalization": {"power": 3}}), METHODS["sdm_w"], Asked(MLP, 0, 1)
+        loaded({"lambda": rules(("mlp", 0.5)), "normalization": {"power": 3}}), METHODS["sdm_w"], Asked(MLP, 0, (1,))
     )
     assert values.top == {"normalization": {"power": 3}, "granularity": "tensor", "percentile": "exact", "lambda": 0.5}
     assert values.by_model == {"k": (10, 10), "weight": (None, None)}
     flags = loaded({"normalize": rules(("mlp", False))}, method="linear")
-    assert [resolve(flags, METHODS["linear"], Asked(name, 0, 1)).top["normalize"] for name in (MLP, NORM)] == [
+    assert [resolve(flags, METHODS["linear"], Asked(name, 0, (1,))).top["normalize"] for name in (MLP, NORM)] == [
         False,
         True,
     ]
@@ -74,7 +74,7 @@ def test_what_stands_at_the_top_only():
 def checked(recipe, layers, depths=None):
     method = METHODS[recipe.merge_method]
     values = {
-        name: resolve(recipe, method, Asked(name, (depths or {}).get(name, 0), 1))
+        name: resolve(recipe, method, Asked(name, (depths or {}).get(name, 0), (1,)))
         for names in layers.values()
         for name in names
     }

@@ -89,10 +89,19 @@ def _consensus() -> None:
 def _fusion() -> None:
     from sdmw.kernels import fusion
 
-    both = _integers(2)
-    fusion.count_scores(both, both, 0, 1, _integers(1), _integers(1))
-    fusion.count_low_scores(both, both, 0, 1, _integers(0), _integers(0, 1))
-    fusion.merge_telling(both, both, 0, 1, 0, 0, 0.5, 0, 0)
+    both, unknown = _integers(2), np.zeros(0)
+    fusion.count_scores(both, both, 0, 1, unknown, _integers(1), _integers(1))
+    fusion.count_low_scores(both, both, 0, 1, unknown, _integers(0), _integers(0, 1))
+    fusion.merge_telling(both, both, 0, 1, unknown, 0, 0, 0.5, 0, 0)
+
+
+def _divergence() -> None:
+    from sdmw.kernels import divergence
+    from sdmw.kernels.blocks import LANES
+
+    both, lanes = _integers(2), np.zeros((2, LANES))
+    divergence.find_largest(both, both, 0, np.zeros(2))
+    divergence.sum_by_block(both, both, 0, 0, np.zeros(2), np.zeros(0), lanes, np.zeros((1, 2)))
 
 
 def _ranks() -> None:
@@ -101,6 +110,16 @@ def _ranks() -> None:
     keys, none64 = np.zeros(0, np.uint64), np.zeros(0)
     ranks.sum_kept_by_rank(_BASE, _BASE, 0, 0, 1, keys, none64, none64, _integers(0, 2, 1))
     ranks.merge_by_rank(_BASE, _BASE, 0, 0, 1, 0, 0, keys, none64, none64, _NONE, _NONE, True, True, _ONE, 0, 0)
+
+
+def _steps() -> None:
+    from sdmw.kernels import steps
+
+    keys, none, ends = np.zeros(0, np.uint64), np.zeros(0, np.uint32), _integers(1)
+    steps.count_ranges(_BASE, _BASE, 0, none, ends, _integers(0), none, none)
+    steps.list_open(_BASE, _BASE, 0, 0, keys, none, ends, none, none, np.zeros((0, 0), np.uint32), _integers(0))
+    steps.sum_kept_by_step(_BASE, _BASE, 0, 0, keys, none, ends, none, _integers(0, 2, 1))
+    steps.merge_by_step(_BASE, _BASE, 0, 0, keys, none, ends, none, _NONE, _NONE, True, True, _ONE, 0, 0)
 
 
 def _vectors() -> None:
@@ -142,7 +161,9 @@ CALLS: dict[str, Callable[[], None]] = {
     "chance": _chance,
     "consensus": _consensus,
     "fusion": _fusion,
+    "divergence": _divergence,
     "ranks": _ranks,
+    "steps": _steps,
     "vectors": _vectors,
     "dots": _dots,
     "ram": _ram,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.jit import bits_of, kernel
+from sdmw.kernels.jit import bits_of, kernel, part
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of
 
@@ -42,15 +42,6 @@ def words(key: Any, first: int, size: int, out: Any) -> None:
 
 
 @kernel
-def keep_by_chance(delta: Any, size: int, first: int, key: Any, below: Any, drawn: Any) -> None:
-    """Put zero where the element's word is not below a bound, uint64; NaN is kept. `drawn` is uint32 scratch."""
-    words(key, first, size, drawn)
-    for i in range(size):
-        kept = (np.uint64(drawn[i]) < below) | (delta[i] != delta[i])
-        delta[i] = delta[i] if kept else np.float32(0.0)
-
-
-@kernel
 def add_magnitudes(delta: Any, size: int, sums: Any) -> None:
     """Add the mantissas of `size` finite float32 to int64 sums by exponent; NaN and infinity go to the last one."""
     for i in range(size):
@@ -60,18 +51,73 @@ def add_magnitudes(delta: Any, size: int, sums: Any) -> None:
         sums[exponent] += np.int64((bits & _MANTISSA) | hidden)
 
 
+def sums_by(keep: Any) -> Any:
+    """Adds up the mantissas of all deltas, and of those that are kept, by exponent, in (n,2,EXPONENTS) int64 sums.
+
+    `keep(delta, size, first, key, drawn, model, *others)` puts zero in the place of the others.
+    """
+
+    @part
+    def add(addresses: Any, codes: Any, count: int, first: int, keys: Any, sums: Any, *others: Any) -> None:
+        base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            decode(addresses[0], codes[0], start, size, base)
+            for model in range(addresses.size - 1):
+                deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+                add_magnitudes(delta, size, sums[model, 0])
+                keep(delta, size, first + start, keys[model], drawn, model, *others)
+                add_magnitudes(delta, size, sums[model, 1])
+
+    return add
+
+
+def merge_by(keep: Any) -> Any:
+    """Merges what `keep`, as of `sums_by`, leaves of each model's deltas, multiplied by the model's factor."""
+
+    @part
+    def merge(
+        addresses: Any, codes: Any, count: int, first: int, keys: Any, factors: Any, weights: Any, vote: bool,
+        normalize: bool, scale: Any, out_address: int, out_code: int, *others: Any,
+    ) -> bool:  # fmt: skip
+        models = addresses.size - 1
+        base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
+        total, share = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+        drawn = np.empty(BLOCK, np.uint32)
+        bad = False
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            decode(addresses[0], codes[0], start, size, base)
+            for model in range(models):
+                delta, factor = deltas[model], factors[model]
+                deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
+                keep(delta, size, first + start, keys[model], drawn, model, *others)
+                for i in range(size):
+                    delta[i] = delta[i] * factor
+            combine(deltas, weights, size, vote, normalize, scale, base, total, share)
+            bad |= encode(total, size, out_code, out_address, start)
+        return bad
+
+    return merge
+
+
+@kernel
+def keep_share(delta: Any, size: int, first: int, key: Any, drawn: Any, model: int, below: Any) -> None:
+    """Put zero where the element's word is not below the model's bound, uint64; NaN is kept."""
+    words(key, first, size, drawn)
+    bound = below[model]
+    for i in range(size):
+        kept = (np.uint64(drawn[i]) < bound) | (delta[i] != delta[i])
+        delta[i] = delta[i] if kept else np.float32(0.0)
+
+
+_sum_shares, _merge_shares = sums_by(keep_share), merge_by(keep_share)
+
+
 @kernel
 def sum_kept(addresses: Any, codes: Any, count: int, first: int, keys: Any, below: Any, sums: Any) -> None:
     """(n+1),(n+1),(),(),(n),(n),(n,2,EXPONENTS): mantissas of all deltas and of those kept, by exponent, int64."""
-    base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
-    for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
-        decode(addresses[0], codes[0], start, size, base)
-        for model in range(addresses.size - 1):
-            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
-            add_magnitudes(delta, size, sums[model, 0])
-            keep_by_chance(delta, size, first + start, keys[model], below[model], drawn)
-            add_magnitudes(delta, size, sums[model, 1])
+    _sum_shares(addresses, codes, count, first, keys, sums, below)
 
 
 @kernel
@@ -84,20 +130,8 @@ def merge_by_chance(
     `keys` and `below` are uint64: each model's key, and the bound of its words. What is kept is multiplied by the
     model's factor; the rest is `combine`'s. NaN and infinity pass on. Returns whether a result is NaN or infinite.
     """
-    models = addresses.size - 1
-    base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
-    total, share = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    drawn = np.empty(BLOCK, np.uint32)
-    bad = False
-    for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
-        decode(addresses[0], codes[0], start, size, base)
-        for model in range(models):
-            delta, factor = deltas[model], factors[model]
-            deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
-            keep_by_chance(delta, size, first + start, keys[model], below[model], drawn)
-            for i in range(size):
-                delta[i] = delta[i] * factor
-        combine(deltas, weights, size, vote, normalize, scale, base, total, share)
-        bad |= encode(total, size, out_code, out_address, start)
-    return bad
+    return bool(
+        _merge_shares(
+            addresses, codes, count, first, keys, factors, weights, vote, normalize, scale, out_address, out_code, below
+        )
+    )

@@ -28,6 +28,20 @@ def add_products(one: Any, other: Any, start: int, size: int, lanes: Any) -> Non
 
 
 @kernel
+def add_values(values: Any, start: int, size: int, lanes: Any) -> None:
+    """Add `size` float64 from element `start` of a block to 16 lanes."""
+    head = min(size, (LANES - start % LANES) % LANES)
+    for i in range(head):
+        lanes[(start + i) % LANES] += values[i]
+    whole = head + (size - head) // LANES * LANES
+    for i in range(head, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += values[i + lane]
+    for i in range(whole, size):
+        lanes[(start + i) % LANES] += values[i]
+
+
+@kernel
 def folded(lanes: Any) -> float:
     """The sum of 16 lanes by a fixed tree: 8 pairs, 4, 2, 1. They are zero afterwards."""
     width = LANES // 2

@@ -14,7 +14,7 @@ from sdmw.codec import tagged
 from sdmw.methods.method import Destination, Facts, Method, Settings, common_weights, float32s
 from sdmw.methods.ties import rescaled
 from sdmw.recipes.recipe import Parameter
-from sdmw.statistics.kept import KeptLook, bounds_of, keys_of
+from sdmw.statistics.kept import KeptLook, Sums, SumsLook, bounds_of, keys_of
 from sdmw.statistics.look import Look, Measured, Tile
 
 
@@ -43,9 +43,10 @@ class DareParams:
 
 
 P = TypeVar("P", bound=DareParams)
+D = TypeVar("D")
 
 
-class ByChance(Method[P, tuple[float, ...], None]):
+class ByChance(Method[P, D, None]):
     """The base plus a weighted sum of deltas, of which a random share is kept."""
 
     takes = "deltas"
@@ -66,36 +67,41 @@ class ByChance(Method[P, tuple[float, ...], None]):
         }
 
     @abstractmethod
-    def look(self, params: P) -> KeptLook:
+    def look(self, params: P, have: Measured) -> SumsLook:
         """At the sums before and after."""
+
+    @abstractmethod
+    def factors(self, layer: D) -> tuple[float, ...]:
+        """What the kept deltas of each model are multiplied by."""
 
     def needs(self, params: P, have: Measured) -> Look[Any] | None:
         """The sums before and after, where what is left is scaled."""
-        look = self.look(params)
-        return look if params.rescale and min(params.densities) < 1 and have.of(type(look)) is None else None
+        if not params.rescale or min(params.densities) >= 1:
+            return None
+        look = self.look(params, have)
+        return look if have.of(type(look)) is None else None
 
-    def decide_layer(self, params: P, have: Measured) -> tuple[float, ...]:
-        """The factor of what is kept of each model; a layer is one tensor."""
-        found = have.of(type(self.look(params)))
-        if found is None:
+    def scaled(self, params: P, sums: Mapping[str, tuple[Sums, ...]] | None) -> tuple[float, ...]:
+        """The factors that follow from the sums of a layer, which is one tensor."""
+        if sums is None:
             return (1.0,) * len(params.weights)
-        (sums,) = found.values()
+        (found,) = sums.values()
         return tuple(
             rescaled(each.whole, each.kept) if density < 1 else 1.0
-            for each, density in zip(sums, params.densities, strict=True)
+            for each, density in zip(found, params.densities, strict=True)
         )
 
-    def decide_model(self, layers: Sequence[tuple[P, tuple[float, ...]]]) -> None:
+    def decide_model(self, layers: Sequence[tuple[P, D]]) -> None:
         """Every tensor is decided by itself."""
 
-    def layer_facts(self, layer: tuple[float, ...]) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: D) -> tuple[Facts, ...]:
         """The factors."""
-        return tuple({"factor": each} for each in layer)
+        return tuple({"factor": each} for each in self.factors(layer))
 
-    def model_facts(self, params: Iterable[P], layers: Sequence[tuple[float, ...]], model: None) -> tuple[Facts, ...]:
+    def model_facts(self, params: Iterable[P], layers: Sequence[D], model: None) -> tuple[Facts, ...]:
         """The weight that all tensors have, and the mean factor."""
         weights = common_weights(each.weights for each in params)
-        means = (sum(column) / len(column) for column in zip(*layers, strict=True))
+        means = (sum(column) / len(column) for column in zip(*map(self.factors, layers), strict=True))
         return tuple({"weight": weight, "mean_factor": mean} for weight, mean in zip(weights, means, strict=True))
 
     def describe(self, facts: Facts) -> Iterator[str]:
@@ -117,7 +123,7 @@ def parameters_of(*, normalize: bool, more: Sequence[Parameter] = ()) -> tuple[P
     )
 
 
-class Dare(ByChance[DareParams]):
+class Dare(ByChance[DareParams, tuple[float, ...]]):
     """Each element is kept with the probability that its model's density says."""
 
     paper = "arXiv:2311.03099, section 3"
@@ -129,9 +135,17 @@ class Dare(ByChance[DareParams]):
         """The parameters of one tensor."""
         return DareParams(**self.in_common(settings))
 
-    def look(self, params: DareParams) -> KeptLook:
+    def look(self, params: DareParams, have: Measured) -> KeptLook:
         """At the sums before and after."""
         return KeptLook(params.seed, params.densities)
+
+    def decide_layer(self, params: DareParams, have: Measured) -> tuple[float, ...]:
+        """The factors."""
+        return self.scaled(params, have.of(KeptLook))
+
+    def factors(self, layer: tuple[float, ...]) -> tuple[float, ...]:
+        """What is decided."""
+        return layer
 
     def apply(
         self, tile: Tile, params: DareParams, layer: tuple[float, ...], model: None, destination: Destination

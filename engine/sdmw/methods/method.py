@@ -24,6 +24,8 @@ Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
 Facts = Mapping[str, Fact]
 
+LONG_ROW = 1 << 18  # elements: the only row of a tensor, if it is longer, is never held whole
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -33,6 +35,7 @@ class Settings:
         models: how many are merged, the base not counted.
         base: whether the recipe has a base_model.
         elements: of the tensor.
+        rows: of its last axis.
         seed: of all that is left to chance.
         top: a value for each parameter that stands at the top only.
         by_model: a value for each model, of each parameter that may differ between them.
@@ -41,9 +44,15 @@ class Settings:
     models: int
     base: bool
     elements: int
+    rows: int
     seed: int
     top: Mapping[str, Chosen]
     by_model: Mapping[str, tuple[float | None, ...]]
+
+    @property
+    def one_long_row(self) -> bool:
+        """Whether the tensor is a single row, too long to be held whole."""
+        return self.rows == 1 and self.elements > LONG_ROW
 
     def number(self, name: str) -> float:
         """A parameter of the kind "number" that stands at the top only."""
@@ -150,6 +159,10 @@ class Method(ABC, Generic[P, D, M]):
         A tile, to be measured or merged, then holds whole rows, however long they are.
         """
         return None
+
+    def ranges(self, params: P) -> int:
+        """How many ranges of magnitudes a decision on one long row has at most, of all models; 0 where it has none."""
+        return 0
 
     def column_bytes(self, params: P) -> int:
         """Bytes that a worker takes for each place behind the first axis, where it decides by column."""

@@ -22,11 +22,11 @@ class ModelStockParams:
     """What one tensor is merged with.
 
     Attributes:
-        filter_wise: each row is a vector of its own.
+        by_row: each row is a vector of its own; a single one is the whole tensor.
         models: how many are merged.
     """
 
-    filter_wise: bool
+    by_row: bool
     models: Count
 
 
@@ -42,11 +42,11 @@ class ModelStock(WeightedSum[ModelStockParams]):
 
     def params(self, settings: Settings) -> ModelStockParams:
         """The parameters of one tensor."""
-        return ModelStockParams(settings.flag("filter_wise"), settings.models)
+        return ModelStockParams(settings.flag("filter_wise") and settings.rows > 1, settings.models)
 
     def by_row(self, params: ModelStockParams) -> bool:
         """As the recipe says."""
-        return params.filter_wise
+        return params.by_row
 
     def models_by_row(self, params: ModelStockParams) -> int:
         """All."""

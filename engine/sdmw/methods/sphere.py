@@ -49,7 +49,8 @@ class NuSlerpParams(SphereParams):
     """What one tensor is merged with.
 
     Attributes:
-        vectors: the tensor is one, or each row along the last axis, or each column along the first.
+        vectors: the tensor is one, as where it has a single row; or each row along the last axis; or each column along
+            the first.
         elements: of the tensor, where that counts: by column.
     """
 
@@ -92,7 +93,10 @@ class NuSlerp(_OnSphere[NuSlerpParams]):
         """The parameters of one tensor. `nuslerp_row_wise`, mergekit's word for columns, counts where not flattened."""
         vectors: Literal["tensor", "row", "column"] = "tensor"
         if not settings.flag("nuslerp_flatten"):
-            vectors = "column" if settings.flag("nuslerp_row_wise") else "row"
+            if settings.flag("nuslerp_row_wise"):
+                vectors = "column"
+            elif settings.rows > 1:
+                vectors = "row"
         elements = settings.elements if vectors == "column" else 0
         return NuSlerpParams(settings.numbers("weight"), True, _SMALLEST_NORM, settings.base, vectors, elements)
 

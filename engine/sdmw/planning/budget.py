@@ -10,6 +10,7 @@ from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
+from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
 from sdmw.writing.shard_writer import IN_FLIGHT
 
 MB = 10**6
@@ -23,7 +24,7 @@ LOADING = 188 * MiB  # at most while kernels are loaded; measured 176, with the 
 COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM's code stays mapped
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
-COLUMN = 64  # of one column that is decided by itself: eleven letters in the decision, the report and its JSON
+APART = 64  # of one column or range that is decided by itself: eleven letters in the decision, the report and its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
 DEFAULT_CAP = 1 << 30
@@ -90,20 +91,23 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
     by_column = [
         (t.columns, size) for t in plan.tensors if t.action == "merge" and (size := method.column_bytes(t.params))
     ]
+    ranges = [method.ranges(t.params) for t in plan.tensors if t.action == "merge"]
     tensors, measured = plan.tensors, any(layer.measured for layer in plan.layers)
     return Demand(
         reserved=resident
         + kernels.stay
         + DECISION * len(plan.layers) * len(plan.models)
         + PIECE * len(tensors)
-        + COLUMN * sum(columns for columns, _ in by_column),
+        + APART * (sum(columns for columns, _ in by_column) + sum(ranges))
+        + OPEN_RANGE * max(ranges, default=0),
         loading=resident + kernels.most,
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
         + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0)
         + max((t.row * (method.row_bytes(t.params) or 0) for t in tensors if t.whole_rows), default=0)
-        + max((columns * size for columns, size in by_column), default=0),
+        + max((columns * size for columns, size in by_column), default=0)
+        + RANGE_BYTES * max(ranges, default=0),
         models=len(plan.models) if measured else 0,
         components=components,
         looks=memory_of(method),

@@ -291,16 +291,16 @@ class Plan:
     def looked_at(self, tensor: int, look: Look[Any]) -> Iterator[Piece]:
         """The tensor, or the ranges of it that a look asks for, cut into pieces that begin at multiples of its grain.
 
-        That of a look that needs whole rows is a row.
+        That of a look that needs whole rows is a row, where the method holds the tensor's rows whole.
         At a grain of 1 they are those of the output.
         """
         if (ranges := look.ranges()) is not None:
             yield from (Piece(tensor, start, stop) for start, stop in ranges)
             return
-        if (grain := max(1, self.tensors[tensor].row) if look.whole_rows else look.grain) == 1:
+        planned = self.tensors[tensor]
+        if (grain := max(1, planned.row) if look.whole_rows and planned.whole_rows else look.grain) == 1:
             yield from self.pieces_of(tensor)
             return
-        planned = self.tensors[tensor]
         step = -(-TILES_IN_PIECE * planned.tile(self.tile) // grain) * grain
         for start in range(0, planned.elements, step):
             yield Piece(tensor, start, min(start + step, planned.elements))

@@ -1,5 +1,6 @@
 """What the recipe's levels come to for each tensor. Source: DESIGN.md, the recipe language; mergekit's precedence."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -19,13 +20,13 @@ class Asked:
     Attributes:
         name: in the output.
         depth: 0 to 1, where gradients are read.
-        elements: of the tensor.
+        shape: of the tensor.
         place: where it comes from, where there are slices.
     """
 
     name: str
     depth: float
-    elements: int
+    shape: tuple[int, ...]
     place: Place | None = None
 
 
@@ -52,7 +53,15 @@ def resolve(recipe: Recipe, method: AnyMethod, asked: Asked) -> Settings:
             own.append(cast("float | None", value))
         by_model[parameter.name] = tuple(own)
     base = recipe.base_model if part is None else part.base
-    return Settings(len(entries), base is not None, asked.elements, recipe.random_seed, top, by_model)
+    return Settings(
+        models=len(entries),
+        base=base is not None,
+        elements=math.prod(asked.shape),
+        rows=math.prod(asked.shape[:-1]),
+        seed=recipe.random_seed,
+        top=top,
+        by_model=by_model,
+    )
 
 
 def _first(levels: Sequence[Mapping[str, Setting]], parameter: Parameter, name: str, depth: float) -> Chosen:

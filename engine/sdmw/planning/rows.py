@@ -64,7 +64,7 @@ def rows(recipe: Recipe, method: AnyMethod, tables: Tables, left_out: Collection
             row,
             depth=depth[row.name],
             settings=resolve(
-                recipe, method, Asked(row.name, depth[row.name], row.like.elements, tables.places.get(row.name))
+                recipe, method, Asked(row.name, depth[row.name], row.like.shape, tables.places.get(row.name))
             )
             if row.action == "merge"
             else None,

@@ -10,6 +10,7 @@ from sdmw.checkpoints.merged_config import merged_config
 from sdmw.codec import tagged
 from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan, TensorPlan
+from sdmw.statistics.ranges import RANGE_BYTES
 from sdmw.storage.files import read_bounded
 from sdmw.tensors.stored import Stored
 from sdmw.tensors.tensor import Cost, Source, Tensor
@@ -56,8 +57,10 @@ def cost_of(part: TensorPlan, most: int, method: str) -> Cost:
     each = [tensor.cost for tensor in part.inputs]
     itemsize = part.output.dtype.itemsize
     held = (most + part.beside) * (sum(cost.held for cost in each) + 2 * itemsize)
-    row = part.row * (all_methods()[method].row_bytes(part.params) or 0) if part.whole_rows else 0
-    return Cost(sum(cost.read for cost in each), itemsize, held + row + sum(cost.working for cost in each))
+    own = all_methods()[method]
+    row = part.row * (own.row_bytes(part.params) or 0) if part.whole_rows else 0
+    ranges = RANGE_BYTES * own.ranges(part.params) if part.action == "merge" else 0
+    return Cost(sum(cost.read for cost in each), itemsize, held + row + ranges + sum(cost.working for cost in each))
 
 
 def unmade(plan: Plan) -> Checkpoint:

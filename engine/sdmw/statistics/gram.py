@@ -7,10 +7,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.kernels.blocks import GRAIN, LANES
+from sdmw.kernels.blocks import GRAIN
+from sdmw.statistics.blocks import OpenBlocks, rounded
 from sdmw.statistics.look import Look, LookMemory, Tile, check_models
-
-UNIT_EXPONENT = 1074  # sums are multiples of 2**-1074, float64's smallest number
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Gram:
         size = math.isqrt(2 * len(self.totals))
         found = np.zeros((size, size))
         upper = np.triu_indices(size)
-        found[upper] = [total / (1 << UNIT_EXPONENT) for total in self.totals]
+        found[upper] = rounded(self.totals)
         found.T[upper] = found[upper]
         return found
 
@@ -80,42 +79,25 @@ class GramCounter:
     def __init__(self, inputs: int, *, deltas: bool) -> None:
         from sdmw.kernels import dots
 
-        self._dots, self._folded = dots.dots, dots.folded
-        self._inputs, self._deltas = inputs, deltas
-        self._lanes = np.zeros((_pairs(inputs, deltas=deltas), LANES))
-        self._nonfinite = np.zeros(1, np.int64)
-        self._total, self._open = Gram((0,) * len(self._lanes)), False
+        self._dots, self._inputs, self._deltas = dots.dots, inputs, deltas
+        self._blocks, self._nonfinite = OpenBlocks(_pairs(inputs, deltas=deltas)), np.zeros(1, np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
         check_models(tile, self._inputs - 1)
-        sums = np.empty((tile.count // GRAIN + 2, len(self._lanes)))
+        lanes, sums = self._blocks.lanes, self._blocks.room(tile)
         ended = self._dots(
-            tile.addresses, tile.codes, tile.count, tile.first, self._deltas, self._lanes, sums, self._nonfinite
+            tile.addresses, tile.codes, tile.count, tile.first, self._deltas, lanes, sums, self._nonfinite
         )
-        self._add_blocks(sums[:ended])
-        self._open = (tile.first + tile.count) % GRAIN != 0
+        self._blocks.take(tile, sums[:ended])
 
     def result(self) -> Gram:
         """The matrix so far; counting begins again."""
-        if self._open:  # the tensor ends within a block
-            self._add_blocks(np.array([[self._folded(row) for row in self._lanes]]))
-        found = self._total + Gram((0,) * len(self._lanes), int(self._nonfinite[0]))
-        self._total, self._open = Gram((0,) * len(self._lanes)), False
+        found = Gram(self._blocks.result().totals, int(self._nonfinite[0]))
         self._nonfinite[:] = 0
         return found
-
-    def _add_blocks(self, sums: NDArray[np.float64]) -> None:
-        for block in sums:
-            self._total += Gram(tuple(map(_in_units, block)))
 
 
 def _pairs(inputs: int, *, deltas: bool) -> int:
     size = inputs - deltas
     return size * (size + 1) // 2
-
-
-def _in_units(number: float) -> int:
-    """A float64 as a multiple of 2**-1074."""
-    numerator, denominator = float(number).as_integer_ratio()
-    return (numerator << UNIT_EXPONENT) // denominator

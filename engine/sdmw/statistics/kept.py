@@ -1,6 +1,6 @@
 """The exact sums of all magnitudes, and of those kept by chance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from sdmw.statistics.look import Counter, Look, LookMemory, Tile, add_by_model, check_models
+from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 
 INFINITE = 255  # the exponent of infinity and NaN
 
@@ -41,22 +41,16 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLook(Look[tuple[Sums, ...]]):
+class SumsLook(Look[tuple[Sums, ...]]):
     """Asks for the sums.
 
     Attributes:
         seed: of the random words.
-        shares: of each model's elements that are kept, 0 to 1.
     """
 
     seed: int
-    shares: tuple[float, ...]
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 11, kept=1 << 11)
-
-    def counter(self, models: int) -> Counter[tuple[Sums, ...]]:
-        """A new counter, at zero."""
-        return KeptCounter(models, self)
 
     def nothing(self, models: int) -> tuple[Sums, ...]:
         """No magnitude."""
@@ -67,31 +61,48 @@ class KeptLook(Look[tuple[Sums, ...]]):
         return add_by_model(one, other)
 
 
-class KeptCounter:
-    """Counts tiles of base and models."""
+@dataclass(frozen=True, slots=True)
+class KeptLook(SumsLook):
+    """Asks for the sums where all elements of a model are as likely to be kept.
 
-    def __init__(self, models: int, look: KeptLook) -> None:
-        from sdmw.kernels import chance
+    Attributes:
+        shares: of each model's elements that are kept, 0 to 1.
+    """
 
-        self._count, self._seed, self._below = chance.sum_kept, look.seed, bounds_of(look.shares)
-        self._sums = np.zeros((models, 2, chance.EXPONENTS), np.int64)
+    shares: tuple[float, ...]
+
+    def counter(self, models: int) -> "SumsCounter":
+        """A new counter, at zero."""
+        from sdmw.kernels.chance import sum_kept
+
+        below = bounds_of(self.shares)
+
+        def count(tile: Tile, keys: NDArray[np.uint64], sums: NDArray[np.int64]) -> None:
+            sum_kept(tile.addresses, tile.codes, tile.count, tile.first, keys, below, sums)
+
+        return SumsCounter(models, self.seed, count)
+
+
+class SumsCounter:
+    """Counts tiles of base and models by a kernel that takes a tile, keys, and (n,2,EXPONENTS) mantissas to add to."""
+
+    def __init__(
+        self, models: int, seed: int, count: Callable[[Tile, NDArray[np.uint64], NDArray[np.int64]], None]
+    ) -> None:
+        from sdmw.kernels.chance import EXPONENTS
+
+        self._count, self._seed, self._sums = count, seed, np.zeros((models, 2, EXPONENTS), np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
         check_models(tile, len(self._sums))
-        keys = keys_of(self._seed, len(self._sums), tile.tensor)
-        self._count(tile.addresses, tile.codes, tile.count, tile.first, keys, self._below, self._sums)
+        self._count(tile, keys_of(self._seed, len(self._sums), tile.tensor), self._sums)
 
     def result(self) -> tuple[Sums, ...]:
-        """The sums so far; counting begins again."""
-        found = sums_of(self._sums)
+        """The sums so far, of all magnitudes and of those kept; counting begins again."""
+        found = tuple(Sums(*(_total(row.tolist()) for row in model)) for model in self._sums)
         self._sums[:] = 0
         return found
-
-
-def sums_of(mantissas: NDArray[np.int64]) -> tuple[Sums, ...]:
-    """The sums of each model from (n,2,EXPONENTS) mantissas, of all and of those kept, added up by exponent."""
-    return tuple(Sums(*(_total(row.tolist()) for row in model)) for model in mantissas)
 
 
 def _total(mantissas: Sequence[int]) -> int:

@@ -82,7 +82,7 @@ class Look(ABC, Generic[S]):
     Attributes:
         memory: what it takes at most; of one that needs whole rows, `Method.row_bytes` comes to it.
         grain: its pieces of a tensor begin at multiples of so many elements, and come tile by tile in order.
-        whole_rows: its tiles hold whole rows of the last axis; only of a method whose `row_bytes` is a number.
+        whole_rows: its tiles hold whole rows of the last axis, of tensors for which `Method.row_bytes` is a number.
     """
 
     memory: ClassVar[LookMemory]

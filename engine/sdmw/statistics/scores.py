@@ -1,4 +1,8 @@
-"""How much the changes of one model matter: the histogram of their scores over the high half of an ordered key."""
+"""How much the changes of one model matter: the histogram of their scores over the high half of an ordered key.
+
+A score is a change's magnitude times the divergence of its row. A tile holds whole rows, whose divergences are found on
+the way; or it is part of one row, whose divergence the look has.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -52,9 +56,22 @@ class Scores:
         return int(np.searchsorted(np.cumsum(self.counts), rank, side="right"))
 
 
+def rows_of(tile: Tile, divergence: float | None) -> tuple[int, NDArray[np.float64]]:
+    """A tile's rows, as kernels take them: how long they are, and the divergence of the one that it is part of."""
+    if divergence is None:
+        return tile.row, np.empty(0)
+    return tile.count, np.array([divergence])
+
+
 @dataclass(frozen=True, slots=True)
 class ScoresLook(Look[Scores]):
-    """Asks for the histogram of the scores of one model's changes."""
+    """Asks for the histogram of the scores of one model's changes.
+
+    Attributes:
+        divergence: of the tensor's only row; None where tiles hold whole rows.
+    """
+
+    divergence: float | None = None
 
     # 65,536 counts and sums of 8 bytes, and 0.1 MB of the kernel's; a result has 18 bytes for each.
     memory: ClassVar[LookMemory] = LookMemory(counter=9 << 17, result=19 << 16, kept=19 << 16)
@@ -62,7 +79,7 @@ class ScoresLook(Look[Scores]):
 
     def counter(self, models: int) -> "ScoresCounter":
         """A new counter, at zero."""
-        return ScoresCounter(models)
+        return ScoresCounter(models, self.divergence)
 
     def nothing(self, models: int) -> Scores:
         """No score."""
@@ -76,16 +93,17 @@ class ScoresLook(Look[Scores]):
 class ScoresCounter:
     """Counts tiles into arrays over all bins."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, divergence: float | None) -> None:
         from sdmw.kernels import fusion
 
-        self._count, self._models = fusion.count_scores, models
+        self._count, self._models, self._divergence = fusion.count_scores, models, divergence
         self._counts, self._low_sums = np.zeros(fusion.BINS, np.int64), np.zeros(fusion.BINS, np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
         check_models(tile, self._models)
-        self._count(tile.addresses, tile.codes, tile.count, tile.row, self._counts, self._low_sums)
+        rows = rows_of(tile, self._divergence)
+        self._count(tile.addresses, tile.codes, tile.count, *rows, self._counts, self._low_sums)
 
     def result(self) -> Scores:
         """The histogram so far; counting begins again."""
@@ -101,9 +119,11 @@ class LowScoresLook(Look[LowBits]):
 
     Attributes:
         bins: at most `MOST_BINS`.
+        divergence: as of `ScoresLook`.
     """
 
     bins: tuple[int, ...]
+    divergence: float | None = None
 
     # 65,536 counts of 8 bytes for each bin, and 0.1 MB of the kernel's; of a result 10 bytes for each.
     memory: ClassVar[LookMemory] = LookMemory(counter=13 << 17, result=31 << 16, kept=31 << 16)
@@ -111,7 +131,7 @@ class LowScoresLook(Look[LowBits]):
 
     def counter(self, models: int) -> "LowScoresCounter":
         """A new counter, at zero."""
-        return LowScoresCounter(models, self.bins)
+        return LowScoresCounter(models, self)
 
     def nothing(self, models: int) -> LowBits:
         """No occurrence."""
@@ -125,19 +145,20 @@ class LowScoresLook(Look[LowBits]):
 class LowScoresCounter:
     """Counts tiles into an array over all low halves for each bin."""
 
-    def __init__(self, models: int, bins: tuple[int, ...]) -> None:
+    def __init__(self, models: int, look: LowScoresLook) -> None:
         from sdmw.kernels import fusion
 
-        self._count, self._models, self._asked = fusion.count_low_scores, models, bins
-        self._bins, self._counts = np.array(bins, np.int64), np.zeros((len(bins), LOW), np.int64)
+        self._count, self._models, self._look = fusion.count_low_scores, models, look
+        self._bins, self._counts = np.array(look.bins, np.int64), np.zeros((len(look.bins), LOW), np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
         check_models(tile, self._models)
-        self._count(tile.addresses, tile.codes, tile.count, tile.row, self._bins, self._counts)
+        rows = rows_of(tile, self._look.divergence)
+        self._count(tile.addresses, tile.codes, tile.count, *rows, self._bins, self._counts)
 
     def result(self) -> LowBits:
         """The occurrences so far; counting begins again."""
-        found = LowBits.of_occurrences(dict(zip(self._asked, self._counts, strict=True)))
+        found = LowBits.of_occurrences(dict(zip(self._look.bins, self._counts, strict=True)))
         self._counts[:] = 0
         return found
