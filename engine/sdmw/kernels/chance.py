@@ -12,6 +12,7 @@ from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of
 
 EXPONENTS = 256  # of float32
+LANES = 4
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -21,34 +22,58 @@ _MANTISSA = np.uint32(0x7FFFFF)
 
 
 @kernel
-def words(key: Any, first: int, size: int, out: Any) -> None:
-    """The random 32-bit words of `size` elements from `first`, in `out`, uint32; `key` is uint64."""
-    for counter in range(first // 4, (first + size + 3) // 4):
-        a, b, c, d = np.uint64(counter) & _LOW, np.uint64(counter) >> _HALF, np.uint64(0), np.uint64(0)
+def groups(key: Any, begin: int, number: int, out: Any) -> None:
+    """(),(),(),(4,g): the four random words of each of `number` counters from `begin`, uint32; `key` is uint64."""
+    for k in range(number):
+        counter = np.uint64(begin) + np.uint64(k)
+        a, b, c, d = counter & _LOW, counter >> _HALF, np.uint64(0), np.uint64(0)
         low, high = key & _LOW, key >> _HALF
         for _ in range(_ROUNDS):
             one, other = _MULTIPLIERS[0] * a, _MULTIPLIERS[1] * c
             a, b, c, d = (other >> _HALF) ^ b ^ low, other & _LOW, (one >> _HALF) ^ d ^ high, one & _LOW
             low, high = (low + _WEYL[0]) & _LOW, (high + _WEYL[1]) & _LOW
-        place = 4 * counter - first
-        if 0 <= place < size:
-            out[place] = np.uint32(a)
-        if 0 <= place + 1 < size:
-            out[place + 1] = np.uint32(b)
-        if 0 <= place + 2 < size:
-            out[place + 2] = np.uint32(c)
-        if 0 <= place + 3 < size:
-            out[place + 3] = np.uint32(d)
+        out[0, k], out[1, k], out[2, k], out[3, k] = np.uint32(a), np.uint32(b), np.uint32(c), np.uint32(d)
 
 
 @kernel
-def add_magnitudes(delta: Any, size: int, sums: Any) -> None:
-    """Add the mantissas of `size` finite float32 to int64 sums by exponent; NaN and infinity go to the last one."""
+def words(key: Any, first: int, size: int, out: Any) -> None:
+    """The random 32-bit words of `size` elements from `first`, in `out`, uint32; `key` is uint64."""
+    begin, before = first // 4, first % 4
+    number = (before + size + 3) // 4
+    drawn = np.empty((4, number), np.uint32)  # by place in the group: so that counters, side by side, fill vectors
+    groups(key, begin, number, drawn)
+    if before:
+        for i in range(size):
+            out[i] = drawn[(before + i) % 4, (before + i) // 4]
+        return
+    for k in range(size // 4):
+        for j in range(4):
+            out[4 * k + j] = drawn[j, k]
+    for i in range(size // 4 * 4, size):
+        out[i] = drawn[i % 4, i // 4]
+
+
+@kernel
+def add_magnitudes(delta: Any, size: int, lanes: Any) -> None:
+    """(s),(),(LANES,EXPONENTS): add mantissas of finite float32 to int64 sums by exponent; others go to the last one.
+
+    By turns to each lane: a sum waits for the one before it in the same place.
+    """
     for i in range(size):
         bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
         exponent = bits >> np.uint32(23)
         hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
-        sums[exponent] += np.int64((bits & _MANTISSA) | hidden)
+        lanes[i % LANES, exponent] += np.int64((bits & _MANTISSA) | hidden)
+
+
+@kernel
+def fold(lanes: Any, sums: Any) -> None:
+    """(n,2,LANES,EXPONENTS),(n,2,EXPONENTS): add what the lanes hold."""
+    for model in range(lanes.shape[0]):
+        for which in range(2):
+            for lane in range(LANES):
+                for exponent in range(EXPONENTS):
+                    sums[model, which, exponent] += lanes[model, which, lane, exponent]
 
 
 def sums_by(keep: Any) -> Any:
@@ -60,14 +85,16 @@ def sums_by(keep: Any) -> Any:
     @part
     def add(addresses: Any, codes: Any, count: int, first: int, keys: Any, sums: Any, *others: Any) -> None:
         base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+        lanes = np.zeros((addresses.size - 1, 2, LANES, EXPONENTS), np.int64)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             decode(addresses[0], codes[0], start, size, base)
             for model in range(addresses.size - 1):
                 deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
-                add_magnitudes(delta, size, sums[model, 0])
+                add_magnitudes(delta, size, lanes[model, 0])
                 keep(delta, size, first + start, keys[model], drawn, model, *others)
-                add_magnitudes(delta, size, sums[model, 1])
+                add_magnitudes(delta, size, lanes[model, 1])
+        fold(lanes, sums)
 
     return add
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.chance import add_magnitudes, words
+from sdmw.kernels.chance import EXPONENTS, LANES, add_magnitudes, fold, words
 from sdmw.kernels.jit import bits_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of
@@ -104,6 +104,7 @@ def sum_kept_by_rank(
     base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
     patterns, places = np.empty((2, row), np.uint32), np.empty((2, row), np.uint32)
     below, counts = np.zeros(row, np.uint32), np.empty((4, DIGITS), np.int64)
+    lanes = np.zeros((addresses.size - 1, 2, LANES, EXPONENTS), np.int64)
     for start in range(0, count, row):
         for model in range(addresses.size - 1):
             density = densities[model]
@@ -118,10 +119,11 @@ def sum_kept_by_rank(
                 size = min(BLOCK, row - at)
                 decode(addresses[0], codes[0], start + at, size, base)
                 deltas_of(addresses[model + 1], codes[model + 1], start + at, size, base, delta)
-                add_magnitudes(delta, size, sums[model, 0])
+                add_magnitudes(delta, size, lanes[model, 0])
                 if density < 1.0:
                     keep_below(delta, size, first + start + at, keys[model], below, at, drawn)
-                add_magnitudes(delta, size, sums[model, 1])
+                add_magnitudes(delta, size, lanes[model, 1])
+    fold(lanes, sums)
 
 
 @kernel

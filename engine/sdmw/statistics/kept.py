@@ -50,7 +50,7 @@ class SumsLook(Look[tuple[Sums, ...]]):
 
     seed: int
 
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 11, kept=1 << 11)
+    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 16, result=1 << 11, kept=1 << 11)
 
     def nothing(self, models: int) -> tuple[Sums, ...]:
         """No magnitude."""
