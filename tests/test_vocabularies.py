@@ -461,3 +461,10 @@ class TestOddTokenizers:
             other = merged(recipe, "other", executor=pool, threads=2)
         for name, array in out.items():
             np.testing.assert_array_equal(array, other[name])
+
+    def test_a_number_beyond_all_vocabularies_is_refused(self, world):
+        write_model("far", {"<unk>": 0, "x": 2**30}, rows=2, seed=1)
+        Path("far/config.json").unlink()
+        Path("far/model.safetensors").unlink()
+        (problem,) = problems_of(LINEAR + "tokenizer_source: far\n")
+        assert "far/tokenizer.json: expected numbers of tokens below 16,777,216, found 1,073,741,824" in problem

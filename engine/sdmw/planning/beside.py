@@ -16,7 +16,7 @@ from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.planning.chat_template import with_templates
 from sdmw.planning.differences import differences
 from sdmw.planning.inputs import Inputs
-from sdmw.planning.vocabularies import Vocabularies
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import AUTO
 from sdmw.recipes.recipe import Recipe

@@ -15,11 +15,12 @@ from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.limits import Limits
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
 from sdmw.planning.tables import parted, unparted, unsliced, viewed
-from sdmw.planning.vocabularies import Vocabularies, changed_config, said, unknown_tokens
+from sdmw.planning.vocabulary_notes import changed_config, said, unknown_tokens
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor

@@ -8,9 +8,9 @@ from sdmw import codec
 from sdmw.errors import PlanError, Problem, quoted
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.rows import Row, rows
 from sdmw.planning.tables import parted, viewed
-from sdmw.planning.vocabularies import Vocabularies
 from sdmw.recipes.findings import close
 from sdmw.recipes.recipe import Parameter, Recipe, Setting, rule_for
 from sdmw.views.stacked import Tables
@@ -71,8 +71,8 @@ def explain(
     Raises:
         PlanError: there is no such tensor, or what is wrong with the slices.
     """
-    found = viewed(recipe, method, inputs, vocabularies)
-    tied, tables = found.tied, found.tables
+    view = viewed(recipe, method, inputs, vocabularies)
+    tied, tables = view.tied, view.tables
     if isinstance(tables, list):
         raise PlanError(tables)
     wanted = rows(recipe, method, tables, tied.unwritten(parted(recipe, tied)))

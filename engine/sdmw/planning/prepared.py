@@ -10,9 +10,10 @@ from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
 from sdmw.planning.explain import Explanation, explain
 from sdmw.planning.inputs import Inputs, open_inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import Plan
 from sdmw.planning.unmade import unmade
-from sdmw.planning.vocabularies import Vocabularies, vocabularies
+from sdmw.planning.vocabularies import vocabularies
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access

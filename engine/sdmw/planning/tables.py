@@ -8,8 +8,8 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, some
 from sdmw.methods.method import AnyMethod, own_types
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.rows import completed
-from sdmw.planning.vocabularies import Vocabularies
 from sdmw.recipes.recipe import Recipe
 from sdmw.views.stacked import Tables, comes_after, main_stack, other_stacks, stacked
 from sdmw.views.tied import Ties, ties
