@@ -327,7 +327,7 @@ PLANNING = [
     Case("pipe", PlanError, (r"HERE/corp/model.safetensors: expected a regular file, found a named pipe",), files=pipe),
     Case("vocabularies", PlanError,
          tuple(rf"model 'HERE/func', HERE/func/model.safetensors: tensor '{name}': expected 40 rows as in the base, "
-               r"found 42 rows\. Where this is a vocabulary, resize"
+               r"found 42 rows\. Where this is a vocabulary, write tokenizer_source: union"
                for name in ("lm_head.weight", "model.embed_tokens.weight")), tensors=larger_vocabulary),
     Case("another shape", PlanError,
          (rf"model 'HERE/func', .*tensor '{NORM}': expected shape \[16\] as in the base, found shape \[4, 4\]",),

@@ -38,11 +38,15 @@ from reference import (
 )
 from reference.rounding import bits, rounded
 from sdmw.errors import PlanError, RecipeError
+from vocabularies_on_disk import tokenizer
 
 FOLDER = Path(__file__).parent / "data" / "recipes"
 LAYERS = 8
 EMBEDDING, FINAL, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 REVISIONS = {"main": "0123456789abcdef0123456789abcdef01234567", "v2": "89abcdef0123456789abcdef0123456789abcdef"}
+
+
+WORDS = tokenizer([f"w{number}" for number in range(18)], ["<|im_start|>", "<|im_end|>"])
 
 
 def q(layer):
@@ -93,6 +97,9 @@ def written(tmp_path_factory):
         write_checkpoint(place, tensors, config=config)
         if name in REVISIONS:
             (repository / "refs" / name).write_text(REVISIONS[name])
+        else:
+            (place / "tokenizer.json").write_text(json.dumps(WORDS))
+            (place / "chat_template.jinja").write_text("{{ messages }}" if name in ("chat", "code") else "{{ base }}")
     adapter = adapter_of(rng, world["base"], modules=("q_proj", "down_proj"))
     write_adapter(folder / "poet-lora", adapter)
     for name in ("base", "chat", "code"):
@@ -177,6 +184,7 @@ SHAPES = {
             dare_linear.dare_linear, w, q(6), {"code": 0.5, "math": 0.5}, [0.8] * 2, normalize=True, rescale=False
         )
     },
+    "chat-template-auto": lambda w: slerped(w, "chat", "code", **{q(2): 0.5, EMBEDDING: 0.5}),
     "dare-ties-base-listed": lambda w: {
         name: drawn(dare_ties.dare_ties, w, name, {"chat": 0.4, "code": 0.3, "math": 0.3}, [0.53] * 3)
         for name in (down(2), EMBEDDING)
@@ -328,6 +336,15 @@ SHAPES = {
     "tokenizer-of-the-base": lambda w: {
         EMBEDDING: voted(w, EMBEDDING, {"chat": 0.5, "code": 0.5}, [0.75, 0.75], normalize=False)
     },
+    "tokenizer-tokens": lambda w: {
+        EMBEDDING: np.concatenate([
+            averaged(w, EMBEDDING, chat=0.5, code=0.5)[:18], w["chat"][EMBEDDING][18:19],
+            averaged(w, EMBEDDING, chat=0.5, code=0.5)[19:],
+        ])
+    },
+    "tokenizer-union": lambda w: {
+        name: drawn(dare_ties.dare_ties, w, name, {"chat": 0.5, "code": 0.5}, [0.5] * 2) for name in (q(2), HEAD)
+    },
     "yes-and-no": lambda w: {q(0): added(w, q(0), normalize=True, **TWO)},
 }  # fmt: skip
 HALVES = ("base-not-listed", "linear-by-projection", "linear-of-three", "linear-with-riders", "numbers-in-quotes",
@@ -344,7 +361,6 @@ WARNED = {
 
 
 REFUSED = {
-    "chat-template-auto": [r":5:16: chat_template: expected base, or one of models, found 'auto'"],
     "della-too-dense": [r"density 0\.9 with epsilon 0\.15 keeps deltas with .* choose an epsilon below 0\.1"],
     "density-in-percent": [
         r":5:38: models\.0\.parameters\.density: expected a number from 0 to 1, found 50",
@@ -364,10 +380,6 @@ REFUSED = {
         r":10:1: normalize: unknown field\. Write it under parameters",
     ],
     "slerp-of-three": [r":3:9: models: expected exactly 1 model beside base_model, as slerp merges, found 2"],
-    "tokenizer-tokens": [
-        r":5:1: tokenizer: not supported yet", r":13:16: chat_template: expected base, or one of models, found 'chatml'"
-    ],
-    "tokenizer-union": [r":8:1: tokenizer_source: not supported yet"],
     "weights-for-some": [r":3:3: models: expected weights for all fine-tunes or none, found none for 'code'"],
 }  # fmt: skip
 

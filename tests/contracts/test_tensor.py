@@ -16,8 +16,11 @@ from adapters_on_disk import factors, write_adapter
 from sdmw import codec, linux
 from sdmw.checkpoints.formats import formats, read
 from sdmw.tensors.combined import Combination, combined
+from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import Factor, LowRank, Sum
 from sdmw.tensors.low_rank import factors as factors_of
+from sdmw.tensors.row_table import ZEROS
+from sdmw.tensors.rows import Mean, MeanRow, Rows
 from sdmw.tensors.stored import Stored
 from sdmw.tensors.tensor import Tensor
 
@@ -53,9 +56,42 @@ def factor_sample(directory: Path) -> Tensor:
     return b
 
 
+def other_sample(directory: Path, name: str, dtype: DType) -> Tensor:
+    """Another vocabulary, of as many elements a row."""
+    rows = np.random.default_rng(2).integers(0, 0x3C00, (7, SHAPE[1]), np.uint16)
+    values = rows if dtype is DType.F16 else (rows.astype(np.uint32) << 16)
+    (directory / name).mkdir()
+    save_file({"o.weight": values.view(np.float16 if dtype is DType.F16 else np.float32)},
+              directory / name / "model.safetensors")  # fmt: skip
+    (directory / name / "config.json").write_text("{}")
+    return read(str(directory / name)).tensors["o.weight"]
+
+
+def gathered(directory: Path, dtype: DType) -> Rows:
+    """Rows in another order, of two tensors, with zeros; the last four one after the other."""
+    own, other = stored_sample(directory), other_sample(directory, "other", dtype)
+    sources = np.array([0, 0, 1, 0, ZEROS, ZEROS, 1, 1, 0, 0, 0, 0, 0])
+    return Rows.of("m.weight", (own, other), sources, np.array([12, 3, 6, 4, 0, 0, 1, 2, 0, 5, 6, 7, 8]))
+
+
+def rows_sample(directory: Path) -> Tensor:
+    return gathered(directory, DType.F32)
+
+
+def mean_sample(directory: Path) -> Tensor:
+    rows = gathered(directory, DType.F16)
+    assert rows.dtype is DType.F32
+    return Mean.of((rows, rows.sources[0]))
+
+
+def mean_row_sample(directory: Path) -> Tensor:
+    return MeanRow.of(other_sample(directory, "other", DType.F16), SHAPE[0])
+
+
 # By class: writes a checkpoint and gives a tensor of SHAPE.
 SAMPLES: dict[type[Tensor], Callable[[Path], Tensor]] = {
     Stored: stored_sample, LowRank: low_rank_sample, Sum: sum_sample, Factor: factor_sample,
+    Rows: rows_sample, Mean: mean_sample, MeanRow: mean_row_sample,
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from checkpoints_on_disk import write_checkpoint
 from mends.scene import (
     EMBEDDING,
     HEAD,
+    NAMES,
     NORM,
     Q,
     Row,
@@ -35,6 +36,7 @@ from mends.scene import (
 )
 from reference.linear import linear
 from sdmw.checkpoints.formats import read
+from vocabularies_on_disk import tokenizer
 
 WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
 AGAIN = "The file is damaged: copy or download it again"
@@ -115,9 +117,28 @@ def average_of_renamed(scene):
     return {name: linear([corp[name], scene.tensors["func"][name]], [1, 1], True) for name in corp}
 
 
-def resized(scene):
-    for name in (EMBEDDING, HEAD):
-        put_rows("corp", name, scene.tensors["corp"][name][:40])(scene)
+def words():
+    """A tokenizer for each model, of as many words as it has rows."""
+
+    def act(scene):
+        for model in NAMES:
+            rows = len(scene.tensors[model][EMBEDDING])
+            said = tokenizer([f"w{number}" for number in range(rows)])
+            Path(model, "tokenizer.json").write_text(json.dumps(said))
+
+    return act
+
+
+def cut(scene):
+    """What is expected: of the rows of the larger vocabulary the first."""
+    scene.tensors["corp"].update({name: scene.tensors["corp"][name][:40] for name in (EMBEDDING, HEAD)})
+
+
+def united(scene):
+    """The rows that one model alone has are its own."""
+    corp, func = scene.tensors["corp"], scene.tensors["func"]
+    more = {name: np.concatenate([func[name], corp[name][40:]]) for name in (EMBEDDING, HEAD)}
+    return {name: linear([corp[name], {**func, **more}[name]], [1, 1], True) for name in corp}
 
 
 def cast(model, name, dtype):
@@ -361,8 +382,15 @@ ROWS = [
         both(lambda scene: scene.tensors.update(corp=scene.tensors["func"]), again("corp"))),
     Row("another shape", "Merge fine-tunes of one base", other_shape, same_shape),
     Row("a larger vocabulary",
-        "Where this is a vocabulary, resize the fine-tune's to the base's (`resize_token_embeddings`), or merge "
-        "fine-tunes that share one", grown, resized),
+        "Where this is a vocabulary, write tokenizer_source: union for the tokens of all models, or tokenizer_source: "
+        "base for the base's alone", both(grown, words()), both(fields(tokenizer_source="base"), cut)),
+    Row("a larger vocabulary, united",
+        "Where this is a vocabulary, write tokenizer_source: union for the tokens of all models, or tokenizer_source: "
+        "base for the base's alone", both(grown, words()), fields(tokenizer_source="union"), expected=united),
+    Row("tokens that no file lists",
+        "Write one with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        both(words(), fields(tokenizer_source="union"), file("corp/tokenizer.model", "x"),
+             file("corp/tokenizer.json", None)), words()),
     Row("integers that differ, made equal",
         "I64 tensors are copied, not merged: make them equal in all inputs, or take the base's with the recipe field "
         "`integers: base`",

@@ -1,6 +1,11 @@
 """Mends of what a recipe says."""
 
+import numpy as np
+
+from mends.checkpoints import words
 from mends.scene import (
+    EMBEDDING,
+    HEAD,
     Row,
     adapted,
     adapter,
@@ -64,6 +69,13 @@ def weighted(one, two):
     return expected
 
 
+def with_row(scene):
+    """One row more, which is the fourth of the first model."""
+    found = weighted(1, 1)(scene)
+    more = {name: scene.tensors["corp"][name][3:4] for name in (EMBEDDING, HEAD)}
+    return {**found, **{name: np.concatenate([found[name], row]) for name, row in more.items()}}
+
+
 MANY = "x: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"x{n}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for n, (old, new) in enumerate(zip("abcd", "bcde", strict=True))
 )
@@ -73,6 +85,7 @@ SLICED = (
     f"merge_method: sdm_w\nbase_model: base\nslices:\n- sources:\n{BASE_LAYERS}"
     "  - {model: ./corp, layer_range: [0, 2]}\n  - {model: ./func, layer_range: [0, 2]}\n"
 )
+TOKEN = "tokenizer: {source: base, tokens: {w40: {source: M}}}\n"
 MODULES = "merge_method: linear\nmodules:\n  all: {models: [./corp, ./func]}\n"
 ONE = "merge_method: nearswap\nbase_model: base\nmodels: [./corp]\n"
 
@@ -83,7 +96,8 @@ ROWS = [
     yaml("a field that is misspelt", "Did you mean parameters?", FINE + "paramters: {weight: [0, 1]}\n",
          FINE + "parameters: {normalize: true}\n"),
     yaml("a field like no other", "Known: merge_method, name, models, slices, modules, base_model, parameters, dtype, "
-         "out_dtype, nonfinite, missing, extra, integers, rename, chat_template, generation_config, random_seed",
+         "out_dtype, nonfinite, missing, extra, integers, rename, tokenizer_source, tokenizer, "
+         "chat_template, generation_config, random_seed",
          FINE + "zzzz: 1\n"),
     yaml("a density in percent", "Write 0.5, if it is meant in percent",
          TIES.format("50"), TIES.format("0.5"), by_ties),
@@ -96,6 +110,15 @@ ROWS = [
          "merge_method: nearswap\nbase_model: base\nmodels: [base, ./corp]\nparameters: {t: 0.5}\n", by_nearswap),
     yaml("rules for the base", "Rename the tensors of the other models",
          FINE + "rename: [{model: base, from: a, to: b}]\n", FINE + "rename: [{model: ./corp, from: a, to: b}]\n"),
+    yaml("a tokenizer beside its source", "Write it as source under tokenizer",
+         FINE + "tokenizer_source: base\ntokenizer: {pad_to_multiple_of: 1}\n",
+         FINE + "tokenizer: {source: base, pad_to_multiple_of: 1}\n"),
+    yaml("templates that nobody has", "Name a format, as chat_template: chatml", FINE + "chat_template: auto\n",
+         FINE + "chat_template: chatml\n"),
+    Row("a token that the model lacks",
+        "Name a model that has the token, or another token of it: {kind: model_token, model: M, token: T}",
+        both(words(), text(FINE + TOKEN.replace("M", "./corp"))),
+        text(FINE + TOKEN.replace("M", "{kind: model_token, model: ./corp, token: w3}")), expected=with_row),
     yaml("a template that nobody has", "Write chat_template: base", FINE + "chat_template: ./corp\n",
          FINE + "chat_template: base\n"),
     yaml("settings that nobody has", "Write generation_config: base", FINE + "generation_config: ./corp\n",

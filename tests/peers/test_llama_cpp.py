@@ -5,6 +5,8 @@ import logging
 import shutil
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  bfloat16 for safetensors
+import numpy as np
 import pytest
 
 EXTRA = "pip install 'sdmw[parity]'"
@@ -13,8 +15,9 @@ hub = pytest.importorskip("huggingface_hub", reason=EXTRA)
 
 from gguf.metadata import Metadata  # noqa: E402
 from gguf.utility import SafetensorsLocal  # noqa: E402
-from gguf.vocab import SpecialVocab  # noqa: E402
+from gguf.vocab import BpeVocab, SpecialVocab  # noqa: E402
 from safetensors import safe_open  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 import sdmw  # noqa: E402
 
@@ -139,3 +142,45 @@ def cached(repository, model, card):
         shutil.copy(file, blobs / str(number))
         (snapshot / file.name).symlink_to(Path("..", "..", "blobs", str(number)))
     (snapshot / "README.md").write_text(card)
+
+
+@pytest.fixture(scope="module")
+def united(tmp_path_factory):
+    """The example and a model with two more tokens, the tokens of both."""
+    folder = tmp_path_factory.mktemp("united")
+    chat = shutil.copytree(DATA / "corp", folder / "chat")
+    words = json.loads((DATA / "base" / "tokenizer.json").read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    words["added_tokens"] += [{"id": 2048 + n, "content": text, **flags} for n, text in enumerate(("<im>", "<end>"))]
+    (chat / "tokenizer.json").write_text(json.dumps(words, ensure_ascii=False))
+    tensors = load_file(chat / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            tensors[name] = np.concatenate([tensors[name], tensors[name][:2]])
+    save_file(tensors, chat / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((chat / "config.json").read_text())
+    (chat / "config.json").write_text(json.dumps({**config, "vocab_size": 2050}))
+    recipe = {"merge_method": "linear", "base_model": str(DATA / "base"), "models": [str(DATA / "base"), str(chat)]}
+    sdmw.merge({**recipe, "tokenizer_source": "union", "chat_template": "chatml"}, folder / "out", progress=False)
+    return folder / "out"
+
+
+def test_a_vocabulary_with_more_tokens(united, caplog):
+    caplog.set_level(logging.WARNING)
+    ours, base = SpecialVocab(united, load_merges=True, n_vocab=2050), SpecialVocab(DATA / "base", load_merges=True)
+    assert caplog.records == []
+    assert ours.merges == base.merges
+    assert ours.special_token_ids == base.special_token_ids
+    assert "<|im_start|>" in ours.chat_template
+    every = list(BpeVocab(united).all_tokens())
+    assert [text for text, _, _ in every[2048:]] == [b"<im>", b"<end>"]
+    assert len(every) == 2050 == json.loads((united / "config.json").read_text())["vocab_size"]
+
+
+def test_transformers_tokenises_each_added_token_as_one(united):
+    transformers = pytest.importorskip("transformers", reason=EXTRA)
+    words, before = (transformers.AutoTokenizer.from_pretrained(each) for each in (united, DATA / "base"))
+    assert words("<im>a<end>", add_special_tokens=False).input_ids[::2] == [2048, 2049]
+    text = "def merged(a, b): return a + b"
+    assert words(text).input_ids == before(text).input_ids
+    assert "<|im_start|>user" in words.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)

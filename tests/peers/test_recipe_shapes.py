@@ -52,9 +52,11 @@ def folder(tmp_path_factory):
     base = load_file(folder / "base" / "model.safetensors")
     adapter = adapter_of(np.random.default_rng(5), base, modules=("q_proj", "down_proj"))
     write_adapter(folder / "poet-lora", adapter, target_modules=["q_proj", "down_proj"])
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{n}": n for n in range(50)}, "w0"))
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{n}": n for n in range(48)}, "w0"))
+    words.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     for name in ("base", "chat", "code", "math", "story"):
-        transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder / name)
+        made = transformers.PreTrainedTokenizerFast(tokenizer_object=words, chat_template="{{ messages }}")
+        made.save_pretrained(folder / name)
     run_mergekit(folder, {name: at_float32(name, text) for name, text in TALL.items()})
     return folder
 

@@ -19,7 +19,7 @@ from sdmw.recipes.recipe import ModelEntry, Recipe, Rule
 
 ALL_FIELDS = (
     "merge_method, name, models, slices, modules, base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, "
-    "integers, rename, chat_template, generation_config, random_seed"  # as listed
+    "integers, rename, tokenizer_source, tokenizer, chat_template, generation_config, random_seed"  # as listed
 )
 
 
@@ -218,17 +218,6 @@ class TestFields:
             "parameters.k.fliter: unknown field. Did you mean filter?"
         ]
 
-    @pytest.mark.parametrize("name", ["tokenizer", "tokenizer_source"])
-    def test_what_mergekit_has_and_we_do_not_yet(self, name):
-        assert refused(sdm_w(**{name: "x"})) == [f"{name}: not supported yet"]
-        assert loaded({**sdm_w(), name: None}) == loaded(sdm_w())
-
-    @pytest.mark.parametrize("given", ["base", "./base", "base/"])
-    def test_the_base_s_own_tokenizer_is_what_the_output_has(self, here, given):
-        assert loaded(sdm_w(tokenizer_source=given)) == loaded(sdm_w())
-        assert loaded(sdm_w(tokenizer={"source": given})) == loaded(sdm_w())
-        assert refused(sdm_w(tokenizer={"source": given, "tokens": {}})) == ["tokenizer: not supported yet"]
-
     @pytest.mark.parametrize(
         ("fields", "problem"),
         [
@@ -247,7 +236,10 @@ class TestFields:
             ({"missing": "take"}, "missing: expected error or base, found 'take'"),
             ({"extra": "tak"}, "extra: expected error, take or drop, found 'tak'. Did you mean take?"),
             ({"integers": "take"}, "integers: expected error or base, found 'take'"),
-            ({"chat_template": "auto"}, "chat_template: expected base, or one of models, found 'auto'"),
+            ({"chat_template": "chatmll"}, "chat_template: expected base, one of models, auto, alpaca, chatml, "
+                                           "exaone, llama3, mistral, or a template, "
+                                           "found 'chatmll'. Did you mean chatml?"),
+            ({"random_seed": -1}, "random_seed: expected a whole number from 0, found -1"),
             ({"generation_config": 3}, "generation_config: expected text, found 3. Put it in quotes"),
             ({"models": [{"model": "a\0"}]}, r"models.0.model: expected a path or a Hub name, found 'a\x00'"),
             ({"base_model": "a\ud800"}, r"base_model: expected text that can be written as UTF-8, found 'a\ud800'"),
@@ -279,7 +271,7 @@ class TestFields:
 class TestIgnoreUnknown:
     def test_each_is_said_at_its_place(self, here):
         (here / "r.yaml").write_text(
-            "merge_method: sdm_w\nbase_model: b\nmodels:\n- model: a\n  wieght: 1\nzzz: 3\nchat_template: auto\n"
+            "merge_method: sdm_w\nbase_model: b\nmodels:\n- model: a\n  wieght: 1\nzzz: 3\nchat_template: autos\n"
             "parameters:\n  density: 3\n  k: {value: 3, zz: 1}\n"
         )
         recipe = loaded("r.yaml", ignore_unknown=True)
@@ -298,10 +290,6 @@ class TestIgnoreUnknown:
         assert recipe.notes == ("ignored: unknown field zzz", "ignored: unknown parameter parameters.density")
         (here / "r.yaml").write_text(recipe.text)
         assert loaded("r.yaml").parameters == {"k": (Rule(None, 1.0),)}
-
-    @pytest.mark.parametrize("name", ["tokenizer", "tokenizer_source"])
-    def test_what_changes_the_weights_stays_an_error(self, name):
-        assert refused(sdm_w(**{name: "x"}), ignore_unknown=True) == [f"{name}: not supported yet"]
 
     def test_faults_stay_faults(self):
         assert len(refused(sdm_w(zzz=1, parameters={"k": 101}), ignore_unknown=True)) == 1

@@ -134,7 +134,7 @@ class TestYaml:
         [
             ("zzz: 1", "r.yaml:4:1: zzz: unknown field. Known: merge_method, name, models, slices, modules, "
                        "base_model, parameters, dtype, out_dtype, nonfinite, missing, extra, integers, rename, "
-                       "chat_template, generation_config, random_seed"),
+                       "tokenizer_source, tokenizer, chat_template, generation_config, random_seed"),
             ("dtype: float16\ndtype: float32", "r.yaml:5:1: dtype: duplicate key. It is also in line 4"),
             ("dtype: !x float16", "r.yaml:4:8: dtype: expected no tag, found the tag '!x'"),
             ("dtype: !!binary aaaa", "r.yaml:4:8: dtype: expected no tag, found the tag '!!binary'"),

@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from sdmw.checkpoints.beside import content, names
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
-from sdmw.storage.files import entries, listing, read_bounded
+from sdmw.storage.files import entries
 from sdmw.storage.pointers import is_pointer
 
 JINJA, JSON, FOLDER = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
@@ -25,11 +26,13 @@ def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
 def template_files(checkpoint: Checkpoint) -> list[str]:
     """Paths of the files of a checkpoint, relative to it, that are nothing but a template."""
     try:
-        names = listing(checkpoint.path)
-        beside = [name for name, _ in entries(checkpoint.path, FOLDER)] if FOLDER in names else []
+        known = names(checkpoint)
+        beside = {f"{FOLDER}/{name}" for name, _ in entries(checkpoint.path, FOLDER)} if FOLDER in known else set()
     except CheckpointError:
         return []
-    return [*sorted({JINJA} & names), *(f"{FOLDER}/{name}" for name in sorted(beside) if name.endswith(".jinja"))]
+    absent = {name for name, own in checkpoint.files.items() if own is None}
+    beside |= {name for name in known if name.startswith(f"{FOLDER}/")}
+    return [*sorted({JINJA} & known), *(path for path in sorted(beside - absent) if path.endswith(".jinja"))]
 
 
 def is_template(path: str) -> bool:
@@ -43,7 +46,7 @@ def _name_of(path: str) -> str:
 
 def _text(checkpoint: Checkpoint, path: str) -> str | None:
     try:
-        raw = read_bounded(checkpoint.path, path, LARGEST, follow_links=checkpoint.follow_links)
+        raw = content(checkpoint, path, LARGEST)
         return None if is_pointer(raw) else raw.decode()
     except (CheckpointError, UnicodeDecodeError):
         return None

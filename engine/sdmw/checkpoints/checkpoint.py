@@ -25,6 +25,7 @@ class Checkpoint:
         ties: of an adapter: its head is its embedding where the model ties them (peft's `ensure_weight_tying`).
         follow_links: links of its folder are followed that leave it.
         config_text: config.json of a merge that is not written; None where it lies in the folder.
+        files: of a merge that is not written, files that it has otherwise than the folder; None for one that it lacks.
         aliases: names of tensors that are stored under another, with that name (views/aliases.py).
     """
 
@@ -37,12 +38,18 @@ class Checkpoint:
     ties: bool = False
     follow_links: bool = False
     config_text: bytes | None = None
+    files: Mapping[str, bytes | None] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def written(self) -> bool:
         """Whether it lies in the folder, and is no merge that is not written, whose folder is its base's."""
         return self.config_text is None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The folder, told apart from the same with the files of a merge that is not written."""
+        return self.path, id(self.files) if self.files else 0
 
     @property
     def commit(self) -> str | None:

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
+from sdmw.checkpoints.beside import content
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import CheckpointError
-from sdmw.storage.files import read_bounded
 
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
@@ -18,7 +18,7 @@ def read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     It is read as leniently as transformers reads it: a faulty file is copied, and its loader will name the fault.
     """
     try:
-        found = json.loads(read_bounded(checkpoint.path, name, LARGEST, follow_links=checkpoint.follow_links))
+        found = json.loads(content(checkpoint, name, LARGEST))
     except (CheckpointError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,6 +1,8 @@
 """The output's config.json: the base's, with another dtype or other layers where the weights have them."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sdmw.checkpoints.depth import Depth, restacked
@@ -14,7 +16,14 @@ _SCALED_BY_TIE = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", 
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # transformers 5 writes the first, 4 the second
 
 
-def merged_config(text: bytes, dtype: str | None, *, untie: bool = False, depth: Depth | None = None) -> bytes:
+def merged_config(
+    text: bytes,
+    dtype: str | None,
+    *,
+    untie: bool = False,
+    depth: Depth | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes:
     """The base's config.json for the merged weights.
 
     Args:
@@ -22,19 +31,27 @@ def merged_config(text: bytes, dtype: str | None, *, untie: bool = False, depth:
         dtype: "float32", "float16" or "bfloat16" where the output's dtype is not each tensor's own, else None.
         untie: the head is stored, and is not the embedding.
         depth: how the layers were stacked; None where they are the base's in their order.
+        changes: other values of some keys, those of nested configs with dots before them.
 
     Returns:
         The same bytes where nothing changes. Otherwise every key is kept, in its order.
 
     Raises:
-        CheckpointError: a dtype is to be set and the file is no JSON object.
+        CheckpointError: something is to be set and the file is no JSON object.
     """
-    if dtype is None and not untie and depth is None:
+    if dtype is None and not untie and depth is None and not changes:
         return text
     config = _parsed(text)
     changed = False
     if depth is not None:
         config, changed = restacked(config, depth), True
+    for path, value in changes.items():
+        *above, key = path.split(".")
+        level = config
+        for name in above:
+            level = level[name]
+        changed = changed or level.get(key) != value
+        level[key] = value
     changed = (untie and _untie(config)) or changed
     if dtype is not None:
         changed = _set_dtypes(config, dtype) or changed

@@ -2,30 +2,36 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import xxhash
 
+from sdmw.checkpoints.beside import content, names
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError
-from sdmw.storage.files import listing, read_bounded
 from sdmw.storage.pointers import is_pointer
 
-_FAST = "tokenizer.json"
+FAST = "tokenizer.json"
 _FILES = (
-    _FAST, "tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
+    FAST, "tokenizer.model", "tekken.json", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
 )  # fmt: skip
-_LARGEST = 64 * 2**20  # bytes of one of them
+LARGEST = 64 * 2**20  # bytes of one of them
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 NUMBERS = ("added_tokens", "vocab", "merges")  # what gives tokens their numbers
 SPLITS = ("type", "normalizer", "pre_tokenizer", "post_processor")  # what makes tokens of a text
 _LARGEST_PARSED = 4 * 2**20  # bytes of a part that is parsed as a whole
-_STRING = rb'"(?:[^"\\]|\\.)*"'
-_PART = re.compile(_STRING + rb'|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
-_ENTRY = re.compile(rb"(%b)\s*:\s*([^\s,}]+)|}" % _STRING, re.DOTALL)  # a token with its number, or the end of all
-_MERGE = re.compile(rb"\[\s*(%b)\s*,\s*(%b)\s*\]|(%b)|\]" % ((_STRING,) * 3), re.DOTALL)  # a pair, or the end of all
+STRING = rb'"(?:[^"\\]|\\.)*"'
+_PART = re.compile(STRING + rb'|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
+ENTRY = re.compile(rb"(%b)\s*:\s*([^\s,}]+)|}" % STRING, re.DOTALL)  # a token with its number, or the end of all
+_MERGE = re.compile(rb"\[\s*(%b)\s*,\s*(%b)\s*\]|(%b)|\]" % ((STRING,) * 3), re.DOTALL)  # a pair, or the end of all
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
+MODEL_TYPE = (b'"model"', b'"type"', b'"type"')
+Place = tuple[int, bytes, bytes]  # depth, the key at the top that it is under, its own key, both in quotes
+Readers = Mapping[Place, Callable[[bytes, int], tuple[object, int]]]
+VOCABULARY: Place = (3, b'"model"', b'"vocab"')
+ADDED: Place = (2, b'"added_tokens"', b'"added_tokens"')
 
 
 def is_of_tokenizer(path: str) -> bool:
@@ -36,27 +42,25 @@ def is_of_tokenizer(path: str) -> bool:
 def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
     """Which of `NUMBERS` and `SPLITS` differ between two checkpoints; none where no two files can be compared."""
     try:
-        both = listing(one.path) & listing(other.path)
+        both = names(one) & names(other)
         name = next((each for each in _FILES if each in both), None)
         if name is None:
             return []
-        first, second = (
-            read_bounded(each.path, name, _LARGEST, follow_links=each.follow_links) for each in (one, other)
-        )
+        first, second = (content(each, name, LARGEST) for each in (one, other))
     except CheckpointError:
         return []
     if first == second or is_pointer(first) or is_pointer(second):
         return []
-    if name != _FAST:
+    if name != FAST:
         return ["vocab"]
-    ours, theirs = _parts(first), _parts(second)
+    ours, theirs = parts_of(first, _READERS), parts_of(second, _READERS)
     differing = [part for part in (*NUMBERS, *SPLITS) if ours.get(part) != theirs.get(part)]
     return [part for part in differing if part != "type" or (part in ours and part in theirs)]  # old files lack it
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether a tokenizer lies in a checkpoint's folder."""
-    return not listing(checkpoint.path).isdisjoint(_FILES)
+    return not names(checkpoint).isdisjoint(_FILES)
 
 
 def special_tokens(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -74,10 +78,10 @@ def _vocabulary(raw: bytes, place: int) -> tuple[object, int]:
     if raw[place - 1 : place] == b"[":
         return _part(raw, place)
     pairs = 0
-    for match in _ENTRY.finditer(raw, place):
+    for match in ENTRY.finditer(raw, place):
         if match[1] is None:
             return pairs, match.end()
-        pairs = (pairs + xxhash.xxh3_128_intdigest(_unescaped(match[1]) + b"\0" + match[2])) % 2**128
+        pairs = (pairs + xxhash.xxh3_128_intdigest(unescaped(match[1]) + b"\0" + match[2])) % 2**128
     return pairs, len(raw)
 
 
@@ -88,7 +92,7 @@ def _merges(raw: bytes, place: int) -> tuple[object, int]:
         if match[0] == b"]":
             return ordered.digest(), match.end()
         strings = (match[1], match[2]) if match[3] is None else (match[3],)
-        ordered.update(b" ".join(map(_unescaped, strings)) + b"\0")
+        ordered.update(b" ".join(map(unescaped, strings)) + b"\0")
     return ordered.digest(), len(raw)
 
 
@@ -109,18 +113,25 @@ def _part(raw: bytes, place: int) -> tuple[object, int]:
     return xxhash.xxh3_128_digest(said.encode()), place
 
 
-# Where parts stand: their depth, the key at the top that they are under, their own key.
-_READERS = {
-    (3, b'"model"', b'"vocab"'): _vocabulary,
+_READERS: Readers = {
+    VOCABULARY: _vocabulary,
     (3, b'"model"', b'"merges"'): _merges,
     **{(2, key, key): _part for key in (b'"added_tokens"', *(f'"{part}"'.encode() for part in SPLITS[1:]))},
 }
 
 
-def _parts(raw: bytes) -> dict[str, object]:
-    """What stands in a tokenizer.json under the keys of `NUMBERS` and `SPLITS`, however it is spelled.
+def parts_of(raw: bytes, readers: Readers) -> dict[str, object]:
+    """What stands in a tokenizer.json in some places, however it is spelled.
 
     Not parsed as a whole: the objects of one with 260,000 tokens take 250 MB.
+
+    Args:
+        raw: the file.
+        readers: by place, what is called with the file and the place behind the opening bracket; it gives what it read
+            and the place behind the closing one.
+
+    Returns:
+        What the readers gave, by key; under "type" that of the model, if the file says so.
     """
     found: dict[str, object] = {}
     depth, above, last, key, place = 0, b"", b"", b"", 0
@@ -129,7 +140,7 @@ def _parts(raw: bytes) -> dict[str, object]:
         if part in _OPENING:
             depth += 1
             above = key if depth == 2 else above
-            if read := _READERS.get((depth, above, key)):
+            if read := readers.get((depth, above, key)):
                 found[key[1:-1].decode()], place = read(raw, place)
                 depth -= 1
         elif part in _CLOSING:
@@ -137,13 +148,13 @@ def _parts(raw: bytes) -> dict[str, object]:
         elif part.startswith(b":"):
             key = last
         elif part.startswith(b'"'):
-            if (depth, above, key, last) == (2, b'"model"', b'"type"', b'"type"'):
-                found["type"] = _unescaped(part)
+            if (depth, above, key, last) == (2, *MODEL_TYPE):
+                found["type"] = unescaped(part)
             last = part
     return found
 
 
-def _unescaped(string: bytes) -> bytes:
+def unescaped(string: bytes) -> bytes:
     """The text of a JSON string, without quotes and escapes."""
     if b"\\" not in string:
         return string[1:-1]

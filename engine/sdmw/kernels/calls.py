@@ -155,6 +155,12 @@ def _single() -> None:
     single.scaled(_BASE, _BASE, 0, _ONE, 0, 0)
 
 
+def _rows() -> None:
+    from sdmw.kernels import rows
+
+    rows.read_runs(-1, _integers(0), _integers(0), _integers(0), 0)
+
+
 CALLS: dict[str, Callable[[], None]] = {
     "tiles": _tiles,
     "cuts": _cuts,
@@ -168,4 +174,5 @@ CALLS: dict[str, Callable[[], None]] = {
     "dots": _dots,
     "ram": _ram,
     "single": _single,
+    "rows": _rows,
 }

@@ -15,10 +15,12 @@ from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.limits import Limits
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
-from sdmw.planning.tables import parted, tables_of, unparted, unsliced
+from sdmw.planning.tables import parted, unparted, unsliced, viewed
+from sdmw.planning.vocabulary_notes import changed_config, said, unknown_tokens
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
@@ -69,7 +71,9 @@ def kernels_of(plan: Plan) -> tuple[str, ...]:
     methods = all_methods()
     documents = (methods[document.merge_method] for document in plan.recipe.documents)
     others = (name for method in documents for name in (*method.uses, *method.may_use))
-    return tuple(dict.fromkeys((*budget.kernels_of(plan, methods[plan.recipe.merge_method]), *others)))
+    gathered = any(recipe.tokenizer is not None for recipe in (plan.recipe, *plan.recipe.documents))
+    own = budget.kernels_of(plan, methods[plan.recipe.merge_method])
+    return tuple(dict.fromkeys((*own, *others, *(("rows",) if gathered else ()))))
 
 
 def build(
@@ -79,6 +83,7 @@ def build(
     beside: Beside,
     options: Options,
     untie: frozenset[str] = frozenset(),
+    vocabularies: Vocabularies | None = None,
 ) -> Plan:
     """The plan, with every problem that headers, disk and memory can tell; no tensor data are touched.
 
@@ -89,12 +94,13 @@ def build(
         beside: the files beside the weights of a model.
         options: what the caller asks for.
         untie: heads that are written though the base ties them, because an input's differs from its embedding.
+        vocabularies: the tokens of the output, where the recipe asks for others than the base's.
     """
-    tied, tables = tables_of(recipe, method, inputs)
+    found = viewed(recipe, method, inputs, vocabularies)
+    tied, tables = found.tied, found.tables
     if isinstance(tables, list):
         return Plan(recipe, tuple(inputs.models), inputs.base, problems=tuple(shorten(tables)), notes=recipe.notes)
-    # A head that is not stored counts as no tensor of its own where names are compared.
-    problems = check_inputs(recipe, tables if recipe.slices else Tables(inputs.base, inputs.models), tied)
+    problems = check_inputs(recipe, found.compared, tied)
     unwritten = tied.unwritten(untie | parted(recipe, tied))
     heads = [each for each in tied.stored if each.head.name in unwritten]
     product = method.product(recipe.parameters)
@@ -131,6 +137,9 @@ def build(
         copied=beside.copied,
         skipped=beside.skipped,
         beside=beside.written,
+        tokenizer_from=beside.tokenizer_from,
+        tokenizer_files=beside.tokenizer_files,
+        config_changes=changed_config(inputs.base, vocabularies) if vocabularies else {},
         depth=tables.depth,
         product=product,
         target=options.target,
@@ -142,7 +151,13 @@ def build(
         extra=counts.taken(wanted, tables),
         dropped=tuple((model, len(names)) for model, names in dropped.items()),
         absent_heads=counts.absent_heads(recipe, tied, wanted),
-        notes=(*recipe.notes, *inputs.notes, *beside.notes, *counts.integers(recipe, tables)),
+        notes=(
+            *recipe.notes,
+            *inputs.notes,
+            *beside.notes,
+            *counts.integers(recipe, tables),
+            *(said(recipe, vocabularies, found.tallies) if vocabularies else ()),
+        ),
         warnings=(
             *inputs.warnings,
             *beside.warnings,
@@ -150,6 +165,7 @@ def build(
             *counts.left_out(recipe, dropped),
             *unparted(recipe, tied),
             *unsliced(recipe, tables),
+            *(unknown_tokens(found.tallies) if vocabularies else ()),
             *counts.unfollowed_keys(inputs.base, tables.depth),
             *filters.idle(recipe, _names(wanted, tables)),
             *_licences(inputs, beside.copied),
@@ -264,7 +280,7 @@ def _with_disk(plan: Plan, options: Options) -> Plan:
         found = check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
         problems += found
         if options.overwrite and not found:
-            warnings += replaced(options.target, {*plan.copied, *plan.beside})
+            warnings += replaced(options.target, {*plan.copied, *plan.tokenizer_files, *plan.beside})
     room = free(place) or 0
     return replace(plan, free_bytes=room, problems=tuple(problems), warnings=tuple(warnings))
 

@@ -6,6 +6,7 @@ Source: transformers' `save_chat_templates`; llama.cpp reads the same places.
 import json
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from sdmw.checkpoints.chat_template import FOLDER, JINJA, JSON, KEY, template_files
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -13,19 +14,22 @@ from sdmw.checkpoints.json_files import TOKENIZER, read_object
 from sdmw.errors import CheckpointError, Problem, quoted
 
 
-def with_templates(base: Checkpoint, templates: Mapping[str, str]) -> dict[str, bytes]:
+def with_templates(
+    base: Checkpoint, templates: Mapping[str, str], written: Mapping[str, bytes] = MappingProxyType({})
+) -> dict[str, bytes]:
     """The files of an output that hold its chat templates, by their paths in it.
 
     Args:
         base: whose tokenizer the output has.
         templates: the templates by name, "default" among them where one has no name.
+        written: files of that tokenizer that the output has otherwise, by path.
 
     Raises:
         CheckpointError: a template's name can be no file's.
     """
     found: dict[str, bytes] = {}
     for name in (TOKENIZER, JSON):
-        config = read_object(base, name)
+        config = json.loads(written[name]) if name in written else read_object(base, name)
         if KEY in config:
             config[KEY] = _in_json(templates)
             found[name] = json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"

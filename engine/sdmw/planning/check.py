@@ -168,8 +168,8 @@ def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Proble
     if base.shape != tensor.shape:
         if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             mend = (
-                "Where this is a vocabulary, resize the fine-tune's to the base's "
-                "(`resize_token_embeddings`), or merge fine-tunes that share one"
+                "Where this is a vocabulary, write tokenizer_source: union for the tokens of all models, "
+                "or tokenizer_source: base for the base's alone"
             )
             return Problem(where, f"{base.shape[0]} rows as in the base", f"{tensor.shape[0]} rows", mend)
         mend = "Merge fine-tunes of one base"

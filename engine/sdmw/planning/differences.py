@@ -31,40 +31,46 @@ class Differences:
     notes: tuple[str, ...]
 
 
-def differences(recipe: Recipe, inputs: Inputs) -> Differences:
+def differences(recipe: Recipe, inputs: Inputs, tokenizer: Checkpoint) -> Differences:
     """What the files beside the weights of each model say otherwise than the base's; adapters have no config.
 
     Args:
         recipe: as loaded.
         inputs: what it names.
+        tokenizer: the model whose tokenizer the output has.
     """
     base, warnings, notes = inputs.base, [], []
     others = {name: each for name, each in inputs.sources if each.path != base.path}
     for name, model in others.items():
         if model.adapts is None:
-            warned, noted = _configs(name, base.config or {}, model.config or {}, sliced=bool(recipe.slices))
+            warned, noted = _configs(recipe, name, base.config or {}, model.config or {})
             warnings += warned
             notes += noted
-        warnings += _tokenizers(name, base, model)
+        if model.place != tokenizer.place:
+            whose = "base" if tokenizer.path == base.path else str(recipe.tokenizer_of)
+            warnings += _tokenizers(name, tokenizer, model, whose, numbers=recipe.tokenizer is None)
     warnings += label_warnings(dict(inputs.sources))
-    warnings += _without_tokenizer(base, others)
+    warnings += _without_tokenizer(tokenizer, others)
     warnings += pointer_warnings(others)
     warnings += file_warnings(base, {name: each for name, each in others.items() if each.adapts is None})
     if recipe.generation_config == "base":
         notes += _generation(base, others)
-    if recipe.chat_template == "base":
+    if recipe.chat_template == "base" and tokenizer.path == base.path:
         notes += _templates(base, others)
     return Differences(tuple(warnings), tuple(notes))
 
 
 def _configs(
-    name: str, base: Mapping[str, Any], model: Mapping[str, Any], *, sliced: bool
+    recipe: Recipe, name: str, base: Mapping[str, Any], model: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Warnings and notes on one model's config.json; where layers are stacked anew, none on how many it has."""
+    """Warnings and notes on one model's config.json; none on what the output has otherwise than the base.
+
+    That is how many layers there are, where they are stacked anew, and numbers of tokens, where the recipe says which.
+    """
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     base, model = on_one_level(base, model)
     for key, values in differing(dict(plain_keys(base)), dict(plain_keys(model))).items():
-        if not (sliced and follows(key)):
+        if not (recipe.slices and follows(key)):
             found.setdefault(effect_of(key), {})[key] = values
     if "model_type" in found.get("mathematics", {}):  # another architecture: its other keys follow from that
         found = {"mathematics": {"model_type": found["mathematics"]["model_type"]}}
@@ -78,29 +84,37 @@ def _configs(
         for effect, about in said.items()
         if effect in found
     }
-    return [lines[each] for each in ("mathematics", "vocabulary") if each in lines], [
-        lines[each] for each in ("unknown",) if each in lines
-    ]
+    warned = ("mathematics",) if recipe.tokenizer else ("mathematics", "vocabulary")
+    return [lines[each] for each in warned if each in lines], [lines[each] for each in ("unknown",) if each in lines]
 
 
-def _tokenizers(name: str, base: Checkpoint, model: Checkpoint) -> Iterator[str]:
-    """Warnings on one model's tokenizer; nothing where it has none of its own."""
-    parts = differing_parts(base, model)
-    if any(part in NUMBERS for part in parts):
+def _tokenizers(name: str, own: Checkpoint, model: Checkpoint, whose: str, *, numbers: bool) -> Iterator[str]:
+    """Warnings on one model's tokenizer; nothing where it has none of its own.
+
+    Args:
+        name: the model's.
+        own: whose tokenizer the output has.
+        model: the model.
+        whose: the name of that other one, or "base".
+        numbers: tokens keep their numbers, which must then be the same.
+    """
+    of = "the base's" if whose == "base" else f"that of {quoted(whose)}"
+    parts = differing_parts(own, model)
+    if numbers and any(part in NUMBERS for part in parts):
         yield (
-            f"model {quoted(name)}: its tokenizer differs from the base's, which the output has; "
-            "its tokens may have other numbers"
+            f"model {quoted(name)}: its tokenizer differs from {of}, which the output has; "
+            "its tokens may have other numbers: `tokenizer_source: base` in the recipe merges them token by token"
         )
     if splits := [part for part in parts if part not in NUMBERS]:
         yield (
-            f"model {quoted(name)}: its tokenizer splits texts otherwise than the base's, which the output has: "
+            f"model {quoted(name)}: its tokenizer splits texts otherwise than {of}, which the output has: "
             f"it differs in {', '.join(splits)}"
         )
     theirs = special_tokens(model)
-    if theirs and (keys := differing(special_tokens(base), theirs)):
+    if theirs and (keys := differing(special_tokens(own), theirs)):
         yield (
-            f"model {quoted(name)}: its {TOKENIZER} differs from the base's in special tokens; "
-            f"the output has the base's: {listed(keys)}"
+            f"model {quoted(name)}: its {TOKENIZER} differs from {of} in special tokens; "
+            f"the output has {of}: {listed(keys)}"
         )
 
 

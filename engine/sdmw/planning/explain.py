@@ -8,8 +8,9 @@ from sdmw import codec
 from sdmw.errors import PlanError, Problem, quoted
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.rows import Row, rows
-from sdmw.planning.tables import parted, tables_of
+from sdmw.planning.tables import parted, viewed
 from sdmw.recipes.findings import close
 from sdmw.recipes.recipe import Parameter, Recipe, Setting, rule_for
 from sdmw.views.stacked import Tables
@@ -62,13 +63,16 @@ class Explanation:
         return cast("dict[str, Any]", codec.encode(self))
 
 
-def explain(recipe: Recipe, method: AnyMethod, inputs: Inputs, tensor: str) -> Explanation:
+def explain(
+    recipe: Recipe, method: AnyMethod, inputs: Inputs, vocabularies: Vocabularies | None, tensor: str
+) -> Explanation:
     """What a tensor of the output is made from.
 
     Raises:
         PlanError: there is no such tensor, or what is wrong with the slices.
     """
-    tied, tables = tables_of(recipe, method, inputs)
+    view = viewed(recipe, method, inputs, vocabularies)
+    tied, tables = view.tied, view.tables
     if isinstance(tables, list):
         raise PlanError(tables)
     wanted = rows(recipe, method, tables, tied.unwritten(parted(recipe, tied)))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.formats._config import CONFIG
+from sdmw.checkpoints.json_files import read_object
 from sdmw.errors import Problem, SdmwError, quoted, shorten
 from sdmw.planning.names import Named, named
 from sdmw.recipes.model_ref import ModelRef
@@ -27,6 +29,8 @@ class Inputs:
         base: whose tensor names, config and tokenizer the output has.
         models: what is merged, by its name in the recipe, in order.
         bases: what slices have as their base and do not merge, by name.
+        tokenizer: the folder whose tokenizer the output has, where it is that of no other input.
+        parts: by its name in the recipe, each model and adapter by itself, and each document that is used.
         sources: each directory that is read, adapters apart, with its name in the recipe; the base's first.
         own: by model, names that it has itself, by the base's, of those that differ.
         notes: on names, for people.
@@ -40,6 +44,8 @@ class Inputs:
     own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    tokenizer: Checkpoint | None = None
+    parts: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -61,7 +67,10 @@ def open_inputs(
         merges: other documents that it uses: of each its result as the base, and what that is read from.
     """
     base_reference, *references = recipe.references
-    located, problems = _located(recipe, recipe.references, access, merges)
+    parts = {part for reference in recipe.references for part in reference.parts}
+    others = [each for each in (recipe.tokenizer_of,) if each is not None and parts.isdisjoint(each.parts)]
+    located, problems = _located(recipe, (*recipe.references, *others), access, merges)
+    tokenizers = [_folder(located.pop(part), access) for each in others for part in each.parts if part in located]
     read, faults = _read(located, access)
     sources = {str(part): each for part, each in read.items()}
     for part, merge in merges.items():
@@ -91,6 +100,7 @@ def open_inputs(
     if problems:
         return shorten(problems)
     of_bases = {str(reference): models.pop(str(reference)) for reference in recipe.bases}
+    apart = {str(part): each for part, each in read.items()}
     return Inputs(
         base,
         models,
@@ -99,6 +109,8 @@ def open_inputs(
         {name: each.own for name, each in names.items()},
         tuple(note for each in names.values() for note in each.notes),
         tuple(warning for each in names.values() for warning in each.warnings),
+        next(iter(tokenizers), None),
+        apart,
     )
 
 
@@ -106,6 +118,7 @@ def not_found(recipe: Recipe, access: Access) -> list[Problem]:
     """The models and adapters of a recipe that are nowhere to be found."""
     merges = {ModelRef.parse(each.name) for each in recipe.documents}
     everyone = dict.fromkeys(reference for each in (*recipe.documents, recipe) for reference in each.references)
+    everyone |= dict.fromkeys(of for each in (*recipe.documents, recipe) if (of := each.tokenizer_of))
     return _located(recipe, everyone, access, merges)[1]
 
 
@@ -117,6 +130,12 @@ def open_model(reference: ModelRef, access: Access) -> Checkpoint:
         MissingExtraError: as for `locate`.
     """
     return formats.read(_place(reference, access), access)
+
+
+def _folder(path: str, access: Access) -> Checkpoint:
+    """A folder of which nothing but its tokenizer is read."""
+    alone = Checkpoint(path, (), {}, None, follow_links=access.follow_links)
+    return replace(alone, config=read_object(alone, CONFIG))
 
 
 def _place(part: ModelRef, access: Access) -> str:

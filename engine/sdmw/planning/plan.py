@@ -141,6 +141,9 @@ class Plan:
         copied: names of the base's other files that the output gets.
         skipped: names of those that it does not, with the reason.
         beside: the content of files that it gets from other models, by name.
+        tokenizer_from: the folder of another model whose tokenizer it has, and whether links may lead out of it.
+        tokenizer_files: names of the files that are copied from there.
+        config_changes: what its config.json says otherwise since its tokens are others, by key.
         product: what the output is.
         target: the directory to appear; None where only a plan was asked for.
         overwrite: a directory there may be replaced.
@@ -173,6 +176,9 @@ class Plan:
     copied: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     beside: Mapping[str, bytes] = field(default_factory=dict)
+    tokenizer_from: tuple[str, bool] | None = None
+    tokenizer_files: tuple[str, ...] = ()
+    config_changes: Mapping[str, Any] = field(default_factory=dict)
     product: Product = "model"
     target: str | None = None
     overwrite: bool = False

@@ -10,8 +10,10 @@ from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
 from sdmw.planning.explain import Explanation, explain
 from sdmw.planning.inputs import Inputs, open_inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import Plan
 from sdmw.planning.unmade import unmade
+from sdmw.planning.vocabularies import vocabularies
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
@@ -28,6 +30,7 @@ class Prepared:
         beside: the files beside the weights of a model.
         options: what the caller asks for beside the recipe.
         access: how far reading may go.
+        vocabularies: the tokens of the output, where the recipe asks for others than the base's.
     """
 
     recipe: Recipe
@@ -35,6 +38,7 @@ class Prepared:
     beside: Beside
     options: Options
     access: Access
+    vocabularies: Vocabularies | None = None
 
     def plan(self, untie: Collection[str] = ()) -> Plan:
         """The plan, with every problem that headers, disk and memory can tell.
@@ -45,7 +49,13 @@ class Prepared:
         recipe, options = self.recipe, self.options
         if isinstance(self.inputs, Inputs):
             return build(
-                recipe, all_methods()[recipe.merge_method], self.inputs, self.beside, options, frozenset(untie)
+                recipe,
+                all_methods()[recipe.merge_method],
+                self.inputs,
+                self.beside,
+                options,
+                frozenset(untie),
+                self.vocabularies,
             )
         of_target = check_target(options.target, (), 0, options.overwrite) if options.target is not None else ()
         names = tuple(str(entry.model) for entry in recipe.models)
@@ -59,7 +69,8 @@ class Prepared:
         """
         if not isinstance(self.inputs, Inputs):
             raise PlanError(self.inputs)
-        return explain(self.recipe, all_methods()[self.recipe.merge_method], self.inputs, tensor)
+        method = all_methods()[self.recipe.merge_method]
+        return explain(self.recipe, method, self.inputs, self.vocabularies, tensor)
 
 
 def prepare(recipe: Recipe, options: Options, access: Access) -> Prepared:
@@ -82,6 +93,8 @@ def made(recipe: Recipe, options: Options, access: Access, make: Callable[[Prepa
         prepared = _opened(document, unwritten, access, merges)
         try:
             checkpoint = make(prepared)
+            if isinstance(prepared.inputs, Inputs):
+                checkpoint = replace(checkpoint, files=prepared.beside.files(prepared.inputs.base))
         except SdmwError as error:
             named = [replace(each, where=f"document {quoted(document.name)}: {each.where}") for each in error.problems]
             return Prepared(recipe, tuple(named), Beside(), options, access)
@@ -97,7 +110,10 @@ def _opened(recipe: Recipe, options: Options, access: Access, merges: Mapping[Mo
     inputs = open_inputs(recipe, access, deltas=deltas, merges=used)
     if isinstance(inputs, list):
         return Prepared(recipe, tuple(inputs), Beside(), options, access)
-    return Prepared(recipe, inputs, files_beside(recipe, inputs), options, access)
+    found = vocabularies(recipe, inputs)
+    if isinstance(found, list):
+        return Prepared(recipe, tuple(found), Beside(), options, access)
+    return Prepared(recipe, inputs, files_beside(recipe, inputs, found), options, access, found)
 
 
 def _sound(plan: Plan) -> Plan:

@@ -1,29 +1,86 @@
 """The inputs of a merge under the output's names: as they are, or stacked anew by slices."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import NoneType
 
+from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, some
 from sdmw.methods.method import AnyMethod, own_types
 from sdmw.planning.inputs import Inputs
+from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.rows import completed
 from sdmw.recipes.recipe import Recipe
-from sdmw.views.stacked import Tables, main_stack, other_stacks, stacked
+from sdmw.views.stacked import Tables, comes_after, main_stack, other_stacks, stacked
 from sdmw.views.tied import Ties, ties
+from sdmw.views.vocabulary import BASE, Tally, aligned
 
 
-def tables_of(recipe: Recipe, method: AnyMethod, inputs: Inputs) -> tuple[Ties, Tables | list[Problem]]:
-    """The tied heads of the inputs, and these under the output's names, or what is wrong with the slices."""
+@dataclass(frozen=True, slots=True)
+class Viewed:
+    """The inputs of a merge as its rows are made from them.
+
+    Attributes:
+        tied: their tied heads.
+        tables: the inputs under the output's names, or what is wrong with the slices.
+        compared: what names, shapes and dtypes are compared of: without heads that are not stored.
+        tallies: by input, where the rows of its vocabulary come from, if it does not have them as it is.
+    """
+
+    tied: Ties
+    tables: Tables | list[Problem]
+    compared: Tables
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+
+
+def viewed(recipe: Recipe, method: AnyMethod, inputs: Inputs, vocabularies: Vocabularies | None) -> Viewed:
+    """The inputs with the output's tokens, and under its names."""
     tied = ties(inputs.base, {**inputs.models, **inputs.bases})
     whole = completed(inputs, tied)
+    tallies: Mapping[str, Tally] = {}
+    if vocabularies is not None:
+        found = aligned(vocabularies.rows, whole, lambda name: _merged_in(recipe, method, inputs, name))
+        whole, tallies = dict(found.checkpoints), found.tallies
+    tables = _tables(recipe, method, inputs, whole)
+    if recipe.slices and isinstance(tables, Tables):
+        return Viewed(tied, tables, tables, tallies)
+    stored = {name: _less(each, tied.absent[name]) for name, each in whole.items()}
+    compared = Tables(stored[BASE], {name: stored[name] for name in inputs.models})
+    return Viewed(tied, tables, compared, tallies)
+
+
+def _less(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in names}
+    return replace(checkpoint, tensors=kept) if names else checkpoint
+
+
+def _merged_in(recipe: Recipe, method: AnyMethod, inputs: Inputs, tensor: str) -> tuple[Collection[str], str | None]:
+    """The inputs that are merged in a tensor outside the layers, and which of them is the base."""
+    if recipe.slices:
+        part = recipe.slices[-1 if comes_after(tensor) else 0]
+        base = str(part.base.model) if part.base else None
+        names = {str(entry.model) for entry in part.sources} | ({base} if base else set())
+        # The model whose config the output has is read as the base, under whatever name.
+        donor = str(recipe.donor)
+        return {BASE if name == donor else name for name in names}, BASE if base == donor else base
+    if recipe.base_model is not None and method.takes != "values":
+        return (BASE, *inputs.models), BASE
+    of_base = (inputs.base.path, inputs.base.written)
+    named = inputs.models.items() if recipe.base_model else ()
+    return tuple(inputs.models), next((name for name, each in named if (each.path, each.written) == of_base), None)
+
+
+def _tables(
+    recipe: Recipe, method: AnyMethod, inputs: Inputs, whole: Mapping[str, Checkpoint]
+) -> Tables | list[Problem]:
     if not recipe.slices:
-        return tied, Tables(whole[""], {name: whole[name] for name in inputs.models})
+        return Tables(whole[BASE], {name: whole[name] for name in inputs.models})
     sources = [{entry.model for entry in each.sources} for each in recipe.slices]
     if own_types(method)[2] is not NoneType and any(each != sources[0] for each in sources):
         expected = f"the same models in all, which {method.name} weighs as wholes"
         mend = "Give every slice the same models, or choose a method that decides each tensor by itself"
-        return tied, [Problem("recipe: slices", expected, "others in some slices", mend)]
-    return tied, stacked(recipe.slices, whole[""], {**whole, str(recipe.donor): whole[""]})
+        return [Problem("recipe: slices", expected, "others in some slices", mend)]
+    return stacked(recipe.slices, whole[BASE], {**whole, str(recipe.donor): whole[BASE]})
 
 
 def parted(recipe: Recipe, tied: Ties) -> frozenset[str]:

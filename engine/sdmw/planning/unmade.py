@@ -83,7 +83,9 @@ def result(plan: Plan, tensors: list[Tensor]) -> Checkpoint:
     base = plan.base
     assert base is not None
     own = base.config_text or read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
-    text = merged_config(own, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth)
+    text = merged_config(
+        own, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth, changes=plan.config_changes
+    )
     shards = tuple(dict.fromkeys(shard for checkpoint in plan.checkpoints for shard in checkpoint.shards))
     named = {tensor.name: tensor for tensor in tensors}
     return replace(

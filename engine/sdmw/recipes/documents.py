@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from sdmw.errors import Problem, quoted
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.recipes.recipe import ModelEntry, Recipe, Slice
+from sdmw.recipes.recipe import ModelEntry, Recipe, Slice, Vocabulary
 
 MOST = 64  # documents in a file
 _BORDER = re.compile(r"---(?:\s|$)")
@@ -95,12 +95,17 @@ def reading(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
             base_model=placed(own) if own else None,
         )  # fmt: skip
 
+    def vocabulary(one: Vocabulary) -> Vocabulary:
+        tokens = tuple(replace(each, model=places.get(each.model, each.model)) for each in one.tokens)
+        return replace(one, source=places.get(one.source, one.source), tokens=tokens)
+
     return replace(
         recipe,
         models=tuple(map(entry, recipe.models)),
         slices=tuple(map(part, recipe.slices)),
         base_model=placed(recipe.base_model) if recipe.base_model else None,
         rename=tuple(replace(rule, model=str(placed(ModelRef.parse(rule.model)))) for rule in recipe.rename),
+        tokenizer=vocabulary(recipe.tokenizer) if recipe.tokenizer else None,
         chat_template=places.get(recipe.chat_template, recipe.chat_template),
         generation_config=places.get(recipe.generation_config, recipe.generation_config),
         documents=(),
@@ -123,5 +128,7 @@ def _visit(
 
 
 def _used(recipe: Recipe, named: Mapping[str, Recipe]) -> Iterator[str]:
-    references = (part for reference in recipe.references for part in reference.parts)
+    tokenizer = recipe.tokenizer_of
+    everyone = (*recipe.references, *((tokenizer,) if tokenizer else ()))
+    references = (part for reference in everyone for part in reference.parts)
     yield from (name for name in dict.fromkeys(map(str, references)) if name in named)

@@ -18,17 +18,17 @@ from sdmw.recipes.models import (
     check_name,
     check_weights,
     entries_of,
-    pass_over_own_tokenizer,
     read_references,
     source_of,
     without_base,
 )
 from sdmw.recipes.recipe import MethodGrammar, ModelEntry, Parameter, Recipe, Setting, Slice
 from sdmw.recipes.renames import read_renames
-from sdmw.recipes.schema import UNBUILT, RecipeShape, shaped
+from sdmw.recipes.schema import RecipeShape, shaped
 from sdmw.recipes.settings import INT8_MASK, Settings
 from sdmw.recipes.slices import FORMS, GivenSlice, check_forms, check_ranges, given_slices, pass_over_ranges
 from sdmw.recipes.tree import plain
+from sdmw.recipes.vocabulary import FIELDS, read_vocabulary
 
 # mergekit 0.1.5's.
 MERGEKIT_METHODS = (
@@ -147,12 +147,11 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         if name in data and "merge_method" not in data:
             findings.add((name,), found, expected="a merge", mend=mend, key=True)
             findings.check()
-    for name in (*UNBUILT, *FORMS[1:], "rename", "chat_template"):
+    for name in (*FIELDS, *FORMS[1:], "rename", "chat_template"):
         if name in data and data[name] is None:
             del data[name]
     given = given_slices(data)
     references = read_references(data, given, findings, ignore_unknown=ignore_unknown)
-    pass_over_own_tokenizer(data, references)
     pass_over_ranges(given, findings)
     if data.pop("int8_mask", None) is not None:
         findings.note(INT8_MASK)
@@ -163,7 +162,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
 
     _check_lengths(references, findings)
     for path, model in references.items():
-        if path[-1] == "base_model":
+        if path[-1] == "base_model" or path[0] in FIELDS:
             check_name(path, model, findings)
     check_forms(data, findings)
     check_ranges(given, findings)
@@ -171,6 +170,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     named = list(dict.fromkeys(model for each in given for _, model, _ in entries_of(each, references)))
     files = {name: source_of(name, data, named, base, findings, ignore_unknown) for name in FILES}
     renames = read_renames(data, references, named, base, findings)
+    tokenizer = read_vocabulary(data, references, named, findings)
     of_others = MERGEKIT_PARAMETERS if checked.name in MERGEKIT_METHODS else ()
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
@@ -192,6 +192,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
         extra=shape.extra,
         integers=shape.integers,
         rename=renames,
+        tokenizer=tokenizer,
         chat_template=files["chat_template"],
         generation_config=files["generation_config"],
         random_seed=shape.random_seed,

@@ -10,6 +10,7 @@ from sdmw.recipes.recipe import MethodGrammar
 from sdmw.recipes.renames import rules_of
 from sdmw.recipes.schema import PathShape, ReferenceShape, shaped
 from sdmw.recipes.slices import GivenSlice
+from sdmw.recipes.vocabulary import tokenizer_models
 
 Entry = tuple[Path, ModelRef, Any]  # its place in the recipe, its model, its parameters as they are given
 
@@ -17,12 +18,13 @@ Entry = tuple[Path, ModelRef, Any]  # its place in the recipe, its model, its pa
 def read_references(
     data: dict[str, Any], slices: Sequence[GivenSlice], findings: Findings, *, ignore_unknown: bool
 ) -> dict[Path, ModelRef]:
-    """What each `base_model` and each `model` refer to, by their paths in the recipe.
+    """What each `base_model`, each `model` and each source of a tokenizer refer to, by their paths in the recipe.
 
     mergekit's long form, `{model: {path, revision}, lora: {path, revision}}`, is replaced in `data` by the name that
     means the same, if there is one.
     """
     holders: dict[Path, tuple[dict[str, Any], str]] = {("base_model",): (data, "base_model")}
+    holders |= tokenizer_models(data)
     for each in slices:
         holders |= {(*at, "base_model"): (level, "base_model") for at, level in each.levels}
         holders |= {(*at, "model"): (model, "model") for at, model in each.models}
@@ -182,6 +184,8 @@ def check_weights(given: GivenSlice, entries: list[Entry], top: Any, method: Met
 
 
 FILES = ("chat_template", "generation_config")  # fields that say whose file the output has
+AUTO = "auto"  # the template that most models have
+TEMPLATES = (AUTO, "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
 def source_of(
@@ -192,12 +196,11 @@ def source_of(
     findings: Findings,
     ignore_unknown: bool,
 ) -> str:
-    """Whose file the output has: "base", or one of the models by its name in the recipe.
+    """Whose file the output has: "base", or one of the models by its name in the recipe; or a template itself.
 
     Args:
-        field: one of `FILES`.
-        data: the plain tree. mergekit's `auto`, names of templates and templates are not built yet; where such a value
-            is ignored it is deleted.
+        field: one of `FILES`. A chat template may also be a word of `TEMPLATES`, or Jinja text, which has a `{`.
+        data: the plain tree. A value that is ignored is deleted from it.
         models: all that the recipe lists.
         base: its `base_model`.
         findings: takes the fault.
@@ -212,26 +215,14 @@ def source_of(
     for named in (each for model in models for each in (model, *model.parts)):
         if wanted == named.identity():
             return str(named)
+    words = TEMPLATES if field == "chat_template" else ()
+    if given in words or (words and "{" in given):
+        return given
     if ignore_unknown:
         findings.note(f"ignored: unsupported value of {findings.name((field,))}")
         del data[field]
     else:
         names = [str(model) for model in models]
-        findings.add((field,), quoted(given), expected="base, or one of models", mend=close(given, ["base", *names]))
+        expected = f"base, one of models, {', '.join(words)}, or a template" if words else "base, or one of models"
+        findings.add((field,), quoted(given), expected=expected, mend=close(given, ["base", *names, *words]))
     return "base"
-
-
-def pass_over_own_tokenizer(data: dict[str, Any], references: Mapping[Path, ModelRef]) -> None:
-    """Delete what says that the output has the base's tokenizer, which it has in any case."""
-    own = references.get(("base_model",))
-
-    def is_base(given: Any) -> bool:
-        return given == "base" or (
-            own is not None and isinstance(given, str) and ModelRef.parse(given).identity() == own.identity()
-        )
-
-    if is_base(data.get("tokenizer_source")):
-        del data["tokenizer_source"]
-    tokenizer = data.get("tokenizer")
-    if isinstance(tokenizer, dict) and list(tokenizer) == ["source"] and is_base(tokenizer["source"]):
-        del data["tokenizer"]

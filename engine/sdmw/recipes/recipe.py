@@ -149,6 +149,40 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRow:
+    """Where models that lack a token have its row from.
+
+    Attributes:
+        token: its text.
+        kind: "model": a row of one of the models; "zero"; empty where the recipe says nothing.
+        model: the model, by its name in the recipe.
+        other: the token of that model whose row it is, by text or number; None for the token itself.
+        force: models that have the token take the row too.
+    """
+
+    token: str
+    kind: Literal["", "model", "zero"] = ""
+    model: str = ""
+    other: str | int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of the output: what `tokenizer`, or `tokenizer_source`, asks for.
+
+    Attributes:
+        source: whose tokens they are: "base", "union" for those of all models, or a model.
+        tokens: what is said of single tokens; those that the source lacks are added.
+        multiple: the number of rows is a multiple of it.
+    """
+
+    source: str
+    tokens: tuple[TokenRow, ...] = ()
+    multiple: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What to merge, and how.
 
@@ -170,7 +204,9 @@ class Recipe:
         extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
         integers: what integers and booleans that differ, in value, dtype or shape, are: an error, or the base's.
         rename: names of tensors that no rule finds; of a model's, the first that matches counts.
-        chat_template: whose chat template the output has: "base", or one of the models by its name.
+        tokenizer: what tokens the output has; None where they are the base's and all models have the same.
+        chat_template: whose chat template the output has: "base", or one of the models by its name; "auto" for what
+            most models have; the name of a format, such as "chatml"; or the template itself.
         generation_config: whose generation_config.json the output has, in the same way.
         random_seed: what methods that leave something to chance draw from, 0 or more.
         name: what other documents of the file call its result.
@@ -192,6 +228,7 @@ class Recipe:
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
     rename: tuple[Rename, ...] = ()
+    tokenizer: Vocabulary | None = None
     chat_template: str = "base"
     generation_config: str = "base"
     random_seed: int = 0
@@ -218,6 +255,12 @@ class Recipe:
     def references(self) -> tuple[ModelRef, ...]:
         """All models that are read, the one whose config the output has first."""
         return (self.donor, *(entry.model for entry in self.models), *self.bases)
+
+    @property
+    def tokenizer_of(self) -> ModelRef | None:
+        """The model whose tokenizer the output has; None where it has the base's, or that of all."""
+        source = "base" if self.tokenizer is None else self.tokenizer.source
+        return None if source in ("base", "union") else ModelRef.parse(source)
 
     @property
     def output_dtype(self) -> Literal["float32", "float16", "bfloat16"] | None:

@@ -11,8 +11,6 @@ from pydantic_core import ErrorDetails
 
 from sdmw.recipes.findings import Findings, Path, close, described, dotted, guess
 
-# mergekit's fields that are not built yet; they change what the merged weights are, so they cannot be ignored.
-UNBUILT = ("tokenizer", "tokenizer_source")
 UNBUILT_DTYPES = ("float64", "int64")
 
 
@@ -109,6 +107,36 @@ class RenameShape(_Shape):
     to: Annotated[str, Field(min_length=1)]
 
 
+class ZeroShape(_Shape):
+    """The `source` of a token whose row is zero."""
+
+    kind: Literal["zero"]
+
+
+class ModelTokenShape(_Shape):
+    """The `source` of a token whose row is that of another token."""
+
+    kind: Literal["model_token"]
+    model: Reference
+    token: Annotated[str, Field(min_length=1)] | None = None
+    token_id: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+
+class TokenShape(_Shape):
+    """One of a tokenizer's `tokens`; its source is checked elsewhere (`vocabulary.read_vocabulary`)."""
+
+    source: Any = None
+    force: bool = False
+
+
+class TokenizerShape(_Shape):
+    """`tokenizer`."""
+
+    source: Reference = "union"
+    tokens: dict[str, TokenShape] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**20)] | None = None
+
+
 class RecipeShape(_Shape):
     """The whole file."""
 
@@ -126,6 +154,8 @@ class RecipeShape(_Shape):
     extra: Literal["error", "take", "drop"] = "error"
     integers: Literal["error", "base"] = "error"
     rename: list[RenameShape] | None = None
+    tokenizer_source: Reference | None = None
+    tokenizer: TokenizerShape | None = None
     chat_template: Annotated[str, Field(min_length=1)] = "base"
     generation_config: Annotated[str, Field(min_length=1)] = "base"
     random_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -135,6 +165,7 @@ Shape = TypeVar("Shape", bound=_Shape)
 
 _LISTED: dict[str, type[_Shape]] = {
     "models": ModelShape, "rename": RenameShape, "slices": SliceShape, "sources": SourceShape, "modules": ModuleShape,
+    "tokenizer": TokenizerShape, "tokens": TokenShape,
 }  # fmt: skip
 
 _EXPECTED = {
@@ -145,8 +176,13 @@ _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "int_type": "a whole number",
-    "greater_than_equal": "a whole number from 0",
-    "less_than": "a whole number below 2**63",
+    "bool_type": "true or false",
+}
+
+_WHOLE = {
+    "greater_than_equal": "a whole number from {ge}",
+    "less_than": "a whole number below {lt}",
+    "less_than_equal": "a whole number up to {le}",
 }
 
 
@@ -185,11 +221,7 @@ def shaped(
 
 
 def _ignorable(fault: ErrorDetails) -> bool:
-    return fault["type"] == "extra_forbidden" and fault["loc"] not in [(name,) for name in UNBUILT]
-
-
-def _unbuilt(shape: type[_Shape], loc: Path) -> bool:
-    return shape is RecipeShape and loc in [(name,) for name in UNBUILT]
+    return fault["type"] == "extra_forbidden"
 
 
 def _delete(data: Any, path: Path) -> None:
@@ -203,8 +235,6 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
     path: Path = (*at, *loc)
     name = str(loc[-1]) if loc else ""
     match fault["type"]:
-        case "extra_forbidden" if _unbuilt(shape, loc):
-            findings.add(path, "not supported yet", key=True)
         case "extra_forbidden":
             known = _fields_around(shape, loc)
             mend = close(name, [*known, *parameters]) or guess(name, known)
@@ -218,6 +248,8 @@ def _tell(shape: type[_Shape], fault: ErrorDetails, at: Path, findings: Findings
             findings.add(path, "missing", mend=f"Write {dotted(path[-1:])}")
         case "literal_error":
             _tell_choice(path, value, fault["ctx"]["expected"].replace("'", ""), findings)
+        case "greater_than_equal" | "less_than" | "less_than_equal" as kind:
+            findings.add(path, described(value), expected=_WHOLE[kind].format(**fault["ctx"]))
         case kind:
             mend = "Put it in quotes" if kind == "string_type" and isinstance(value, bool | int | float) else ""
             findings.add(path, described(value), expected=_EXPECTED.get(kind, fault["msg"]), mend=mend)

@@ -9,7 +9,7 @@ from typing import Any
 from sdmw.errors import quoted
 from sdmw.recipes.findings import Findings, Path
 from sdmw.recipes.model_ref import ModelRef
-from sdmw.recipes.recipe import ModelEntry, Recipe, Rename, Rule, Slice
+from sdmw.recipes.recipe import ModelEntry, Recipe, Rename, Rule, Slice, TokenRow, Vocabulary
 
 DEEPEST = 20  # levels; a recipe has eight
 MOST_NODES = 10_000  # keys and values, aliases counted as often as they are used; a recipe with a rule a tensor fits
@@ -74,6 +74,8 @@ def _plain(value: Any, path: Path, findings: Findings, bounds: Bounds) -> Any:
             return _mapping({"model": value.model, "from": value.pattern, "to": value.to}, path, findings, bounds)
         case Slice():
             return _mapping(_slice(value), path, findings, bounds)
+        case Vocabulary():
+            return _mapping(_vocabulary(value), path, findings, bounds)
         case Mapping():
             return _mapping(value, path, findings, bounds)
         case list() | tuple():
@@ -136,6 +138,22 @@ def _slice(part: Slice) -> dict[str, Any]:
     """The base first, where it is not among the sources: its place there means nothing."""
     base = [part.base] if part.base is not None and part.base not in part.sources else []
     said = {"sources": [*base, *part.sources], "parameters": part.parameters, "base_model": part.base_model}
+    return {name: value for name, value in said.items() if value}
+
+
+def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    tokens = {each.token: _token(each) for each in vocabulary.tokens}
+    padding = vocabulary.multiple if vocabulary.multiple > 1 else None
+    said = {"source": vocabulary.source, "tokens": tokens, "pad_to_multiple_of": padding}
+    return {name: value for name, value in said.items() if value}
+
+
+def _token(row: TokenRow) -> dict[str, Any]:
+    source: Any = {"kind": "zero"} if row.kind == "zero" else row.model or None
+    if row.other is not None:
+        by = "token" if isinstance(row.other, str) else "token_id"
+        source = {"kind": "model_token", "model": row.model, by: row.other}
+    said = {"source": source, "force": row.force}
     return {name: value for name, value in said.items() if value}
 
 

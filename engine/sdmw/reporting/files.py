@@ -43,10 +43,18 @@ def _add_model_files(output: Publication, plan: Plan) -> None:
     base = plan.base
     assert base is not None
     side_files.copy(base.path, plan.copied, output.path, follow_links=base.follow_links)
+    if plan.tokenizer_from is not None:
+        folder, follow_links = plan.tokenizer_from
+        side_files.copy(folder, plan.tokenizer_files, output.path, follow_links=follow_links)
     for name, content in plan.beside.items():
         output.add(name, content)
     text = base.config_text or read_bounded(base.path, CONFIG, LARGEST_CONFIG, follow_links=base.follow_links)
-    output.add(CONFIG, merged_config(text, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth))
+    output.add(
+        CONFIG,
+        merged_config(
+            text, plan.recipe.output_dtype, untie=bool(plan.untied), depth=plan.depth, changes=plan.config_changes
+        ),
+    )
 
 
 def _adapter_config(plan: Plan) -> bytes:

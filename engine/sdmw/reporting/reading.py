@@ -202,7 +202,11 @@ def _not_vouched_for(report: Report, plan: Plan) -> Iterator[Problem]:
     """Files of the merge whose checksums the report lacks."""
     out = report.path
     needed = {os.path.basename(recipe_of(out)), ADAPTER_CONFIG if plan.makes_adapter else CONFIG, *report.files.copied}
-    needed |= {name for name in (INDEX, *plan.copied, *plan.beside) if os.path.isfile(os.path.join(out, name))}
+    needed |= {
+        name
+        for name in (INDEX, *plan.copied, *plan.tokenizer_files, *plan.beside)
+        if os.path.isfile(os.path.join(out, name))
+    }
     for name in sorted(needed - report.files.written.keys()):
         yield Problem(os.path.join(out, REPORT), f"a checksum of {quoted(name)}", "none", CHANGED)
 

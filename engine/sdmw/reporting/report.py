@@ -254,7 +254,7 @@ def build_report(
             for piece, checksum in sorted(outcome.pieces.items(), key=lambda item: (item[0].tensor, item[0].start))
         ),
         headers={layout.name: layout.header_hash for layout in plan.shards},
-        files=FilesReport(dict(sorted(written.items())), plan.copied, dict(plan.skipped)),
+        files=FilesReport(dict(sorted(written.items())), (*plan.copied, *plan.tokenizer_files), dict(plan.skipped)),
         inputs=tuple(
             InputReport(name, file, shard.size, shard.header_hash, sample_of(shard.path))
             for name, file, shard in input_files(plan)

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,8 @@ class ReadTensor:
         check_range(info, start, stop)
         values = np.empty(stop - start, info.dtype.storage)
         if values.size:
-            self._fill(memoryview(values.data).cast("B"), info.offset + start * info.dtype.itemsize)
+            with _opened(info) as fd:
+                _fill(info, fd, memoryview(values.data).cast("B"), info.offset + start * info.dtype.itemsize)
         values.flags.writeable = False
         return values.view()  # the owner of the memory could be made writeable again
 
@@ -51,25 +54,64 @@ class ReadTensor:
         """Nothing can be lost of a copy."""
         return None
 
-    def _fill(self, buffer: memoryview, offset: int) -> None:
-        try:
-            # Not to wait for ever should the path name a FIFO now.
-            fd = os.open(self.info.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise not_opened(self.info, error) from None
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise not_opened(self.info, OSError(errno.EINVAL, "not a regular file any more"))
-            while buffer:
-                size = _read_into(buffer, fd, offset)
-                if not size:
-                    end = self.info.offset + self.info.nbytes
-                    raise changed(self.info, size_change(end, os.fstat(fd).st_size))
-                buffer, offset = buffer[size:], offset + size
-        except OSError as error:
-            raise unreadable(self.info, offset, error.errno or errno.EIO) from None
-        finally:
-            os.close(fd)
+
+def read_runs(
+    info: "Stored",
+    firsts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    places: NDArray[np.int64],
+    out: NDArray[np.generic],
+) -> None:
+    """Read runs of a tensor's elements into their places of an array; the file is opened once.
+
+    Args:
+        info: the tensor; its dtype is of whole bytes.
+        firsts: (runs) the first element of each.
+        sizes: (runs) how many elements it has.
+        places: (runs) where in `out` they go.
+        out: contiguous, of `info.dtype.storage`.
+
+    Raises:
+        InputChangedError: the file is gone, or shorter than when the header was read.
+        RunError: the file or the disk cannot be read.
+    """
+    from sdmw.kernels.rows import read_runs as gather
+
+    itemsize = info.dtype.itemsize
+    offsets, bytes_of, to = info.offset + firsts * itemsize, sizes * itemsize, places * itemsize
+    with _opened(info) as fd:
+        done = gather(fd, offsets, bytes_of, to, out.ctypes.data)
+        # What the kernel could not read is tried once more, so that the error is told.
+        for run in range(done, firsts.size):
+            part = memoryview(out.data).cast("B")[to[run] : to[run] + bytes_of[run]]
+            _fill(info, fd, part, int(offsets[run]))
+
+
+@contextmanager
+def _opened(info: "Stored") -> Iterator[int]:
+    try:
+        # Not to wait for ever should the path name a FIFO now.
+        fd = os.open(info.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise not_opened(info, error) from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise not_opened(info, OSError(errno.EINVAL, "not a regular file any more"))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _fill(info: "Stored", fd: int, buffer: memoryview, offset: int) -> None:
+    try:
+        while buffer:
+            size = _read_into(buffer, fd, offset)
+            if not size:
+                end = info.offset + info.nbytes
+                raise changed(info, size_change(end, os.fstat(fd).st_size))
+            buffer, offset = buffer[size:], offset + size
+    except OSError as error:
+        raise unreadable(info, offset, error.errno or errno.EIO) from None
 
 
 def _read_into(buffer: memoryview, fd: int, offset: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sdmw.tensors import combined, lost_pages, mapping, matrices
+from sdmw.tensors import combined, lost_pages, mapping, matrices, rows
 from sdmw.tensors.staging import staging
 
 
@@ -26,3 +26,4 @@ def forget() -> None:
     staging.clear()
     matrices.computed.clear()
     combined.forget()
+    rows.forget()
