@@ -9,10 +9,10 @@ import numpy as np
 
 from sdmw.kernels.jit import bits_of, kernel, part
 from sdmw.kernels.tiles import BLOCK, decode, encode
-from sdmw.kernels.voting import combine, deltas_of
+from sdmw.kernels.voting import combine, deltas_of, kept_if
 
 EXPONENTS = 256  # of float32
-LANES = 4
+LANES = 4  # a power of 2
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -63,7 +63,7 @@ def add_magnitudes(delta: Any, size: int, lanes: Any) -> None:
         bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
         exponent = bits >> np.uint32(23)
         hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
-        lanes[i % LANES, exponent] += np.int64((bits & _MANTISSA) | hidden)
+        lanes[i & (LANES - 1), exponent] += np.int64((bits & _MANTISSA) | hidden)
 
 
 @kernel
@@ -135,7 +135,7 @@ def keep_share(delta: Any, size: int, first: int, key: Any, drawn: Any, model: i
     bound = below[model]
     for i in range(size):
         kept = (np.uint64(drawn[i]) < bound) | (delta[i] != delta[i])
-        delta[i] = delta[i] if kept else np.float32(0.0)
+        delta[i] = kept_if(kept, delta[i])
 
 
 _sum_shares, _merge_shares = sums_by(keep_share), merge_by(keep_share)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.bins import BINS
-from sdmw.kernels.chance import EXPONENTS, LANES
 from sdmw.kernels.jit import bits_of, float_of, kernel
 from sdmw.kernels.tiles import BLOCK, ZERO_BINS, decode, encode, list_near, scatter, unpack
 from sdmw.kernels.voting import deltas_of
@@ -33,19 +32,18 @@ def variance_of(deltas: Any, size: int, scratch: Any, out: Any) -> None:
     """
     models, count = deltas.shape[0], np.float64(deltas.shape[0])
     mean, total = scratch[0], scratch[1]
-    mean[:size] = 0.0
-    total[:size] = 0.0
     for model in range(models):
         delta = deltas[model]
         for i in range(size):
-            mean[i] = mean[i] + np.float64(delta[i])
+            mean[i] = np.float64(delta[i]) if model == 0 else mean[i] + np.float64(delta[i])
     for i in range(size):
         mean[i] = mean[i] / count
     for model in range(models):
         delta = deltas[model]
         for i in range(size):
             apart = np.float64(delta[i]) - mean[i]
-            total[i] = total[i] + apart * apart
+            square = apart * apart
+            total[i] = square if model == 0 else total[i] + square
     for i in range(size):
         out[i] = np.float32(total[i] / count)
 
@@ -92,13 +90,11 @@ def count_low_variances(addresses: Any, codes: Any, count: int, place: int, coun
 def keep_varied(deltas: Any, size: int, first: int, cut: Any, cut_at: int, scratch: Any, out: Any) -> None:
     """Put zeros where the variance is below a cut, or equal to it and the element is behind the cut's; NaN is kept."""
     variance_of(deltas, size, scratch, out)
-    taken = min(max(cut_at - first, -1), size - 1) + 1  # of the elements, those whose equals are before the cut
     for model in range(deltas.shape[0]):
         delta = deltas[model]
-        for i in range(taken):
-            delta[i] = np.float32(0.0) if out[i] < cut else delta[i]
-        for i in range(taken, size):
-            delta[i] = np.float32(0.0) if out[i] <= cut else delta[i]
+        for i in range(size):
+            below = (out[i] < cut) | ((out[i] == cut) & (first + i > cut_at))
+            delta[i] = np.float32(0.0) if below else delta[i]
 
 
 @kernel
@@ -110,31 +106,23 @@ def sum_squares(
     Of each square the upper and the lower 24 bits are added. The cut is a pattern, uint32, and an element; with
     `keep_all` there is none. NaN and infinity go to the last exponent.
     """
-    models = addresses.size - 1
-    base, deltas = np.empty(BLOCK, np.float32), np.empty((models, BLOCK), np.float32)
+    base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
     scratch, out = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
-    lanes = np.zeros((models, LANES, EXPONENTS, 2), np.int64)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         all_deltas(addresses, codes, start, size, base, deltas)
         if not keep_all:
             keep_varied(deltas, size, first + start, float_of(pattern), place, scratch, out)
-        for model in range(models):
-            delta, own = deltas[model], lanes[model]
+        for model in range(addresses.size - 1):
+            delta, own = deltas[model], sums[model]
             for i in range(size):
                 bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
                 exponent = bits >> np.uint32(23)
                 hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
                 mantissa = np.uint64((bits & np.uint32(0x7FFFFF)) | hidden)
                 square = mantissa * mantissa
-                # By turns: a sum waits for the one before it in the same place.
-                own[i % LANES, exponent, 0] += np.int64(square >> np.uint64(24))
-                own[i % LANES, exponent, 1] += np.int64(square & np.uint64(0xFFFFFF))
-    for model in range(models):
-        for lane in range(LANES):
-            for exponent in range(EXPONENTS):
-                for half in range(2):
-                    sums[model, exponent, half] += lanes[model, lane, exponent, half]
+                own[exponent, 0] += np.int64(square >> np.uint64(24))
+                own[exponent, 1] += np.int64(square & np.uint64(0xFFFFFF))
 
 
 @kernel
@@ -158,10 +146,8 @@ def merge_agreeing(
             keep_varied(deltas, size, first + start, float_of(pattern), place, scratch, share)
         for model in range(models):
             delta = deltas[model]
-            for i in range(size if model == 0 else 0):
-                total[i] = delta[i]
-            for i in range(0 if model == 0 else size):
-                total[i] = total[i] + delta[i]
+            for i in range(size):
+                total[i] = delta[i] if model == 0 else total[i] + delta[i]
         for i in range(size):
             sign[i] = one if total[i] >= zero else -one
             total[i] = zero if total[i] == total[i] else total[i]

@@ -10,7 +10,7 @@ import numpy as np
 from sdmw.kernels.chance import EXPONENTS, LANES, add_magnitudes, fold, words
 from sdmw.kernels.jit import bits_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode, encode
-from sdmw.kernels.voting import combine, deltas_of
+from sdmw.kernels.voting import combine, deltas_of, kept_if
 
 DIGITS = 256  # by which patterns are sorted, from the lowest of four
 
@@ -89,7 +89,7 @@ def keep_below(delta: Any, size: int, first: int, key: Any, below: Any, at: int,
     words(key, first, size, drawn)
     for i in range(size):
         kept = (drawn[i] < below[at + i]) | (delta[i] != delta[i])
-        delta[i] = delta[i] if kept else np.float32(0.0)
+        delta[i] = kept_if(kept, delta[i])
 
 
 @kernel

@@ -11,7 +11,7 @@ import numpy as np
 from sdmw.kernels.chance import merge_by, sums_by, words
 from sdmw.kernels.jit import bits_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode
-from sdmw.kernels.voting import deltas_of
+from sdmw.kernels.voting import deltas_of, kept_if
 
 
 @kernel
@@ -87,7 +87,7 @@ def keep_by_step(
     own, below = starts[begin:end], bounds[begin:end]
     for i in range(size):
         kept = (drawn[i] < below[range_of(delta[i], own)]) | (delta[i] != delta[i])
-        delta[i] = delta[i] if kept else np.float32(0.0)
+        delta[i] = kept_if(kept, delta[i])
 
 
 _sum_by_step, _merge_by_step = sums_by(keep_by_step), merge_by(keep_by_step)

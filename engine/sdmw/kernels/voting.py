@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.codes import DELTA
-from sdmw.kernels.jit import bits_of, kernel
+from sdmw.kernels.jit import bits_of, float_of, kernel
 from sdmw.kernels.tiles import decode
 
 
@@ -15,6 +15,12 @@ def deltas_of(address: int, code: int, start: int, size: int, base: Any, delta: 
     decode(address, code, start, size, delta)
     for i in range(size if code != DELTA else 0):
         delta[i] = np.float32(0.0) if bits_of(delta[i]) == bits_of(base[i]) else delta[i] - base[i]
+
+
+@kernel
+def kept_if(keep: bool, value: Any) -> Any:
+    """A float32, or +0. By its bits: to put a value back or not would be a store at times, which fills no vectors."""
+    return float_of(bits_of(value) & (np.uint32(0xFFFFFFFF) if keep else np.uint32(0)))
 
 
 @kernel
@@ -45,7 +51,7 @@ def combine(
         for model in range(models):
             delta = deltas[model]
             for i in range(size):
-                delta[i] = delta[i] if delta[i] * share[i] > zero else zero
+                delta[i] = kept_if(delta[i] * share[i] > zero, delta[i])
                 total[i] = total[i] + delta[i]
     if vote and normalize:
         share[:size] = zero

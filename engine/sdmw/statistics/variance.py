@@ -116,7 +116,7 @@ class SquaresLook(Look[tuple[int, ...]]):
     pattern: int | None
     element: int
 
-    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 16, result=1 << 10, kept=1 << 10)
+    memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 10, kept=1 << 10)
 
     def counter(self, models: int) -> "SquaresCounter":
         """A new counter, at zero."""
