@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, shorten, some
-from sdmw.planning.misnamed import ambiguous
+from sdmw.planning.misnamed import ambiguous, unlike_experts
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rename
 from sdmw.sizes import counted
 from sdmw.views.aliases import named_as
 from sdmw.views.buffers import with_computed_as_in
+from sdmw.views.experts import reformed
+from sdmw.views.experts import told as experts_told
 from sdmw.views.part import filled, part_of, prefixes_of
 from sdmw.views.renamed import renaming, told, under
 
@@ -55,7 +57,13 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
     by_rule = _by_rules(name, part, [each for each in recipe.rename if each.model == name])
     if isinstance(by_rule, list):
         return by_rule
-    ruled = under(part, by_rule.names)
+    before = {new: old for old, new in by_rule.names.items()}
+    formed = reformed(within, under(part, by_rule.names))
+    if formed.unlike:
+        return [unlike_experts(name, formed.unlike)]
+    if formed.changes:
+        notes.append(f"model {quoted(name)}: {experts_told(formed.changes)}")
+    ruled = formed.model
     found = renaming(within, ruled)
     if found.candidates:
         return [ambiguous(name, found.candidates)]
@@ -68,7 +76,7 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
     alike = with_computed_as_in(base, result)
     if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
         notes.append(f"model {quoted(name)}: {counted(changed, 'tensor')} that loaders compute are as in the base")
-    before = {new: old for old, new in by_rule.names.items()}
+    before |= {new: _listed([before.get(old, old) for old in names]) for new, names in formed.stored.items()}
     own = before | {new: before.get(old, old) for old, new in found.names.items()}
     return Named(alike, own, (*by_rule.notes, *notes), by_rule.warnings)
 
@@ -126,6 +134,10 @@ def _twice(name: str, model: Checkpoint, names: Mapping[str, str]) -> Iterator[P
         if (other := first.setdefault(new, old)) != old:
             found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}"
             yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
+
+
+def _listed(names: list[str]) -> str:
+    return some(names) if len(names) > 1 else names[0]
 
 
 def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> str:

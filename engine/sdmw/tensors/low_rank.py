@@ -5,7 +5,7 @@ Source: LoRA, arXiv:2106.09685, section 4.1; rsLoRA, arXiv:2312.03732.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray

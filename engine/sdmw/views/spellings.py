@@ -11,6 +11,7 @@ _WRAPPERS = frozenset(
         "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module", "module",
     )
 )  # fmt: skip
+_OLD_MODULES = {"block_sparse_moe": "mlp"}  # Mixtral's, until transformers 5
 _OLD_ENDS = {
     "gamma": "weight",
     "beta": "bias",
@@ -35,4 +36,6 @@ def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
 def plainly_spelled(name: str) -> str:
     """A name without the modules that wrap others, as it is spelled today."""
     *modules, last = name.split(".")
-    return ".".join((*(each for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last)))
+    return ".".join(
+        (*(_OLD_MODULES.get(each, each) for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last))
+    )
