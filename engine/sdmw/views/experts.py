@@ -8,7 +8,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.sizes import counted
 from sdmw.tensors.joined import Joined
 from sdmw.tensors.part import Part
-from sdmw.tensors.strides import is_run, joined
+from sdmw.tensors.strides import Axes, is_run, joined
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.expert_forms import Experts, Form, Sizes, experts_of, shape_of
 from sdmw.views.renamed import keys_of
@@ -101,64 +101,76 @@ def _made(experts: Experts, form: Form) -> Iterator[tuple[Tensor, tuple[str, ...
         return
     for which in _FUSED:
         for kind in experts.kinds:
-            whole, order = _whole(experts, which, kind)
-            names = tuple(leaf.name for leaf in (whole.parts if isinstance(whole, Joined) else (whole,)))
-            for tensor in _cut(experts, form, which, kind, whole, order):
-                yield tensor, names
+            whole = _whole(experts, which, kind)
+            names = tuple(part.name for part in whole.made_of)
+            made = (
+                _apart(experts, form, which, kind, whole) if form.apart else [_fused(experts, form, which, kind, whole)]
+            )
+            yield from ((tensor, names) for tensor in made)
 
 
-def _whole(experts: Experts, which: str, kind: str) -> tuple[Tensor, str]:
-    """All of gate and up, or of down, as one tensor; and the order of its axes."""
-    if not experts.form.apart:
-        return experts.tensors[0, _FUSED.index(which), kind], experts.form.order(which, kind)
-    plain = Form((), "egih", "ehi")
-    roles = range(3 - 1 - experts.sizes["g"], 2) if which == "gate_up" else (2,)
-    parts = [experts.tensors[e, role, kind] for e in range(experts.sizes["e"]) for role in roles]
-    order = plain.order(which, kind)
-    return Joined.of(experts.at, shape_of(order, experts.sizes), parts), order
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """All of gate and up, or of down, as one tensor.
 
-
-def _cut(experts: Experts, form: Form, which: str, kind: str, whole: Tensor, order: str) -> Iterator[Tensor]:
-    """The whole in another form."""
-    sizes = experts.sizes
-    if not form.apart:
-        name = f"{experts.at}.{form.names[_FUSED.index(which)]}{'_bias' if kind == 'bias' else ''}"
-        wanted = form.order(which, kind)
-        yield _in_order(whole, order, wanted, sizes, {}, name, shape_of(wanted, sizes))
-        return
-    gates = range(sizes["g"]) if which == "gate_up" else (0,)
-    inside = {"gate_up": "ih", "down": "hi"}[which][: 2 if kind == "weight" else 1]
-    for expert in range(sizes["e"]):
-        for gate in gates:
-            leaf = form.names[gate + 2 - sizes["g"] if which == "gate_up" else 2]
-            name = f"{experts.at}.{expert}.{leaf}.{kind}"
-            shape = tuple(sizes[axis] for axis in inside)
-            yield _in_order(whole, order, inside, sizes, {"e": expert, "g": gate}, name, shape)
-
-
-def _in_order(
-    whole: Tensor, order: str, wanted: str, sizes: Sizes, at: Mapping[str, int], name: str, shape: tuple[int, ...]
-) -> Tensor:
-    """Elements of a tensor in another order of its axes.
-
-    Args:
-        whole: the tensor.
+    Attributes:
+        tensor: the tensor.
         order: of its axes.
-        wanted: the order of the axes that are kept.
-        sizes: of all axes.
-        at: places on the axes that are not kept.
-        name: of the result.
-        shape: of the result.
+        sizes: of these.
     """
-    steps, step = {}, 1
-    for axis in reversed(order):
-        steps[axis] = step
-        step *= sizes[axis]
-    axes = joined([(sizes[axis], steps[axis]) for axis in wanted])
-    first = sum(place * steps[axis] for axis, place in at.items() if axis in steps)
-    if is_run(axes) and not at:
-        return replace(whole, name=name, shape=shape)
-    return Part(name, whole.dtype, shape, whole, first, axes)
+
+    tensor: Tensor
+    order: str
+    sizes: Sizes
+
+    @property
+    def made_of(self) -> tuple[Tensor, ...]:
+        """Experts that are stored apart, or the tensor itself."""
+        return self.tensor.parts if isinstance(self.tensor, Joined) else (self.tensor,)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """By axis how many elements lie from one place to the next."""
+        found, step = {}, 1
+        for axis in reversed(self.order):
+            found[axis] = step
+            step *= self.sizes[axis]
+        return found
+
+    def axes(self, wanted: str) -> Axes:
+        """Some of its axes in another order."""
+        steps = self.steps
+        return joined([(self.sizes[axis], steps[axis]) for axis in wanted])
+
+
+def _whole(experts: Experts, which: str, kind: str) -> _Whole:
+    sizes = experts.sizes
+    if not experts.form.apart:
+        return _Whole(experts.tensors[0, _FUSED.index(which), kind], experts.form.order(which, kind), sizes)
+    order = Form((), "egih", "ehi").order(which, kind)
+    roles = range(2 - sizes["g"], 2) if which == "gate_up" else (2,)
+    parts = [experts.tensors[e, role, kind] for e in range(sizes["e"]) for role in roles]
+    return _Whole(Joined.of(experts.at, shape_of(order, sizes), parts), order, sizes)
+
+
+def _fused(experts: Experts, form: Form, which: str, kind: str, whole: _Whole) -> Tensor:
+    name = f"{experts.at}.{form.names[_FUSED.index(which)]}{'_bias' if kind == 'bias' else ''}"
+    wanted = form.order(which, kind)
+    axes, shape = whole.axes(wanted), shape_of(wanted, experts.sizes)
+    if is_run(axes):
+        return replace(whole.tensor, name=name, shape=shape)
+    return Part(name, whole.tensor.dtype, shape, whole.tensor, 0, axes)
+
+
+def _apart(experts: Experts, form: Form, which: str, kind: str, whole: _Whole) -> Iterator[Tensor]:
+    wanted = {"gate_up": "ih", "down": "hi"}[which][: 2 if kind == "weight" else 1]
+    axes, shape = whole.axes(wanted), tuple(experts.sizes[axis] for axis in wanted)
+    roles = range(2 - experts.sizes["g"], 2) if which == "gate_up" else (2,)
+    step, gate = whole.steps["e"], whole.steps.get("g", 0)
+    for expert in range(experts.sizes["e"]):
+        for number, role in enumerate(roles):
+            name = f"{experts.at}.{expert}.{form.names[role]}.{kind}"
+            yield Part(name, whole.tensor.dtype, shape, whole.tensor, expert * step + number * gate, axes)
 
 
 def _change(stored: Form, read: Form) -> str:
