@@ -84,8 +84,13 @@ def shape_of(order: str, sizes: Sizes) -> tuple[int, ...]:
     return tuple(shared[axis] for axis in order.replace("gi", "j").replace("ig", "j"))
 
 
-def experts_of(checkpoint: Checkpoint) -> dict[str, Experts]:
-    """The experts of every layer whose form is known, by what their names begin with."""
+def experts_of(checkpoint: Checkpoint, *, alternate: bool) -> dict[str, Experts]:
+    """The experts of every layer whose form is known, by what their names begin with.
+
+    Args:
+        checkpoint: whose they are.
+        alternate: its kind of model alternates gate and up in fused tensors, which neither names nor shapes tell.
+    """
     apart: dict[str, _Apart] = {}
     fused: dict[str, dict[tuple[str, str], Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
@@ -95,7 +100,6 @@ def experts_of(checkpoint: Checkpoint) -> dict[str, Experts]:
             apart.setdefault(match["at"], _Apart()).add(match, tensor)
         elif match := _FUSED.fullmatch(name):
             fused.setdefault(match["at"], {})[match["leaf"], "bias" if match["bias"] else "weight"] = tensor
-    alternate = _alternate(checkpoint.config)
     found = {at: _of_apart(at, each) for at, each in apart.items() if at not in fused}
     found |= {at: _of_fused(at, each, alternate=alternate) for at, each in fused.items() if at not in apart}
     return {at: each for at, each in found.items() if each and _move(each.tensors.values())}
@@ -165,7 +169,8 @@ def _known(
         yield Form(names, "ehig" if alternate else "ehgi", "eih"), {"e": e, "g": gates, "i": one, "h": other}
 
 
-def _alternate(config: Mapping[str, Any] | None) -> bool:
+def alternates(config: Mapping[str, Any] | None) -> bool:
+    """Whether this kind of model alternates gate and up in fused tensors."""
     config = config or {}
     text = config.get("text_config")
     return any(str(each.get("model_type")) in _ALTERNATE for each in (config, text) if isinstance(each, Mapping))

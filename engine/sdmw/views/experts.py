@@ -10,7 +10,7 @@ from sdmw.tensors.joined import Joined
 from sdmw.tensors.part import Part
 from sdmw.tensors.strides import Axes, is_run, joined
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.expert_forms import Experts, Form, Sizes, experts_of, shape_of
+from sdmw.views.expert_forms import Experts, Form, Sizes, alternates, experts_of, shape_of
 from sdmw.views.renamed import keys_of
 
 _FUSED = ("gate_up", "down")
@@ -50,7 +50,11 @@ class Reformed:
 def reformed(base: Checkpoint, model: Checkpoint) -> Reformed:
     """A model with its experts in the form of the base's."""
     same = Reformed(model, {}, {})
-    if _alike(base, model) or not (theirs := experts_of(model)) or not (ours := experts_of(base)):
+    if _alike(base, model):
+        return same
+    alternate = alternates(base.config) or alternates(model.config)  # models that are merged are of one kind
+    theirs, ours = (experts_of(each, alternate=alternate) for each in (model, base))
+    if not theirs or not ours:
         return same
     changed = list(_to_change(base, ours, model, theirs))
     unlike = [(here, each) for each, here, _ in changed if here and here.sizes != each.sizes]
