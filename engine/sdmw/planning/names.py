@@ -58,27 +58,43 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
     if isinstance(by_rule, list):
         return by_rule
     before = {new: old for old, new in by_rule.names.items()}
-    formed = reformed(within, under(part, by_rule.names))
-    if formed.unlike:
-        return [unlike_experts(name, formed.unlike)]
-    if formed.changes:
-        notes.append(f"model {quoted(name)}: {experts_told(formed.changes)}")
-    ruled = formed.model
-    found = renaming(within, ruled)
-    if found.candidates:
-        return [ambiguous(name, found.candidates)]
-    if found.names:
-        notes.append(f"model {quoted(name)}: {told(ruled, found.names)}")
-    result = named_as(within, under(ruled, found.names))
+    agreed = _agreed(name, within, under(part, by_rule.names), before)
+    if isinstance(agreed, list):
+        return agreed
+    result = agreed.model
     if entry is not None and entry.into:
         notes.append(_outside(name, base, within, entry.into))
         result = filled(base, within, result)
     alike = with_computed_as_in(base, result)
     if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
         notes.append(f"model {quoted(name)}: {counted(changed, 'tensor')} that loaders compute are as in the base")
-    before |= {new: _listed([before.get(old, old) for old in names]) for new, names in formed.stored.items()}
-    own = before | {new: before.get(old, old) for old, new in found.names.items()}
-    return Named(alike, own, (*by_rule.notes, *notes), by_rule.warnings)
+    return Named(alike, agreed.own, (*by_rule.notes, *agreed.notes, *notes), by_rule.warnings)
+
+
+def _agreed(name: str, base: Checkpoint, model: Checkpoint, before: Mapping[str, str]) -> Named | list[Problem]:
+    """A model with its experts in the base's form and under the base's names, as far as rules can tell.
+
+    Args:
+        name: the model's in the recipe.
+        base: the part of the base that it is merged into.
+        model: the part that is merged, renamed as the recipe says.
+        before: names that it had before that, by those that it has.
+    """
+    formed = reformed(base, model)
+    if formed.unlike:
+        return [unlike_experts(name, formed.unlike)]
+    found = renaming(base, formed.model)
+    if found.candidates:
+        return [ambiguous(name, found.candidates)]
+    said = (experts_told(formed.changes), told(formed.model, found.names) if found.names else "")
+    own = {**before, **{new: _listed([before.get(old, old) for old in names]) for new, names in formed.stored.items()}}
+    own |= {new: own.get(old, old) for old, new in found.names.items()}
+    notes = tuple(f"model {quoted(name)}: {each}" for each in said if each)
+    return Named(named_as(base, under(formed.model, found.names)), own, notes)
+
+
+def _listed(names: list[str]) -> str:
+    return some(names) if len(names) > 1 else names[0]
 
 
 def _parts(
@@ -134,10 +150,6 @@ def _twice(name: str, model: Checkpoint, names: Mapping[str, str]) -> Iterator[P
         if (other := first.setdefault(new, old)) != old:
             found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}"
             yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
-
-
-def _listed(names: list[str]) -> str:
-    return some(names) if len(names) > 1 else names[0]
 
 
 def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> str:
