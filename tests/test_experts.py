@@ -1,10 +1,13 @@
 """Models with experts, fused or separate, and what lies beside them; the problems of many tensors are few lines."""
 
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import sdmw
+from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import write_checkpoint
 from sdmw.errors import PlanError
 from sdmw.tensors.joined import Joined
@@ -132,6 +135,36 @@ def test_the_recipe_s_names_go_before(folders):
     found, report = merged("0-fused", "odd", out="found", rename=[rule])
     assert_same(found, expected)
     assert "model 'odd': 24 tensors renamed as the recipe says" in report.notes
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_an_adapter_of_single_experts_on_any_form(folders, form, method):
+    """Alone on the base, and on a model of its own: as with the twin that stores experts apart.
+
+    Fused, the adapter gives values and not a delta, so that it is rounded once more.
+    """
+    change, _ = FORMS[form]
+    rng = np.random.default_rng(8)
+    experts = {name: t for name, t in apart(0).items() if "experts.1." in name or "experts.3.up" in name}
+    write_adapter("lora", adapter_of(rng, experts, modules=("_proj",)), base_model_name_or_path=f"0-{form}")
+    write_adapter("plain", adapter_of(rng, experts, modules=("_proj",)), base_model_name_or_path="0-apart")
+    shutil.copy("lora/adapter_model.safetensors", "plain/adapter_model.safetensors")
+    found, _ = merged(f"0-{form}", "lora", f"1-{form}+lora", out="found", method=method)
+    expected, _ = merged("0-apart", "plain", "1-apart+plain", out="expected", method=method)
+    if method == "linear":
+        assert_same(found, change(expected))
+    for name, value in change(expected).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_an_adapter_of_experts_on_the_base_leaves_its_form(folders):
+    adapter = adapter_of(
+        np.random.default_rng(8), {n: t for n, t in apart(0).items() if ".experts." in n}, modules=("_proj",)
+    )
+    write_adapter("lora", adapter, base_model_name_or_path="0-fused")
+    found, _ = merged("0-fused+lora", "1-apart", out="out", method="task_arithmetic", parameters={"weight": 0.0})
+    assert found.keys() == fused(apart(0)).keys()
 
 
 def test_experts_of_other_numbers_are_one_line(folders):

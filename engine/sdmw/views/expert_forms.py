@@ -12,7 +12,7 @@ this against its classes.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,12 @@ def shape_of(order: str, sizes: Sizes) -> tuple[int, ...]:
     """The shape of a fused tensor, of which gate and up share an axis."""
     shared = {**sizes, "j": sizes["g"] * sizes["i"]}
     return tuple(shared[axis] for axis in order.replace("gi", "j").replace("ig", "j"))
+
+
+def spellings_of(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What the three weights of an expert are called, by what the names begin with, where experts are apart."""
+    matches = (match for name in names if "experts." in name and (match := _APART.fullmatch(name)))
+    return {match["at"]: _ROLES[match["leaf"]][0] for match in matches if match["leaf"] in _ROLES}
 
 
 def experts_of(checkpoint: Checkpoint, *, alternate: bool) -> dict[str, Experts]:

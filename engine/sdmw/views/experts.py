@@ -60,16 +60,21 @@ def reformed(base: Checkpoint, model: Checkpoint) -> Reformed:
     unlike = [(here, each) for each, here, _ in changed if here and here.sizes != each.sizes]
     if unlike:
         return replace(same, unlike=Unlike(*unlike[0], len(unlike) - 1))
+    return in_forms(model, ((each, form) for each, _, form in changed)) if changed else same
+
+
+def in_forms(model: Checkpoint, changed: Iterable[tuple[Experts, Form]]) -> Reformed:
+    """A model with the experts of some layers in other forms."""
     tensors, stored = dict(model.tensors), dict[str, tuple[str, ...]]()
     changes: Counter[str] = Counter()
-    for each, _, form in changed:
+    for each, form in changed:
         for tensor in each.tensors.values():
             del tensors[tensor.name]
         for tensor, names in _made(each, form):
             tensors[tensor.name] = tensor
             stored[tensor.name] = names
         changes[_change(each.form, form)] += 1
-    return Reformed(replace(model, tensors=tensors), stored, changes) if changed else same
+    return Reformed(replace(model, tensors=tensors), stored, changes)
 
 
 def told(changes: Mapping[str, int]) -> str:
