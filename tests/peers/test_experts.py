@@ -29,7 +29,7 @@ KNOWN = (
     "deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt_oss", "jamba", "llama4", "mixtral", "nemotron_h", "olmoe", "phimoe",
     "qwen2_moe", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe",
 )  # fmt: skip
-# Experts that no other tensor of the layer tells the form of: two kinds in one list; more gates than experts.
+# Not read in another form: two kinds of experts in one list; more gates than experts.
 ELSEWHERE = ("ernie4_5_vl_moe", "longcat_flash")
 
 

@@ -14,6 +14,7 @@ from sdmw.views.expert_forms import Experts, Form, Sizes, alternates, experts_of
 from sdmw.views.renamed import keys_of
 
 _FUSED = ("gate_up", "down")
+_ROWS = Form((), "egih", "ehi")  # what experts that are apart make when they follow each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def _whole(experts: Experts, which: str, kind: str) -> _Whole:
     sizes = experts.sizes
     if not experts.form.apart:
         return _Whole(experts.tensors[0, _FUSED.index(which), kind], experts.form.order(which, kind), sizes)
-    order = Form((), "egih", "ehi").order(which, kind)
+    order = _ROWS.order(which, kind)
     roles = range(2 - sizes["g"], 2) if which == "gate_up" else (2,)
     parts = [experts.tensors[e, role, kind] for e in range(sizes["e"]) for role in roles]
     return _Whole(Joined.of(experts.at, shape_of(order, sizes), parts), order, sizes)
