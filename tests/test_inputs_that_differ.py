@@ -63,9 +63,9 @@ def test_an_extra_tensor_of_two_models_is_the_first_one_s_and_said(tmp_path, dif
 def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing):
     with pytest.raises(PlanError) as caught:
         sdmw.merge(recipe(*differing[:1], *differing, integers="base"), tmp_path / "out")
-    assert [problem.mend for problem in caught.value.problems] == [
-        "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
-    ] * 2
+    (problem,) = caught.value.problems
+    assert problem.found == "2 tensors such as 'eyes.0' are not in the base"
+    assert problem.mend == "Recipe field `extra: take` copies them into the output, `extra: drop` leaves them out"
 
 
 def test_integers_that_differ_are_found_before_anything_is_measured(tmp_path, differing):

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from sdmw import codec, linux
 from sdmw.checkpoints.formats import formats, read
 from sdmw.tensors.combined import Combination, combined
 from sdmw.tensors.dtype import DType
+from sdmw.tensors.joined import Joined
 from sdmw.tensors.low_rank import Factor, LowRank, Sum
 from sdmw.tensors.low_rank import factors as factors_of
+from sdmw.tensors.part import Part
 from sdmw.tensors.row_table import ZEROS
 from sdmw.tensors.rows import Mean, MeanRow, Rows
 from sdmw.tensors.stored import Stored
@@ -88,10 +91,25 @@ def mean_row_sample(directory: Path) -> Tensor:
     return MeanRow.of(other_sample(directory, "other", DType.F16), SHAPE[0])
 
 
+def part_sample(directory: Path) -> Tensor:
+    """The transpose of a stored tensor."""
+    rows, columns = SHAPE
+    whole = replace(stored_sample(directory), shape=(columns, rows))
+    return Part("m.weight", whole.dtype, SHAPE, whole, 0, ((rows, 1), (columns, rows)))
+
+
+def joined_sample(directory: Path) -> Tensor:
+    """Rows of a stored tensor, in another order."""
+    stored = stored_sample(directory)
+    rows = [Part(f"{n}", stored.dtype, SHAPE[1:], stored, n * SHAPE[1], ((SHAPE[1], 1),)) for n in range(SHAPE[0])]
+    return Joined.of("m.weight", SHAPE, [*rows[4:], *rows[:4]])
+
+
 # By class: writes a checkpoint and gives a tensor of SHAPE.
 SAMPLES: dict[type[Tensor], Callable[[Path], Tensor]] = {
     Stored: stored_sample, LowRank: low_rank_sample, Sum: sum_sample, Factor: factor_sample,
     Rows: rows_sample, Mean: mean_sample, MeanRow: mean_row_sample,
+    Part: part_sample, Joined: joined_sample,
 }  # fmt: skip
 
 

@@ -186,6 +186,40 @@ def shallower(scene):
     edit("corp", lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("model.layers.1.")})(scene)
 
 
+def experts(seed, count):
+    """Experts of one layer, each by itself."""
+    rng = np.random.default_rng(seed)
+    shapes = {"gate_proj": (3, 4), "up_proj": (3, 4), "down_proj": (4, 3)}
+    return {f"model.layers.1.mlp.experts.{e}.{leaf}.weight": rng.normal(size=shape).astype(np.float32)
+            for e in range(count) for leaf, shape in shapes.items()}  # fmt: skip
+
+
+def fused(seed, count):
+    """The same in two tensors."""
+    each, at = experts(seed, count), "model.layers.1.mlp.experts"
+    both = [
+        np.concatenate([each[f"{at}.{e}.{leaf}.weight"] for leaf in ("gate_proj", "up_proj")]) for e in range(count)
+    ]
+    down = [each[f"{at}.{e}.down_proj.weight"] for e in range(count)]
+    return {f"{at}.gate_up_proj": np.stack(both), f"{at}.down_proj": np.stack(down)}
+
+
+def give_corp_experts(count):
+    return edit("corp", lambda tensors: tensors.update(fused(1, count)))
+
+
+def with_experts(scene):
+    """Two experts of the base and of func, three fused ones of corp."""
+    for seed, name in ((0, "base"), (2, "func")):
+        edit(name, lambda tensors, seed=seed: tensors.update(experts(seed, 2)))(scene)
+    give_corp_experts(3)(scene)
+
+
+def average_with_experts(scene):
+    corp = {name: tensor for name, tensor in scene.tensors["corp"].items() if "experts." not in name} | experts(1, 2)
+    return {name: linear([corp[name], scene.tensors["func"][name]], [1, 1], True) for name in scene.tensors["base"]}
+
+
 def with_base_s_layer(scene):
     base, func = scene.tensors["base"], scene.tensors["func"]
     corp = {**base, **scene.tensors["corp"]}
@@ -358,6 +392,12 @@ ROWS = [
     Row("a tensor that the base lacks, dropped",
         "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out",
         add("more", np.arange(3, dtype=np.float32), "func"), fields(extra="drop"), expected=without_extra),
+    Row("experts more, in another form", "Merge models with the same experts", with_experts, give_corp_experts(2),
+        expected=average_with_experts),
+    Row("tensors that the base lacks",
+        "Recipe field `extra: take` copies them into the output, `extra: drop` leaves them out",
+        both(*(add(f"more.{n}", np.arange(3, dtype=np.float32), "func") for n in range(2))), fields(extra="drop"),
+        expected=average_of),
     Row("another prefix",
         r"Recipe field `rename: [{model: './corp', from: 'inner\.(.+)', to: 'model.\1'}]` does so",
         edit("corp", lambda tensors: {n.replace("model.l", "inner.l"): t for n, t in tensors.items()}),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdmw.checkpoints.alike import once
 from sdmw.errors import Problem
 from sdmw.storage.hub_cache import commit_of
 from sdmw.storage.shard import Shard
@@ -81,14 +82,14 @@ def _led_to(folder: str) -> Iterator[str]:
 
 
 def unmergeable(checkpoint: Checkpoint) -> list[Problem]:
-    """The tensors whose dtype can be neither merged nor copied (small floats, complex), one problem each."""
-    return [
-        Problem(
+    """The tensors whose dtype can be neither merged nor copied (small floats, complex): one problem for names alike."""
+    return once(
+        (name, Problem(
             tensor.where,
             "a dtype that is merged (F32, F16, BF16) or copied (integers, BOOL, F64)",
             tensor.dtype.name,
             "Convert the checkpoint to BF16 first",
-        )
+        ))
         for name, tensor in checkpoint.tensors.items()
         if not (tensor.dtype.merges or tensor.dtype.copies)
-    ]
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from sdmw.linux import free
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Product
 from sdmw.planning import budget, counts, filters, memory
+from sdmw.planning.auxiliary import auxiliary
 from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
@@ -157,6 +158,7 @@ def build(
             *beside.notes,
             *counts.integers(recipe, tables),
             *(said(recipe, vocabularies, found.tallies) if vocabularies else ()),
+            *_auxiliary(tables, wanted),
         ),
         warnings=(
             *inputs.warnings,
@@ -172,6 +174,11 @@ def build(
         ),
     )
     return _fitted(_with_disk(replace(plan, problems=tuple(shorten(problems))), options), method, options)
+
+
+def _auxiliary(tables: Tables, wanted: Sequence[Row]) -> Iterator[str]:
+    """Not where layers are stacked anew, so that none is known to lie beyond the others."""
+    return iter(()) if tables.places else auxiliary(tables.base, [row.name for row in wanted])
 
 
 def _names(wanted: Sequence[Row], tables: Tables) -> Iterator[str]:

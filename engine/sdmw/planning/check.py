@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from sdmw.checkpoints.alike import alike, once, such_as
 from sdmw.checkpoints.checkpoint import Checkpoint, unmergeable
 from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning.misnamed import change_of, rename_so, unmerged_adapter
@@ -55,18 +56,27 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
     names, path = checkpoint.tensors.keys(), checkpoint.path
     mend = "Give two models of one architecture, with the same vocabulary and dtype"
     differing = [
-        Problem(checkpoint.tensors[name].where,
-                f"{_shaped(wanted)} as in {origin}", _shaped(found), mend)
+        (name, Problem(checkpoint.tensors[name].where,
+                       f"{_shaped(wanted)} as in {origin}", _shaped(found), mend))
         for name, wanted in like.items()
         if name in names and (found := (checkpoint.tensors[name].dtype, checkpoint.tensors[name].shape)) != wanted
     ]  # fmt: skip
-    missing = [
-        Problem(path, f"tensor {quoted(name)} as in {origin}", "none of this name", mend)
-        for name in like
-        if name not in names
-    ]
-    extra = [Problem(path, "", f"tensor {quoted(name)} is not in {origin}", mend) for name in names if name not in like]
-    return [problem for kind in (differing, missing, extra) for problem in shorten(kind, path)]
+    missing = alike(name for name in like if name not in names)
+    extra = alike(name for name in names if name not in like)
+    kinds = (
+        once(differing),
+        [Problem(path, f"{such_as(each)} as in {origin}", _none(each), mend) for each in missing],
+        [Problem(path, "", f"{such_as(each)} {_are(each)} not in {origin}", mend) for each in extra],
+    )
+    return [problem for kind in kinds for problem in shorten(kind, path)]
+
+
+def _none(names: Sequence[str]) -> str:
+    return "none of this name" if len(names) == 1 else "none of these names"
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _shaped(what: Shaped) -> str:
@@ -98,11 +108,16 @@ def _check_model(
         extra = [name for name in extra if name not in deeper]
     if missing and recipe.missing == "error":
         mend = "Recipe field `missing: base` takes the base's values"
-        found += shorten([Problem(where, f"tensor {quoted(n)}", "none of this name", mend) for n in missing], where)
+        found += shorten([Problem(where, such_as(each), _none(each), mend) for each in alike(missing)], where)
     if extra and recipe.extra == "error":
-        mend = "Recipe field `extra: take` copies it into the output, `extra: drop` leaves it out"
-        found += shorten([Problem(where, "", f"tensor {quoted(n)} is not in the base", mend) for n in extra], where)
+        found += shorten([_more_than_the_base(where, each) for each in alike(extra)], where)
     return found
+
+
+def _more_than_the_base(where: str, names: list[str]) -> Problem:
+    what = "it" if len(names) == 1 else "them"
+    mend = f"Recipe field `extra: take` copies {what} into the output, `extra: drop` leaves {what} out"
+    return Problem(where, "", f"{such_as(names)} {_are(names)} not in the base", mend)
 
 
 def _differing(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpoint) -> list[Problem]:
@@ -111,8 +126,8 @@ def _differing(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpo
     unlike = [name for name in common if base.tensors[name].shape != checkpoint.tensors[name].shape]
     another_size = 2 * len(unlike) > len(base.tensors) and len(unlike) > 1
     told = unlike[:1] if another_size else common
-    each = (_differs(recipe, where, base.tensors[name], checkpoint.tensors[name]) for name in told)
-    found = shorten([problem for problem in each if problem], where)
+    each = ((name, _differs(recipe, where, base.tensors[name], checkpoint.tensors[name])) for name in told)
+    found = shorten(once((name, problem) for name, problem in each if problem), where)
     if another_size and found:
         found[0] = replace(found[0], found=f"{found[0].found}; {len(unlike) - 1:,} other tensors differ too")
     return found

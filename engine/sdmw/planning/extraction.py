@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sdmw.checkpoints.alike import once
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.heads import tied_by_config
 from sdmw.checkpoints.tied_names import tied_names
@@ -17,6 +18,8 @@ from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.aliases import named_as, with_aliases
+from sdmw.views.experts import reformed
+from sdmw.views.experts import told as experts_told
 from sdmw.views.in_memory import is_rebuilt
 from sdmw.views.peft_modules import Module, Modules
 from sdmw.views.renamed import renaming, told, under
@@ -129,9 +132,14 @@ def plan_extraction(
     """
     base = with_aliases(base)
     model = with_aliases(model)
-    names = renaming(base, model).names
-    told_names = (f"the fine-tune: {told(model, names)}",) if names else ()
-    model = named_as(base, under(model, names))
+    formed = reformed(base, model)
+    names = renaming(base, formed.model).names
+    told_names = tuple(
+        f"the fine-tune: {note}"
+        for note in (experts_told(formed.changes), told(formed.model, names) if names else "")
+        if note
+    )
+    model = named_as(base, under(formed.model, names))
     problems = [
         Problem(checkpoint.path, "a model", "an adapter", "Give the model that it was merged into")
         for checkpoint in (base, model)
@@ -280,14 +288,20 @@ def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
         found = f"model_type {model_type}, whose modules transformers calls otherwise than the checkpoint does"
         mend = "Keep what the fine-tune changed with `sdmw pack`"
         yield Problem(base.path, "a model whose modules are known by the names of its tensors", found, mend)
+    yield from once(_unlike(base, model))
+
+
+def _unlike(base: Checkpoint, model: Checkpoint) -> Iterator[tuple[str, Problem]]:
+    """What is wrong with a tensor, with its name."""
     for name, info in base.tensors.items():
         above = model.tensors.get(name)
         where = f"{model.path}: tensor {quoted(name)}"
         if above is None:
-            yield Problem(where, f"a tensor of each name in {base.path}", "none", "Give a fine-tune of this base")
+            mend = "Give a fine-tune of this base"
+            yield name, Problem(where, f"a tensor of each name in {base.path}", "none", mend)
         elif above.shape != info.shape:
             mend = "Give a fine-tune of this base, with its vocabulary"
-            yield Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)
+            yield name, Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)
 
 
 def _misnamed(base: Checkpoint, model: Checkpoint) -> list[Problem]:

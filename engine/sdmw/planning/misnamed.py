@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, some
+from sdmw.sizes import counted
+from sdmw.views.expert_forms import Experts
+from sdmw.views.experts import Unlike
 from sdmw.views.renamed import Prefixes
 from sdmw.views.spellings import unmerged
 
@@ -15,6 +18,26 @@ def unmerged_adapter(where: str, base: Checkpoint, model: Checkpoint) -> list[Pr
     found = f"those of a PEFT model whose adapter is not merged: {some(names)}"
     mend = "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained"
     return [Problem(where, "tensors of a model alone", found, mend)]
+
+
+def unlike_experts(model: str, unlike: Unlike) -> Problem:
+    """What to say of a model whose experts are stored in another form than the base's, and are not as many or as large.
+
+    Args:
+        model: its name in the recipe.
+        unlike: which.
+    """
+    others = f"; {counted(unlike.others, 'other layer')} likewise" if unlike.others else ""
+    where = f"model {quoted(model)}: experts {quoted(unlike.model.at)}"
+    found = f"{_experts(unlike.model)}{others}"
+    return Problem(where, f"{_experts(unlike.base)} as in the base", found, "Merge models with the same experts")
+
+
+def _experts(experts: Experts) -> str:
+    sizes = experts.sizes
+    return (
+        f"{counted(sizes['e'], 'expert')} of {sizes['i']} by {sizes['h']}{'' if sizes['g'] == 2 else ', without gates'}"
+    )
 
 
 def ambiguous(model: str, candidates: Sequence[Prefixes]) -> Problem:

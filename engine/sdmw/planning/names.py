@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, shorten, some
-from sdmw.planning.misnamed import ambiguous
+from sdmw.planning.misnamed import ambiguous, unlike_experts
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rename
 from sdmw.sizes import counted
 from sdmw.views.aliases import named_as
 from sdmw.views.buffers import with_computed_as_in
+from sdmw.views.experts import reformed
+from sdmw.views.experts import told as experts_told
 from sdmw.views.part import filled, part_of, prefixes_of
 from sdmw.views.renamed import renaming, told, under
 
@@ -55,22 +57,44 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
     by_rule = _by_rules(name, part, [each for each in recipe.rename if each.model == name])
     if isinstance(by_rule, list):
         return by_rule
-    ruled = under(part, by_rule.names)
-    found = renaming(within, ruled)
-    if found.candidates:
-        return [ambiguous(name, found.candidates)]
-    if found.names:
-        notes.append(f"model {quoted(name)}: {told(ruled, found.names)}")
-    result = named_as(within, under(ruled, found.names))
+    before = {new: old for old, new in by_rule.names.items()}
+    agreed = _agreed(name, within, under(part, by_rule.names), before)
+    if isinstance(agreed, list):
+        return agreed
+    result = agreed.model
     if entry is not None and entry.into:
         notes.append(_outside(name, base, within, entry.into))
         result = filled(base, within, result)
     alike = with_computed_as_in(base, result)
     if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
         notes.append(f"model {quoted(name)}: {counted(changed, 'tensor')} that loaders compute are as in the base")
-    before = {new: old for old, new in by_rule.names.items()}
-    own = before | {new: before.get(old, old) for old, new in found.names.items()}
-    return Named(alike, own, (*by_rule.notes, *notes), by_rule.warnings)
+    return Named(alike, agreed.own, (*by_rule.notes, *agreed.notes, *notes), by_rule.warnings)
+
+
+def _agreed(name: str, base: Checkpoint, model: Checkpoint, before: Mapping[str, str]) -> Named | list[Problem]:
+    """A model with its experts in the base's form and under the base's names, as far as rules can tell.
+
+    Args:
+        name: the model's in the recipe.
+        base: the part of the base that it is merged into.
+        model: the part that is merged, renamed as the recipe says.
+        before: names that it had before that, by those that it has.
+    """
+    formed = reformed(base, model)
+    if formed.unlike:
+        return [unlike_experts(name, formed.unlike)]
+    found = renaming(base, formed.model)
+    if found.candidates:
+        return [ambiguous(name, found.candidates)]
+    said = (experts_told(formed.changes), told(formed.model, found.names) if found.names else "")
+    own = {**before, **{new: _listed([before.get(old, old) for old in names]) for new, names in formed.stored.items()}}
+    own |= {new: own.get(old, old) for old, new in found.names.items()}
+    notes = tuple(f"model {quoted(name)}: {each}" for each in said if each)
+    return Named(named_as(base, under(formed.model, found.names)), own, notes)
+
+
+def _listed(names: list[str]) -> str:
+    return some(names) if len(names) > 1 else names[0]
 
 
 def _parts(

@@ -5,7 +5,7 @@ Source: LoRA, arXiv:2106.09685, section 4.1; rsLoRA, arXiv:2312.03732.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from sdmw.errors import RunError
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.matrices import Matrix, Product, Transposed, widened
 from sdmw.tensors.stored import Stored
-from sdmw.tensors.tensor import Cost, Gives, Source, Tensor, check_range
+from sdmw.tensors.tensor import Cost, Gives, Source, Tensor, check_range, read_only
 
 WORKING = 24 << 20  # bytes that computing one tile takes beside it: blocks of both matrices, and a block of the product
 
@@ -192,7 +192,7 @@ class ProductSource:
             found = self.product.float32(rows, (start - first, stop - first)).reshape(-1)
         else:
             found = self.product.float32(rows, (0, width)).reshape(-1)[start - first : stop - first]
-        return _read_only(found)
+        return read_only(found.view(np.uint32))
 
     def release(self, start: int, stop: int) -> None:
         """A tile is computed: there is nothing to let go, and the matrices were let go at once."""
@@ -224,7 +224,7 @@ class SumSource:
         total = widened(values.open().tile(start, stop), values.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             total += self.tensor.delta.open().tile(start, stop).view(np.float32)
-        return _read_only(total)
+        return read_only(total.view(np.uint32))
 
     def release(self, start: int, stop: int) -> None:
         """Lets the values behind a tile go."""
@@ -239,11 +239,3 @@ def _lost_of(product: Product) -> Iterator[RunError]:
     for leaf in product.leaves():
         if error := leaf.open().lost():
             yield error
-
-
-def _read_only(values: NDArray[Any]) -> NDArray[np.generic]:
-    if not values.size:
-        nothing = np.empty(0, np.uint32)
-        nothing.flags.writeable = False
-        return nothing
-    return np.frombuffer(memoryview(values.data).cast("B").toreadonly(), np.uint32)  # cannot be made writeable again

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.codec import tagged
-from sdmw.tensors import lost_pages
+from sdmw.tensors.borrowed import borrowed
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import Staging
 from sdmw.tensors.stored import Stored
@@ -80,12 +80,8 @@ class StoredMatrix:
         return 0
 
     def _fill(self, out: Block, start: int, stop: int) -> None:
-        source, lost = self.tensor.open(), lost_pages.lost()
-        tile = source.tile(start, stop)
-        out[:] = widened(tile, self.tensor.dtype)
-        if lost_pages.lost() != lost and (error := source.lost()):
-            raise error
-        source.release(start, stop)
+        with borrowed(self.tensor, start, stop) as tile:
+            out[:] = widened(tile, self.tensor.dtype)
 
 
 @tagged

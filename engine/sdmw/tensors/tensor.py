@@ -115,3 +115,12 @@ def check_range(tensor: Tensor, start: int, stop: int) -> None:
     """IndexError where elements start to stop are not a range of the tensor."""
     if not 0 <= start <= stop <= tensor.elements:
         raise IndexError(f"elements {start} to {stop} of {tensor.elements}")
+
+
+def read_only(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Values that lie one after the other as a tile: 1-D, and nobody can make it writeable again."""
+    if not values.size:
+        nothing = np.empty(0, values.dtype)
+        nothing.flags.writeable = False
+        return nothing
+    return np.frombuffer(memoryview(values.data).cast("B").toreadonly(), values.dtype)

@@ -52,9 +52,28 @@ _BY_TYPE: Mapping[str, _Rules] = {
     "aria": (*_LLAVA, *_ARIA),
     "aria_text": _ARIA,
     **dict.fromkeys(("granitemoe", "granitemoehybrid", "granitemoeshared"), _GRANITE_MOE),
+    "axk1": ((r"(.+\.layers\.\d+)\.post_mlp_layernorm\.", r"\1.mlp.post_mlp_layernorm."),),
+    "ernie4_5_moe": ((r"(.+\.mlp)\.moe_statics\.", r"\1.gate.moe_statics."),),
+    "exaone_moe": ((r"(.+\.mlp)\.e_score_correction_bias$", r"\1.gate.e_score_correction_bias"),),
     "flint": ((r"(.+\.self_attn)\.softmax_offset$", r"\1.sinks"),),
     "gpt_neox": ((r"embed_out\.", "lm_head."),),
+    "hy_v3": (
+        (r"(.+\.mlp)\.router\.gate\.", r"\1.gate."),
+        (r"(.+\.mlp)\.expert_bias$", r"\1.e_score_correction_bias"),
+        (r"(.+\.mlp)\.shared_mlp\.", r"\1.shared_experts."),
+    ),
+    "kolibri1": (
+        (r"(.+)\.moe\.router\.expert_bias$", r"\1.mlp.gate.e_score_correction_bias"),
+        (r"(.+)\.post_attn_norm\.", r"\1.post_self_attn_layernorm."),
+        (r"(.+)\.post_ffn_norm\.", r"\1.post_mlp_layernorm."),
+    ),
+    "laguna": (
+        (r"(.+\.mlp)\.experts\.e_score_correction_bias$", r"\1.gate.e_score_correction_bias"),
+        (r"(.+\.mlp)\.shared_expert\.", r"\1.shared_experts."),
+    ),
+    "mimo_v2_flash": ((r"(.+\.self_attn)\.attention_sink_bias$", r"\1.sinks"),),
     "nemotron_h": ((r"backbone\.", "model."),),
+    "phimoe": ((r"(.+)\.block_sparse_moe\.gate\.", r"\1.mlp.router."),),
 }  # fmt: skip
 # Stored with other modules than they have in memory (fused, split, or called otherwise), which no prefix can say.
 _REBUILT = frozenset((

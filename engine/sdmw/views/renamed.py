@@ -13,7 +13,7 @@ from itertools import islice
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
 from sdmw.tensors.tensor import Tensor
-from sdmw.views.in_memory import in_memory, unwrapped
+from sdmw.views.in_memory import Rename, in_memory, unwrapped
 from sdmw.views.layers import place_in_stack, with_index
 from sdmw.views.spellings import plainly_spelled
 
@@ -113,11 +113,16 @@ def _in_memory(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
 
 
 def _by_memory(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    memory = in_memory(checkpoint.config, checkpoint.tensors)
-    found: dict[str, list[str]] = {}
+    key_of, found = keys_of(checkpoint), dict[str, list[str]]()
     for name in checkpoint.tensors:
-        found.setdefault(unwrapped(plainly_spelled(memory(name))), []).append(name)
+        found.setdefault(key_of(name), []).append(name)
     return found
+
+
+def keys_of(checkpoint: Checkpoint) -> Rename:
+    """What turns a name of a checkpoint into one that the same tensor has in all checkpoints, if by rule it can."""
+    memory = in_memory(checkpoint.config, checkpoint.tensors)
+    return lambda name: unwrapped(plainly_spelled(memory(name)))
 
 
 def _best_prefixes(

@@ -4,6 +4,7 @@ Source: torch.compile, FSDP, activation checkpointing and peft; transformers' `l
 apply and undo when they save.
 """
 
+import re
 from collections.abc import Iterable
 
 _WRAPPERS = frozenset(
@@ -11,12 +12,14 @@ _WRAPPERS = frozenset(
         "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module", "module",
     )
 )  # fmt: skip
+_OLD_MODULES = {"block_sparse_moe": "mlp"}  # Mixtral's, until transformers 5
 _OLD_ENDS = {
     "gamma": "weight",
     "beta": "bias",
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
+_ANY = re.compile(rf"(?:\A|\.)(?:{'|'.join((*_WRAPPERS, *_OLD_MODULES, *_OLD_ENDS))})(?:\.|\Z)")
 _OF_PEFT = (".lora_", ".base_layer.", ".modules_to_save.", ".original_module.")
 _DEFAULT = ".default."  # the usual name of an adapter, which peft leaves out of the files that it writes
 
@@ -34,5 +37,9 @@ def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
 
 def plainly_spelled(name: str) -> str:
     """A name without the modules that wrap others, as it is spelled today."""
+    if not _ANY.search(name):  # most of 100,000 names, at a tenth of the time
+        return name
     *modules, last = name.split(".")
-    return ".".join((*(each for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last)))
+    return ".".join(
+        (*(_OLD_MODULES.get(each, each) for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last))
+    )
