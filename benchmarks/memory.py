@@ -2,7 +2,7 @@
 
 Prints a table, writes results/memory.json.
 
-python benchmarks/memory.py [--folder FOLDER] [--quick]
+python benchmarks/memory.py [--folder FOLDER] [--methods] [--quick]
 """
 
 import argparse
@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+import against_mergekit
 import processes
 import synthetic
 
@@ -33,6 +34,7 @@ class Case:
         cached: inputs are wholly in the page cache before; else none of them is.
         budget: of the merge; None for the default.
         first: with an empty cache of kernels.
+        of_mergekit: with the parameters of against_mergekit.py.
         flat: among the merges that must take no more than the first of them.
     """
 
@@ -43,18 +45,21 @@ class Case:
     cached: bool = False
     budget: str | None = None
     first: bool = False
+    of_mergekit: bool = False
     flat: bool = False
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
+    parser.add_argument("--methods", action="store_true", help="the rows of each method alone")
     parser.add_argument("--quick", action="store_true", help="a tenth of parameters and elements")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = arguments.folder or temporary
         disk = stack.enter_context(processes.loop_disk("xfs", os.path.join(folder, "xfs")))
-        measure(folder, cases(folder, disk, arguments.quick))
+        found = cases(folder, disk, arguments.quick)
+        measure(folder, [case for case in found if case.of_mergekit or not arguments.methods])
 
 
 def cases(folder: str, xfs: str | None, quick: bool) -> list[Case]:
@@ -91,17 +96,21 @@ def cases(folder: str, xfs: str | None, quick: bool) -> list[Case]:
         ]
     else:
         print("no memory control groups can be made here: those rows are left out")
-    return found
+    # Every method on one tensor, 20 times larger than its tiles and more: what a plan says must hold for each.
+    large = sparse(folder, 2 * 10**9)
+    named = against_mergekit.METHODS
+    return found + [Case(f"{name}, one of 2*10^9", large, name, budget="384MiB", of_mergekit=True) for name in named]
 
 
 def measure(folder: str, found: list[Case]) -> None:
     print(processes.machine())
     print(f"{'case':36} {'peak MB':>8} {'plan MB':>8} {'anon MB':>8} {'group MB':>9} {'s':>7}")
     rows = [measure_one(folder, case) for case in found]
-    first, *others = (row["peak_rss"] for row, case in zip(rows, found, strict=True) if case.flat)
-    growth = (max(others) - first) / MB
+    flat = [row["peak_rss"] for row, case in zip(rows, found, strict=True) if case.flat]
+    growth = (max(flat) - flat[0]) / MB if flat else 0.0
     said = "flat" if growth <= FLAT else f"NOT flat, {FLAT} allowed"
-    print(f"larger tensors take at most {growth:.1f} MB more than the smallest: {said}")
+    if flat:
+        print(f"larger tensors take at most {growth:.1f} MB more than the smallest: {said}")
     for row in rows:
         if row["peak_rss"] > row["planned"]:
             print(f"{row['case']}: ABOVE THE PLAN")
@@ -109,7 +118,7 @@ def measure(folder: str, found: list[Case]) -> None:
 
 
 def measure_one(folder: str, case: Case) -> dict[str, Any]:
-    recipe = synthetic.recipe(case.paths, case.method)
+    recipe = (against_mergekit.recipe if case.of_mergekit else synthetic.recipe)(case.paths, case.method)
     processes.drop_cache(*case.paths)
     if case.cached:
         processes.fill_cache(*case.paths)
