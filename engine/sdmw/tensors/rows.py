@@ -18,7 +18,7 @@ from sdmw.tensors.matrices import computed, widened
 from sdmw.tensors.reading import read_runs
 from sdmw.tensors.row_table import ZEROS, Numbers, RowTable
 from sdmw.tensors.stored import Stored
-from sdmw.tensors.tensor import Cost, Source, Tensor, check_range
+from sdmw.tensors.tensor import Cost, Source, Tensor, check_range, read_only
 
 SMALL = 1 << 20  # bytes: a source up to this size is read as a whole for each tile, however its rows lie
 _STAGED = 4 << 20  # bytes by which the memory of a tile is larger than the tile
@@ -204,7 +204,7 @@ class ComputedSource:
             RunError: it cannot be read.
         """
         check_range(self.tensor, start, stop)
-        return _read_only(self.tensor.computed(start, stop).view(np.uint32))
+        return read_only(self.tensor.computed(start, stop).view(np.uint32))
 
     def release(self, start: int, stop: int) -> None:
         """A tile is computed: there is nothing to let go."""
@@ -262,7 +262,7 @@ class RowsSource:
         if (own := self._as_it_is(spans)) is not None:
             return own[0].open().tile(*own[1])
         if start == stop:
-            return _read_only(np.empty(0, dtype.storage))
+            return read_only(np.empty(0, dtype.storage))
         out = computed.array(0, (stop - start) * dtype.itemsize).view(dtype.storage)
         for number, source in enumerate(self.tensor.sources):
             if (mine := spans.of(number)).places.size:
@@ -270,7 +270,7 @@ class RowsSource:
         zeros = spans.of(ZEROS)
         for place, size in zip(zeros.places.tolist(), zeros.sizes.tolist(), strict=True):
             out[place : place + size] = 0
-        return _read_only(out)
+        return read_only(out)
 
     def release(self, start: int, stop: int) -> None:
         """Lets go of what lies behind a tile that is a view of its source; others are copies."""
@@ -341,11 +341,3 @@ def _values(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
     raw = np.empty(stop - start, tensor.dtype.storage)
     _read(tensor, start, raw)
     return raw.view(np.float32) if tensor.dtype is DType.F32 else widened(raw, tensor.dtype)
-
-
-def _read_only(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    if not values.size:
-        nothing = np.empty(0, values.dtype)
-        nothing.flags.writeable = False
-        return nothing
-    return np.frombuffer(memoryview(values.data).cast("B").toreadonly(), values.dtype)
