@@ -9,6 +9,8 @@ import pytest
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
+from sdmw.methods import all_methods
+from sdmw.recipes.load import load
 
 RECIPE = """
 merge_method: dare_linear
@@ -129,3 +131,12 @@ class TestRandomSeed:
 def test_what_is_left_out_is_known(world):
     with pytest.raises(sdmw.errors.UsageError, match="without: expected tokenizer, card, found 'config'"):
         sdmw.merge("mergekit_config.yml", "out", progress=False, without=["config"])
+
+
+def test_what_only_other_methods_take_is_one_note_for_each_name(world):
+    models = [{"model": name, "parameters": {"weight": 1, "density": 0.5}} for name in ("a", "b", "c", "d")]
+    recipe = load({"merge_method": "karcher", "models": models}, all_methods())
+    assert recipe.notes == (
+        "models.0.parameters.weight has no effect: karcher does not take it, nor in 3 more places",
+        "models.0.parameters.density has no effect: karcher does not take it, nor in 3 more places",
+    )

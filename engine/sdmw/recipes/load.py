@@ -175,6 +175,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
     slices = [_slice(each, references, method, top, settings, findings) for each in given]
+    settings.note_idle()
     findings.check()
     assert shape is not None  # else there were findings
     whole = slices[0] if not given[0].ranged else None

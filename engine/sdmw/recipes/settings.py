@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sdmw.recipes.findings import Findings, Path, close, described, guess
 from sdmw.recipes.recipe import MethodGrammar, Parameter, Rule, Setting, Value
 from sdmw.recipes.schema import RuleShape, shaped
+from sdmw.sizes import counted
 
 Level = Literal["top", "slice", "model"]  # a module's parameters are a slice's
 
@@ -44,6 +45,7 @@ class Settings:
         self._method = method
         self._findings = findings
         self._ignore_unknown, self._of_others = ignore_unknown, of_others
+        self._idle: dict[str, list[Path]] = {}
 
     def read(self, given: Any, path: Path, level: Level) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
@@ -61,7 +63,7 @@ class Settings:
             if name == "int8_mask":
                 self._findings.note(INT8_MASK)
             elif name not in known and name in self._of_others:
-                self._findings.note(f"{self._findings.name(at)} has no effect: {self._method.name} does not take it")
+                self._idle.setdefault(name, []).append(at)
             elif name not in known and self._ignore_unknown:
                 self._findings.note(f"ignored: unknown parameter {self._findings.name(at)}")
                 del given[name]
@@ -81,6 +83,13 @@ class Settings:
             else:
                 result[name] = self._setting(known[name], value, at)
         return result
+
+    def note_idle(self) -> None:
+        """A note for each parameter that only other methods take, wherever it stands."""
+        for places in self._idle.values():
+            more = f", nor in {counted(len(places) - 1, 'more place')}" if len(places) > 1 else ""
+            where = self._findings.name(places[0])
+            self._findings.note(f"{where} has no effect: {self._method.name} does not take it{more}")
 
     def _setting(self, parameter: Parameter, given: Any, at: Path) -> Setting:
         if parameter.kind == "choice":
