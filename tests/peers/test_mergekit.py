@@ -24,7 +24,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import sdmw  # noqa: E402
 from checkpoints_on_disk import fine_tuned, write_checkpoint  # noqa: E402
-from faults.worlds import ALL
+from faults.worlds import ALL  # noqa: E402
 from reference.rounding import STORED  # noqa: E402
 
 if platform.machine() != "x86_64":
