@@ -13,6 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import processes
@@ -58,12 +59,15 @@ def main() -> None:
         folder = arguments.folder or temporary
         shapes = synthetic.decoder(int(arguments.parameters))
         paths = synthetic.write_models(os.path.join(folder, "decoder"), shapes, 2)
-        compare(paths, os.path.join(folder, "against-mergekit"), arguments.methods, arguments.rounds)
+        rows = compare(paths, os.path.join(folder, "against-mergekit"), arguments.methods, arguments.rounds)
+        for done in rows:  # written after each: a run of an hour may be ended
+            found = {"machine": processes.machine(), "parameters": int(arguments.parameters), "rows": done}
+            processes.write_json("against_mergekit", found)
 
 
-def compare(paths: list[str], out: str, methods: list[str], rounds: int) -> None:
-    """Each method in turn, ours before mergekit's."""
-    rows = []
+def compare(paths: list[str], out: str, methods: list[str], rounds: int) -> Iterator[list[dict[str, Any]]]:
+    """Each method in turn, ours before mergekit's; the rows so far."""
+    rows: list[dict[str, Any]] = []
     print(processes.machine())
     print(f"{'method':18} {'sdmw s':>7} {'CPU s':>6} {'MB':>5} {'mergekit s':>10} {'CPU s':>6} {'MB':>6} {'ratio':>6}")
     for method in methods:
@@ -79,7 +83,7 @@ def compare(paths: list[str], out: str, methods: list[str], rounds: int) -> None
             flush=True,
         )
         rows.append({"method": method, "ratio": ratio, "pairs": [[measured(one) for one in pair] for pair in pairs]})
-        processes.write_json("against_mergekit", {"machine": processes.machine(), "rows": rows})
+        yield rows
 
 
 def recipe(paths: list[str], method: str) -> dict[str, Any]:
