@@ -149,7 +149,7 @@ def test_rows_longer_than_a_tile_and_many_columns_keep_to_the_plan(kernels, tmp_
     assert planned >= size
 
 
-@pytest.mark.parametrize("name", BY_VECTOR)
+@pytest.mark.parametrize("name", BY_VECTOR if ALL else ["della"])
 def test_a_single_long_row_is_merged_in_the_least_budget(kernels, tmp_path, name):
     """In tiles of the smallest size, of which it has more than a hundred."""
     asked, _ = by_vector(tmp_path, name, 2 * ROW)

@@ -12,6 +12,7 @@ import pytest
 
 import sdmw
 from documented import ROOT
+from faults.worlds import ALL
 
 torch = pytest.importorskip("torch", reason="needs the parity extra")
 transformers = pytest.importorskip("transformers", reason="needs the parity extra")
@@ -145,6 +146,7 @@ def quiet():
     transformers.logging.disable_progress_bar()
 
 
+@pytest.mark.skipif(not ALL, reason="imports every class; scripts/test --all")
 def test_the_table_is_what_transformers_ties():
     """Written anew by scripts/tied."""
     done = subprocess.run([sys.executable, ROOT / "scripts" / "tied", "--check"], capture_output=True, text=True)

@@ -16,6 +16,7 @@ import sdmw
 from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
+from faults.worlds import ALL
 from sdmw.checkpoints.formats import read
 from sdmw.errors import CheckpointError, InputChangedError, PlanError, UsageError
 from sdmw.planning import budget
@@ -485,6 +486,7 @@ def test_nothing_stays_mapped(world):
         assert [line for line in maps if str(world) in line] == []
 
 
+@pytest.mark.skipif(not ALL, reason="takes many runs; scripts/test --all")
 def test_the_process_holds_no_more_after_many_runs(world):
     """Of mappings: what is loaded once, as the kernels are, is not loaded again."""
 
