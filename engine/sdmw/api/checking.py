@@ -109,7 +109,7 @@ def verify(
     from sdmw.checkpoints import formats
     from sdmw.planning.build import kernels_of
     from sdmw.planning.inputs import Inputs, not_found
-    from sdmw.reporting.reading import contradictions, decisions_of, read_report, recipe_of
+    from sdmw.reporting.reading import contradictions, decisions_of, fingerprints_of, read_report, recipe_of
     from sdmw.running import verification
     from sdmw.running.context import working
     from sdmw.running.documents import decided
@@ -132,8 +132,7 @@ def verify(
             return verification.verify_checksums(merged, report.pieces, report.headers, files, context, lost)
     prepared = prepared_of(recipe, access, threads=threads, ignore_unknown=True)
     if isinstance(prepared.inputs, Inputs):
-        fingerprints = [(each.model, each.size, each.header, each.sample or "") for each in report.inputs]
-        verification.check_inputs(prepared.inputs.sources, fingerprints)
+        verification.check_inputs(prepared.inputs.sources, fingerprints_of(report))
         verification.check_configs(prepared.inputs.sources, report.configs)
     planned = sound(prepared.plan())
     # Whether tied heads differ was found out by the merge: what it wrote tells.

@@ -57,7 +57,7 @@ def alone(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
 def is_made(prepared: Prepared) -> bool:
     """Whether its target already has the result of the same recipe, inputs and version."""
     from sdmw.checkpoints import formats
-    from sdmw.reporting.reading import read_report, recipe_of
+    from sdmw.reporting.reading import fingerprints_of, read_report, recipe_of
     from sdmw.running.verification import check_configs, check_inputs
 
     target, inputs = prepared.options.target, prepared.inputs
@@ -68,9 +68,7 @@ def is_made(prepared: Prepared) -> bool:
         formats.read(target, prepared.access)
         with open(recipe_of(target), encoding="utf-8") as file:
             same = file.read() == prepared.recipe.text and report.version == __version__
-        check_inputs(
-            inputs.sources, [(each.model, each.size, each.header, each.sample or "") for each in report.inputs]
-        )
+        check_inputs(inputs.sources, fingerprints_of(report))
         check_configs(inputs.sources, report.configs)
     except (SdmwError, OSError, UnicodeDecodeError):
         return False

@@ -1,4 +1,4 @@
-"""Tensors whose names are alike but for their numbers: of many such one is told, and how many there are."""
+"""Tensors whose names are alike but for their numbers: of many such, one is named, with their number."""
 
 import re
 from collections.abc import Iterable

@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def place(self) -> tuple[str, int]:
-        """The folder, told apart from the same with the files of a merge that is not written."""
+        """The folder; with the files of a merge that is not written it is another place."""
         return self.path, id(self.files) if self.files else 0
 
     @property

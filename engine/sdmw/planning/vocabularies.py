@@ -39,7 +39,7 @@ def vocabularies(recipe: Recipe, inputs: Inputs) -> Vocabularies | list[Problem]
     own_source = recipe.tokenizer_of
     source = inputs.base if own_source is None else inputs.tokenizer or _folder_of(own_source, inputs)
     if wanted == Vocabulary("base") and not any(map(has_tokenizer, folders.values())):
-        return None  # rows that differ are told where shapes are compared
+        return None  # rows that differ are found where shapes are compared
     if wanted in (Vocabulary("base"), Vocabulary("union")) and _are_alike(named, folders):
         return None
     read, problems = _read([inputs.base, source, *folders.values()])

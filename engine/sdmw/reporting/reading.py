@@ -211,6 +211,11 @@ def _not_vouched_for(report: Report, plan: Plan) -> Iterator[Problem]:
         yield Problem(os.path.join(out, REPORT), f"a checksum of {quoted(name)}", "none", CHANGED)
 
 
+def fingerprints_of(report: Report) -> list[tuple[str, int, str, str]]:
+    """What a report says of each input file: the model, bytes, the header's hash, the sample's; empty in schema 1."""
+    return [(each.model, each.size, each.header, each.sample or "") for each in report.inputs]
+
+
 def recipe_of(path: str) -> str:
     """The recipe that stands in a merged checkpoint.
 

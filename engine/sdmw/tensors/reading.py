@@ -81,7 +81,7 @@ def read_runs(
     offsets, bytes_of, to = info.offset + firsts * itemsize, sizes * itemsize, places * itemsize
     with _opened(info) as fd:
         done = gather(fd, offsets, bytes_of, to, out.ctypes.data)
-        # What the kernel could not read is tried once more, so that the error is told.
+        # What the kernel could not read is tried once more, to learn the error.
         for run in range(done, firsts.size):
             part = memoryview(out.data).cast("B")[to[run] : to[run] + bytes_of[run]]
             _fill(info, fd, part, int(offsets[run]))

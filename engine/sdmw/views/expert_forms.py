@@ -4,7 +4,7 @@
     fused   X.experts.gate_up_proj (E, 2I, H), .down_proj (E, H, I)
 
 A fused tensor may be transposed (Llama 4, Qwen3-VL-MoE) and may alternate gate and up (gpt-oss). Both forms may have
-biases, and there are experts without a gate. Orders of axes are told by letters, the outermost first: e the expert,
+biases, and there are experts without a gate. Orders of axes are written as letters, the outermost first: e the expert,
 g gate or up, i the inner size, h the hidden one.
 
 Source: transformers 5.24, `conversion_mapping.py` and the `forward` of the models; tests/peers/test_experts.py holds

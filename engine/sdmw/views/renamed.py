@@ -19,7 +19,7 @@ from sdmw.views.spellings import plainly_spelled
 
 _TRIED = 5  # names of a model that suggest a prefix
 _MOST = 64  # prefixes that are tried
-_TOLD = 3  # prefixes that are told
+_TOLD = 3  # kinds of change that are named
 Prefixes = tuple[str, str]  # what is taken off, what is put before
 
 
