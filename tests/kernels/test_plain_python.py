@@ -79,8 +79,10 @@ equal = np.zeros((2, 8), np.int64)
 delta = np.abs(arrays[1].astype(np.float32) - arrays[0].astype(np.float32))
 patterns = np.array([delta[20].view(np.uint32), 0], np.uint32)
 cuts.count_equal(addresses, codes, count, 70, np.array([0, -1]), patterns, 65, equal)
-found = [cuts.find_equal(addresses, codes, count, 70, model, patterns[model], 2) for model in (0, -1)]
-results += [equal, np.array(found)]
+found = np.array([[-1, 2], [-1, 2]])
+for model in (0, -1):
+    cuts.find_equal(addresses, codes, count, 70, model, patterns[model], found[model])
+results += [equal, found]
 bad = cuts.merge_kept(
     addresses, codes, count, 70, np.array([[0x7F800000, place << 16]] * 2, np.uint32), np.array([[-1, 90]] * 2),
     weights[1:], weights[:2], True, True, one, out.ctypes.data, F32,

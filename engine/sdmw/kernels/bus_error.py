@@ -4,13 +4,11 @@ The kernel raises SIGBUS where a mapped page cannot be read: its file was trunca
 written in Python would need the GIL, which the interrupted thread may hold or not.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.core import types
 
-from sdmw.kernels.jit import callback, words64
+from sdmw.kernels.jit import External, callback, words64
 
 # Where the table lies is part of the machine code, which is cached for all processes: a place that Linux gives to
 # nobody by itself, half way between programs and libraries.
@@ -24,23 +22,13 @@ _PAGE = 4096
 _SIGBUS = 7
 _READ, _FIXED_PRIVATE_ANONYMOUS = 1, 0x10 | 0x02 | 0x20
 
-_mmap: Any = types.ExternalFunction(
-    "mmap", types.int64(types.int64, types.int64, types.int32, types.int32, types.int32, types.int64)
-)
-_signal: Any = types.ExternalFunction("signal", types.int64(types.int32, types.int64))
+_mmap = External("mmap", "int64", "int64", "int64", "int32", "int32", "int32", "int64")
+_signal = External("signal", "int64", "int32", "int64")
 
 
-@cache
-def handler() -> Any:
-    """The handler compiled, or loaded from the cache of kernels; its `address` goes to sigaction with SA_SIGINFO.
-
-    Once a process: machine code that was loaded is never released.
-    """
-    signature = types.void(types.int32, types.int64, types.int64)
-    return callback(signature, _on_bus_error)
-
-
-def _on_bus_error(signum: Any, info: Any, context: Any) -> None:
+@callback("int32", "int64", "int64")
+def handler(signum: Any, info: Any, context: Any) -> None:
+    """What sigaction is given, with SA_SIGINFO: the signal, the address of siginfo_t, and that of the context."""
     table = words64(TABLE, FIRST + 2 * RANGES)
     address = words64(info + _ADDRESS, 1)[0]
     for number in range(table[COUNT]):

@@ -53,10 +53,11 @@ def count_equal(
 
 
 @kernel
-def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, pattern: Any, left: int) -> Any:
-    """(n+1),(n+1),(),(),(),(),(): the element of a model's `left`-th magnitude that equals a pattern, or −1.
+def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, pattern: Any, found: Any) -> None:
+    """(n+1),(n+1),(),(),(),(),(2): find the element of a model's so many-th magnitude that equals a pattern.
 
-    And how many are left then. The model is given by its number, the pattern as uint32. Of model −1 it is the variance.
+    `found` is int64: the element, put there where it is met, and how many have to be met still. The model is given by
+    its number, the pattern as uint32. Of model -1 it is the variance.
     """
     base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
     scratch, ranked = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
@@ -66,10 +67,10 @@ def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, p
         ranked_by(addresses, codes, model, start, size, base, deltas, scratch, ranked)
         for i in range(size):
             if ranked[i] == wanted:
-                left -= 1
-                if left == 0:
-                    return first + start + i, 0
-    return -1, left
+                found[1] -= 1
+                if found[1] == 0:
+                    found[0] = first + start + i
+                    return
 
 
 @kernel

@@ -1,69 +1,109 @@
-"""How a kernel is compiled, and what Numba has no word for."""
+"""What a kernel is, and words for it that Python has and Numba has not; nothing here needs Numba.
+
+A kernel is a Python function that runs as machine code: linked from the cache of kernels (`linking.py`), or, where that
+has not been done, compiled by Numba when it is called first (`compiler.py`).
+"""
 
 import ctypes
+import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import config, sigutils, types
-from numba.core.ccallback import CFunc
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
-
-from sdmw.kernels.cache import keep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Kernel:
+    """A function that runs as machine code.
+
+    Attributes:
+        py_func: the Python function.
+        inlined: it is compiled into whatever kernel calls it, and into nothing else.
+        linked: its machine code as a function; None before that is there.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, inlined: bool = False) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func = function
+        self.inlined = inlined
+        self.linked: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.linked is None:
+            self.linked = self.py_func if disabled() else _compiled(self)
+        return self.linked(*arguments)
+
+    def __reduce__(self) -> str:
+        return self.py_func.__qualname__
+
+
+class Callback:
+    """A function that C calls.
+
+    Attributes:
+        py_func: the Python function.
+        takes: Numba's names of the types of its arguments; it returns nothing.
+        linked: the address of its machine code; None before that is there.
+    """
+
+    def __init__(self, function: Callable[..., None], takes: tuple[str, ...]) -> None:
+        self.py_func = function
+        self.takes = takes
+        self.linked: int | None = None
+
+    @property
+    def address(self) -> int:
+        """Of its machine code, for C."""
+        if self.linked is None:
+            from sdmw.kernels import compiler
+
+            self.linked = compiler.called_by_c(self).address
+        return self.linked
+
+
+class External:
+    """A function of the C library, for kernels alone.
+
+    Attributes:
+        name: its symbol.
+        gives: Numba's name of the type of its result.
+        takes: Numba's names of the types of its arguments.
+    """
+
+    def __init__(self, name: str, gives: str, *takes: str) -> None:
+        self.name, self.gives, self.takes = name, gives, takes
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise TypeError(f"{self.name} is for compiled kernels")
+
+
 def kernel(function: F) -> F:
-    """Compile on first call: no object mode, no GIL, cached on disk, no fast-math, so each operation rounds once."""
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    if not config.DISABLE_JIT:
-        keep(compiled, function)
-    return compiled  # type: ignore[no-any-return]
+    """A kernel: without object mode, the GIL and fast-math, so each operation rounds once."""
+    return Kernel(function)  # type: ignore[return-value]
 
 
 def part(function: F) -> F:
-    """Compile as `kernel` does, into whatever kernel calls it; not cached by itself.
-
-    Numba names what it caches of a function made in another one by the functions that it uses, and by other names in
-    every process.
-    """
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+    """A function that is made in another one and compiled into the kernel that calls it."""
+    return Kernel(function, inlined=True)  # type: ignore[return-value]
 
 
-def callback(signature: Any, function: Callable[..., Any]) -> Any:
-    """Compile a C callback now, or load it from the cache of kernels; its `address` is that of the machine code."""
-    compiled = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
-    keep(compiled, function)
-    compiled.compile()
-    return compiled
+def callback(*takes: str) -> Callable[[Callable[..., None]], Callback]:
+    """A function that C calls, with Numba's names of the types of its arguments."""
+    return lambda function: Callback(function, takes)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits_of(typing_context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
+def disabled() -> bool:
+    """Whether kernels run as plain Python, by Numba's own setting."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of(typing_context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
+def _compiled(one: Kernel) -> Callable[..., Any]:
+    from sdmw.kernels import compiler  # takes a third of a second, which a run that links its kernels saves
 
-    return types.float32(types.uint32), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing_context: Any, address: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), generate
+    return compiler.called(one)
 
 
 def bits_of(value: np.float32) -> np.uint32:
@@ -98,35 +138,3 @@ def words64(address: int, count: int) -> NDArray[np.int64]:
 
 def _bytes_at(address: int, size: int) -> Any:
     return (ctypes.c_uint8 * size).from_address(int(address))
-
-
-@overload(bits_of, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_bits_of(value: Any) -> Any:
-    return lambda value: _bits_of(value)
-
-
-@overload(float_of, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_float_of(bits: Any) -> Any:
-    return lambda bits: _float_of(bits)
-
-
-@overload(widened, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_widened(word: Any) -> Any:
-    if word == types.uint16:
-        return lambda word: _float_of(np.uint32(word) << np.uint32(16))
-    return lambda word: _float_of(word)
-
-
-@overload(words16, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_words16(address: Any, count: Any) -> Any:
-    return lambda address, count: numba.carray(_pointer(address), (count,), np.uint16)
-
-
-@overload(words32, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_words32(address: Any, count: Any) -> Any:
-    return lambda address, count: numba.carray(_pointer(address), (count,), np.uint32)
-
-
-@overload(words64, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_words64(address: Any, count: Any) -> Any:
-    return lambda address, count: numba.carray(_pointer(address), (count,), np.int64)

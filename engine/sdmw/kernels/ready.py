@@ -17,13 +17,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Literal
 
-from sdmw.kernels import calls, folder
+from sdmw.kernels import calls, folder, objects
+from sdmw.kernels.jit import disabled
 
 State = Literal["missing", "kept", "loaded", "here"]
 
 _CHILD = (
     "import sys; groups = sys.argv[1].split(); sys.path[:] = sys.argv[2:]; "
-    "from sdmw.kernels import ready; sys.exit(ready.fill(groups))"
+    "from sdmw.kernels import ready; ready.fill(groups)"
 )
 _MADV_DONTNEED = 4  # from asm-generic/mman-common.h
 
@@ -46,7 +47,7 @@ def state(groups: Collection[str] = ()) -> State:
     lacking = _lacking(groups)
     if not lacking:
         return "loaded"
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" or folder.folder() is None:
+    if disabled() or folder.folder() is None:
         return "here"
     return "kept" if all(map(_is_complete, lacking)) else "missing"
 
@@ -82,78 +83,76 @@ def prepare(
     found, lacking = state(groups), _lacking(groups)
     if found in ("missing", "here") and not _here:
         announce(found == "missing")
-    if found == "missing" and not _compiled_elsewhere(lacking):
+    if found in ("kept", "missing") and not _loaded_from_cache(lacking, undisturbed):
         found = "here"
-    if found in ("kept", "missing"):
-        with undisturbed:
-            _load(lacking)
-        _loaded.update(lacking)
-    _here = found == "here" or folder.warned()
+    _here = found == "here"
     return not _here
 
 
-def _compiled_elsewhere(groups: Collection[str]) -> bool:
-    # The child finds modules where this process does. What it would say is not shown: this process meets it too.
-    command = [sys.executable, "-c", _CHILD, " ".join(groups), *sys.path]
-    quiet = subprocess.DEVNULL
-    for _ in range(2):  # the first may have met a damaged cache, and mended it
-        try:
-            done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, check=False)
-        except (OSError, ValueError):  # no such program, or no more processes
+def _loaded_from_cache(groups: Collection[str], undisturbed: AbstractContextManager[object]) -> bool:
+    from sdmw.kernels import linking  # LLVM, which planning does without
+
+    for _ in range(2):  # what is damaged is removed, and compiled again
+        if not all(map(_is_complete, groups)) and not _compiled_elsewhere(groups):
             return False
-        if done.returncode == 0 and all(map(_is_complete, groups)):
-            return True
+        try:
+            with undisturbed:
+                for group in groups:
+                    linking.link(objects.read(_path(group)))
+                    _loaded.add(group)
+                _release_compiler()
+        except objects.DamagedError:
+            continue
+        except linking.UnlinkableError as error:
+            folder.warn(str(error))
+            return False
+        return True
     return False
 
 
-def _load(groups: Collection[str]) -> None:
-    # Three times, for a lower peak, which the number of kernels does not raise: importing the compiler maps other pages
-    # of it than loading does, and the first thing that is loaded maps most of those.
-    calls.call(groups, _release_compiler)
-    _release_compiler()
+def _compiled_elsewhere(groups: Collection[str]) -> bool:
+    # The child finds modules where this process does.
+    command = [sys.executable, "-c", _CHILD, " ".join(groups), *sys.path]
+    for _ in range(2):  # somebody may have ended the first
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        except (OSError, ValueError) as error:  # no such program, or no more processes
+            folder.warn(str(error))
+            return False
+        if done.returncode == 0 and all(map(_is_complete, groups)):
+            return True
+    said = done.stderr.strip().splitlines()
+    folder.warn(said[-1] if said else f"the process that compiles them ended with status {done.returncode}")
+    return False
 
 
-def fill(groups: Collection[str]) -> int:
-    """Compile groups of kernels into the cache and note that it has them; the child's work, and its exit code."""
+def fill(groups: Collection[str]) -> None:
+    """Compile groups of kernels into the cache; the child's work."""
+    from sdmw.kernels import compiler
+
     with suppress(OSError):  # where memory is short this process goes first, and the merge goes on without it
         Path("/proc/self/oom_score_adj").write_text("1000")
     place = folder.folder()
-    if place is None:
-        return 1
+    assert place is not None
     with _alone(Path(place, "lock")):
         for group in (each for each in groups if not _is_complete(each)):
-            calls.call([group], lambda: None)
-            if folder.warned():
-                return 1
-            paths = (path for each in calls.modules(group) for path in Path(place).rglob(f"{each}.*.nb[ci]"))
-            names = sorted(str(path.relative_to(place)) for path in paths)
-            marker = _marker(group)
-            written = marker.with_name(f"{marker.name}.{os.getpid()}")
-            written.write_text("\n".join(names))
-            written.replace(marker)
-    return 0
+            objects.write(_path(group), compiler.compiled(group))
 
 
 def _is_complete(group: str) -> bool:
-    """Whether the cache has every kernel of a group for this processor, these sources and these libraries."""
-    try:
-        marker = _marker(group)
-        return all(os.path.getsize(marker.parent / name) for name in marker.read_text().splitlines())
-    except OSError:
-        return False
+    """Whether the cache has the kernels of a group for this processor, these sources and these libraries."""
+    return _path(group).is_file()
 
 
-def _marker(group: str) -> Path:
-    """A file that lists what a complete cache has of a group. Its name has what Numba asks for before it loads any."""
+def _path(group: str) -> Path:
+    """The file of a group; its name has what its content depends on beside the sources, which name the folder."""
     place = folder.folder()
     assert place is not None
-    sources = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(__file__).parent.glob("*.py"))]
     parts = (
-        sys.implementation.cache_tag, *map(importlib.metadata.version, ("numba", "llvmlite", "numpy")),
-        str(Path(__file__).parent), sources, _processor(),
+        sys.implementation.cache_tag, *map(importlib.metadata.version, ("numba", "llvmlite")), _processor(),
         sorted(each for each in os.environ.items() if each[0].startswith("NUMBA_")),
     )  # fmt: skip
-    return Path(place, f"complete-{group}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}")
+    return Path(place, f"{group}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.zip")
 
 
 def _processor() -> list[str]:

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-from numba.core import types
 
-from sdmw.kernels.jit import kernel
+from sdmw.kernels.jit import External, kernel
 
-_pread: Any = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
+_pread = External("pread", "int64", "int32", "int64", "int64", "int64")
 
 
 @kernel

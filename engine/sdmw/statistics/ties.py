@@ -142,19 +142,19 @@ class LastTakenCounter:
         self._begin()
 
     def _begin(self) -> None:
-        self._found, self._left = [-1] * len(self._look.taken), [each.count for each in self._look.taken]
+        self._found = np.array([(-1, each.count) for each in self._look.taken], np.int64).reshape(-1, 2)
 
     def add(self, tile: Tile) -> None:
         """Look through a tile."""
         for number, each in enumerate(self._look.taken):
-            if self._left[number] and each.start <= tile.first < each.stop:
-                self._found[number], self._left[number] = self._find(
+            if self._found[number, 1] and each.start <= tile.first < each.stop:
+                self._find(
                     tile.addresses, tile.codes, tile.count, tile.first, each.tied.model, np.uint32(each.tied.pattern),
-                    self._left[number],
+                    self._found[number],
                 )  # fmt: skip
 
     def result(self) -> tuple[int, ...]:
         """What was found."""
-        found = tuple(map(int, self._found))
+        found = tuple(map(int, self._found[:, 0]))
         self._begin()
         return found

@@ -66,7 +66,7 @@ def guard_for_good() -> None:
 def _handling() -> bytes:
     from sdmw.kernels import bus_error
 
-    return _SIGACTION.pack(bus_error.handler().address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
+    return _SIGACTION.pack(bus_error.handler.address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
 
 
 def protect(address: int, size: int) -> None:
