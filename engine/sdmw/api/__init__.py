@@ -1,8 +1,28 @@
-"""The public functions; each composes the other folders and does nothing itself."""
+"""The public functions; each composes the other folders and does nothing itself.
 
-from sdmw.api.archiving import apply, pack, revert
-from sdmw.api.checking import inspect, verify
-from sdmw.api.extracting import extract
-from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
+Each is loaded with its file when it is first used: a merge does without what archives need.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdmw.api.archiving import apply, pack, revert
+    from sdmw.api.checking import inspect, verify
+    from sdmw.api.extracting import extract
+    from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
 
 __all__ = ["apply", "explain", "extract", "inspect", "merge", "open", "pack", "plan", "revert", "verify"]
+
+_HOMES = {
+    **dict.fromkeys(("apply", "pack", "revert"), "archiving"),
+    **dict.fromkeys(("inspect", "verify"), "checking"),
+    "extract": "extracting",
+    **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"sdmw.api.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'sdmw.api' has no attribute {name!r}")

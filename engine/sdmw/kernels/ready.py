@@ -8,7 +8,7 @@ child process has compiled is loaded from the cache of kernels in a moment. A ke
 import ctypes
 import fcntl
 import hashlib
-import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -149,10 +149,22 @@ def _path(group: str) -> Path:
     place = folder.folder()
     assert place is not None
     parts = (
-        sys.implementation.cache_tag, *map(importlib.metadata.version, ("numba", "llvmlite")), _processor(),
+        sys.implementation.cache_tag, *map(_release, ("numba", "llvmlite")), _processor(),
         sorted(each for each in os.environ.items() if each[0].startswith("NUMBA_")),
     )  # fmt: skip
     return Path(place, f"{group}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.zip")
+
+
+def _release(package: str) -> str:
+    """Which release of a package is installed: what its own file says, since metadata takes longer to find."""
+    found = importlib.util.find_spec(package)
+    assert found is not None and found.origin is not None
+    try:
+        return Path(found.origin).with_name("_version.py").read_text()
+    except OSError:
+        from importlib.metadata import version
+
+        return version(package)
 
 
 def _processor() -> list[str]:
