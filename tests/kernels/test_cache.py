@@ -1,15 +1,16 @@
 """Machine code is kept where nobody else can write, never outlives its source, and never ends a run."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import sdmw
-from faults.worlds import ALL
 from sdmw.kernels import folder
 
 PACKAGE = Path(sdmw.__file__).parent
@@ -20,16 +21,29 @@ from sdmw.kernels.jit import kernel, widened
 def probe(words, out):
     out[0] = widened(words[0])
 """
+GROUP = """
+
+def _probe():
+    from sdmw.kernels import probe
+
+    yield probe.probe, (np.zeros(0, np.uint16), np.zeros(0, np.float32))
+
+
+CALLS["probe"] = _probe
+"""
 PROGRAM = """
 import sys
 import numpy as np
+from sdmw.kernels import ready
 from sdmw.kernels.probe import probe
 
+told = []
+ready.prepare(told.append)
 out = np.zeros(1, np.float32)
 probe(np.array([0x3F80], np.uint16), out)  # 1.0 in bfloat16
-print(out[0], probe._cache.__class__.__name__, sum(probe.stats.cache_hits.values()))
+print(out[0], *told, "here" if "numba" in sys.modules else "linked")
 """
-KEPT, LOADED, NOT_KEPT = ["1.0", "_Kept", "0"], ["1.0", "_Kept", "1"], ["1.0", "NullCache", "0"]
+KEPT, LOADED, NOT_KEPT = ["1.0", "True", "linked"], ["1.0", "linked"], ["1.0", "False", "here"]
 
 
 class World:
@@ -50,18 +64,22 @@ class World:
         for name in ("__init__.py", "version.py"):
             shutil.copy(PACKAGE / name, self.sources.parent)
         (self.sources / "probe.py").write_text(PROBE)
+        groups = self.sources / "calls.py"
+        groups.write_text(groups.read_text().replace('ALWAYS = "tiles"', 'ALWAYS = "probe"') + GROUP)
 
-    def run(self, before="", **environment):
+    def run(self, before="", after="", **environment):
         """The words that the probe prints, and the warnings."""
         done = subprocess.run(
-            [sys.executable, "-c", before + PROGRAM], env={**self.environment, **environment}, capture_output=True,
-            text=True, timeout=120, check=False,
+            [sys.executable, "-c", before + PROGRAM + after], env={**self.environment, **environment},
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.split(), [line for line in done.stderr.splitlines() if "Warning: " in line]
 
-    def files(self, suffix):
-        return sorted(self.root.rglob(f"*{suffix}"))
+    def kept(self):
+        """The file of the probe's machine code."""
+        (path,) = self.root.rglob("*.zip")
+        return path
 
 
 @pytest.fixture
@@ -72,15 +90,15 @@ def world(tmp_path):
 def test_an_edit_of_an_inlined_function_in_another_file_is_seen(world):
     assert world.run() == (KEPT, [])
     assert world.run() == (LOADED, [])
-    jit = world.sources / "jit.py"
-    text = jit.read_text()
+    compiler = world.sources / "compiler.py"
+    text = compiler.read_text()
     edited = text.replace(
         "np.uint32(word) << np.uint32(16))\n    return", "np.uint32(word) << np.uint32(17))\n    return"
     )
     assert edited != text
-    jit.write_text(edited)
+    compiler.write_text(edited)
     assert world.run()[0][0] != "1.0"
-    jit.write_text(text)
+    compiler.write_text(text)
     assert world.run() == (LOADED, [])  # the older folder was left: another version may use it
 
 
@@ -184,32 +202,77 @@ def test_no_temporary_files_are_needed_where_the_users_cache_is_good(world):
     assert (words, len(warnings)) == (NOT_KEPT, 1)
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "a directory"] if ALL else ["cut"])
-def test_a_damaged_cache_is_a_warning_and_is_mended(world, suffix, damage):
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "a bit", "another's entries"])
+def test_a_damaged_cache_is_made_again(world, damage):
     world.run()
-    (path,) = world.files(suffix)
-    content = path.read_bytes()
-    if damage == "a directory":
-        path.unlink()
-        path.mkdir()
+    path = world.kept()
+    content = bytearray(path.read_bytes())
+    if damage == "another's entries":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("entries.json", '[{"unknown": 1}]')
     else:
-        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "noise": os.urandom(500)}[damage])
+        flipped = content.copy()
+        flipped[len(content) // 2] ^= 4
+        damaged = {"empty": b"", "cut": content[: len(content) // 2], "noise": os.urandom(500), "a bit": flipped}
+        path.write_bytes(damaged[damage])
     words, warnings = world.run()
-    assert (words, len(warnings)) == (KEPT, 1)
-    assert str(world.root) in warnings[0]
-    if damage == "a directory":  # code that cannot be opened is compiled anew, and then cannot be kept
-        assert "as kept there is damaged (" in warnings[0] or "IsADirectoryError" in warnings[0]
-        assert world.run()[0] == KEPT
-    else:
-        assert "as kept there is damaged (" in warnings[0]
-        assert world.run() == (LOADED, [])
+    assert (words[0], words[-1], warnings) == ("1.0", "linked", [])
+    assert world.run() == (LOADED, [])
+
+
+def test_a_directory_in_the_place_of_a_file_is_a_warning(world):
+    world.run()
+    path = world.kept()
+    path.unlink()
+    path.mkdir()
+    words, (warning,) = world.run()
+    assert (words, str(path) in warning) == (["1.0", "True", "here"], True)
+
+
+def test_what_another_library_would_have_to_define_is_not_called(world):
+    """A symbol that nothing defines: LLVM would put zero in its place."""
+    world.run()
+    path = world.kept()
+    with zipfile.ZipFile(path) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    entries = json.loads(found["entries.json"])
+    entries[0]["needs"].append("nobody_has_this")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**found, "entries.json": json.dumps(entries)}.items():
+            archive.writestr(name, content)
+    words, (warning,) = world.run()
+    assert words == ["1.0", "here"]
+    assert "no nobody_has_this" in warning
 
 
 def test_a_full_disk_is_a_warning(world):
     full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
     words, warnings = world.run(full + "import sys; sys.dont_write_bytecode = True\n")
-    assert (words, len(warnings)) == (KEPT, 1)
+    assert (words, len(warnings)) == (["1.0", "True", "here"], 1)
+
+
+@pytest.mark.parametrize("before", ["", "import numba\n"], ids=["first", "after Numba"])
+def test_numba_works_in_the_same_process(world, before):
+    """Whichever comes first: both have one runtime for memory."""
+    world.run()
+    after = (
+        "import numba\n"
+        "@numba.njit\ndef both(n):\n    return np.arange(n).sum() + np.sin(1.0)\n"
+        "assert both(5) == 10 + np.sin(1.0)\n"
+        "probe(np.array([0x4000], np.uint16), out)\nassert out[0] == 2\n"
+    )
+    world.run(before, after)
+
+
+def test_a_kernel_takes_what_it_was_compiled_for_alone(world):
+    world.run()
+    refused = (
+        "import pytest\n"
+        "for words in (np.zeros(1, np.int16), np.zeros((1, 1), np.uint16), np.zeros(4, np.uint16)[::2]):\n"
+        "    with pytest.raises(TypeError, match='probe takes uint16: as argument 0'): probe(words, out)\n"
+        "with pytest.raises(TypeError, match='takes 2 arguments, not 1'): probe(out)\n"
+    )
+    assert world.run("", refused) == (LOADED, [])
 
 
 def test_the_command_line_says_it_in_one_line(world, tmp_path):

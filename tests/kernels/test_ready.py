@@ -26,7 +26,7 @@ SDM_W = {
 LINEAR = {**SDM_W, "merge_method": "linear", "parameters": {"weight": 0.5}}
 ADAPTERS = [{"model": str(DATA / f"{name}-lora"), "parameters": {"weight": 0.5}} for name in ("corp", "func")]
 
-# Merges, and prints what it told, the peak, the bound, and how many kernels were compiled in it.
+# Merges, and prints what it told, the peak, the bound, and whether kernels were compiled in it.
 MERGE = """
 import json, sys
 import sdmw
@@ -35,9 +35,7 @@ options = json.loads(sys.argv[1])
 report = sdmw.merge(*options.pop("arguments"), progress=lambda event: told.append(type(event).__name__), **options)
 with open("/proc/self/status") as file:  # ru_maxrss would be our own, from before this program was begun
     peak = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-modules = [module for name, module in sys.modules.items() if name.startswith("sdmw.kernels.")]
-kernels = {id(each): each for module in modules for each in vars(module).values() if hasattr(each, "stats")}.values()
-compiled = sum(sum(each.stats.cache_misses.values()) for each in kernels)
+compiled = "numba" in sys.modules
 print(json.dumps([told[0], peak, report.run.planned_peak, compiled]))
 """
 # A process that can neither keep machine code nor make temporary files.
@@ -88,14 +86,14 @@ def test_a_first_run_keeps_to_the_plan(warm):
     _, (first, peak, planned, compiled) = warm
     assert first == "Compiling"
     assert peak <= planned
-    assert compiled == 0
+    assert not compiled
 
 
 @pytest.mark.skipif(not ALL, reason="compiles for another minute; scripts/test --all")
 def test_a_first_run_keeps_to_a_small_budget(tmp_path):
     budget = least_budget(tmp_path, SDM_W)
     first, peak, planned, compiled = merged(tmp_path, SDM_W, tmp_path / "out", budget=budget)
-    assert (first, compiled) == ("Compiling", 0)
+    assert (first, compiled) == ("Compiling", False)
     assert peak <= planned <= sdmw.sizes.parse_size(budget, "budget")
 
 
@@ -103,7 +101,7 @@ def test_a_first_run_keeps_to_a_small_budget(tmp_path):
 def test_what_is_compiled_in_the_process_is_counted(tmp_path, before):
     home = "/proc" if before is NOWHERE else tmp_path
     first, peak, planned, compiled = merged(home, SDM_W, tmp_path / "out", before=before)
-    assert (first, compiled > 0) == ("Compiling", True)
+    assert (first, compiled) == ("Compiling", True)
     assert peak <= planned
 
 
@@ -146,17 +144,17 @@ SOME = {name: RECIPES[name] for name in RECIPES if ALL or name.split()[0] in ("s
 def test_whatever_is_merged_finds_its_kernels_compiled(warm, tmp_path, recipe):
     """By a child where the cache has other methods' alone; and then there is nothing to compile."""
     first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "out")
-    assert (first in ("Planned", "Compiling"), compiled) == (True, 0)
+    assert (first in ("Planned", "Compiling"), compiled) == (True, False)
     assert peak <= planned
     first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "again")
-    assert (first, compiled) == ("Planned", 0)
+    assert (first, compiled) == ("Planned", False)
     assert peak <= planned
 
 
 def test_whoever_looks_again_finds_its_kernels_compiled(warm, tmp_path):
     """Further looks open the low bits of bins, and happen where a bracket misses."""
     never = "from sdmw.statistics import histogram\nhistogram.bracket = lambda *_: None\n"
-    assert merged(warm[0], SDM_W, tmp_path / "out", before=never)[3] == 0
+    assert merged(warm[0], SDM_W, tmp_path / "out", before=never)[3] is False
 
 
 def test_the_compiler_s_pages_are_let_go(warm, tmp_path):
@@ -201,8 +199,8 @@ def test_two_that_begin_at_once(tmp_path, second):
     told = [finished(each) for each in both]
     assert [each[0] for each in told] == ["Compiling", "Compiling"]
     assert all(peak <= planned for _, peak, planned, _ in told)
-    assert told[1][3] == 0
-    assert merged(tmp_path, SDM_W, tmp_path / "out")[3] == 0
+    assert told[1][3] is False
+    assert merged(tmp_path, SDM_W, tmp_path / "out")[3] is False
     assert merged(tmp_path, SDM_W, tmp_path / "again")[0] == "Planned"
 
 
@@ -222,9 +220,7 @@ def test_an_interrupt_while_they_are_compiled_ends_it_at_once(tmp_path):
     assert os.listdir(tmp_path) == ["sdmw"]
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", ["gone", "empty"])
-def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatch, suffix, damage):
+def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatch):
     place = tmp_path / "place"
     subprocess.run(["cp", "-a", next((warm[0] / "sdmw" / "kernels").iterdir()), place], check=True)
     monkeypatch.setattr(ready, "_loaded", set())
@@ -232,10 +228,8 @@ def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatc
     monkeypatch.setattr(folder, "folder", lambda: str(place))
     monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
     assert ready.state() == "kept"
-    path = next(place.rglob(f"{calls.ALWAYS}.*{suffix}"))
-    path.unlink()
-    if damage == "empty":
-        path.touch()
-    assert ready.state() == "missing"
-    monkeypatch.setattr(ready, "_processor", lambda: "another")
+    with monkeypatch.context() as other:
+        other.setattr(ready, "_processor", lambda: "another")
+        assert ready.state() == "missing"
+    next(place.glob(f"{calls.ALWAYS}-*.zip")).unlink()
     assert ready.state() == "missing"

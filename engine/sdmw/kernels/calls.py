@@ -58,7 +58,10 @@ def _consensus() -> Iterator[Call]:
     from sdmw.kernels import consensus, tiles
     from sdmw.kernels.bins import BINS
 
-    yield consensus.count_variances, (_BASE, _BASE, 0, np.zeros(tiles.PACKED, np.uint64), _integers(BINS), _integers(BINS))
+    yield (
+        consensus.count_variances,
+        (_BASE, _BASE, 0, np.zeros(tiles.PACKED, np.uint64), _integers(BINS), _integers(BINS)),
+    )
     yield consensus.count_low_variances, (_BASE, _BASE, 0, 0, _integers(1))
     yield consensus.sum_squares, (_BASE, _BASE, 0, 0, True, np.uint32(0), 0, _integers(0, 1, 2))
     yield consensus.merge_agreeing, (_BASE, _BASE, 0, 0, True, np.uint32(0), 0, _NONE, 0, 0)

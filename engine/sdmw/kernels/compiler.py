@@ -14,8 +14,8 @@ from numba.core.typing import signature
 from numba.extending import intrinsic, overload, typeof_impl
 
 from sdmw.kernels import calls
-from sdmw.kernels.jit import Callback, External, Kernel, bits_of, float_of, widened, words16, words32, words64
 from sdmw.kernels.entry import Entry
+from sdmw.kernels.jit import Callback, External, Kernel, bits_of, float_of, widened, words16, words32, words64
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _UNWRAPPED = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # Python does not call it

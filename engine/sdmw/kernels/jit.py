@@ -32,6 +32,7 @@ class Kernel:
         self.linked: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run it; one that has not been linked is compiled first."""
         if self.linked is None:
             self.linked = self.py_func if disabled() else _compiled(self)
         return self.linked(*arguments)
@@ -77,6 +78,7 @@ class External:
         self.name, self.gives, self.takes = name, gives, takes
 
     def __call__(self, *arguments: Any) -> Any:
+        """TypeError: plain Python has other ways."""
         raise TypeError(f"{self.name} is for compiled kernels")
 
 

@@ -28,7 +28,6 @@ _NUMBERS = {
     "int64": ctypes.c_int64, "uint64": ctypes.c_uint64, "uint32": ctypes.c_uint32, "float32": ctypes.c_float,
     "float64": ctypes.c_double, "bool": ctypes.c_uint8,
 }  # fmt: skip
-_PYTHON = {"bool": bool, "float32": float, "float64": float}
 
 
 class UnlinkableError(Exception):
@@ -54,7 +53,8 @@ def link(objects: Iterable[tuple[Entry, bytes]]) -> None:
         if isinstance(one, Callback):
             one.linked = address
         else:
-            assert isinstance(one, Kernel) and entry.takes is not None
+            assert isinstance(one, Kernel)
+            assert entry.takes is not None
             one.linked = _function(entry.name, address, entry.takes, entry.gives)
 
 
@@ -75,7 +75,8 @@ def _runtime() -> Any:
     """The part of Numba that machine code calls for memory, without the rest of Numba, which takes long to import."""
     if _RUNTIME not in sys.modules:
         numba = importlib.util.find_spec("numba")
-        assert numba is not None and numba.submodule_search_locations
+        assert numba is not None
+        assert numba.submodule_search_locations
         place = Path(numba.submodule_search_locations[0], "core", "runtime")
         name = _RUNTIME.rpartition(".")[2]
         path = next(path for suffix in EXTENSION_SUFFIXES if (path := place / f"{name}{suffix}").exists())
@@ -89,19 +90,13 @@ def _runtime() -> Any:
 
 
 def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Callable[..., Any]:
-    """Machine code as a Python function, which lets go of the GIL; it takes the types that it was compiled for alone."""
+    """Machine code as a Python function, without the GIL; it takes the types that it was compiled for alone."""
+    arrays = {place: (np.dtype(kind.rstrip(":")), kind.count(":")) for place, kind in enumerate(takes) if ":" in kind}
     kinds: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
-    arrays: dict[int, tuple[np.dtype[Any], int]] = {}
     for place, kind in enumerate(takes):
-        dtype, axes = kind.rstrip(":"), kind.count(":")
-        if axes:
-            arrays[place] = np.dtype(dtype), axes
-            kinds += [ctypes.c_int64] * (5 + 2 * axes)
-        else:
-            kinds.append(_NUMBERS[dtype])
+        kinds += [ctypes.c_int64] * (5 + 2 * arrays[place][1]) if place in arrays else [_NUMBERS[kind]]
     code = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
-    result_kind = _NUMBERS.get(gives, ctypes.c_void_p)
-    python = _PYTHON.get(gives, int)
+    result_kind: Any = _NUMBERS.get(gives, ctypes.c_void_p)
 
     def run(*arguments: Any) -> Any:
         if len(arguments) != len(takes):
@@ -111,14 +106,12 @@ def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Ca
             if place not in arrays:
                 words.append(given)
                 continue
-            dtype, axes = arrays[place]
-            if given.dtype != dtype or given.ndim != axes or not given.flags.c_contiguous:
+            if (given.dtype, given.ndim) != arrays[place] or not given.flags.c_contiguous:
                 raise TypeError(f"{name} takes {takes[place]} as argument {place}, not {given.dtype}{given.shape}")
             words += (0, 0, given.size, given.itemsize, given.ctypes.data, *given.shape, *given.strides)
         result, exception = result_kind(), ctypes.c_void_p()
-        status = code(ctypes.addressof(result), ctypes.addressof(exception), *words)
-        if status not in _FINE:
+        if code(ctypes.addressof(result), ctypes.addressof(exception), *words) not in _FINE:
             raise MemoryError(f"{name} found no memory")  # nothing else is raised in a kernel
-        return None if gives == "none" else python(result.value)
+        return bool(result.value) if gives == "bool" else result.value
 
     return run

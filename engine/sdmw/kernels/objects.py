@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sdmw.kernels.entry import Entry
 
@@ -25,7 +26,7 @@ def write(path: Path, objects: Iterable[tuple[Entry, bytes]]) -> None:
         objects: each function, and the object file that it is in.
     """
     written = path.with_name(f"{path.name}.{os.getpid()}")
-    entries = []
+    entries: list[dict[str, Any]] = []
     with zipfile.ZipFile(written, "w") as archive:
         for entry, content in objects:
             archive.writestr(str(len(entries)), content)

@@ -158,7 +158,8 @@ def _path(group: str) -> Path:
 def _release(package: str) -> str:
     """Which release of a package is installed: what its own file says, since metadata takes longer to find."""
     found = importlib.util.find_spec(package)
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     try:
         return Path(found.origin).with_name("_version.py").read_text()
     except OSError:
