@@ -8,12 +8,14 @@ PROGRAM = """
 import sys
 import numpy as np
 import ml_dtypes
+from sdmw.kernels import calls, ready
 from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
 from sdmw.statistics.near import bracket
 
+ready.prepare(lambda _once: None, groups=list(calls.CALLS))
 rng = np.random.default_rng(5)
 count = 300
 stored = {F32: np.float32, F16: np.float16, BF16: ml_dtypes.bfloat16}

@@ -87,8 +87,8 @@ def exact_total(values: Any, count: int, partials: Any) -> float:
         before = total
         total = before + partials[used]
         low = partials[used] - (total - before)
-    # Half way between two numbers what is left below decides.
-    if used > 0 and low * partials[used - 1] > 0.0:
+    # Half way between two numbers what is left below decides: its sign, since a product could underflow.
+    if used > 0 and (low > 0.0) == (partials[used - 1] > 0.0):
         twice = total + 2.0 * low
         total = twice if twice - total == 2.0 * low else total
     return total
