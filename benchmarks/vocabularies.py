@@ -57,9 +57,7 @@ def write_tokenizer(path: str, size: int, number: int) -> None:
 def compare(paths: list[str], out: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Each way of aligning, paired with a merge that does not."""
     print(processes.machine())
-    print(
-        f"{'tokenizer_source':17} {'s':>6} {'CPU s':>6} {'MB':>5} {'unaligned s':>12} {'CPU s':>6} {'MB':>5} {'ratio':>6}"
-    )
+    print(f"{'aligned to':17} {'s':>6} {'CPU s':>6} {'MB':>5} {'unaligned s':>12} {'CPU s':>6} {'MB':>5} {'ratio':>6}")
     for source in SOURCES:
         pairs = [(run(paths, out, source), run(paths, out, None)) for _ in range(rounds)]
         ratio = statistics.median(aligned.wall_s / plain.wall_s for aligned, plain in pairs)
