@@ -208,6 +208,16 @@ class TestFields:
             "r.yaml:3:5: models.0.model: missing. Write model",
         ]
 
+    def test_a_fault_of_a_model_hides_none_of_its_parameters(self, here):
+        (here / "r.yaml").write_text(
+            "merge_method: sdm_w\nbase_model: b\nmodels:\n  - modl: c\n    parameters: {wieght: 1}\n"
+        )
+        assert refused("r.yaml") == [
+            "r.yaml:4:5: models.0.model: missing. Write model",
+            "r.yaml:4:5: models.0.modl: unknown field. Did you mean model?",
+            "r.yaml:5:18: models.0.parameters.wieght: unknown parameter of sdm_w. Did you mean weight?",
+        ]
+
     def test_unknown_fields(self):
         assert refused(sdm_w(zzz=1)) == [f"zzz: unknown field. Known: {ALL_FIELDS}"]
         assert refused(sdm_w(models=[{"model": "a", "weight": 1}])) == [

@@ -26,6 +26,8 @@ STRING = rb'"(?:[^"\\]|\\.)*"'
 _PART = re.compile(STRING + rb'|[\[\]{}]|[^\s"\[\]{}]+', re.DOTALL)  # a string, a bracket, what lies between
 ENTRY = re.compile(rb"(%b)\s*:\s*([^\s,}]+)|}" % STRING, re.DOTALL)  # a token with its number, or the end of all
 _MERGE = re.compile(rb"\[\s*(%b)\s*,\s*(%b)\s*\]|(%b)|\]" % ((STRING,) * 3), re.DOTALL)  # a pair, or the end of all
+_FLAT = rb'[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_REST = re.compile(rb"(?>%b|[\[{](?>%b)*+[\]}])*+[\]}]" % (_FLAT, _FLAT), re.DOTALL)  # of two levels of brackets
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
 MODEL_TYPE = (b'"model"', b'"type"', b'"type"')
 Place = tuple[int, bytes, bytes]  # depth, the key at the top that it is under, its own key, both in quotes
@@ -39,8 +41,14 @@ def is_of_tokenizer(path: str) -> bool:
     return path in _FILES or path in (TOKENIZER, "special_tokens_map.json", "added_tokens.json", "merges.txt")
 
 
-def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
-    """Which of `NUMBERS` and `SPLITS` differ between two checkpoints; none where no two files can be compared."""
+def differing_parts(one: Checkpoint, other: Checkpoint, *, numbers: bool = True) -> list[str]:
+    """Which of `NUMBERS` and `SPLITS` differ between two checkpoints; none where no two files can be compared.
+
+    Args:
+        one: the first.
+        other: the second.
+        numbers: compare the parts that give tokens their numbers too, which are nearly all of the file.
+    """
     try:
         both = names(one) & names(other)
         name = next((each for each in _FILES if each in both), None)
@@ -52,9 +60,11 @@ def differing_parts(one: Checkpoint, other: Checkpoint) -> list[str]:
     if first == second or is_pointer(first) or is_pointer(second):
         return []
     if name != FAST:
-        return ["vocab"]
-    ours, theirs = parts_of(first, _READERS), parts_of(second, _READERS)
-    differing = [part for part in (*NUMBERS, *SPLITS) if ours.get(part) != theirs.get(part)]
+        return ["vocab"] if numbers else []
+    readers = _READERS if numbers else _READERS_OF_SPLITS
+    ours, theirs = parts_of(first, readers), parts_of(second, readers)
+    compared = (*NUMBERS, *SPLITS) if numbers else SPLITS
+    differing = [part for part in compared if ours.get(part) != theirs.get(part)]
     return [part for part in differing if part != "type" or (part in ours and part in theirs)]  # old files lack it
 
 
@@ -113,11 +123,19 @@ def _part(raw: bytes, place: int) -> tuple[object, int]:
     return xxhash.xxh3_128_digest(said.encode()), place
 
 
-_READERS: Readers = {
-    VOCABULARY: _vocabulary,
-    (3, b'"model"', b'"merges"'): _merges,
-    **{(2, key, key): _part for key in (b'"added_tokens"', *(f'"{part}"'.encode() for part in SPLITS[1:]))},
+def _skipped(raw: bytes, place: int) -> tuple[object, int]:
+    """A large part that nobody asks for."""
+    match = _REST.match(raw, place)
+    return None, match.end() if match else len(raw)
+
+
+_MERGES: Place = (3, b'"model"', b'"merges"')
+_READERS_OF_SPLITS: Readers = {
+    VOCABULARY: _skipped,
+    _MERGES: _skipped,
+    **{(2, key, key): _part for key in (f'"{part}"'.encode() for part in SPLITS[1:])},
 }
+_READERS: Readers = {**_READERS_OF_SPLITS, VOCABULARY: _vocabulary, _MERGES: _merges, ADDED: _part}
 
 
 def parts_of(raw: bytes, readers: Readers) -> dict[str, object]:

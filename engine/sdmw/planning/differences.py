@@ -99,8 +99,8 @@ def _tokenizers(name: str, own: Checkpoint, model: Checkpoint, whose: str, *, nu
         numbers: tokens keep their numbers, which must then be the same.
     """
     of = "the base's" if whose == "base" else f"that of {quoted(whose)}"
-    parts = differing_parts(own, model)
-    if numbers and any(part in NUMBERS for part in parts):
+    parts = differing_parts(own, model, numbers=numbers)
+    if any(part in NUMBERS for part in parts):
         yield (
             f"model {quoted(name)}: its tokenizer differs from {of}, which the output has; "
             "its tokens may have other numbers: `tokenizer_source: base` in the recipe merges them token by token"

@@ -241,6 +241,9 @@ def _slice(
             part if isinstance(part, str) else "",
         )
 
+    for at, beside in given.models:
+        if (*at, "model") not in references:  # the model is at fault: its parameters are held against the method too
+            settings.read(beside.get("parameters"), (*at, "parameters"), "model")
     own_base = place[1] if place[0] != ("base_model",) else None
     if base and base not in entries:
         base = (base[0], base[1], None)  # a note says that its parameters are ignored
