@@ -45,6 +45,9 @@ WITHOUT = {
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",
+    "Choose another source of the tokenizer": "needs numbers with gaps: tests/test_vocabularies.py",
+    "Add it in the recipe, under tokenizer, beside its source: tokens: HERE": "needs a model with a token for images: "
+    "tests/test_vocabularies.py",
     "Choose another random_seed": "needs deltas made for the words of a seed: tests/methods/test_long_rows.py",
     "Check the network": "needs the network to fail: tests/storage/test_locate.py",
     "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",

@@ -2,12 +2,14 @@
 
 import json
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import sdmw
 from adapters_on_disk import adapter_of, write_adapter
@@ -32,9 +34,15 @@ def world(tmp_path, monkeypatch):
     }
 
 
+def rewritten(name, *arguments, **options):
+    """A model in the place of another."""
+    shutil.rmtree(name)
+    return write_model(name, *arguments, **options)
+
+
 def merged(recipe, out="out", **options):
     Path(f"{out}.yaml").write_text(recipe)
-    sdmw.merge(f"{out}.yaml", out, progress=False, **options)
+    sdmw.merge(f"{out}.yaml", out, progress=False, overwrite=True, **options)
     assert sdmw.verify(out, progress=False).problems == ()
     return load_file(f"{out}/model.safetensors")
 
@@ -95,7 +103,9 @@ class TestSources:
         np.testing.assert_allclose(out[EMBEDDING], mean_of(rows), rtol=1e-6)
         assert not out[EMBEDDING][[1, 3]].any()
         (warning,) = [each for each in sdmw.plan("out.yaml").warnings if "zero" in each]
-        assert warning == "2 rows of the vocabulary have no token, or one that no model has: they are zero"
+        assert warning == (
+            "2 rows of the vocabulary without a token, or with one that no model has: zero in the output"
+        )
 
     def test_the_unlike_dtypes_of_models(self, world):
         write_model("h", ["<unk>", "x", "v"], seed=5, dtype="F16")
@@ -468,3 +478,140 @@ class TestOddTokenizers:
         Path("far/model.safetensors").unlink()
         (problem,) = problems_of(LINEAR + "tokenizer_source: far\n")
         assert "far/tokenizer.json: expected numbers of tokens below 16,777,216, found 1,073,741,824" in problem
+
+
+class TestNumbersOfAddedTokens:
+    """What tokenizer.json says must be what the `tokenizers` library makes of it: that numbers added tokens itself."""
+
+    @pytest.mark.parametrize(
+        ("plain", "added", "said"),
+        [
+            ({"<unk>": 0, "x": 1, "y": 5}, (), "5 as the largest, where 3 comes next"),
+            ({"<unk>": 0, "x": 1, "y": 2}, [(7, "<s>")], "7 as the largest, where 4 comes next"),
+            ({"<unk>": 0, "x": 1, "y": 1}, (), "1 as the largest, where 3 comes next"),
+        ],
+        ids=["a gap", "an added token behind a gap", "two of one number"],
+    )
+    def test_a_source_whose_numbers_have_gaps_takes_no_more(self, world, plain, added, said):
+        rewritten("base", plain, added, rows=8)
+        (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
+        assert said in problem
+        assert problem.endswith("Choose another source of the tokenizer")
+        assert problems_of(LINEAR + "tokenizer_source: a\n") == []
+
+    def test_what_is_written_is_what_the_library_reads(self, world):
+        tokenizers = pytest.importorskip("tokenizers")
+        rewritten("a", ["<unk>", "y", "", "z"], ["<s>", "y", "<im>"])  # of which one is plain too, and one is empty
+        merged(LINEAR + "tokenizer_source: union\n")
+        read = tokenizers.Tokenizer.from_file("out/tokenizer.json")
+        assert {token: read.token_to_id(token) for token in tokens_of("out")} == tokens_of("out")
+        assert "" not in tokens_of("out")
+
+
+class TestConfigsThatNameTokens:
+    NAMED: ClassVar = {
+        "eos_token_id": [3, 1], "suppress_tokens": [1, 2], "begin_suppress_tokens": [2],
+        "bad_words_ids": [[1, 2], [0]], "forced_decoder_ids": [[1, 2], [2, None]], "lang_to_id": {"<x>": 1},
+        "decoder_start_token_id": 99,
+    }  # fmt: skip
+
+    def test_all_get_the_new_numbers(self, world):
+        Path("base/generation_config.json").write_text(json.dumps(self.NAMED))
+        merged(LINEAR + "tokenizer_source: a\n")  # <unk> y x z <s> <im>
+        assert json.loads(Path("out/generation_config.json").read_text()) == {
+            "eos_token_id": [4, 2], "suppress_tokens": [2, 1], "begin_suppress_tokens": [1],
+            "bad_words_ids": [[2, 1], [0]], "forced_decoder_ids": [[1, 1], [2, None]], "lang_to_id": {"<x>": 2},
+            "decoder_start_token_id": 99,
+        }  # fmt: skip
+
+    def test_tokens_that_are_gone_are_named_no_more(self, world):
+        said = {**self.NAMED, "pad_token_id": 2, "eos_token_id": 3}
+        Path("base/generation_config.json").write_text(json.dumps(said))
+        merged(LINEAR + "tokenizer_source: b\n")  # <unk> x w z <im> <end>
+        found = json.loads(Path("out/generation_config.json").read_text())
+        assert found == {
+            "eos_token_id": None, "suppress_tokens": [1], "begin_suppress_tokens": [], "bad_words_ids": [[0]],
+            "forced_decoder_ids": [[2, None]], "lang_to_id": {"<x>": 1}, "decoder_start_token_id": 99,
+            "pad_token_id": None,
+        }  # fmt: skip
+        warnings = sdmw.plan("out.yaml").warnings
+        assert (
+            "generation_config.json: eos_token_id, pad_token_id: the output has no such token, and names none there"
+            in warnings
+        )
+        assert "config.json: eos_token_id: the output has no such token, and names none there" in warnings
+
+    def test_a_token_that_the_model_cannot_do_without_is_asked_for(self, world):
+        rewritten("base", ["<unk>", "x", "y"], ["<s>", "<image>"], config={"image_token_index": 4})
+        (problem,) = problems_of(LINEAR + "tokenizer_source: b\n")
+        added = 'tokens: {"<image>": {"source": "base"}}'
+        assert problem == (
+            f"{Path('base').resolve()}/config.json: image_token_index: expected a token of the output, "
+            f"found '<image>', which it lacks. Add it in the recipe, under tokenizer, beside its source: {added}"
+        )
+        merged(LINEAR + f"tokenizer: {{source: b, {added}}}\n")
+        assert config()["image_token_index"] == tokens_of("out")["<image>"] == 6
+
+
+class TestOtherTensorsOfTokens:
+    def more(self, name, tensors, **config):
+        """A model with further tensors, saved again."""
+        path = Path(name, "model.safetensors")
+        save_file({**load_file(path), **tensors}, path)
+        before = json.loads(Path(name, "config.json").read_text())
+        Path(name, "config.json").write_text(json.dumps({**before, **config}))
+
+    @pytest.mark.parametrize(
+        ("tensor", "shape"),
+        [("final_logits_bias", (1, 4)), ("model.embed_tokens_per_layer.weight", (4, 8))],
+    )
+    def test_what_cannot_be_aligned_is_refused(self, world, tensor, shape):
+        for name in world:
+            self.more(name, {tensor: np.ones(shape, np.float32)})
+        (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
+        assert f"{tensor}': expected no vocabulary but embeddings, heads and their biases" in problem
+        for name in ("a", "b"):
+            Path(name, "tokenizer.json").write_bytes(Path("base/tokenizer.json").read_bytes())
+            rewritten(name, ["<unk>", "x", "y"], ["<s>"], seed=4)
+            self.more(name, {tensor: np.ones(shape, np.float32)})
+        merged(LINEAR + "tokenizer_source: union\n")  # where nothing moves, nothing need be aligned
+
+    def test_the_head_of_a_layer_for_drafting(self, world):
+        """DeepSeek-V3."""
+        name = "model.layers.1.shared_head.head.weight"
+        for model in world:
+            self.more(model, {name: world[model][HEAD] * np.float32(2)})
+            world[model][name] = world[model][HEAD] * np.float32(2)
+        out = merged(LINEAR + "tokenizer_source: union\n")
+        np.testing.assert_allclose(out[name], mean_of(expected(world, UNION, tensor=name, base="base")), rtol=1e-6)
+
+    def test_an_embedding_with_more_rows_than_the_head_has_tokens(self, world):
+        """Llama 3.2 Vision: eight rows of the embedding are of tokens that are only read."""
+        for name in ("base", "a", "b"):
+            rewritten(name, ["<unk>", "x", "y"], ["<image>"], rows=3, seed=len(name), config={"image_token_index": 3})
+            self.more(name, {EMBEDDING: np.full((11, 6), len(name), np.float32)}, vocab_size=3)
+        Path("a/tokenizer_config.json").write_text("{}")  # so that files tell nothing
+        for source in ("base", "union"):
+            out = merged(LINEAR + f"tokenizer_source: {source}\n")
+            assert (out[EMBEDDING].shape, out[HEAD].shape) == ((11, 6), (3, 6))
+            assert (config()["vocab_size"], config()["image_token_index"]) == (3, 3)
+        rewritten("b", ["<unk>", "x", "y", "z"], ["<image>"], rows=4, config={"image_token_index": 4})
+        self.more("b", {EMBEDDING: np.ones((12, 6), np.float32)}, vocab_size=4)
+        (problem, *_) = problems_of(LINEAR + "tokenizer_source: union\n")
+        assert "expected as many rows in all tensors of its vocabulary, to align them" in problem
+
+    def test_zeros_of_any_tensor_are_said(self, world):
+        """The head comes from another slice than the embedding, and one of both lacks a token."""
+        world = {name: rewritten(name, ["<unk>", "x"], more, seed=2) for name, more in (("a", ()), ("b", ["<im>"]))}
+        for name in world:
+            self.more(name, {Q.replace(".0.", ".1."): np.ones((6, 6), np.float32)}, num_hidden_layers=2)
+        for first, last, zero in (("a", "b", EMBEDDING), ("b", "a", HEAD)):
+            recipe = (
+                "merge_method: passthrough\nbase_model: base\ntokenizer_source: union\nslices:\n"
+                f"- sources: [{{model: {first}, layer_range: [0, 1]}}]\n"
+                f"- sources: [{{model: {last}, layer_range: [1, 2]}}]\n"
+            )
+            out = merged(recipe)
+            place = tokens_of("out")["<im>"]
+            assert not out[zero][place].any()
+            assert any(each.startswith("3 rows of the vocabulary without") for each in sdmw.plan("out.yaml").warnings)

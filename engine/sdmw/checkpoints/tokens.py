@@ -8,7 +8,7 @@ import os
 import re
 from array import array
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,15 @@ class Tokens:
         numbers: (tokens) int64, of each.
         added: by hash, those that are not of the vocabulary proper: as tokenizer.json has them.
         in_file: hashes of those of `added` that tokenizer.json has.
+        following: the number that the `tokenizers` library gives the next token that is added: it numbers on from how
+            many tokens the vocabulary has, or from the largest number of one that was added.
     """
 
     hashes: Hashes
     numbers: Numbers
     added: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     in_file: frozenset[int] = frozenset()
+    following: int = 0
 
     def of(self, hashes: Hashes) -> Numbers:
         """The number of each token; -1 where there is none."""
@@ -67,7 +70,7 @@ class Tokens:
     def below(self, rows: int) -> "Tokens":
         """Those with a number below this."""
         kept = self.numbers < rows
-        return Tokens(self.hashes[kept], self.numbers[kept], self.added, self.in_file)
+        return replace(self, hashes=self.hashes[kept], numbers=self.numbers[kept])
 
     def in_order(self) -> tuple[Numbers, Hashes]:
         """Numbers, ascending, and the token of each; of two with one number the one that was added."""
@@ -102,7 +105,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens | None:
     added: dict[int, Mapping[str, Any]] = {}
     for entry in added_entries(raw):
         added[hash_of(entry["content"])] = entry
-    in_file = frozenset(added)
+    in_file, following = frozenset(added), _following(hashes, numbers, added)
     for entry in _decoder(checkpoint):
         added.setdefault(hash_of(entry["content"]), entry)
     hashes.extend(added)
@@ -110,7 +113,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens | None:
     if not of_vocabulary and not added:
         where = os.path.join(checkpoint.path, FAST)
         raise CheckpointError([Problem(where, "tokens under model.vocab", "none", CONVERT)])
-    return _sorted(hashes, numbers, added, in_file)
+    return replace(_sorted(hashes, numbers), added=added, in_file=in_file, following=following)
 
 
 def digest_of(checkpoint: Checkpoint) -> bytes:
@@ -204,10 +207,18 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-def _sorted(
-    hashes: "array[int]", numbers: "array[int]", added: Mapping[int, Mapping[str, Any]], in_file: frozenset[int]
-) -> Tokens:
+def _following(hashes: "array[int]", numbers: "array[int]", added: Mapping[int, Mapping[str, Any]]) -> int:
+    """What comes after the added tokens of tokenizer.json as `tokenizers` numbers them, whatever their entries say."""
+    plain = _sorted(hashes, numbers).of(np.fromiter(added, np.uint64, len(added)))
+    largest, size = -1, len(hashes)
+    for number, entry in zip(plain.tolist(), added.values(), strict=True):
+        if entry["content"]:  # an empty one is passed over
+            largest = max(largest, number if number >= 0 else max(size, largest + 1))
+    return max(size, largest + 1)
+
+
+def _sorted(hashes: "array[int]", numbers: "array[int]") -> Tokens:
     """Ascending; of a token that is listed twice the last number counts."""
     every, each = np.array(hashes, np.uint64)[::-1], np.array(numbers, np.int64)[::-1]
     unique, first = np.unique(every, return_index=True)
-    return Tokens(unique, each[first], added, in_file)
+    return Tokens(unique, each[first])

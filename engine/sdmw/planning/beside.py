@@ -17,6 +17,7 @@ from sdmw.planning.chat_template import with_templates
 from sdmw.planning.differences import differences
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.output_tokens import Vocabularies
+from sdmw.planning.vocabulary_notes import lost_tokens
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.models import AUTO
 from sdmw.recipes.recipe import Recipe
@@ -113,8 +114,10 @@ def files_beside(recipe: Recipe, inputs: Inputs, vocabularies: Vocabularies | No
     written |= {path: content for each in taken for path, content in each.written.items()}
     if taken[0].written:
         copied, files = ([path for path in paths if not is_template(path)] for paths in (copied, files))
+    lost: tuple[str, ...] = ()
     if vocabularies:
-        written |= _renumbered(recipe.generation_config, base, written.get(GENERATION), vocabularies)
+        found, lost = _renumbered(recipe.generation_config, base, written.get(GENERATION), vocabularies)
+        written |= found
     differing = differences(recipe, inputs, source)
     return Beside(
         copied=tuple(path for path in copied if path not in written),
@@ -126,7 +129,7 @@ def files_beside(recipe: Recipe, inputs: Inputs, vocabularies: Vocabularies | No
             *missed(base.path, skipped, follow_links=base.follow_links),
             *(problem for each in taken for problem in each.problems),
         ),
-        warnings=(*differing.warnings, *remarks(base.path, copied, skipped)),
+        warnings=(*differing.warnings, *remarks(base.path, copied, skipped), *lost_tokens(GENERATION, lost)),
         notes=differing.notes,
     )
 
@@ -135,8 +138,10 @@ def _is_of_tokenizer(path: str) -> bool:
     return is_of_tokenizer(path) or is_template(path)
 
 
-def _renumbered(name: str, base: Checkpoint, content: bytes | None, vocabularies: Vocabularies) -> dict[str, bytes]:
-    """generation_config.json, where its tokens have other numbers now; nothing where they have not.
+def _renumbered(
+    name: str, base: Checkpoint, content: bytes | None, vocabularies: Vocabularies
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """generation_config.json, where its tokens have other numbers now, and its keys that name a token no more.
 
     Args:
         name: the model that the recipe takes it from, or "base".
@@ -148,7 +153,9 @@ def _renumbered(name: str, base: Checkpoint, content: bytes | None, vocabularies
     instead = read_object(vocabularies.source, GENERATION)
     old = vocabularies.of.get(name) or vocabularies.of[BASE]
     found = renumbered(config, old, vocabularies.tokens, instead)
-    return {GENERATION: json.dumps(found, indent=2).encode() + b"\n"} if found != config else {}
+    if found.config == config:
+        return {}, ()
+    return {GENERATION: json.dumps(found.config, indent=2).encode() + b"\n"}, found.lost
 
 
 def _chat_template(recipe: Recipe, inputs: Inputs, source: Checkpoint, written: Mapping[str, bytes]) -> Beside:

@@ -21,7 +21,7 @@ from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
 from sdmw.planning.rows import Row, rows
 from sdmw.planning.tables import parted, unparted, unsliced, viewed
-from sdmw.planning.vocabulary_notes import changed_config, said, unknown_tokens
+from sdmw.planning.vocabulary_notes import ChangedConfig, changed_config, said, unknown_tokens
 from sdmw.recipes.recipe import Recipe
 from sdmw.tensors.low_rank import LowRank, factors
 from sdmw.tensors.tensor import Tensor
@@ -125,6 +125,10 @@ def build(
     beside = Beside() if product == "adapter" else beside.less(options.without)
     problems += beside.problems
     dropped = counts.dropped(recipe, tables, tied.heads, wanted)
+    config = ChangedConfig()
+    if vocabularies:
+        config = changed_config(str(recipe.donor), inputs.base, vocabularies, found.resized)
+    problems += config.problems
     plan = Plan(
         recipe=recipe,
         models=tuple(inputs.models),
@@ -140,7 +144,7 @@ def build(
         beside=beside.written,
         tokenizer_from=beside.tokenizer_from,
         tokenizer_files=beside.tokenizer_files,
-        config_changes=changed_config(inputs.base, vocabularies) if vocabularies else {},
+        config_changes=config.values,
         depth=tables.depth,
         product=product,
         target=options.target,
@@ -157,7 +161,7 @@ def build(
             *inputs.notes,
             *beside.notes,
             *counts.integers(recipe, tables),
-            *(said(recipe, vocabularies, found.tallies) if vocabularies else ()),
+            *(said(recipe, vocabularies, found.tallies, found.spare) if vocabularies else ()),
             *_auxiliary(tables, wanted),
         ),
         warnings=(
@@ -168,6 +172,7 @@ def build(
             *unparted(recipe, tied),
             *unsliced(recipe, tables),
             *(unknown_tokens(found.tallies) if vocabularies else ()),
+            *config.warnings,
             *counts.unfollowed_keys(inputs.base, tables.depth),
             *filters.idle(recipe, _names(wanted, tables)),
             *_licences(inputs, beside.copied),

@@ -15,6 +15,8 @@ from sdmw.errors import Problem, quoted, shorten
 from sdmw.recipes.recipe import TokenRow, Vocabulary
 from sdmw.views.vocabulary import BASE, Given, OutputRows, rows_of
 
+_WITHOUT_GAPS = "numbers of tokens without gaps: added ones get the next numbers from the tokenizers library"
+_GAPS = "Choose another source of the tokenizer"
 MOST_ROWS = 1 << 24  # more is no vocabulary; a tokenizer from strangers may number a token as it likes
 
 
@@ -28,7 +30,6 @@ class Vocabularies:
         of: by input, its own, as far as they have rows.
         source: the folder whose tokenizer the output has.
         added: tokens that this lacks.
-        spare: rows behind the tokens that are kept.
         without: inputs that have no tokenizer, so that their tokens are the base's.
     """
 
@@ -37,7 +38,6 @@ class Vocabularies:
     of: Mapping[str, Tokens]
     source: Checkpoint
     added: tuple[Entry, ...] = ()
-    spare: int = 0
     without: tuple[str, ...] = ()
 
 
@@ -75,11 +75,13 @@ class OutputTokens:
         # Those that tokenizer_config.json alone adds are written into tokenizer.json too: new ones get numbers there.
         late = {key: entry for key, entry in whole.added.items() if key not in whole.in_file}
         self._late = sorted((added_token(each["id"], each["content"], each) for each in late.values()), key=_id)
+        self._following = whole.following
 
     def _unite(self, here: Hashes) -> None:
         """The other models' tokens: plain ones first, then added ones; of each model by their numbers."""
         added = {key for tokens in self._tokens.values() for key in tokens.added}
         later: dict[int, tuple[int, str, Entry | None]] = {}
+        here = np.union1d(here, np.array([hash_of("")], np.uint64))  # which no text has
         for name, tokens in self._tokens.items():
             order = tokens.in_order()[1]
             new = order[~np.isin(order, here)].tolist()
@@ -101,53 +103,45 @@ class OutputTokens:
     ) -> Vocabularies | list[Problem]:
         """What the inputs have for these tokens."""
         first, count = self._first, len(self._added)
+        where = os.path.join(source.path, FAST)
         if first + count > MOST_ROWS:
-            where = os.path.join(source.path, FAST)
             return [Problem(where, f"numbers of tokens below {MOST_ROWS:,}", f"{first + count - 1:,}")]
         entries = [added_token(first + n, text, like) for n, (_, text, like) in enumerate(self._added)]
+        late = self._late if entries else []
+        numbered = [_id(each) for each in (*late, *entries)]
+        if numbered != list(range(self._following, self._following + len(numbered))):
+            return [
+                Problem(where, _WITHOUT_GAPS, f"{first - 1} as the largest, where {self._following} comes next", _GAPS)
+            ]
         hashes = np.concatenate([self._hashes, np.array([key for key, _, _ in self._added], np.uint64)])
         numbers = np.concatenate([self._number, np.arange(first, first + count)])
         rows = first + count
-        spare = self._spare(named, rows, hashes, numbers)
-        own = {name: self._own(tokens, hashes, numbers, rows, spare) for name, tokens in self._tokens.items()}
+        own = {name: self._own(tokens, hashes, numbers, rows) for name, tokens in self._tokens.items()}
         places = dict(zip(hashes.tolist(), numbers.tolist(), strict=True)) if self._wanted.tokens else {}
         given, problems = self._given(named, places)
         if problems:
             return shorten(problems)
-        forced = np.zeros(rows + spare, np.bool_)
+        forced = np.zeros(rows, np.bool_)
         forced[[places[hash_of(each.token)] for each in self._wanted.tokens if each.force]] = True
-        padding = -(rows + spare) % self._wanted.multiple
+        unmoved = all(np.array_equal(tokens.of(hashes), numbers) for tokens in self._tokens.values())
+        gaps = np.full(rows, unmoved)
+        gaps[numbers] = False
+        keeps_spare = not self._added and (unmoved or self._wanted.source == "base")
         order = np.argsort(hashes)
         return Vocabularies(
-            OutputRows(own, padding, tuple(given), forced),
+            OutputRows(own, tuple(given), forced, gaps, keeps_spare, self._wanted.multiple),
             Tokens(hashes[order], numbers[order]),
             self._tokens,
             source,
-            (*self._late, *entries) if entries else (),
-            spare,
+            (*late, *entries),
             without,
         )
 
-    def _own(self, tokens: Tokens, hashes: Hashes, numbers: Numbers, rows: int, spare: int) -> Numbers:
-        """The number of each of the output's rows in an input; spare rows have their own."""
-        found = np.full(rows + spare, -1)
+    def _own(self, tokens: Tokens, hashes: Hashes, numbers: Numbers, rows: int) -> Numbers:
+        """The number of each of the output's rows in an input."""
+        found = np.full(rows, -1)
         found[numbers] = tokens.of(hashes)
-        if spare:
-            rest = np.ones(rows + spare, np.bool_)
-            rest[numbers] = False
-            found[rest] = np.flatnonzero(rest)
         return found
-
-    def _spare(self, named: Mapping[str, Checkpoint], rows: int, hashes: Hashes, numbers: Numbers) -> int:
-        """How many rows behind the tokens are kept.
-
-        All, where all inputs have as many rows, and the tokens are the base's, or the same in all.
-        """
-        heights = set(rows_of(named))
-        if len(heights) != 1 or self._added or (most := heights.pop()) < rows:
-            return 0
-        same = all(np.array_equal(tokens.of(hashes), numbers) for tokens in self._tokens.values())
-        return most - rows if same or self._wanted.source == "base" else 0
 
     def _given(self, named: Mapping[str, Checkpoint], places: Mapping[int, int]) -> tuple[list[Given], list[Problem]]:
         """What the recipe says of single tokens, in numbers."""
@@ -160,7 +154,7 @@ class OutputTokens:
             elif each.kind == "model":
                 model = each.model if each.model in self._tokens else BASE
                 number = self._number_of(each, model)
-                if 0 <= number < min(rows_of({model: named[model]}), default=0):
+                if 0 <= number < min(rows_of(named[model]), default=0):
                     found.append(Given(row, model, number, each.force))
                 else:
                     problems.append(_lacking(each))

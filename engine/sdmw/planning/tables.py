@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import NoneType
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import Problem, quoted, some
+from sdmw.errors import Problem, quoted, shorten, some
 from sdmw.methods.method import AnyMethod, own_types
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.output_tokens import Vocabularies
@@ -13,7 +13,7 @@ from sdmw.planning.rows import completed
 from sdmw.recipes.recipe import Recipe
 from sdmw.views.stacked import Tables, comes_after, main_stack, other_stacks, stacked
 from sdmw.views.tied import Ties, ties
-from sdmw.views.vocabulary import BASE, Tally, aligned
+from sdmw.views.vocabulary import BASE, Aligned, Tally, aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +25,31 @@ class Viewed:
         tables: the inputs under the output's names, or what is wrong with the slices.
         compared: what names, shapes and dtypes are compared of: without heads that are not stored.
         tallies: by input, where the rows of its vocabulary come from, if it does not have them as it is.
+        spare: rows of the vocabulary behind those of tokens.
+        resized: the base with the output's rows.
     """
 
     tied: Ties
     tables: Tables | list[Problem]
     compared: Tables
+    resized: Checkpoint
     tallies: Mapping[str, Tally] = field(default_factory=dict)
+    spare: int = 0
 
 
 def viewed(recipe: Recipe, method: AnyMethod, inputs: Inputs, vocabularies: Vocabularies | None) -> Viewed:
     """The inputs with the output's tokens, and under its names."""
     tied = ties(inputs.base, {**inputs.models, **inputs.bases})
-    whole = completed(inputs, tied)
-    tallies: Mapping[str, Tally] = {}
+    found = Aligned(completed(inputs, tied), {})
     if vocabularies is not None:
-        found = aligned(vocabularies.rows, whole, lambda name: _merged_in(recipe, method, inputs, name))
-        whole, tallies = dict(found.checkpoints), found.tallies
-    tables = _tables(recipe, method, inputs, whole)
+        found = aligned(vocabularies.rows, found.checkpoints, lambda name: _merged_in(recipe, method, inputs, name))
+    whole = found.checkpoints
+    tables = _tables(recipe, method, inputs, whole) if not found.problems else shorten(found.problems)
     if recipe.slices and isinstance(tables, Tables):
-        return Viewed(tied, tables, tables, tallies)
+        return Viewed(tied, tables, tables, whole[BASE], found.tallies, found.spare)
     stored = {name: _less(each, tied.absent[name]) for name, each in whole.items()}
     compared = Tables(stored[BASE], {name: stored[name] for name in inputs.models})
-    return Viewed(tied, tables, compared, tallies)
+    return Viewed(tied, tables, compared, whole[BASE], found.tallies, found.spare)
 
 
 def _less(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
