@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.chance import EXPONENTS, LANES, add_magnitudes, fold, words
+from sdmw.kernels.chance import add_magnitudes, words
 from sdmw.kernels.jit import bits_of, kernel
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of, kept_if
@@ -101,7 +101,7 @@ def count_by_bin(patterns: Any, size: int, origin: Any, bins: Any, entries: Any)
         pattern = patterns[i]
         bins[0, np.uint64(bin_of(pattern, origin))] += np.uint32(1)
         entries[0, known] = np.uint64(pattern) << _PATTERN | np.uint64(i)  # without a branch: seldom foreseen
-        known += np.int64((pattern & _LOW) != np.uint32(0))
+        known += int((pattern & _LOW) != np.uint32(0))
     return known
 
 
@@ -171,7 +171,7 @@ def bounds_by_rank(
         least = min(least, np.uint32(below[i] - np.uint32(1)))  # zero is none
         listed = np.uint32(listed + np.uint32((below[i] & _LOW) != np.uint32(0)))
     lowest = np.uint32(least + np.uint32(1)) >> np.uint32(16)
-    width = np.int64(most >> np.uint32(16)) - np.int64(lowest) + 2
+    width = int(np.int64(most >> np.uint32(16)) - np.int64(lowest) + 2)
     if width < bins.shape[1] and np.int64(listed) <= size // 3:
         origin = np.uint32(np.uint32(lowest) - np.uint32(1))
         bounds_by_bin(below, size, origin, width, density, epsilon, entries, counts, bins)
@@ -215,7 +215,7 @@ def sum_kept_by_rank(
     base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
     entries, bins = np.empty((2, row), np.uint64), np.zeros((2, BINS), np.uint32)
     below, counts = np.zeros(row, np.uint32), np.empty((4, DIGITS), np.int64)
-    lanes = np.zeros((addresses.size - 1, 2, LANES, EXPONENTS), np.int64)
+    wide = np.empty(BLOCK, np.float64)
     for start in range(0, count, row):
         for model in range(addresses.size - 1):
             density = densities[model]
@@ -230,11 +230,10 @@ def sum_kept_by_rank(
                 size = min(BLOCK, row - at)
                 decode(addresses[0], codes[0], start + at, size, base)
                 deltas_of(addresses[model + 1], codes[model + 1], start + at, size, base, delta)
-                add_magnitudes(delta, size, lanes[model, 0])
+                add_magnitudes(delta, size, wide, sums[model, 0])
                 if density < 1.0:
                     keep_below(delta, size, first + start + at, keys[model], below, at, drawn)
-                add_magnitudes(delta, size, lanes[model, 1])
-    fold(lanes, sums)
+                add_magnitudes(delta, size, wide, sums[model, 1])
 
 
 @kernel
