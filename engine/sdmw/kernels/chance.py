@@ -16,7 +16,7 @@ from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of, kept_if
 
 EXPONENTS = 256  # of float32
-NEAR = 18  # exponents: 24 bits of a mantissa, and 10 for the sum of BLOCK numbers, are then less than float64 has
+NEAR = 19  # exponents: with 24 bits of a mantissa, and 10 for the sum of BLOCK numbers, as many as float64 has
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

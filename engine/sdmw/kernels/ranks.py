@@ -13,7 +13,7 @@ from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of, kept_if
 
 DIGITS = 256  # by which patterns are sorted, from the lowest of four
-BINS = 4096  # of high halves of patterns, from the lowest in a row: 32 powers of two
+BINS = 3072  # of high halves of patterns, from the lowest in a row: 24 powers of 2
 _PLACE, _PATTERN, _HIGH = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(48)  # of an entry: a mask, and two shifts
 _LOW = np.uint32(0xFFFF)
 
@@ -189,17 +189,18 @@ def bounds_in_row(
         size = min(BLOCK, row - at)
         decode(addresses[0], codes[0], start + at, size, base)
         deltas_of(addresses[model + 1], codes[model + 1], start + at, size, base, delta)
+        patterns = below[at:]
         for i in range(size):
-            below[at + i] = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
+            patterns[i] = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
     bounds_by_rank(below, row, density, epsilon, entries, counts, bins)
 
 
 @kernel
-def keep_below(delta: Any, size: int, first: int, key: Any, below: Any, at: int, drawn: Any) -> None:
-    """Put zero where the word of an element is not below its bound, `below[at]` and on; NaN is kept."""
+def keep_below(delta: Any, size: int, first: int, key: Any, below: Any, drawn: Any) -> None:
+    """Put zero where the word of an element is not below its bound; NaN is kept."""
     words(key, first, size, drawn)
     for i in range(size):
-        kept = (drawn[i] < below[at + i]) | (delta[i] != delta[i])
+        kept = (drawn[i] < below[i]) | (delta[i] != delta[i])
         delta[i] = kept_if(kept, delta[i])
 
 
@@ -232,7 +233,7 @@ def sum_kept_by_rank(
                 deltas_of(addresses[model + 1], codes[model + 1], start + at, size, base, delta)
                 add_magnitudes(delta, size, wide, sums[model, 0])
                 if density < 1.0:
-                    keep_below(delta, size, first + start + at, keys[model], below, at, drawn)
+                    keep_below(delta, size, first + start + at, keys[model], below[at:], drawn)
                 add_magnitudes(delta, size, wide, sums[model, 1])
 
 
@@ -269,7 +270,7 @@ def merge_by_rank(
                 delta, factor = deltas[model], factors[model]
                 deltas_of(addresses[model + 1], codes[model + 1], at, size, base, delta)
                 if densities[model] < 1.0:
-                    keep_below(delta, size, first + at, keys[model], below[model], at - start, drawn)
+                    keep_below(delta, size, first + at, keys[model], below[model, at - start :], drawn)
                 for i in range(size):
                     delta[i] = delta[i] * factor
             combine(deltas, weights, size, vote, normalize, scale, base, total, share)
