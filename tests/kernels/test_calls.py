@@ -10,7 +10,7 @@ from sdmw.methods import all_methods
 
 FOLDER = Path(calls.__file__).parent
 # Functions that kernels call, and no kernels: what is inlined into others is compiled with them.
-INLINED = {"voting"}
+INLINED = {"voting", "elementary"}
 
 
 def kernels_in(module):

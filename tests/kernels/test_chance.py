@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.dare_linear import words as plain_words
-from sdmw.kernels.chance import words
+from sdmw.kernels.chance import EXPONENTS, add_magnitudes, words
 from sdmw.statistics.kept import keys_of
 
 TEXT_KEY = 0x2D05F37CC4B60DAE  # of METHODS.md, section 5
@@ -41,3 +41,19 @@ def test_shares_are_binomial(density):
     deviation = np.sqrt(density * (1 - density) / 750)
     assert abs(np.mean(found) - density) < 4 * deviation / np.sqrt(400)
     assert 0.8 < np.std(found) / deviation < 1.2
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 1024), st.integers(1, 254), st.integers(0, 40), st.booleans())
+def test_sums_of_magnitudes_are_exact(seed, size, lowest, spread, whole):
+    """Whether the exponents of a block are near each other or not, at either end of their range."""
+    rng = np.random.default_rng(seed)
+    exponents = np.minimum(rng.integers(lowest, lowest + spread + 1, size), 254)
+    mantissas = rng.integers(0, 1 << 23, size) * (1 if whole else 0)
+    bits = exponents << 23 | mantissas | rng.integers(0, 2, size) << 31
+    bits = (bits * (rng.random(size) < 0.9)).astype(np.uint32)
+    sums = np.zeros((1, EXPONENTS), np.int64)
+    add_magnitudes(bits.view(np.float32), size, np.full(1024, np.nan), sums[0])
+    found = sum(int(each) << max(exponent, 1) - 1 for exponent, each in enumerate(sums[0]))
+    scaled = (int(abs(value) * 2.0**149) for value in bits.view(np.float32).astype(np.float64))
+    assert found == sum(scaled)
+    assert sums[0, EXPONENTS - 1] == 0

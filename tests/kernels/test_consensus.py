@@ -107,3 +107,20 @@ def test_nan_is_kept():
     deltas = np.array([[np.nan, 1, 2], [0, 1, 5]], np.float32)
     consensus.keep_varied(deltas, 3, 0, np.float32(np.inf), -1, np.empty((2, 3)), np.empty(3, np.float32))
     np.testing.assert_array_equal(deltas, [[np.nan, 0, 0], [0, 0, 0]])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 1024), st.integers(1, 254), st.integers(0, 40), st.booleans())
+def test_sums_of_squares_are_exact_over_any_exponents(seed, size, lowest, spread, whole):
+    """Whether the exponents of a block are near each other or not, at either end of their range."""
+    rng = np.random.default_rng(seed)
+    exponents = np.minimum(rng.integers(lowest, lowest + spread + 1, size), 254)
+    mantissas = rng.integers(0, 1 << 23, size) if whole else (1 << 23) - 1 - rng.integers(0, 2, size)
+    bits = exponents << 23 | mantissas | rng.integers(0, 2, size) << 31
+    values = (bits * (rng.random(size) < 0.9)).astype(np.uint32).view(np.float32)
+    sums = np.zeros((consensus.EXPONENTS, 2), np.int64)
+    consensus.add_squares(values, size, np.full((2, 1024), np.nan), sums)
+    found = sum(
+        ((upper << 24) + lower) << 2 * (max(exponent, 1) - 1) for exponent, (upper, lower) in enumerate(sums.tolist())
+    )
+    assert found == sum(int(value * 2.0**149) ** 2 for value in values.astype(np.float64))
+    assert not sums[consensus.EXPONENTS - 1].any()

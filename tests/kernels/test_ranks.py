@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.della_linear import probabilities
-from sdmw.kernels.ranks import DIGITS, ascending, bounds_by_rank
+from sdmw.kernels.ranks import BINS, DIGITS, ascending, bounds_by_rank
 from sdmw.methods import all_methods
 from sdmw.methods.method import Settings
 
@@ -15,25 +15,19 @@ PATTERNS = st.one_of(
 )
 
 
-def in_order(patterns):
-    keys, places = np.zeros((2, len(patterns)), np.uint32), np.zeros((2, len(patterns)), np.uint32)
-    keys[0] = patterns
-    side = ascending(keys, places, len(patterns), np.ones((4, DIGITS), np.int64))
-    return keys[side], places[side]
-
-
 @given(st.lists(PATTERNS, min_size=1, max_size=300))
 def test_it_sorts_and_keeps_the_order_of_equal_ones(patterns):
-    keys, places = in_order(patterns)
-    expected = np.argsort(np.array(patterns, np.uint32), kind="stable")
-    assert places.tolist() == expected.tolist()
-    assert keys.tolist() == sorted(patterns)
+    entries = np.zeros((2, len(patterns)), np.uint64)
+    entries[0] = [pattern << 32 | place for place, pattern in enumerate(patterns)]
+    found = entries[ascending(entries, len(patterns), np.ones((4, DIGITS), np.int64))]
+    assert found.tolist() == sorted(pattern << 32 | place for place, pattern in enumerate(patterns))
 
 
 def bounds(delta, density, epsilon):
-    keys, places = in_order(np.abs(delta).view(np.uint32))
-    below = np.zeros(delta.size, np.uint32)
-    bounds_by_rank(keys, places, delta.size, density, epsilon, below)
+    below = np.abs(delta).view(np.uint32)
+    entries, bins = np.zeros((2, delta.size), np.uint64), np.zeros((2, BINS), np.uint32)
+    bounds_by_rank(below, delta.size, density, epsilon, entries, np.ones((4, DIGITS), np.int64), bins)
+    assert not bins[0].any()
     return below
 
 
@@ -45,6 +39,18 @@ def test_bounds_are_the_reference(values, given):
     delta = np.array(values, np.float32)
     expected = np.floor(probabilities(delta, *given) * 2.0**32)
     assert bounds(delta, *given).tolist() == expected.tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 700), st.sampled_from([0, 1, 3, 50, 10**5]), st.floats(0, 0.4))
+def test_patterns_whose_low_halves_are_mostly_zero(seed, size, apart, share):
+    """As of deltas between bfloat16 models: few are sorted, in bins with others of low halves or alone."""
+    rng = np.random.default_rng(seed)
+    high = 0x3C00 + rng.integers(0, apart + 1, size) % 0x4000
+    low = rng.integers(0, 3, size) * 0x4001 * (rng.random(size) < share)
+    bits = ((high << 16) + low) * (rng.random(size) < 0.9)
+    delta = bits.astype(np.uint32).view(np.float32)
+    expected = np.floor(probabilities(delta, 0.5, 0.4) * 2.0**32)
+    assert bounds(delta, 0.5, 0.4).tolist() == expected.tolist()
 
 
 def test_equal_magnitudes_share_the_mean_of_their_ranks():

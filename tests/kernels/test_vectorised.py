@@ -6,14 +6,14 @@ import llvmlite.binding as llvm
 import numba
 import pytest
 
-from sdmw.kernels import fusion, tiles
+from sdmw.kernels import divergence, dots, fusion, tiles
 
 FEATURES = llvm.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(not FEATURES.get("avx2"), reason="a processor without AVX2: nothing to look for")
 
 SHORT, FULL = numba.uint16[::1], numba.uint32[::1]
 FLOATS, BITS = numba.float32[::1], numba.uint32[::1]
-ONE = numba.float32
+ONE, DOUBLES = numba.float32, numba.float64[::1]
 
 LOOPS = {
     "magnitudes of bfloat16": (tiles.magnitudes, (SHORT, FLOATS, numba.int64, BITS), "vsubps"),
@@ -27,6 +27,10 @@ LOOPS = {
     "weighted models": (tiles.add_weighted, (SHORT, FLOATS, numba.int64, ONE, FLOATS), "vmulps"),
     "decoding": (tiles.decode, (numba.int64,) * 4 + (FLOATS,), "vpslld"),
     "keys of scores": (fusion.score_keys, (FLOATS, numba.int64, numba.float64, BITS), "vmulpd"),
+    "powers": (divergence.to_powers, (DOUBLES, numba.int64, numba.float64), "vdivpd"),
+    "terms": (divergence.to_terms, (DOUBLES, DOUBLES, numba.int64, numba.float64, numba.float64), "vdivpd"),
+    "products": (dots.add_products, (FLOATS, FLOATS, numba.int64, numba.int64, DOUBLES), "vmulpd"),
+    "sums": (dots.add_values, (DOUBLES, numba.int64, numba.int64, DOUBLES), "vaddpd"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 

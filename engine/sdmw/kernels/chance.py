@@ -3,22 +3,26 @@
 Source: Salmon et al., SC 2011 (Philox-4x32-10); METHODS.md, section 5.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
+from sdmw.kernels.blocks import LANES
+from sdmw.kernels.dots import folded
 from sdmw.kernels.jit import bits_of, kernel, part
+from sdmw.kernels.lanes import add_groups
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import combine, deltas_of, kept_if
 
 EXPONENTS = 256  # of float32
-LANES = 4  # a power of 2
+NEAR = 19  # exponents: with 24 bits of a mantissa, and 10 for the sum of BLOCK numbers, as many as float64 has
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_MANTISSA = np.uint32(0x7FFFFF)
+_MANTISSA, _MAGNITUDE = np.uint32(0x7FFFFF), np.uint32(0x7FFFFFFF)
 
 
 @kernel
@@ -54,26 +58,52 @@ def words(key: Any, first: int, size: int, out: Any) -> None:
 
 
 @kernel
-def add_magnitudes(delta: Any, size: int, lanes: Any) -> None:
-    """(s),(),(LANES,EXPONENTS): add mantissas of finite float32 to int64 sums by exponent; others go to the last one.
-
-    By turns to each lane: a sum waits for the one before it in the same place.
-    """
+def scatter_magnitudes(delta: Any, size: int, sums: Any) -> None:
+    """(s),(),(EXPONENTS): add mantissas of finite float32 to int64 sums by exponent; others go to the last one."""
     for i in range(size):
-        bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
+        bits = bits_of(delta[i]) & _MAGNITUDE
         exponent = bits >> np.uint32(23)
         hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
-        lanes[i & (LANES - 1), exponent] += np.int64((bits & _MANTISSA) | hidden)
+        sums[exponent] += np.int64((bits & _MANTISSA) | hidden)
 
 
 @kernel
-def fold(lanes: Any, sums: Any) -> None:
-    """(n,2,LANES,EXPONENTS),(n,2,EXPONENTS): add what the lanes hold."""
-    for model in range(lanes.shape[0]):
-        for which in range(2):
-            for lane in range(LANES):
-                for exponent in range(EXPONENTS):
-                    sums[model, which, exponent] += lanes[model, which, lane, exponent]
+def exponents_of(delta: Any, size: int) -> Any:
+    """The least exponent of `size` float32 that are not zero, and the largest; subnormal numbers have 1."""
+    least, most = np.uint32(0xFFFFFFFF), np.uint32(0)
+    for i in range(size):
+        bits = bits_of(delta[i]) & _MAGNITUDE
+        least = min(least, np.uint32(bits - np.uint32(1)))  # zero is none
+        most = max(most, bits)
+    lowest, highest = np.int64(np.uint32(least + np.uint32(1)) >> np.uint32(23)), np.int64(most >> np.uint32(23))
+    return max(lowest, np.int64(1)), highest
+
+
+@kernel
+def total_of(values: Any, size: int) -> float:
+    """The sum of at most BLOCK float64 which is exact, so that their order does not matter; those behind are zeroed."""
+    lanes = np.zeros(LANES)
+    values[size:] = 0.0
+    add_groups(values, 0, values.size // LANES, lanes)
+    return folded(lanes)
+
+
+@kernel
+def add_magnitudes(delta: Any, size: int, wide: Any, sums: Any) -> None:
+    """(s),(),(s),(EXPONENTS): as `scatter_magnitudes`; `wide` is float64 scratch.
+
+    Or what gives the same total, where the exponents of a block are so near that its float64 sum is exact: multiples of
+    the least exponent's last place, the upper bits of their number as mantissas of a larger exponent.
+    """
+    lowest, highest = exponents_of(delta, size)
+    if highest - lowest > NEAR or lowest + 24 >= EXPONENTS - 1 or highest == EXPONENTS - 1:
+        scatter_magnitudes(delta, size, sums)
+        return
+    for i in range(size):
+        wide[i] = np.float64(abs(delta[i]))
+    number = np.int64(math.ldexp(total_of(wide, size), int(150 - lowest)))
+    sums[lowest] += number & 0xFFFFFF
+    sums[lowest + 24] += number >> 24
 
 
 def sums_by(keep: Any) -> Any:
@@ -85,16 +115,15 @@ def sums_by(keep: Any) -> Any:
     @part
     def add(addresses: Any, codes: Any, count: int, first: int, keys: Any, sums: Any, *others: Any) -> None:
         base, delta, drawn = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
-        lanes = np.zeros((addresses.size - 1, 2, LANES, EXPONENTS), np.int64)
+        wide = np.empty(BLOCK, np.float64)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             decode(addresses[0], codes[0], start, size, base)
             for model in range(addresses.size - 1):
                 deltas_of(addresses[model + 1], codes[model + 1], start, size, base, delta)
-                add_magnitudes(delta, size, lanes[model, 0])
+                add_magnitudes(delta, size, wide, sums[model, 0])
                 keep(delta, size, first + start, keys[model], drawn, model, *others)
-                add_magnitudes(delta, size, lanes[model, 1])
-        fold(lanes, sums)
+                add_magnitudes(delta, size, wide, sums[model, 1])
 
     return add
 

@@ -3,14 +3,16 @@
 Source: arXiv:2408.07990, section 3.2; METHODS.md, section 3.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from sdmw.kernels.bins import BINS
+from sdmw.kernels.chance import EXPONENTS, NEAR, exponents_of, total_of
 from sdmw.kernels.jit import bits_of, float_of, kernel
 from sdmw.kernels.tiles import BLOCK, ZERO_BINS, decode, encode, list_near, scatter, unpack
-from sdmw.kernels.voting import deltas_of
+from sdmw.kernels.voting import deltas_of, kept_if
 
 _LEAST = np.float32(1e-6)  # of the weights that agree; a smaller sum counts as this one
 
@@ -32,11 +34,15 @@ def variance_of(deltas: Any, size: int, scratch: Any, out: Any) -> None:
     """
     models, count = deltas.shape[0], np.float64(deltas.shape[0])
     mean, total = scratch[0], scratch[1]
+    # Of a power of 2 a product with 1 / count is the quotient, to the bit and sooner.
+    exact, part = models & (models - 1) == 0, 1.0 / count
     for model in range(models):
         delta = deltas[model]
         for i in range(size):
             mean[i] = np.float64(delta[i]) if model == 0 else mean[i] + np.float64(delta[i])
-    for i in range(size):
+    for i in range(size if exact else 0):
+        mean[i] = mean[i] * part
+    for i in range(0 if exact else size):
         mean[i] = mean[i] / count
     for model in range(models):
         delta = deltas[model]
@@ -44,7 +50,9 @@ def variance_of(deltas: Any, size: int, scratch: Any, out: Any) -> None:
             apart = np.float64(delta[i]) - mean[i]
             square = apart * apart
             total[i] = square if model == 0 else total[i] + square
-    for i in range(size):
+    for i in range(size if exact else 0):
+        out[i] = np.float32(total[i] * part)
+    for i in range(0 if exact else size):
         out[i] = np.float32(total[i] / count)
 
 
@@ -90,11 +98,56 @@ def count_low_variances(addresses: Any, codes: Any, count: int, place: int, coun
 def keep_varied(deltas: Any, size: int, first: int, cut: Any, cut_at: int, scratch: Any, out: Any) -> None:
     """Put zeros where the variance is below a cut, or equal to it and the element is behind the cut's; NaN is kept."""
     variance_of(deltas, size, scratch, out)
+    behind = min(max(cut_at - first, -1), size - 1) + 1  # from here on equal ones are not kept
     for model in range(deltas.shape[0]):
         delta = deltas[model]
-        for i in range(size):
-            below = (out[i] < cut) | ((out[i] == cut) & (first + i > cut_at))
-            delta[i] = np.float32(0.0) if below else delta[i]
+        for i in range(behind):
+            delta[i] = kept_if(not out[i] < cut, delta[i])
+        rest, order = delta[behind:], out[behind:]  # places from 0 on, which need not be checked for being negative
+        for i in range(size - behind):
+            rest[i] = kept_if(not order[i] <= cut, rest[i])
+
+
+@kernel
+def scatter_squares(delta: Any, size: int, sums: Any) -> None:
+    """(s),(),(EXPONENTS,2): add squares of mantissas by exponent, int64: their upper and their lower 24 bits.
+
+    NaN and infinity go to the last exponent.
+    """
+    for i in range(size):
+        bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
+        exponent = bits >> np.uint32(23)
+        hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
+        mantissa = np.uint64((bits & np.uint32(0x7FFFFF)) | hidden)
+        square = mantissa * mantissa
+        sums[exponent, 0] += np.int64(square >> np.uint64(24))
+        sums[exponent, 1] += np.int64(square & np.uint64(0xFFFFFF))
+
+
+@kernel
+def add_squares(delta: Any, size: int, scratch: Any, sums: Any) -> None:
+    """(s),(),(2,s),(EXPONENTS,2): as `scatter_squares`; `scratch` is float64.
+
+    Or what gives the same total, where the exponents of a block are near each other. With u the square of the least
+    one's last place, each square, below 2**86 u, is an integer times 2**44 u and a rest of at most 2**43 u of either
+    sign. The sums of both over a block are at most 2**53 of these: exact in float64.
+    """
+    lowest, highest = exponents_of(delta, size)
+    if highest - lowest > NEAR or lowest + 22 >= EXPONENTS - 1 or highest == EXPONENTS - 1:
+        scatter_squares(delta, size, sums)
+        return
+    unit = 2 * (lowest - 150)
+    upper, lower, rounder = scratch[0], scratch[1], math.ldexp(1.5, int(unit + 44 + 52))
+    for i in range(size):
+        square = np.float64(delta[i]) * np.float64(delta[i])
+        upper[i] = (square + rounder) - rounder
+        lower[i] = square - upper[i]
+    low = np.int64(math.ldexp(total_of(lower, size), int(-unit)))
+    high = np.int64(math.ldexp(total_of(upper, size), int(-unit - 44)))
+    sums[lowest, 0] += low >> 24
+    sums[lowest, 1] += low & 0xFFFFFF
+    sums[lowest + 22, 0] += high >> 24
+    sums[lowest + 22, 1] += high & 0xFFFFFF
 
 
 @kernel
@@ -114,15 +167,7 @@ def sum_squares(
         if not keep_all:
             keep_varied(deltas, size, first + start, float_of(pattern), place, scratch, out)
         for model in range(addresses.size - 1):
-            delta, own = deltas[model], sums[model]
-            for i in range(size):
-                bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
-                exponent = bits >> np.uint32(23)
-                hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
-                mantissa = np.uint64((bits & np.uint32(0x7FFFFF)) | hidden)
-                square = mantissa * mantissa
-                own[exponent, 0] += np.int64(square >> np.uint64(24))
-                own[exponent, 1] += np.int64(square & np.uint64(0xFFFFFF))
+            add_squares(deltas[model], size, scratch, sums[model])
 
 
 @kernel

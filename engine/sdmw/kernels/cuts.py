@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.consensus import all_deltas, variance_of
-from sdmw.kernels.jit import float_of, kernel
-from sdmw.kernels.tiles import BLOCK, decode, encode
+from sdmw.kernels.jit import bits_of, float_of, kernel, widened
+from sdmw.kernels.tiles import BLOCK, by_dtype, decode, encode
 from sdmw.kernels.voting import combine, deltas_of
 
 
@@ -30,6 +30,20 @@ def ranked_by(
 
 
 @kernel
+def add_equal(words: Any, base: Any, size: int, wanted: Any, counts: Any) -> None:
+    """Add to the first count how many of |model - base| equal a float32; zero where bits are equal."""
+    found = np.uint32(0)
+    for i in range(size):
+        value = widened(words[i])
+        magnitude = np.float32(0.0) if bits_of(value) == bits_of(base[i]) else abs(value - base[i])
+        found = np.uint32(found + np.uint32(magnitude == wanted))
+    counts[0] += np.int64(found)
+
+
+add_equal_of = by_dtype(add_equal)
+
+
+@kernel
 def count_equal(
     addresses: Any, codes: Any, count: int, first: int, models: Any, patterns: Any, block: int, counts: Any
 ) -> None:
@@ -37,18 +51,20 @@ def count_equal(
 
     `models` has the number of each cut's model, int64, or −1; patterns are uint32, counts int64.
     """
-    base, deltas = np.empty(BLOCK, np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
+    base, deltas = np.zeros((2, BLOCK), np.float32), np.empty((addresses.size - 1, BLOCK), np.float32)
     scratch, ranked = np.empty((2, BLOCK), np.float64), np.empty(BLOCK, np.float32)
     start = 0
     while start < count:
         place = first + start
         size = min(BLOCK, count - start, block - place % block)
+        decode(addresses[0], codes[0], start, size, base[0])
         for cut in range(models.size):
-            ranked_by(addresses, codes, models[cut], start, size, base, deltas, scratch, ranked)
-            wanted, found = float_of(patterns[cut]), np.uint32(0)
-            for i in range(size):
-                found += np.uint32(ranked[i] == wanted)
-            counts[cut, place // block] += np.int64(found)
+            model, wanted, own = models[cut], float_of(patterns[cut]), counts[cut, place // block :]
+            if model < 0:
+                ranked_by(addresses, codes, model, start, size, base[0], deltas, scratch, ranked)
+                add_equal(ranked.view(np.uint32), base[1], size, wanted, own)
+            else:
+                add_equal_of(addresses[model + 1], codes[model + 1], start, size, base, ranked, wanted, own)
         start += size
 
 
@@ -74,9 +90,9 @@ def find_equal(addresses: Any, codes: Any, count: int, first: int, model: int, p
 
 
 @kernel
-def drop_outside(delta: Any, start: int, stop: int, high: Any, low: Any, factor: Any) -> None:
+def drop_outside(delta: Any, size: int, high: Any, low: Any, factor: Any) -> None:
     """Put zero where a magnitude is above `high` or below `low`; multiply the others by a factor. NaN is kept."""
-    for i in range(start, stop):
+    for i in range(size):
         magnitude = abs(delta[i])
         delta[i] = np.float32(0.0) if (magnitude > high) | (magnitude < low) else delta[i] * factor
 
@@ -106,7 +122,7 @@ def keep_between(
             below = float_of(np.uint32(low + np.uint32(1)))
         elif equals_below:
             above = np.float32(-1.0)  # nothing is above infinity: all are dropped
-        drop_outside(delta, start, stop, above, below, factor)
+        drop_outside(delta[start:], stop - start, above, below, factor)
         start = stop
 
 

@@ -1,18 +1,20 @@
 """How far the softmax of a model's values is from that of the base's, over a row: as a whole, or part by part.
 
 The divergence is the sum of p * ln(p / q), p of the model and q of the base: softmax in float64, and 1e-8 more. Sums
-are of blocks of GRAIN elements of the row, added exactly. Source: METHODS.md, section 3.
+are of blocks of GRAIN elements of the row, added exactly. Powers and logarithms are ours, not the C library's: the same
+bits on any machine, which may differ from those of others in the last place. Source: METHODS.md, section 3.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from sdmw.kernels.blocks import GRAIN
+from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import DELTA
 from sdmw.kernels.dots import add_values, exact_total, folded
+from sdmw.kernels.elementary import log_of_ratio, power_of_e
 from sdmw.kernels.jit import kernel
+from sdmw.kernels.lanes import raise_by_groups
 from sdmw.kernels.tiles import BLOCK, decode
 
 _ADDED = 1e-8  # to each share
@@ -23,16 +25,25 @@ def values_of(addresses: Any, codes: Any, start: int, size: int, base: Any, mode
     """The values of `size` elements from `start`, float64: the model's in `p`, the base's in `q`."""
     decode(addresses[0], codes[0], start, size, base)
     decode(addresses[1], codes[1], start, size, model)
+    for i in range(size if codes[1] == DELTA else 0):
+        model[i] = base[i] + model[i]
     for i in range(size):
-        p[i] = np.float64(base[i] + model[i] if codes[1] == DELTA else model[i])
+        p[i] = np.float64(model[i])
+    for i in range(size):
         q[i] = np.float64(base[i])
 
 
 @kernel
-def largest(values: Any, size: int, top: float) -> float:
-    """The largest of `size` values and one more; NaN is none."""
-    for i in range(size):
+def largest(values: Any, size: int, top: float, lanes: Any) -> float:
+    """The largest of `size` values and one more; NaN is none. `lanes` are 16 zeros, before and after."""
+    lanes[:] = top
+    groups = size // LANES
+    raise_by_groups(values, 0, groups, lanes)
+    for i in range(groups * LANES, size):
         top = values[i] if values[i] > top else top
+    for lane in range(LANES):
+        top = lanes[lane] if lanes[lane] > top else top
+    lanes[:] = 0.0
     return top
 
 
@@ -40,17 +51,16 @@ def largest(values: Any, size: int, top: float) -> float:
 def to_powers(values: Any, size: int, top: float) -> None:
     """The powers of e by each value less the largest, in their place."""
     for i in range(size):
-        values[i] = math.exp(values[i] - top)
+        values[i] = power_of_e(values[i] - top)
 
 
 @kernel
 def to_terms(p: Any, q: Any, size: int, total_p: float, total_q: float) -> None:
-    """The terms of the divergence, in the place of the model's powers; the base's become shares."""
+    """The terms of the divergence, in the place of the model's powers."""
+    one_p, one_q = 1.0 / total_p, 1.0 / total_q
     for i in range(size):
-        p[i] = p[i] / total_p + _ADDED
-        q[i] = q[i] / total_q + _ADDED
-    for i in range(size):
-        p[i] = p[i] * math.log(p[i] / q[i])
+        share, base = p[i] * one_p + _ADDED, q[i] * one_q + _ADDED
+        p[i] = share * log_of_ratio(share, base)
 
 
 @kernel
@@ -78,7 +88,7 @@ def divergence(
     for at in range(0, row, BLOCK):
         size = min(BLOCK, row - at)
         values_of(addresses, codes, start + at, size, base, model, p[at:], q[at:])
-        top_p, top_q = largest(p[at:], size, top_p), largest(q[at:], size, top_q)
+        top_p, top_q = largest(p[at:], size, top_p, lanes), largest(q[at:], size, top_q, lanes)
     to_powers(p, row, top_p)
     to_powers(q, row, top_q)
     total_p = exact_sum(p, row, lanes, sums, partials)
@@ -91,11 +101,12 @@ def divergence(
 def find_largest(addresses: Any, codes: Any, count: int, tops: Any) -> None:
     """(2),(2),(),(2): the largest value of the model, and of the base, float64, if larger than what is known."""
     base, model, values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty((2, BLOCK), np.float64)
+    lanes = np.zeros(LANES, np.float64)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         values_of(addresses, codes, start, size, base, model, values[0], values[1])
         for which in range(2):
-            tops[which] = largest(values[which], size, tops[which])
+            tops[which] = largest(values[which], size, tops[which], lanes)
 
 
 @kernel

@@ -7,6 +7,7 @@ import numpy as np
 from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import DELTA
 from sdmw.kernels.jit import kernel
+from sdmw.kernels.lanes import add_groups, add_products_of_groups
 from sdmw.kernels.tiles import decode
 
 PARTIALS = 64  # numbers without common bits that a float64's range has room for, and some more
@@ -19,11 +20,9 @@ def add_products(one: Any, other: Any, start: int, size: int, lanes: Any) -> Non
     head = min(size, (LANES - start % LANES) % LANES)
     for i in range(head):
         lanes[(start + i) % LANES] += np.float64(one[i]) * np.float64(other[i])
-    whole = head + (size - head) // LANES * LANES
-    for i in range(head, whole, LANES):
-        for lane in range(LANES):
-            lanes[lane] += np.float64(one[i + lane]) * np.float64(other[i + lane])
-    for i in range(whole, size):
+    groups = (size - head) // LANES
+    add_products_of_groups(one, other, head, groups, lanes)
+    for i in range(head + groups * LANES, size):
         lanes[(start + i) % LANES] += np.float64(one[i]) * np.float64(other[i])
 
 
@@ -33,11 +32,9 @@ def add_values(values: Any, start: int, size: int, lanes: Any) -> None:
     head = min(size, (LANES - start % LANES) % LANES)
     for i in range(head):
         lanes[(start + i) % LANES] += values[i]
-    whole = head + (size - head) // LANES * LANES
-    for i in range(head, whole, LANES):
-        for lane in range(LANES):
-            lanes[lane] += values[i + lane]
-    for i in range(whole, size):
+    groups = (size - head) // LANES
+    add_groups(values, head, groups, lanes)
+    for i in range(head + groups * LANES, size):
         lanes[(start + i) % LANES] += values[i]
 
 

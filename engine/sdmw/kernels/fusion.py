@@ -88,15 +88,21 @@ def count_keys(
 
 @kernel
 def count_low_keys(
-    _base: Any, delta: Any, size: int, factor: float, _at: int, keys: Any, bins: Any, counts: Any
+    _base: Any, delta: Any, size: int, factor: float, _at: int, keys: Any, hits: Any, bins: Any, counts: Any
 ) -> bool:  # fmt: skip
     """Count the nonzero low halves of keys in some bins."""
     score_keys(delta, size, factor, keys)
-    for i in range(size):
-        low = keys[i] & np.uint32(0xFFFF)
-        for which in range(bins.size):
-            if np.int64(keys[i] >> np.uint32(16)) == bins[which] and low:
-                counts[which, low] += 1
+    for which in range(bins.size):
+        wanted = np.uint16(bins[which])
+        for i in range(size):
+            hits[i] = np.uint8(np.uint16(keys[i] >> np.uint32(16)) == wanted)
+        hits[size:] = np.uint8(0)
+        by_eight = hits.view(np.uint64)
+        for group in range((size + 7) // 8):
+            if by_eight[group] != np.uint64(0):  # mostly none
+                for i in range(8 * group, 8 * group + 8):
+                    counts[which, keys[i] & np.uint32(0xFFFF)] += np.int64(hits[i])
+        counts[which, 0] = 0  # not asked for
     return False
 
 
@@ -126,7 +132,8 @@ def count_scores(addresses: Any, codes: Any, count: int, row: int, known: Any, c
 @kernel
 def count_low_scores(addresses: Any, codes: Any, count: int, row: int, known: Any, bins: Any, counts: Any) -> None:
     """(2),(2),(),(),(k),(b),(b,LOW): per asked bin of scores how often each nonzero low half occurs, int64."""
-    _count_low_by_row(addresses, codes, count, row, known, 0, count, np.empty(BLOCK, np.uint32), bins, counts)
+    keys, hits = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint8)
+    _count_low_by_row(addresses, codes, count, row, known, 0, count, keys, hits, bins, counts)
 
 
 @kernel

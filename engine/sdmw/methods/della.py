@@ -21,7 +21,7 @@ from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.ranked import RankedLook, SteppedLook, flattened
 
 _MORE = (Parameter("epsilon", "number", 0.15, by_model=True, varies=True, minimum=0, maximum=1),)
-_SORTING, _BOUND = 16, 4  # bytes of an element of a row: two patterns and two places; and the bound of one model's word
+_SORTING, _BOUND = 16, 4  # bytes of an element of a row: two patterns with places; and the bound of one model's word
 
 
 @tagged
