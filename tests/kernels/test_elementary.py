@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdmw.kernels.elementary import log_of_ratio, power_of_e
+from sdmw.kernels.elementary import log_of_ratio, power_of_2, power_of_e
 
 SHARES = st.floats(1e-8, 1 + 1e-8)
 
@@ -40,3 +40,7 @@ def test_a_logarithm_is_near(p, other):
 @pytest.mark.parametrize("pair", [(math.nan, 0.5), (0.5, math.nan), (math.nan, math.nan)])
 def test_the_logarithm_of_nan(pair):
     assert math.isnan(log_of_ratio(*map(np.float64, pair)))
+
+
+def test_powers_of_two():
+    assert [power_of_2(each) for each in range(-1022, 1024)] == [2.0**each for each in range(-1022, 1024)]

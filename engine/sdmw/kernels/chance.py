@@ -3,13 +3,13 @@
 Source: Salmon et al., SC 2011 (Philox-4x32-10); METHODS.md, section 5.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from sdmw.kernels.blocks import LANES
 from sdmw.kernels.dots import folded
+from sdmw.kernels.elementary import power_of_2
 from sdmw.kernels.jit import bits_of, kernel, part
 from sdmw.kernels.lanes import add_groups
 from sdmw.kernels.tiles import BLOCK, decode, encode
@@ -101,7 +101,7 @@ def add_magnitudes(delta: Any, size: int, wide: Any, sums: Any) -> None:
         return
     for i in range(size):
         wide[i] = np.float64(abs(delta[i]))
-    number = np.int64(math.ldexp(total_of(wide, size), int(150 - lowest)))
+    number = np.int64(total_of(wide, size) * power_of_2(150 - lowest))
     sums[lowest] += number & 0xFFFFFF
     sums[lowest + 24] += number >> 24
 

@@ -13,9 +13,21 @@ from numba.core.ccallback import CFunc
 from numba.core.typing import signature
 from numba.extending import intrinsic, overload, typeof_impl
 
-from sdmw.kernels import calls
+from sdmw.kernels import calls, compiled_lanes  # noqa: F401  what Numba makes of lanes
 from sdmw.kernels.entry import Entry
-from sdmw.kernels.jit import Callback, External, Kernel, bits_of, float_of, widened, words16, words32, words64
+from sdmw.kernels.jit import (
+    Callback,
+    External,
+    Kernel,
+    bits64_of,
+    bits_of,
+    float64_of,
+    float_of,
+    widened,
+    words16,
+    words32,
+    words64,
+)
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _UNWRAPPED = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # Python does not call it
@@ -114,6 +126,22 @@ def _float_of(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _bits64_of(typing_context: Any, value: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.uint64(types.float64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float64_of(typing_context: Any, bits: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _pointer(typing_context: Any, address: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -129,6 +157,16 @@ def _compiled_bits_of(value: Any) -> Any:
 @overload(float_of, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_float_of(bits: Any) -> Any:
     return lambda bits: _float_of(bits)
+
+
+@overload(bits64_of, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_bits64_of(value: Any) -> Any:
+    return lambda value: _bits64_of(value)
+
+
+@overload(float64_of, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_float64_of(bits: Any) -> Any:
+    return lambda bits: _float64_of(bits)
 
 
 @overload(widened, strict=False)  # type: ignore[untyped-decorator]

@@ -3,13 +3,13 @@
 Source: arXiv:2408.07990, section 3.2; METHODS.md, section 3.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from sdmw.kernels.bins import BINS
 from sdmw.kernels.chance import EXPONENTS, NEAR, exponents_of, total_of
+from sdmw.kernels.elementary import power_of_2
 from sdmw.kernels.jit import bits_of, float_of, kernel
 from sdmw.kernels.tiles import BLOCK, ZERO_BINS, decode, encode, list_near, scatter, unpack
 from sdmw.kernels.voting import deltas_of, kept_if
@@ -137,13 +137,13 @@ def add_squares(delta: Any, size: int, scratch: Any, sums: Any) -> None:
         scatter_squares(delta, size, sums)
         return
     unit = 2 * (lowest - 150)
-    upper, lower, rounder = scratch[0], scratch[1], math.ldexp(1.5, int(unit + 44 + 52))
+    upper, lower, rounder = scratch[0], scratch[1], 1.5 * power_of_2(unit + 44 + 52)
     for i in range(size):
         square = np.float64(delta[i]) * np.float64(delta[i])
         upper[i] = (square + rounder) - rounder
         lower[i] = square - upper[i]
-    low = np.int64(math.ldexp(total_of(lower, size), int(-unit)))
-    high = np.int64(math.ldexp(total_of(upper, size), int(-unit - 44)))
+    low = np.int64(total_of(lower, size) * power_of_2(-unit))
+    high = np.int64(total_of(upper, size) * power_of_2(-unit - 44))
     sums[lowest, 0] += low >> 24
     sums[lowest, 1] += low & 0xFFFFFF
     sums[lowest + 22, 0] += high >> 24

@@ -7,11 +7,8 @@ Source: FreeBSD's msun, e_exp.c (Sun Microsystems, 1993: polynomial, halves of l
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, overload
 
-from sdmw.kernels.jit import kernel
+from sdmw.kernels.jit import bits64_of, float64_of, kernel
 
 _E_TO_2 = 1.4426950408889634  # 1 / ln 2
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the first times an exponent is exact
@@ -27,40 +24,10 @@ _T1, _T2, _T3, _T4, _T5 = 2 / 3, 2 / 5, 2 / 7, 2 / 9, 2 / 11
 _T6, _T7, _T8, _T9, _T10 = 2 / 13, 2 / 15, 2 / 17, 2 / 19, 2 / 21
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits64_of(typing_context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(64))
-
-    return types.uint64(types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float64_of(typing_context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.uint64), generate
-
-
-def bits64_of(value: np.float64) -> np.uint64:
-    """The pattern of a float64, as a uint64."""
-    return np.float64(value).view(np.uint64)
-
-
-def float64_of(bits: np.uint64) -> np.float64:
-    """The float64 of a pattern."""
-    return np.uint64(bits).view(np.float64)
-
-
-@overload(bits64_of, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_bits64_of(value: Any) -> Any:
-    return lambda value: _bits64_of(value)
-
-
-@overload(float64_of, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_float64_of(bits: Any) -> Any:
-    return lambda bits: _float64_of(bits)
+@kernel
+def power_of_2(exponent: int) -> Any:
+    """2 to the power of an integer from -1022 to 1023, a float64."""
+    return float64_of(np.uint64(np.int64(exponent) + np.int64(1023)) << _MANTISSA)
 
 
 @kernel

@@ -118,6 +118,16 @@ def float_of(bits: np.uint32) -> np.float32:
     return np.uint32(bits).view(np.float32)
 
 
+def bits64_of(value: np.float64) -> np.uint64:
+    """The pattern of a float64, as a uint64."""
+    return np.float64(value).view(np.uint64)
+
+
+def float64_of(bits: np.uint64) -> np.float64:
+    """The float64 of a pattern."""
+    return np.uint64(bits).view(np.float64)
+
+
 def widened(word: np.uint16 | np.uint32) -> np.float32:
     """The float32 of a word: bfloat16's pattern where it has 16 bits, its own where it has 32."""
     return float_of(np.uint32(word) << np.uint32(16) if isinstance(word, np.uint16) else word)

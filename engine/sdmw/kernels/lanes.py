@@ -1,4 +1,4 @@
-"""Sixteen float64 side by side, each in order: in vectors, which LLVM does not make of such loops by itself.
+"""Sixteen float64 side by side, each in order. Compiled in `compiled_lanes.py`.
 
 Arrays are contiguous. A group is 16 numbers, one for each lane.
 """
@@ -6,13 +6,8 @@ Arrays are contiguous. A group is 16 numbers, one for each lane.
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
 
 from sdmw.kernels.blocks import LANES
-
-_FLOATS, _DOUBLES = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
 
 
 def add_groups(values: Any, at: int, groups: int, lanes: Any) -> None:
@@ -30,72 +25,3 @@ def raise_by_groups(values: Any, at: int, groups: int, lanes: Any) -> None:
     """Put float64 that are larger in the place of what lanes hold; NaN is not."""
     for group in values[at : at + groups * LANES].reshape(groups, LANES):
         lanes[:] = np.where(group > lanes, group, lanes)
-
-
-def _looped(term: Any, join: Any) -> Any:
-    """What compiles `lanes = join(lanes, term)` over groups; the arrays come first, then place, groups and lanes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        *given, at, groups, lanes = arguments
-        data = [
-            context.make_array(kind)(context, builder, array).data
-            for kind, array in zip((*signature.args[: len(given)], signature.args[-1]), (*given, lanes), strict=True)
-        ]
-        into = builder.bitcast(data.pop(), _DOUBLES.as_pointer())
-        so_far = cgutils.alloca_once(builder, _DOUBLES)  # in no array: registers
-        builder.store(builder.load(into, align=8), so_far)
-        with cgutils.for_range(builder, groups) as loop:
-            place = builder.add(at, builder.mul(loop.index, context.get_constant(types.intp, LANES)))
-            numbers = term(builder, [builder.gep(each, [place]) for each in data])
-            builder.store(join(builder, builder.load(so_far), numbers), so_far)
-        builder.store(builder.load(so_far), into, align=8)
-        return context.get_dummy_value()
-
-    return generate
-
-
-def _value(builder: Any, places: Any) -> Any:
-    return builder.load(builder.bitcast(places[0], _DOUBLES.as_pointer()), align=8)
-
-
-def _product(builder: Any, places: Any) -> Any:
-    pair = [builder.load(builder.bitcast(each, _FLOATS.as_pointer()), align=4) for each in places]
-    return builder.fmul(*(builder.fpext(each, _DOUBLES) for each in pair))
-
-
-def _sum(builder: Any, so_far: Any, numbers: Any) -> Any:
-    return builder.fadd(so_far, numbers)
-
-
-def _larger(builder: Any, so_far: Any, numbers: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", numbers, so_far), numbers, so_far)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _add_groups(typing_context: Any, values: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return types.void(values, types.intp, types.intp, lanes), _looped(_value, _sum)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _add_products(typing_context: Any, one: Any, other: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return types.void(one, other, types.intp, types.intp, lanes), _looped(_product, _sum)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _raise_by_groups(typing_context: Any, values: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return types.void(values, types.intp, types.intp, lanes), _looped(_value, _larger)
-
-
-@overload(add_groups, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_add_groups(values: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return lambda values, at, groups, lanes: _add_groups(values, at, groups, lanes)
-
-
-@overload(add_products_of_groups, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_add_products(one: Any, other: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return lambda one, other, at, groups, lanes: _add_products(one, other, at, groups, lanes)
-
-
-@overload(raise_by_groups, strict=False)  # type: ignore[untyped-decorator]
-def _compiled_raise_by_groups(values: Any, at: Any, groups: Any, lanes: Any) -> Any:
-    return lambda values, at, groups, lanes: _raise_by_groups(values, at, groups, lanes)
