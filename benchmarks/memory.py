@@ -1,8 +1,8 @@
 """Peak memory of merging: by model size, by shape, by file system, cached and not, and in a control group.
 
-Prints a table, writes results/memory.json.
+Prints tables, writes results/memory.json and results/memory_of_methods.json.
 
-python benchmarks/memory.py [--folder FOLDER] [--methods] [--quick]
+python benchmarks/memory.py [--folder FOLDER] [--only cases|methods] [--quick]
 """
 
 import argparse
@@ -52,14 +52,19 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie; kept if given")
-    parser.add_argument("--methods", action="store_true", help="the rows of each method alone")
+    parser.add_argument("--only", choices=("cases", "methods"), help="one of the two tables")
     parser.add_argument("--quick", action="store_true", help="a tenth of parameters and elements")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = arguments.folder or temporary
         disk = stack.enter_context(processes.loop_disk("xfs", os.path.join(folder, "xfs")))
         found = cases(folder, disk, arguments.quick)
-        measure(folder, [case for case in found if case.of_mergekit or not arguments.methods])
+        for name, rows in (
+            ("cases", [case for case in found if not case.of_mergekit]),
+            ("methods", [case for case in found if case.of_mergekit]),
+        ):
+            if arguments.only in (None, name):
+                measure(folder, rows, "memory" if name == "cases" else "memory_of_methods")
 
 
 def cases(folder: str, xfs: str | None, quick: bool) -> list[Case]:
@@ -102,7 +107,7 @@ def cases(folder: str, xfs: str | None, quick: bool) -> list[Case]:
     return found + [Case(f"{name}, one of 2*10^9", large, name, budget="384MiB", of_mergekit=True) for name in named]
 
 
-def measure(folder: str, found: list[Case]) -> None:
+def measure(folder: str, found: list[Case], file: str) -> None:
     print(processes.machine())
     print(f"{'case':36} {'peak MB':>8} {'plan MB':>8} {'anon MB':>8} {'group MB':>9} {'s':>7}")
     rows = [measure_one(folder, case) for case in found]
@@ -114,7 +119,7 @@ def measure(folder: str, found: list[Case]) -> None:
     for row in rows:
         if row["peak_rss"] > row["planned"]:
             print(f"{row['case']}: ABOVE THE PLAN")
-    processes.write_json("memory", {"machine": processes.machine(), "rows": rows, "growth_mb": growth})
+    processes.write_json(file, {"machine": processes.machine(), "rows": rows, "growth_mb": growth})
 
 
 def measure_one(folder: str, case: Case) -> dict[str, Any]:
