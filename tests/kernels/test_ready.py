@@ -220,6 +220,18 @@ def test_an_interrupt_while_they_are_compiled_ends_it_at_once(tmp_path):
     assert os.listdir(tmp_path) == ["sdmw"]
 
 
+def test_of_two_groups_the_second_is_damaged(warm, tmp_path):
+    """The first is linked by then, and not again."""
+    merged(warm[0], {**LINEAR, "merge_method": "ram"}, tmp_path / "out")
+    home = tmp_path / "home"
+    subprocess.run(["cp", "-a", warm[0], home], check=True)
+    (kept,) = home.rglob("ram-*.zip")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    first, peak, planned, compiled = merged(home, {**LINEAR, "merge_method": "ram"}, tmp_path / "again")
+    assert (first, compiled) == ("Planned", False)
+    assert peak <= planned
+
+
 def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatch):
     place = tmp_path / "place"
     subprocess.run(["cp", "-a", next((warm[0] / "sdmw" / "kernels").iterdir()), place], check=True)
@@ -229,7 +241,7 @@ def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatc
     monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
     assert ready.state() == "kept"
     with monkeypatch.context() as other:
-        other.setattr(ready, "_processor", lambda: "another")
+        other.setattr(ready, "_processor", lambda: ["another"])
         assert ready.state() == "missing"
     next(place.glob(f"{calls.ALWAYS}-*.zip")).unlink()
     assert ready.state() == "missing"

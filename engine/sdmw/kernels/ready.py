@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -97,7 +98,7 @@ def _loaded_from_cache(groups: Collection[str], undisturbed: AbstractContextMana
             return False
         try:
             with undisturbed:
-                for group in groups:
+                for group in (each for each in groups if each not in _loaded):
                     linking.link(objects.read(_path(group)))
                     _loaded.add(group)
                 _release_compiler()
@@ -155,6 +156,7 @@ def _path(group: str) -> Path:
     return Path(place, f"{group}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.zip")
 
 
+@cache
 def _release(package: str) -> str:
     """Which release of a package is installed: what its own file says, since metadata takes longer to find."""
     found = importlib.util.find_spec(package)
@@ -168,9 +170,11 @@ def _release(package: str) -> str:
         return version(package)
 
 
+@cache
 def _processor() -> list[str]:
     """What tells processors apart for whom other code is made; LLVM knows better and takes a while to load."""
-    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    with open("/proc/cpuinfo") as file:
+        first = file.read(1 << 14).split("\n\n")[0].splitlines()  # of the first processor, of hundreds maybe
     telling = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU", "Features")
     return [line for line in first if line.startswith(telling)]
 
