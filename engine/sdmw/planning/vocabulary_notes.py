@@ -11,7 +11,7 @@ from sdmw.checkpoints.vocab_size import resized
 from sdmw.errors import quoted
 from sdmw.planning.output_tokens import Vocabularies
 from sdmw.recipes.recipe import Recipe
-from sdmw.sizes import counted
+from sdmw.sizes import are, counted
 from sdmw.views.vocabulary import BASE, Tally, vocabulary_tensors
 
 
@@ -38,7 +38,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -
 def unknown_tokens(tallies: Mapping[str, Tally]) -> Iterator[str]:
     """A warning where tokens of the output are known to no input."""
     if most := max((tally.zero for tally in tallies.values()), default=0):
-        yield f"{counted(most, 'row')} of the vocabulary have no token, or one that no model has: they are zero"
+        have, zero = are(most, "has", "have"), are(most, "it is", "they are")
+        yield f"{counted(most, 'row')} of the vocabulary {have} no token, or one that no model has: {zero} zero"
 
 
 def said(recipe: Recipe, found: Vocabularies, tallies: Mapping[str, Tally]) -> Iterator[str]:
