@@ -179,19 +179,23 @@ def test_experts_of_other_numbers_are_one_line(folders):
 
 
 def test_one_line_for_names_alike(folders):
-    """A model with fewer experts, stored as the base's are: a line for gate, up and down, and one for the routers."""
+    """A model with fewer experts, stored as the base's are: a line for them, and one for the routers."""
     write_checkpoint("less", apart(1, experts=3), config=CONFIG)
-    routers, *others = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["less"]}).problems
+    routers, others = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["less"]}).problems
     assert "expected 4 rows as in the base, found 3 rows; likewise 1 other tensor with such names" in str(routers)
-    assert [problem.expected for problem in others] == [
-        f"2 tensors such as 'model.layers.0.mlp.experts.3.{leaf}.weight'"
-        for leaf in ("down_proj", "gate_proj", "up_proj")
-    ]
-    assert {problem.found for problem in others} == {"none of these names"}
+    assert routers.mend == "Merge fine-tunes of one base"  # no vocabulary, though rows alone differ
+    assert others.expected == "6 tensors such as 'model.layers.0.mlp.experts.3.down_proj.weight'"
+    assert others.found == "none of these names"
     write_checkpoint("more", apart(1, experts=6), config=CONFIG)
-    problems = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["more"]}).problems
-    assert len(problems) == 4
-    assert "4 tensors such as 'model.layers.0.mlp.experts.4.down_proj.weight' are not in the base" in str(problems[1])
+    routers, others = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["more"]}).problems
+    assert "12 tensors such as 'model.layers.0.mlp.experts.4.down_proj.weight' are not in the base" in str(others)
+
+
+def test_layers_that_a_model_counts_are_for_no_drafting(folders):
+    write_checkpoint("deep", with_more(apart(1), 1), config={**CONFIG, "num_hidden_layers": 3})
+    plan = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["deep"], "extra": "take"})
+    assert plan.problems == ()
+    assert not any("drafting" in note for note in plan.notes)
 
 
 def with_more(values, seed):

@@ -79,12 +79,23 @@ def test_tensors_under_another_name_are_found(world):
     save_file({f"module.{names[name]}": tensor for name, tensor in world[1].items()}, "tune/model.safetensors")
     report = sdmw.extract("base", "tune", "adapter", progress=False)
     assert report.notes == (
-        "the fine-tune: 9 of 9 names agree: 7 once 'module.' is left out, "
+        "the fine-tune: all 9 names agree: 7 once 'module.' is left out, "
         "2 once 'module.' and '_orig_mod.' are left out",
     )
     found, expected = (load_file(f"{name}/adapter_model.safetensors") for name in ("adapter", "expected"))
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_modules_of_a_base_within_a_wrapper_are_those_in_memory(world):
+    """A loader of it builds no wrapper, so that peft would find none of its modules."""
+    sdmw.extract("base", "tune", "expected", progress=False)
+    save_file({f"module.{name}": tensor for name, tensor in world[0].items()}, "base/model.safetensors")
+    sdmw.extract("base", "tune", "adapter", progress=False)
+    found, expected = (load_file(f"{name}/adapter_model.safetensors") for name in ("adapter", "expected"))
+    assert found.keys() == expected.keys()
+    configs = [json.loads(Path(f"{name}/adapter_config.json").read_text()) for name in ("adapter", "expected")]
+    assert configs[0]["target_modules"] == configs[1]["target_modules"]
 
 
 def test_a_peft_model_as_a_whole_is_told(world):

@@ -1,5 +1,8 @@
 """Models that call their tensors otherwise than the base: found by rule, said, and merged as if they did not."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -45,7 +48,7 @@ SPELLINGS = {
     "a prefix that nobody knows": (lambda name: f"student.inner.{name}", "once 'student.inner.' is left out"),
     "a prefix less": (lambda name: name.removeprefix("model."), "8 of 9 names agree once 'model.' is put before them"),
     "compiled parts": (lambda name: name.replace(".mlp.", "._orig_mod.mlp."), "once '_orig_mod.' is left out"),
-    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight.' is written for 'gamma.'"),
+    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight' is written for 'gamma'"),
 }
 
 
@@ -114,13 +117,15 @@ def test_a_rule_that_no_tensor_matches_is_a_warning(values):
     assert "rename: 'lm_heat.*' is the name of no tensor of model 'two'" in plan.warnings
 
 
-def test_two_tensors_of_one_name_are_told(values):
-    rules = [{"model": "two", "from": r"model\.layers\.\d+\.(.+)", "to": r"model.layers.0.\1"}]
+def test_two_tensors_of_one_name_are_told_once_for_each_rule(values):
+    rules = [{"model": "two", "from": r"model\.layers\.\d+\.(.+)", "to": r"model.layers.0.\1"},
+             {"model": "two", "from": r"lm_head\.weight", "to": "model.norm.weight"}]  # fmt: skip
     problems = sdmw.plan(recipe("plain", "two", rename=rules)).problems
-    assert [str(problem) for problem in problems] == [
-        f"rename of model 'two': expected another name for each tensor, found 'model.layers.0.{part}.weight' and "
-        f"'model.layers.1.{part}.weight' both become 'model.layers.0.{part}.weight'"
-        for part in ("input_layernorm", "mlp.up_proj", "self_attn.q_proj")
+    first = "model.layers.{}.input_layernorm.weight"
+    said = "rename of model 'two': expected another name for each tensor, found "
+    assert sorted(map(str, problems)) == [
+        f"{said}'{first.format(0)}' and '{first.format(1)}' both become '{first.format(0)}'; likewise 2 other tensors",
+        f"{said}'model.norm.weight' and 'lm_head.weight' both become 'model.norm.weight'",
     ]
 
 
@@ -241,8 +246,140 @@ def test_parts_that_are_none_are_told_with_those_that_are(eyes):
                       "models": ["base-new", {"model": "text", "into": "model.language"}]})  # fmt: skip
     (problem,) = plan.problems
     assert "into of model 'text': expected tensors of" in str(problem)
-    assert "below 'model.language', found none. Its layers lie below" in str(problem)
-    assert "'model.language_model'" in str(problem)
+    assert str(problem).endswith("below 'model.language', found none. Write into: model.language_model")
+    write_checkpoint("other", {"x.weight": eyes["two"]["model.norm.weight"]}, config=LANGUAGE)
+    plan = sdmw.plan({"merge_method": "linear", "base_model": "base-old",
+                      "models": ["base-old", {"model": "other", "into": "model.language"}]})  # fmt: skip
+    assert plan.problems[0].mend == "Its layers lie below 'model.language_model', 'model.vision_tower.encoder'"
+
+
+def tower(prefix):
+    """A part of `one` that sees, as a model of its own."""
+    return {n.removeprefix(prefix): t + 1 for n, t in load_file("one-new/model.safetensors").items() if prefix in n}
+
+
+@pytest.mark.parametrize("age", ["old", "new"])
+@pytest.mark.parametrize("part", ["model.vision_tower", "model.multi_modal_projector"])
+def test_what_is_merged_into_another_part_leaves_the_head_alone(eyes, age, part):
+    """The head goes with the language model: it is not what a tower lacks."""
+    write_checkpoint("tower", tower(f"{part}."), config={"model_type": "clip_vision_model"})
+    base = load_file(f"base-{age}/model.safetensors")
+    fields = {"merge_method": "linear", "base_model": f"base-{age}", "models": [{"model": "tower", "into": part}]}
+    report = sdmw.merge(fields, "out", progress=False)
+    found = load_file("out/model.safetensors")
+    inside = {name for name in base if part.split(".")[-1] in name}
+    assert_same({n: t for n, t in found.items() if n not in inside}, {n: base[n] for n in base.keys() - inside})
+    assert sorted(found[name].tobytes() for name in inside) == sorted(t.tobytes() for t in tower(f"{part}.").values())
+    assert report.missing == {}
+    outside = f"{len(base) - len(inside)} tensors outside are the base's"
+    assert f"model 'tower' is merged into '{part}': {outside}" in report.notes
+
+
+@pytest.mark.parametrize("age", ["old", "new"])
+def test_a_tower_is_a_model_without_the_head(eyes, age):
+    write_checkpoint("tower", tower("model.vision_tower."), config={"model_type": "clip_vision_model"})
+    fields = {"merge_method": "linear", "base_model": "tower"}
+    sdmw.merge({**fields, "models": [{"model": f"one-{age}", "part": "model.vision_tower"}]}, "out", progress=False)
+    expected = {name: tensor - 1 for name, tensor in tower("model.vision_tower.").items()}
+    found = load_file("out/model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(np.allclose(found[name], expected[name], atol=1e-6) for name in found)
+
+
+TIED = {**CONFIG, "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
+@pytest.mark.parametrize("fields", [{}, {"extra": "take"}, {"extra": "drop"}])
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_head_within_a_wrapper_is_one_where_the_base_stores_none(values, prefix, fields, differs):
+    embedding = values["one"]["model.embed_tokens.weight"]
+    tied, head = values["one"].copy(), embedding + differs
+    del tied["lm_head.weight"]
+    write_checkpoint("tied", tied, config=TIED)
+    for name, before in (("bare", ""), ("wrapped", prefix)):
+        tensors = {before + n: t for n, t in {**tied, "lm_head.weight": head}.items()}
+        write_checkpoint(name, tensors, config=UNTIED)
+        sdmw.merge({"merge_method": "linear", "base_model": "tied", "models": [name], **fields}, f"of-{name}",
+                   progress=False)  # fmt: skip
+    found = load_file("of-wrapped/model.safetensors")
+    assert_same(found, load_file("of-bare/model.safetensors"))
+    assert found.keys() - tied.keys() == ({"lm_head.weight"} if differs else set())
+    configs = [json.loads(Path(f"of-{name}/config.json").read_text()) for name in ("bare", "wrapped")]
+    assert configs[0] == configs[1]
+
+
+def test_what_is_taken_lies_in_no_wrapper(values):
+    """A tensor that nothing in the base is like: a loader looks for it by the name that it has in memory."""
+    more = {"module.score.weight": np.ones(3, np.float32)}
+    write_checkpoint("one", {**{f"module.{n}": t for n, t in values["one"].items()}, **more}, config=UNTIED)
+    found, _ = merged("one", "two", extra="take")
+    assert "score.weight" in found
+    assert not any("module" in name for name in found)
+
+
+def test_two_rules_at_once(values):
+    """Another prefix and the spelling of an older version."""
+    write_checkpoint(
+        "one", {f"inner.{n.replace('norm.weight', 'norm.gamma')}": t for n, t in values["one"].items()}, config=UNTIED
+    )
+    found, report = merged("one", "two")
+    assert_same(found, merged("plain", "two", out="expected")[0])
+    said = "all 9 names agree: 6 once 'inner.' is left out, 3 once 'inner.' is left out and 'weight' is written for"
+    assert any(said in note for note in report.notes)
+
+
+def bert(prefix, *more):
+    rng = np.random.default_rng(9)
+    names = [f"{prefix}encoder.layer.{n}.{part}.weight" for n in range(3) for part in ("query", "dense", "LayerNorm")]
+    return {name: rng.normal(size=(4, 4)).astype(np.float32) for name in (*names, *more)}
+
+
+@pytest.mark.parametrize("rules", [[], [{"model": "inner", "from": r"pooler\.(.+)", "to": r"bert.pooler.\1"}]])
+def test_two_tensors_that_end_alike_are_no_evidence(tmp_path, monkeypatch, rules):
+    """The pooler of one model and the transform of the other's head are two modules, and the recipe's words hold."""
+    monkeypatch.chdir(tmp_path)
+    parts = ("weight", "bias")
+    head, pooler = (tuple(f"{at}.dense.{part}" for part in parts) for at in ("cls.predictions.transform", "pooler"))
+    write_checkpoint("whole", whole := bert("bert.", *head), config={"model_type": "bert"})
+    write_checkpoint("inner", {n: t + 1 for n, t in bert("", *pooler).items()}, config={"model_type": "bert"})
+    fields = {"merge_method": "linear", "base_model": "whole", "models": ["inner"], "rename": rules}
+    problems = sdmw.plan(fields).problems
+    assert [each.mend.split("`")[1] for each in problems] == ["missing: base"] * 2 + ["extra: take"] * 2
+    sdmw.merge({**fields, "missing": "base", "extra": "drop"}, "out", progress=False)
+    assert_same(load_file("out/model.safetensors"), {n: t if n in head else t + 1 for n, t in whole.items()})
+
+
+def within(language, prefix):
+    return {name.replace("model.", prefix): tensor for name, tensor in language.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+@pytest.mark.parametrize("fields", [{}, {"missing": "base"}])
+def test_a_language_model_alone_is_told_where_it_belongs(values, prefix, fields):
+    config = {"model_type": "qwen2_vl", "tie_word_embeddings": False}
+    eyes = within(values["base"], prefix)
+    eyes |= {
+        f"visual.blocks.{n}.norm.weight": np.full(3, n, np.float32) for n in range(12)
+    }  # more than there are below
+    write_checkpoint("eyes", eyes, config=config)
+    asked = {"merge_method": "linear", "base_model": "eyes", **fields}
+    (problem,) = sdmw.plan({**asked, "models": ["two"]}).problems
+    assert problem.mend == "Write into: model.language_model"
+    for into in dict.fromkeys(("model.language_model", prefix)):  # as it is in memory, as it is stored
+        sdmw.merge({**asked, "models": [{"model": "two", "into": into}]}, f"out-{into}", progress=False)
+        assert_same(load_file(f"out-{into}/model.safetensors"), {**eyes, **within(values["two"], prefix)})
+
+
+def test_many_kinds_of_tensors_are_one_line(values):
+    more = {f"{letter}.weight": np.ones(3, np.float32) for letter in "abcdefg"}
+    write_checkpoint("one", {**values["one"], **more}, config=UNTIED)
+    (problem,) = sdmw.plan(recipe("one")).problems
+    names = ", ".join(f"'{letter}.weight'" for letter in "abcde")
+    assert problem.found == f"7 tensors such as {names} and 2 more are not in the base"
+    write_checkpoint("more", {**values["base"], **more}, config=UNTIED)
+    (problem,) = sdmw.plan({**recipe("plain"), "base_model": "more"}).problems
+    assert problem.expected == f"7 tensors such as {names} and 2 more"
 
 
 def test_without_saying_where_a_language_model_is_no_model_that_sees(eyes):
@@ -270,6 +407,12 @@ def test_what_loaders_compute_is_as_in_the_base(values):
     report = sdmw.merge(fields, "old", progress=False)
     assert_same(load_file("old/model.safetensors"), {**load_file("expected/model.safetensors"), **computed(1)})
     assert report.missing == {}
+
+
+def test_one_tensor_that_loaders_compute_is_told_as_one(values):
+    write_checkpoint("old-one", {**values["one"], PLACES: np.arange(4)}, config=UNTIED)
+    _, report = merged("old-one", "two")
+    assert "model 'old-one': 1 tensor that loaders compute is as in the base" in report.notes
 
 
 def test_a_bias_is_no_mask(values):

@@ -103,9 +103,7 @@ class TestSources:
         np.testing.assert_allclose(out[EMBEDDING], mean_of(rows), rtol=1e-6)
         assert not out[EMBEDDING][[1, 3]].any()
         (warning,) = [each for each in sdmw.plan("out.yaml").warnings if "zero" in each]
-        assert warning == (
-            "2 rows of the vocabulary without a token, or with one that no model has: zero in the output"
-        )
+        assert warning == ("2 rows of the vocabulary have no token, or one that no model has: they are zero")
 
     def test_the_unlike_dtypes_of_models(self, world):
         write_model("h", ["<unk>", "x", "v"], seed=5, dtype="F16")
@@ -614,4 +612,6 @@ class TestOtherTensorsOfTokens:
             out = merged(recipe)
             place = tokens_of("out")["<im>"]
             assert not out[zero][place].any()
-            assert any(each.startswith("3 rows of the vocabulary without") for each in sdmw.plan("out.yaml").warnings)
+            assert any(
+                each.startswith("3 rows of the vocabulary have no token") for each in sdmw.plan("out.yaml").warnings
+            )

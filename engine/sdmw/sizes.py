@@ -79,3 +79,8 @@ def _not_a_size(text: object, argument: str, mend: str = "Write for instance 5GB
 def counted(count: int, what: str) -> str:
     """A count with its noun: `1 model`, `1,200 tensors`."""
     return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def are(count: int, one: str = "is", more: str = "are") -> str:
+    """The verb of a counted noun."""
+    return one if count == 1 else more

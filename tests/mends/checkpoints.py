@@ -117,6 +117,17 @@ def average_of_renamed(scene):
     return {name: linear([corp[name], scene.tensors["func"][name]], [1, 1], True) for name in corp}
 
 
+def seeing(tensors):
+    """A model around a language model of fewer tensors than its eyes have."""
+    eyes = {f"model.visual.blocks.{n}.norm.weight": np.full(3, n, np.float32) for n in range(12)}
+    return {name.replace("model.", "model.language_model."): tensor for name, tensor in tensors.items()} | eyes
+
+
+def average_within(scene):
+    corp, func = seeing(scene.tensors["corp"]), scene.tensors["func"]
+    return {name: linear([corp[name], func[name]], [1, 1], True) for name in func}
+
+
 def words():
     """A tokenizer for each model, of as many words as it has rows."""
 
@@ -403,12 +414,18 @@ ROWS = [
         edit("corp", lambda tensors: {n.replace("model.l", "inner.l"): t for n, t in tensors.items()}),
         fields(rename=[{"model": "./corp", "from": r"inner\.(.+)", "to": r"model.\1"}]),
         expected=average_of_renamed),
-    Row("a part that the base does not have", "Its layers lie below 'model'",
+    Row("a part that the base does not have", "Write into: model",
         fields(models=[{"model": "./corp", "into": "language"}, "./func"]),
         fields(models=[{"model": "./corp", "into": "model"}, "./func"])),
-    Row("a part that a model does not have", "Its layers lie below 'model'",
+    Row("a part that a model does not have", "Write part: model",
         fields(models=[{"model": "./corp", "part": "language"}, "./func"]),
         fields(models=[{"model": "./corp", "part": "model"}, "./func"])),
+    Row("a part that the base does not have, of a model that is not whole", "Its layers lie below 'model'",
+        both(without("corp", Q), fields(models=[{"model": "./corp", "into": "language"}, "./func"], missing="base")),
+        fields(models=[{"model": "./corp", "into": "model"}, "./func"]), expected=with_base(Q)),
+    Row("a language model alone", "Write into: model.language_model",
+        both(*(edit(model, seeing) for model in ("base", "func"))),
+        fields(models=[{"model": "./corp", "into": "model.language_model"}, "./func"]), expected=average_within),
     Row("a PEFT model as a whole",
         "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained",
         edit("corp", lambda tensors: {

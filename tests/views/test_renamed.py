@@ -110,6 +110,60 @@ def test_transformers_4_and_5_call_vision_language_models_otherwise(model_type, 
         assert found.names == {model: base}
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize("new", [True, False])
+def test_rules_by_type_see_through_wrappers(wrapper, new):
+    config = {"model_type": "llava"}
+    there = [f"language_model.model.{LAYER}", "language_model.lm_head.weight",
+             f"vision_tower.vision_model.encoder.{LAYER}", "multi_modal_projector.linear_1.weight"]  # fmt: skip
+    here = [f"model.language_model.{LAYER}", "lm_head.weight", f"model.vision_tower.encoder.{LAYER}",
+            "model.multi_modal_projector.linear_1.weight"] if new else there  # fmt: skip
+    within = [wrapper + name for name in there]
+    expected = dict(zip(within, here, strict=True))
+    assert renaming(checkpoint(*here, config=config), checkpoint(*within, config=config)).names == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "base", "model", "names"),
+    [
+        ({"model_type": "t5"}, ["shared.weight"], ["module.shared.weight", "module.encoder.embed_tokens.weight"],
+         ["shared.weight", "encoder.embed_tokens.weight"]),
+        ({"model_type": "whisper"}, ["model.decoder.embed_tokens.weight"],
+         ["_orig_mod.model.decoder.embed_tokens.weight", "_orig_mod.proj_out.weight"],
+         ["model.decoder.embed_tokens.weight", "proj_out.weight"]),
+        ({"model_type": "gemma3"}, ["model.language_model.embed_tokens.weight"],
+         ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"],
+         ["model.language_model.embed_tokens.weight", "lm_head.weight"]),
+        ({"model_type": "gemma3"}, ["language_model.model.embed_tokens.weight"],
+         ["_orig_mod.model.language_model.embed_tokens.weight", "_orig_mod.lm_head.weight"],
+         ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"]),
+        # A class that stores its head under another name than it has in memory.
+        ({"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"]},
+         ["gpt_neox.embed_in.weight", "embed_out.weight"], ["gpt_neox.embed_in.weight", "lm_head.weight"],
+         ["gpt_neox.embed_in.weight", "embed_out.weight"]),
+        # A base within a wrapper.
+        ({"model_type": "llama"}, ["module.model.embed_tokens.weight"],
+         ["model.embed_tokens.weight", "lm_head.weight", "score.weight"],
+         ["module.model.embed_tokens.weight", "module.lm_head.weight", "module.score.weight"]),
+    ],
+)  # fmt: skip
+def test_heads_that_the_base_does_not_store_are_called_as_it_would(config, base, model, names):
+    found = renaming(checkpoint(*base, config=config), checkpoint(*model, config=config)).names
+    assert [found.get(name, name) for name in model] == names
+
+
+def test_nothing_follows_into_a_name_that_is_there():
+    base = ["a.weight", "model.b.weight"]
+    assert names_of(base, ["module.a.weight", "module.c.weight", "c.weight"]) == {"module.a.weight": "a.weight"}
+    inside = ["module.a.weight", "b.weight"]  # some of the base lie in a wrapper, some do not
+    assert names_of(inside, ["a.weight", "b.weight", "c.weight"]) == {"a.weight": "module.a.weight"}
+
+
+def test_a_prefix_that_others_have_too_many_is_too_many_for_the_rest():
+    found = names_of(NAMES, [f"student.{name}" for name in (*NAMES, "mtp.fc.weight")])
+    assert found["student.mtp.fc.weight"] == "mtp.fc.weight"
+
+
 def test_wrappers_and_old_spellings_anywhere():
     base = ["bert.layer.0.LayerNorm.weight", "bert.layer.1.LayerNorm.bias", "bert.pooler.weight"]
     model = ["bert.layer.0._fsdp_wrapped_module.LayerNorm.gamma", "bert.layer.1._orig_mod.LayerNorm.beta", base[2]]
@@ -145,7 +199,7 @@ def test_what_is_told(old, new, said):
 def test_of_many_changes_the_first_are_told():
     names = {f"{letter}.w": "w" for letter in "abcde"} | {"a.v": "v"}
     assert told(checkpoint(*names, "more"), names) == (
-        "6 of 7 names agree: 2 once 'a.' is left out, 1 once 'b.' is left out, 1 once 'c.' is left out, and others"
+        "6 of 7 names agree: 2 once 'a.' is left out, 1 once 'b.' is left out, 1 once 'c.' is left out, 2 otherwise"
     )
 
 

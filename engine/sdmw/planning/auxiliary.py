@@ -17,14 +17,15 @@ _KINDS = (
 )
 
 
-def auxiliary(base: Checkpoint, names: Iterable[str]) -> Iterator[str]:
+def auxiliary(base: Checkpoint, models: Iterable[Checkpoint], names: Iterable[str]) -> Iterator[str]:
     """A note that counts them in the output, where there are any.
 
     Args:
         base: whose config the output has.
+        models: what is merged; layers that the config of any counts are for no drafting.
         names: of the output's tensors.
     """
-    stack, last = main_stack(base), _layers(base.config)
+    stack, last = main_stack(base), _most_layers((base, *models))
     with_experts = any("experts." in name for name in base.tensors)
     found: Counter[str] = Counter()
     for name in names:
@@ -39,6 +40,10 @@ def auxiliary(base: Checkpoint, names: Iterable[str]) -> Iterator[str]:
         kinds = (_DRAFTING, *(kind for kind, _ in _KINDS))
         parts = (f"{counted(found[kind], 'tensor')} of {kind}" for kind in kinds if found[kind])
         yield f"the output keeps {', '.join(parts)}"
+
+
+def _most_layers(checkpoints: Iterable[Checkpoint]) -> int | None:
+    return max((count for each in checkpoints if (count := _layers(each.config)) is not None), default=None)
 
 
 def _layers(config: Mapping[str, Any] | None) -> int | None:

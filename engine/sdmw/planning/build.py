@@ -183,7 +183,9 @@ def build(
 
 def _auxiliary(tables: Tables, wanted: Sequence[Row]) -> Iterator[str]:
     """Not where layers are stacked anew, so that none is known to lie beyond the others."""
-    return iter(()) if tables.places else auxiliary(tables.base, [row.name for row in wanted])
+    if tables.places:
+        return iter(())
+    return auxiliary(tables.base, tables.models.values(), [row.name for row in wanted])
 
 
 def _names(wanted: Sequence[Row], tables: Tables) -> Iterator[str]:

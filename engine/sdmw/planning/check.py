@@ -12,9 +12,11 @@ from sdmw.sizes import counted
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.layers import place_in_stack
+from sdmw.views.part import fitting
 from sdmw.views.renamed import prefix_between
 from sdmw.views.stacked import Tables, layers_of, main_stack
 from sdmw.views.tied import Ties
+from sdmw.views.vocabulary import vocabulary_tensors
 
 Shaped = tuple[DType, tuple[int, ...]]
 
@@ -91,11 +93,8 @@ def _check_model(
     where = f"model {quoted(model)}"
     if adapter := unmerged_adapter(where, base, checkpoint):
         return adapter
-    # Whatever `missing` and `extra` say: hardly anything would be merged.
-    prefixes = prefix_between(missing, extra)
-    if prefixes or _are_most(missing, base):
-        prefixes = prefixes or prefix_between(base.tensors.keys(), checkpoint.tensors.keys())
-        return [_others(model, base, checkpoint, missing, prefixes)]
+    if _are_most(missing, base):  # whatever `missing` and `extra` say: hardly anything would be merged
+        return [_others(recipe, model, base, checkpoint, missing)]
     found = _differing(recipe, where, base, checkpoint)
     deeper = _beyond_the_other(base, checkpoint)
     if deeper.intersection(missing) and recipe.missing == "error":
@@ -126,7 +125,8 @@ def _differing(recipe: Recipe, where: str, base: Checkpoint, checkpoint: Checkpo
     unlike = [name for name in common if base.tensors[name].shape != checkpoint.tensors[name].shape]
     another_size = 2 * len(unlike) > len(base.tensors) and len(unlike) > 1
     told = unlike[:1] if another_size else common
-    each = ((name, _differs(recipe, where, base.tensors[name], checkpoint.tensors[name])) for name in told)
+    vocabulary = vocabulary_tensors(base).keys() if unlike else ()
+    each = ((name, _differs(recipe, where, base.tensors[name], checkpoint.tensors[name], vocabulary)) for name in told)
     found = shorten(once((name, problem) for name, problem in each if problem), where)
     if another_size and found:
         found[0] = replace(found[0], found=f"{found[0].found}; {len(unlike) - 1:,} other tensors differ too")
@@ -156,24 +156,26 @@ def _are_most(missing: Sequence[str], base: Checkpoint) -> bool:
     return 2 * sum(base.tensors[name].elements for name in missing) > elements
 
 
-def _others(
-    model: str, base: Checkpoint, checkpoint: Checkpoint, missing: Sequence[str], prefixes: tuple[str, str] | None
-) -> Problem:
-    """What to say of a model that lacks many of the base's tensors: it has them under another prefix, or is another."""
+def _others(recipe: Recipe, model: str, base: Checkpoint, checkpoint: Checkpoint, missing: Sequence[str]) -> Problem:
+    """What to say of a model that lacks many of the base's tensors.
+
+    It has them under another prefix, is a part of what the base is, or is another.
+    """
     expected = f"tensors named as in {base.path}"
     common = base.tensors.keys() & checkpoint.tensors.keys()
     found = f"{len(missing):,} of {len(base.tensors):,} are missing" if common else "no name in common"
     where = f"model {quoted(model)}"
-    if prefixes:
+    if prefixes := prefix_between(base.tensors.keys(), checkpoint.tensors.keys()):
         found = f"{found}, but most agree by {change_of(prefixes)}"
         return Problem(where, expected, found, rename_so(model, prefixes))
     if 2 * len(missing) <= len(base.tensors):
         found = f"{found}, with more than half of the parameters"
-    return Problem(where, expected, found, "Merge fine-tunes of one base")
+    part = None if recipe.slices else fitting(base, checkpoint)
+    return Problem(where, expected, found, f"Write into: {part}" if part else "Merge fine-tunes of one base")
 
 
-def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Problem | None:
-    """Why a model's tensor cannot be merged with the base's."""
+def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor, vocabulary: Collection[str]) -> Problem | None:
+    """Why a model's tensor cannot be merged with the base's; those with a row for each token may have more or less."""
     where = f"{where}, {tensor.where}"
     if base.dtype.whole and tensor.dtype.whole:
         wanted, found = _shaped((base.dtype, base.shape)), _shaped((tensor.dtype, tensor.shape))
@@ -181,13 +183,14 @@ def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor) -> Proble
         differ = wanted != found and recipe.integers == "error"
         return Problem(where, f"{wanted} as in the base", found, mend) if differ else None
     if base.shape != tensor.shape:
-        if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
+        mend = "Merge fine-tunes of one base"
+        if base.name in vocabulary and base.shape[1:] == tensor.shape[1:]:
             mend = (
                 "Where this is a vocabulary, write tokenizer_source: union for the tokens of all models, "
                 "or tokenizer_source: base for the base's alone"
             )
+        if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             return Problem(where, f"{base.shape[0]} rows as in the base", f"{tensor.shape[0]} rows", mend)
-        mend = "Merge fine-tunes of one base"
         return Problem(where, f"shape {list(base.shape)} as in the base", f"shape {list(tensor.shape)}", mend)
     if base.dtype != tensor.dtype and not (base.dtype.merges and tensor.dtype.merges):
         mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import Problem, quoted, shorten, some
+from sdmw.errors import Problem, quoted, some
 from sdmw.planning.misnamed import ambiguous, unlike_experts
 from sdmw.recipes.recipe import ModelEntry, Recipe, Rename
-from sdmw.sizes import counted
+from sdmw.sizes import are, counted
 from sdmw.views.aliases import named_as
 from sdmw.views.buffers import with_computed_as_in
 from sdmw.views.experts import reformed
 from sdmw.views.experts import told as experts_told
-from sdmw.views.part import filled, part_of, prefixes_of
+from sdmw.views.part import filled, fitting, part_of, prefixes_of
 from sdmw.views.renamed import renaming, told, under
 
 
@@ -67,7 +67,8 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
         result = filled(base, within, result)
     alike = with_computed_as_in(base, result)
     if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
-        notes.append(f"model {quoted(name)}: {counted(changed, 'tensor')} that loaders compute are as in the base")
+        computed = f"{counted(changed, 'tensor')} that loaders compute {are(changed)} as in the base"
+        notes.append(f"model {quoted(name)}: {computed}")
     return Named(alike, agreed.own, (*by_rule.notes, *agreed.notes, *notes), by_rule.warnings)
 
 
@@ -104,9 +105,13 @@ def _parts(
     within = part_of(base, entry.into) if entry.into else base
     part = part_of(model, entry.part) if entry.part else model
     problems = []
-    for field, prefix, whole, found in (("into", entry.into, base, within), ("part", entry.part, model, part)):
+    for field, prefix, whole, found, other in (
+        ("into", entry.into, base, within, part),
+        ("part", entry.part, model, part, within),
+    ):
         if found is None:
-            mend = f"Its layers lie below {some(prefixes_of(whole))}"
+            fits = fitting(whole, other) if other else None
+            mend = f"Write {field}: {fits}" if fits else f"Its layers lie below {some(prefixes_of(whole))}"
             where = f"{field} of model {quoted(name)}"
             problems.append(Problem(where, f"tensors of {whole.path} below {quoted(prefix)}", "none", mend))
     if within is None or part is None:
@@ -125,31 +130,36 @@ def _by_rules(name: str, model: Checkpoint, rules: Iterable[Rename]) -> _Ruled |
     """The recipe's rules: of each name the first that matches the whole of it."""
     compiled = [(rule, re.compile(rule.pattern)) for rule in rules]
     names: dict[str, str] = {}
-    used: dict[Rename, int] = {}
+    used: dict[str, Rename] = {}
     for old in model.tensors:
         for rule, pattern in compiled:
             if match := pattern.fullmatch(old):
                 names[old] = match.expand(rule.to)
-                used[rule] = used.get(rule, 0) + 1
+                used[old] = rule
                 break
-    if problems := shorten(list(_twice(name, model, names))):
+    if problems := list(_twice(name, model, names, used)):
         return problems
     idle = tuple(
         f"rename: {quoted(rule.pattern)} is the name of no tensor of model {quoted(name)}"
         for rule, _ in compiled
-        if rule not in used
+        if rule not in used.values()
     )
     count = counted(len(names), "tensor")
     return _Ruled(names, (f"model {quoted(name)}: {count} renamed as the recipe says",) if names else (), idle)
 
 
-def _twice(name: str, model: Checkpoint, names: Mapping[str, str]) -> Iterator[Problem]:
+def _twice(name: str, model: Checkpoint, names: Mapping[str, str], rules: Mapping[str, Rename]) -> Iterator[Problem]:
+    """One problem for each rule by which tensors get the name of another."""
     first: dict[str, str] = {}
-    for old in model.tensors:
+    clashes: dict[Rename, list[tuple[str, str, str]]] = {}
+    for old in sorted(model.tensors, key=lambda each: each in rules):  # what no rule renames was there before
         new = names.get(old, old)
         if (other := first.setdefault(new, old)) != old:
-            found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}"
-            yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
+            clashes.setdefault(rules[old], []).append((other, old, new))
+    for (other, old, new), *others in clashes.values():
+        more = f"; likewise {counted(len(others), 'other tensor')}" if others else ""
+        found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}{more}"
+        yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
 
 
 def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> str:
@@ -159,4 +169,5 @@ def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> st
 
 def _outside(name: str, base: Checkpoint, within: Checkpoint, prefix: str) -> str:
     count = len(base.tensors) - len(within.tensors)
-    return f"model {quoted(name)} is merged into {quoted(prefix)}: {counted(count, 'tensor')} outside are the base's"
+    outside = f"{counted(count, 'tensor')} outside {are(count)} the base's"
+    return f"model {quoted(name)} is merged into {quoted(prefix)}: {outside}"

@@ -15,7 +15,7 @@ from sdmw.checkpoints.vocab_size import resized
 from sdmw.errors import Problem, quoted
 from sdmw.planning.output_tokens import Vocabularies
 from sdmw.recipes.recipe import Recipe
-from sdmw.sizes import counted
+from sdmw.sizes import are, counted
 from sdmw.views.vocabulary import BASE, Tally, vocabulary_tensors
 
 
@@ -85,8 +85,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -
 def unknown_tokens(tallies: Mapping[str, Tally]) -> Iterator[str]:
     """A warning where tokens of the output are known to no input."""
     if most := max((tally.zero for tally in tallies.values()), default=0):
-        rows = f"{counted(most, 'row')} of the vocabulary"
-        yield f"{rows} without a token, or with one that no model has: zero in the output"
+        have, zero = are(most, "has", "have"), are(most, "it is", "they are")
+        yield f"{counted(most, 'row')} of the vocabulary {have} no token, or one that no model has: {zero} zero"
 
 
 def said(recipe: Recipe, found: Vocabularies, tallies: Mapping[str, Tally], spare: int) -> Iterator[str]:

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.views.spellings import bare
 
 Rename = Callable[[str], str]
 _Rules = tuple[tuple[str, str], ...]  # patterns at the beginning of a name, each tried on what the one before has left
@@ -105,15 +106,18 @@ def is_rebuilt(config: Mapping[str, Any] | None) -> bool:
 def in_memory(config: Mapping[str, Any] | None, names: Iterable[str]) -> Rename:
     """What turns the name of a stored tensor into the one that it has in memory; names in memory stay as they are.
 
+    Modules that wrap others are left out: a loader of the checkpoint builds none.
+
     Args:
         config: of the checkpoint.
         names: of all its tensors.
     """
     config = config or {}
     rules = [(re.compile(rf"\A(?:{pattern})"), new) for pattern, new in _BY_TYPE.get(str(config.get("model_type")), ())]
-    prefix = _prefix(config, {name.split(".")[0] for name in names})
+    prefix = _prefix(config, {bare(name).split(".")[0] for name in names})
 
     def renamed(name: str) -> str:
+        name = bare(name)
         for pattern, new in rules:
             name = pattern.sub(new, name)
         return name if name.split(".")[0] in _HEADS else prefix + name

@@ -2,20 +2,21 @@
 
 Three rules, each on what the one before has left. Names that are one in memory: without the modules that wrap others,
 as today's versions spell them, and wherever transformers puts a language model (views/in_memory.py and spellings.py).
-Then one prefix more or less, where it makes most names agree. Layers beyond the base's last follow those before.
+Then one prefix more or less, where it makes most names agree. What the base lacks follows the tensors around it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from sdmw.checkpoints.checkpoint import Checkpoint
+from sdmw.checkpoints.tied_names import tied_names
 from sdmw.errors import quoted
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.in_memory import Rename, in_memory, unwrapped
 from sdmw.views.layers import place_in_stack, with_index
-from sdmw.views.spellings import plainly_spelled
+from sdmw.views.spellings import bare, plainly_spelled
 
 _TRIED = 5  # names of a model that suggest a prefix
 _MOST = 64  # prefixes that are tried
@@ -37,19 +38,32 @@ class Renaming:
 
 
 def renaming(base: Checkpoint, model: Checkpoint) -> Renaming:
-    """Which tensors of a model are the base's under another name."""
+    """Which tensors of a model are the base's under another name.
+
+    What the base lacks follows: a head that its embedding stands for, layers beyond its last, and all that lies within
+    the same wrappers.
+    """
     if model.tensors.keys() == base.tensors.keys():
         return Renaming({})
-    names = _in_memory(base, model)
-    reached = set(names.values())
-    wanted = [name for name in base.tensors if name not in model.tensors and name not in reached]
-    found = [name for name in model.tensors if name not in base.tensors and name not in names]
-    best = _best_prefixes(base, model, wanted, found)
-    if len(best) == 1:
-        known = set(wanted)
-        names |= {name: new for name in found if (new := with_prefix(name, best[0])) in known and new}
-    rest = [name for name in found if name not in names]
-    return Renaming(names | dict(_beyond(rest, names)), tuple(best) if len(best) > 1 else ())
+    ours, theirs = _by_memory(base), _by_memory(model)
+    key_of = keys_of(base)
+    heads = {name: tensor for name, tensor in _heads(base).items() if key_of(name) not in ours}
+    whole = replace(base, tensors={**base.tensors, **heads})
+    names = _in_memory(whole, ours | {key_of(name): [name] for name in heads}, model, theirs)
+    best = _best_prefixes(whole, model, names)
+    prefixes = best[0] if len(best) == 1 else None
+    if prefixes:
+        wanted, found = _left(whole, model, names)
+        pairs = ((name, with_prefix(plain, prefixes)) for plain, name in found.items())
+        names |= {name: wanted[new] for name, new in pairs if new in wanted}
+    for follow in (_beyond, _around):
+        rest = [name for name in model.tensors if name not in whole.tensors and name not in names]
+        taken = {*whole.tensors, *model.tensors, *names.values()} if rest else set()
+        for name, new in follow(rest, names, base, prefixes):
+            if new not in taken:
+                names[name] = new
+                taken.add(new)
+    return Renaming(names, tuple(best) if len(best) > 1 else ())
 
 
 def under(model: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
@@ -69,12 +83,13 @@ def told(model: Checkpoint, names: Mapping[str, str]) -> str:
     """By what the names agree, for people."""
     counts = Counter(_change(name, new) for name, new in names.items())
     most = len(model.tensors)
+    said = f"all {most:,} names agree" if len(names) == most else f"{len(names):,} of {most:,} names agree"
     if len(counts) == 1:
-        said = f"all {most:,} names agree" if len(names) == most else f"{len(names):,} of {most:,} names agree"
         return f"{said} {next(iter(counts))}"
     parts = [f"{count:,} {change}" for change, count in counts.most_common(_TOLD)]
-    more = ", and others" if len(counts) > _TOLD else ""
-    return f"{len(names):,} of {most:,} names agree: {', '.join(parts)}{more}"
+    if others := sum(count for _, count in counts.most_common()[_TOLD:]):
+        parts.append(f"{others:,} otherwise")
+    return f"{said}: {', '.join(parts)}"
 
 
 def with_prefix(name: str, prefixes: Prefixes) -> str | None:
@@ -101,9 +116,10 @@ def prefix_between(wanted: Collection[str], found: Collection[str]) -> Prefixes 
     return None
 
 
-def _in_memory(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
+def _in_memory(
+    base: Checkpoint, ours: Mapping[str, list[str]], model: Checkpoint, theirs: Mapping[str, list[str]]
+) -> dict[str, str]:
     """The names that are one in memory, where that is one name of each."""
-    ours, theirs = _by_memory(base), _by_memory(model)
     return {
         theirs[key][0]: names[0]
         for key, names in ours.items()
@@ -125,19 +141,46 @@ def keys_of(checkpoint: Checkpoint) -> Rename:
     return lambda name: unwrapped(plainly_spelled(memory(name)))
 
 
-def _best_prefixes(
-    base: Checkpoint, model: Checkpoint, wanted: Collection[str], found: Collection[str]
-) -> list[Prefixes]:
+def _heads(base: Checkpoint) -> dict[str, Tensor]:
+    """What the base does not store because something stands for it: under the name that it would have."""
+    tied = tied_names(base.config, base.tensors.keys()).sources
+    return {
+        head: replace(base.tensors[source], name=head)
+        for head, source in tied.items()
+        if source in base.tensors and head not in base.tensors
+    }
+
+
+def _left(base: Checkpoint, model: Checkpoint, names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of base and model that are no pair yet, by how they are plainly spelled."""
+    reached = set(names.values())
+    wanted = (name for name in base.tensors if name not in model.tensors and name not in reached)
+    return _plain(wanted), _plain(name for name in model.tensors if name not in base.tensors and name not in names)
+
+
+def _plain(names: Iterable[str]) -> dict[str, str]:
+    """Names by how they are plainly spelled, where one name is spelled so."""
+    found: dict[str, str] = {}
+    several = set()
+    for name in names:
+        if found.setdefault(plain := plainly_spelled(name), name) != name:
+            several.add(plain)
+    return {plain: name for plain, name in found.items() if plain not in several}
+
+
+def _best_prefixes(base: Checkpoint, model: Checkpoint, names: Mapping[str, str]) -> list[Prefixes]:
     """One prefix more or less by which most of the model's tensors have names that are wanted; several if they tie.
 
     Tensors of other shapes do not count.
     """
-    known = frozenset(wanted)
+    if 2 * (len(model.tensors) - len(names)) <= len(model.tensors):
+        return []
+    wanted, found = _left(base, model, names)
     counts: dict[Prefixes, int] = {}
-    for prefixes in islice(dict.fromkeys(_more_or_less(known, found)), _MOST):
-        pairs = ((name, with_prefix(name, prefixes)) for name in found)
+    for prefixes in islice(dict.fromkeys(_more_or_less(wanted.keys(), found.keys())), _MOST):
+        pairs = ((name, wanted.get(with_prefix(plain, prefixes) or "")) for plain, name in found.items())
         counts[prefixes] = sum(
-            model.tensors[name].shape == base.tensors[new].shape for name, new in pairs if new in known and new
+            model.tensors[name].shape == base.tensors[new].shape for name, new in pairs if new is not None
         )
     most = max(counts.values(), default=0)
     return [each for each, count in counts.items() if count == most] if 2 * most > len(model.tensors) else []
@@ -165,7 +208,9 @@ def _in_place(wanted: Collection[str], found: Collection[str]) -> Iterator[Prefi
             yield from ((".".join([*parts[:place], ""]), on) for on in islice(ends, _TRIED))
 
 
-def _beyond(rest: Collection[str], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _beyond(
+    rest: Collection[str], names: Mapping[str, str], base: Checkpoint, prefixes: Prefixes | None
+) -> Iterator[tuple[str, str]]:
     """Layers that the base does not have, renamed as the layer is that has the same parts."""
     places = {name: place for name in rest if (place := place_in_stack(name)) is not None}
     like = {_numbered(name): new for name, new in names.items() if place_in_stack(name)} if places else {}
@@ -178,9 +223,31 @@ def _numbered(name: str) -> str:
     return with_index(name, 0)
 
 
+def _around(
+    rest: Collection[str], names: Mapping[str, str], base: Checkpoint, prefixes: Prefixes | None
+) -> Iterator[tuple[str, str]]:
+    """What nothing is like in the base: within its wrappers, and without the prefix that others have too many."""
+    wrappers = {name.removesuffix(bare(name)) for name in base.tensors} if rest else set()
+    if len(wrappers) != 1:
+        return  # some lie within others than the rest: nobody can tell in which
+    off, within = prefixes[0] if prefixes else "", wrappers.pop()
+    for name in rest:
+        if (new := within + bare(name).removeprefix(off)) != name:
+            yield name, new
+
+
 def _change(name: str, new: str) -> str:
-    """What differs between two names: their beginnings, or modules in the middle that are left out."""
-    old, now = name.split("."), new.split(".")
+    """What differs between two names: their beginnings, modules in the middle that are left out, or their ends."""
+    before, old = name.rpartition(".")[::2]
+    beginning, now = new.rpartition(".")[::2]
+    if old == now:
+        return f"once {_changed(before, beginning)}"
+    end = f"{quoted(now)} is written for {quoted(old)}"
+    return f"once {end}" if before == beginning else f"once {_changed(before, beginning)} and {end}"
+
+
+def _changed(name: str, new: str) -> str:
+    old, now = (each.split(".") if each else [] for each in (name, new))
     while old and now and old[-1] == now[-1]:
         del old[-1], now[-1]
     inside = bool(old and now and old[0] == now[0])
@@ -188,10 +255,10 @@ def _change(name: str, new: str) -> str:
         del old[0], now[0]
     off, on = (quoted(".".join([*each, ""])) for each in (old, now))
     if not now:
-        return f"once {off} is left out"
+        return f"{off} is left out"
     if not old:
-        return f"once {on} is put {'in' if inside else 'before them'}"
+        return f"{on} is put {'in' if inside else 'before them'}"
     if [part for part in old if part in now] == now:
         gone = dict.fromkeys(quoted(f"{part}.") for part in old if part not in now)
-        return f"once {' and '.join(gone)} are left out"
-    return f"once {on} is written for {off}"
+        return f"{' and '.join(gone)} are left out"
+    return f"{on} is written for {off}"

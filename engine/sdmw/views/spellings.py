@@ -19,6 +19,7 @@ _OLD_ENDS = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
+_WRAPPER = re.compile(rf"(?:\A|(?<=\.))(?:(?:{'|'.join(sorted(_WRAPPERS))})\.)+")
 _ANY = re.compile(rf"(?:\A|\.)(?:{'|'.join((*_WRAPPERS, *_OLD_MODULES, *_OLD_ENDS))})(?:\.|\Z)")
 _OF_PEFT = (".lora_", ".base_layer.", ".modules_to_save.", ".original_module.")
 _DEFAULT = ".default."  # the usual name of an adapter, which peft leaves out of the files that it writes
@@ -35,11 +36,14 @@ def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
     return [n for n in names if any(part in n for part in _OF_PEFT) and (n not in own or _DEFAULT in n)]
 
 
+def bare(name: str) -> str:
+    """A name without the modules that wrap others."""
+    return _WRAPPER.sub("", name)
+
+
 def plainly_spelled(name: str) -> str:
     """A name without the modules that wrap others, as it is spelled today."""
     if not _ANY.search(name):  # most of 100,000 names, at a tenth of the time
         return name
-    *modules, last = name.split(".")
-    return ".".join(
-        (*(_OLD_MODULES.get(each, each) for each in modules if each not in _WRAPPERS), _OLD_ENDS.get(last, last))
-    )
+    *modules, last = bare(name).split(".")
+    return ".".join((*(_OLD_MODULES.get(each, each) for each in modules), _OLD_ENDS.get(last, last)))
