@@ -1,8 +1,13 @@
 """Every kernel also runs as plain Python and gives the same bits: what is compiled is what is written."""
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
+
+from faults.worlds import ALL
 
 PROGRAM = """
 import sys
@@ -160,3 +165,11 @@ def test_compiled_and_plain_kernels_agree():
     plain, compiled = output(NUMBA_DISABLE_JIT="1"), output(NUMBA_DISABLE_JIT="0")
     assert len(plain) > 1_000_000
     assert plain == compiled
+
+
+@pytest.mark.skipif(not ALL, reason="compiles all kernels anew; scripts/test --all")
+@pytest.mark.parametrize("processor", ["generic", "x86-64-v3"])
+def test_kernels_of_other_processors_agree(processor):
+    if processor.startswith("x86") and platform.machine() != "x86_64":
+        pytest.skip("another kind of processor")
+    assert output(NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES="") == output()
