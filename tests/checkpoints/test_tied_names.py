@@ -42,6 +42,10 @@ def of(*architectures, **config):
         (of(model_type="bart"), ["model.shared.weight", "model.decoder.embed_tokens.weight"],
          dict.fromkeys(("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"),
                        "model.shared.weight"), False),
+        # A model that was saved from within a wrapper.
+        (of("LlamaForCausalLM"), ["module.model.embed_tokens.weight", "module.model.norm.weight"],
+         {"module.lm_head.weight": "module.model.embed_tokens.weight"}, True),
+        (of("LlamaForCausalLM"), ["module.model.embed_tokens.weight", "model.norm.weight"], {}, False),
         # What nobody knows.
         (of("SomeForCausalLM", model_type="of_nobody"), ["model.embed_tokens.weight"], {}, False),
         (of("LlamaForCausalLM"), ["transformer.wte.weight"], {}, False),

@@ -1,5 +1,6 @@
 """Plans that must not endanger an input, and dtypes that are the base's."""
 
+import gc
 import os
 
 import numpy as np
@@ -8,7 +9,8 @@ from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
-from sdmw.planning import plan
+from sdmw.planning import plan, prepared
+from sdmw.planning.inputs import open_inputs
 
 
 @pytest.fixture
@@ -116,3 +118,24 @@ def test_weights_whose_sum_float32_does_not_hold_are_refused(models):
     asked |= {"merge_method": "linear", "parameters": {"weight": 3e38}}
     (problem,) = sdmw.plan(asked).problems
     assert "more than float32 holds" in str(problem)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_of_cycles_is_as_before(models, monkeypatch, collects):
+    """Planning does without it, whether it succeeds or not."""
+    folder, _, tune = models
+    write_checkpoint(folder / "tune", tune)
+    seen = []
+    monkeypatch.setattr(prepared, "open_inputs", lambda *a, **k: seen.append(gc.isenabled()) or open_inputs(*a, **k))
+    before = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        assert sdmw.plan(recipe(folder / "base", folder / "tune")).problems == ()
+        assert gc.isenabled() == collects
+        with pytest.raises(sdmw.errors.PlanError):
+            sdmw.merge(recipe(folder / "base", folder / "none"), folder / "out", progress=False)
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen
+    assert not any(seen)

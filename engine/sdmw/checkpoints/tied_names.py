@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from sdmw.checkpoints.wrappers import around
 
 Pair = tuple[str, str]  # what is tied, and what stands for it
 
@@ -36,6 +38,9 @@ def tied_names(config: Mapping[str, Any] | None, stored: Collection[str]) -> Tie
         stored: names of all its tensors.
     """
     config = config or {}
+    if lead := around(stored):
+        within = tied_names(config, {name.removeprefix(lead) for name in stored})
+        return replace(within, sources={lead + head: lead + source for head, source in within.sources.items()})
     known = _of_class(config)
     if found := [pair for pair in (_as_stored(pair, stored) for pair in known) if pair]:
         of_class = _class_of(config) in _table().by_class

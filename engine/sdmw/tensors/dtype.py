@@ -9,9 +9,17 @@ class DType(Enum):
     """An element type by its safetensors name; the value is the size in bits.
 
     Source: the safetensors format (https://github.com/huggingface/safetensors, `dtype.rs`/`tensor.rs`).
+
+    Attributes:
+        bits: an element's.
+        itemsize: bytes an element; for dtypes of whole bytes only.
+        merges: merge arithmetic takes it: the floats that float32 holds exactly.
     """
 
     _value_: tuple[str, int]
+    bits: int
+    itemsize: int
+    merges: bool
 
     F32 = ("F32", 32)
     F16 = ("F16", 16)
@@ -36,20 +44,10 @@ class DType(Enum):
     F6_E3M2 = ("F6_E3M2", 6)
     F4 = ("F4", 4)
 
-    @property
-    def bits(self) -> int:
-        """Bits an element."""
-        return self.value[1]
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes an element; for dtypes of whole bytes only."""
-        return self.bits // 8
-
-    @property
-    def merges(self) -> bool:
-        """Whether merge arithmetic takes it: the floats that float32 holds exactly."""
-        return self in (DType.F32, DType.F16, DType.BF16)
+    def __init__(self, name: str, bits: int) -> None:
+        # Plain attributes: a plan of 100,000 tensors asks for them a million times.
+        self.bits, self.itemsize = bits, bits // 8
+        self.merges = name in ("F32", "F16", "BF16")
 
     @property
     def copies(self) -> bool:

@@ -11,12 +11,13 @@ _COMPUTED = (
     "embed_positions.position_ids",
 )  # fmt: skip
 _MASKS = ("attn.bias", "attention.bias")
+_ENDS = tuple(f".{end}" for end in _COMPUTED)
+_ENDS_OF_FOUR_AXES = (*_ENDS, *(f".{end}" for end in _MASKS))
 
 
 def is_computed(name: str, tensor: Tensor) -> bool:
     """Whether loaders pass a stored tensor by: frequencies of positions, position indices, causal masks."""
-    ends = (*_COMPUTED, *_MASKS) if len(tensor.shape) == 4 else _COMPUTED
-    return name == "position_ids" or any(f".{name}".endswith(f".{end}") for end in ends)
+    return name == "position_ids" or f".{name}".endswith(_ENDS_OF_FOUR_AXES if len(tensor.shape) == 4 else _ENDS)
 
 
 def with_computed_as_in(base: Checkpoint, model: Checkpoint) -> Checkpoint:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.views.spellings import bare
+from sdmw.checkpoints.wrappers import bare
 
 Rename = Callable[[str], str]
 _Rules = tuple[tuple[str, str], ...]  # patterns at the beginning of a name, each tried on what the one before has left
@@ -95,7 +95,7 @@ _TRANSFORMER = frozenset((
 _HEADS = ("lm_head", "embed_out", "score", "classifier")
 MOST_LONGER = 4  # of the names that end as one in an adapter: two are too many
 _OTHER_PARTS = ("vision", "visual", "image", "video", "audio", "speech", "talker")
-_WRAPPERS = ("base_model", "_orig_mod", "module", "model", "language_model", "transformer", "thinker")
+_AROUND = re.compile(r"\A(?:(?:base_model|_orig_mod|module|model|language_model|transformer|thinker)\.)+")
 
 
 def is_rebuilt(config: Mapping[str, Any] | None) -> bool:
@@ -120,7 +120,7 @@ def in_memory(config: Mapping[str, Any] | None, names: Iterable[str]) -> Rename:
         name = bare(name)
         for pattern, new in rules:
             name = pattern.sub(new, name)
-        return name if name.split(".")[0] in _HEADS else prefix + name
+        return name if not prefix or name.split(".")[0] in _HEADS else prefix + name
 
     return renamed
 
@@ -142,9 +142,7 @@ def unwrapped(name: str) -> str:
     From transformers 4.52 on a language model that sees is `model.language_model` in memory; before it was
     `language_model.model`, or `model`.
     """
-    parts = name.split(".")
-    start = next((place for place, part in enumerate(parts) if part not in _WRAPPERS), 0)
-    return ".".join(parts[start:])
+    return _AROUND.sub("", name, count=1)
 
 
 class Names:

@@ -1,8 +1,10 @@
 """Which tensors are thresholded together: layers and components by name alone. Source: METHOD.md, "What a layer is"."""
 
+import re
 from collections.abc import Iterable
 
 LARGEST_INDEX = 10**18  # a name may hold any number of digits
+_INDEX = re.compile(r"(?:\A|\.)([0-9]+)(?:(?=\.)|\Z)")  # the first dotted part that is all ASCII digits
 
 
 def layer_of(name: str, granularity: str) -> str:
@@ -12,14 +14,17 @@ def layer_of(name: str, granularity: str) -> str:
         name: the tensor's.
         granularity: tensor, module, block, component or model.
     """
-    parts = name.split(".")
-    place = _index_place(parts)
     match granularity:
         case "module":
-            stop = len(parts) - 1 if place is None else min(place + 2, len(parts) - 1)
+            parts = name.split(".")
+            index = _INDEX.search(name)
+            stop = len(parts) - 1
+            if index:
+                stop = min(name[: index.end()].count(".") + 2, stop)
             return ".".join(parts[:stop]) or name
         case "block":
-            return name if place is None else ".".join(parts[: place + 1])
+            index = _INDEX.search(name)
+            return name[: index.end()] if index else name
         case "component":
             return component_of(name)
         case "model":
@@ -29,33 +34,30 @@ def layer_of(name: str, granularity: str) -> str:
 
 def component_of(name: str) -> str:
     """The name less its layer index: what the same part of every block shares."""
-    parts = name.split(".")
-    place = _index_place(parts)
-    return name if place is None else ".".join(parts[:place] + parts[place + 1 :]) or name
+    index = _INDEX.search(name)
+    if index is None:
+        return name
+    rest = name[index.end() :]  # with its dot
+    return (name[: index.start()] + rest if index.start(1) else rest[1:]) or name
 
 
 def layer_index(name: str) -> int | None:
     """The first dotted part that is all ASCII digits."""
-    parts = name.split(".")
-    place = _index_place(parts)
-    return None if place is None else int(parts[place]) if len(parts[place]) <= 18 else LARGEST_INDEX
+    index = _INDEX.search(name)
+    return _number(index[1]) if index else None
 
 
 def place_in_stack(name: str) -> tuple[str, int] | None:
     """What stands before the layer index, which names the stack, and the index; None for what is outside layers."""
-    index = layer_index(name)
-    if index is None:
-        return None
-    parts = name.split(".")
-    return ".".join(parts[: _index_place(parts)]), index
+    index = _INDEX.search(name)
+    return (name[: index.start()], _number(index[1])) if index else None
 
 
-def with_index(name: str, index: int) -> str:
+def with_index(name: str, number: int) -> str:
     """The name with another layer index."""
-    parts = name.split(".")
-    place = _index_place(parts)
-    assert place is not None  # only names of layers are given another index
-    return ".".join([*parts[:place], str(index), *parts[place + 1 :]])
+    index = _INDEX.search(name)
+    assert index is not None  # only names of layers are given another index
+    return f"{name[: index.start(1)]}{number}{name[index.end() :]}"
 
 
 def depths(names: Iterable[str]) -> dict[str, float]:
@@ -76,5 +78,5 @@ def depths(names: Iterable[str]) -> dict[str, float]:
     return {name: depth_of[place] if place else 0.0 for name, place in places.items()}
 
 
-def _index_place(parts: list[str]) -> int | None:
-    return next((place for place, part in enumerate(parts) if part.isascii() and part.isdigit()), None)
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) <= 18 else LARGEST_INDEX

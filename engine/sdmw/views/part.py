@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.heads import called_like_a_head
+from sdmw.checkpoints.wrappers import bare
 from sdmw.views.experts import reformed
 from sdmw.views.in_memory import in_memory
 from sdmw.views.renamed import renaming, under
-from sdmw.views.spellings import bare
 from sdmw.views.tied import input_embedding
 
 

@@ -12,11 +12,12 @@ from itertools import islice
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.tied_names import tied_names
+from sdmw.checkpoints.wrappers import bare
 from sdmw.errors import quoted
 from sdmw.tensors.tensor import Tensor
 from sdmw.views.in_memory import Rename, in_memory, unwrapped
 from sdmw.views.layers import place_in_stack, with_index
-from sdmw.views.spellings import bare, plainly_spelled
+from sdmw.views.spellings import plainly_spelled, spelled_today
 
 _TRIED = 5  # names of a model that suggest a prefix
 _MOST = 64  # prefixes that are tried
@@ -45,17 +46,19 @@ def renaming(base: Checkpoint, model: Checkpoint) -> Renaming:
     """
     if model.tensors.keys() == base.tensors.keys():
         return Renaming({})
-    ours, theirs = _by_memory(base), _by_memory(model)
     key_of = keys_of(base)
+    ours, theirs = _each_once(base.tensors, key_of), _each_once(model.tensors, keys_of(model))
     heads = {name: tensor for name, tensor in _heads(base).items() if key_of(name) not in ours}
     whole = replace(base, tensors={**base.tensors, **heads})
-    names = _in_memory(whole, ours | {key_of(name): [name] for name in heads}, model, theirs)
+    ours |= {key_of(name): name for name in heads}
+    pairs = ((theirs.get(key), name) for key, name in ours.items() if name and name not in model.tensors)
+    names = {name: new for name, new in pairs if name and name not in whole.tensors}
     best = _best_prefixes(whole, model, names)
     prefixes = best[0] if len(best) == 1 else None
     if prefixes:
         wanted, found = _left(whole, model, names)
-        pairs = ((name, with_prefix(plain, prefixes)) for plain, name in found.items())
-        names |= {name: wanted[new] for name, new in pairs if new in wanted}
+        renamed = ((name, with_prefix(plain, prefixes)) for plain, name in found.items())
+        names |= {name: wanted[new] for name, new in renamed if new in wanted}
     for follow in (_beyond, _around):
         rest = [name for name in model.tensors if name not in whole.tensors and name not in names]
         taken = {*whole.tensors, *model.tensors, *names.values()} if rest else set()
@@ -116,29 +119,19 @@ def prefix_between(wanted: Collection[str], found: Collection[str]) -> Prefixes 
     return None
 
 
-def _in_memory(
-    base: Checkpoint, ours: Mapping[str, list[str]], model: Checkpoint, theirs: Mapping[str, list[str]]
-) -> dict[str, str]:
-    """The names that are one in memory, where that is one name of each."""
-    return {
-        theirs[key][0]: names[0]
-        for key, names in ours.items()
-        if len(names) == 1 == len(theirs.get(key, ()))
-        and names[0] not in model.tensors and theirs[key][0] not in base.tensors
-    }  # fmt: skip
-
-
-def _by_memory(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    key_of, found = keys_of(checkpoint), dict[str, list[str]]()
-    for name in checkpoint.tensors:
-        found.setdefault(key_of(name), []).append(name)
+def _each_once(names: Iterable[str], key_of: Rename) -> dict[str, str]:
+    """By its key each name; empty where several have one key, so that nobody can tell which is meant."""
+    found: dict[str, str] = {}
+    for name in names:
+        key = key_of(name)
+        found[key] = "" if key in found else name
     return found
 
 
 def keys_of(checkpoint: Checkpoint) -> Rename:
     """What turns a name of a checkpoint into one that the same tensor has in all checkpoints, if by rule it can."""
     memory = in_memory(checkpoint.config, checkpoint.tensors)
-    return lambda name: unwrapped(plainly_spelled(memory(name)))
+    return lambda name: unwrapped(spelled_today(memory(name)))
 
 
 def _heads(base: Checkpoint) -> dict[str, Tensor]:
@@ -155,17 +148,9 @@ def _left(base: Checkpoint, model: Checkpoint, names: Mapping[str, str]) -> tupl
     """The names of base and model that are no pair yet, by how they are plainly spelled."""
     reached = set(names.values())
     wanted = (name for name in base.tensors if name not in model.tensors and name not in reached)
-    return _plain(wanted), _plain(name for name in model.tensors if name not in base.tensors and name not in names)
-
-
-def _plain(names: Iterable[str]) -> dict[str, str]:
-    """Names by how they are plainly spelled, where one name is spelled so."""
-    found: dict[str, str] = {}
-    several = set()
-    for name in names:
-        if found.setdefault(plain := plainly_spelled(name), name) != name:
-            several.add(plain)
-    return {plain: name for plain, name in found.items() if plain not in several}
+    found = (name for name in model.tensors if name not in base.tensors and name not in names)
+    ours, theirs = (_each_once(each, plainly_spelled) for each in (wanted, found))
+    return {key: name for key, name in ours.items() if name}, {key: name for key, name in theirs.items() if name}
 
 
 def _best_prefixes(base: Checkpoint, model: Checkpoint, names: Mapping[str, str]) -> list[Prefixes]:
@@ -238,12 +223,18 @@ def _around(
 
 def _change(name: str, new: str) -> str:
     """What differs between two names: their beginnings, modules in the middle that are left out, or their ends."""
+    if name.endswith(f".{new}"):  # as most are, of 100,000
+        return f"once {_left_out(name[: -len(new)])}"
     before, old = name.rpartition(".")[::2]
     beginning, now = new.rpartition(".")[::2]
     if old == now:
         return f"once {_changed(before, beginning)}"
     end = f"{quoted(now)} is written for {quoted(old)}"
     return f"once {end}" if before == beginning else f"once {_changed(before, beginning)} and {end}"
+
+
+def _left_out(off: str) -> str:
+    return f"{quoted(off)} is left out"
 
 
 def _changed(name: str, new: str) -> str:
@@ -255,7 +246,7 @@ def _changed(name: str, new: str) -> str:
         del old[0], now[0]
     off, on = (quoted(".".join([*each, ""])) for each in (old, now))
     if not now:
-        return f"{off} is left out"
+        return _left_out(".".join([*old, ""]))
     if not old:
         return f"{on} is put {'in' if inside else 'before them'}"
     if [part for part in old if part in now] == now:

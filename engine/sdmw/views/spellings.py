@@ -1,17 +1,14 @@
 """Tensors that are the same under another spelling: of modules that wrap others, and of older versions.
 
-Source: torch.compile, FSDP, activation checkpointing and peft; transformers' `legacy` conversions, which its loaders
-apply and undo when they save.
+Source: peft; transformers' `legacy` conversions, which its loaders apply and undo when they save. For modules that wrap
+others see checkpoints/wrappers.py.
 """
 
 import re
 from collections.abc import Iterable
 
-_WRAPPERS = frozenset(
-    (
-        "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module", "module",
-    )
-)  # fmt: skip
+from sdmw.checkpoints.wrappers import bare
+
 _OLD_MODULES = {"block_sparse_moe": "mlp"}  # Mixtral's, until transformers 5
 _OLD_ENDS = {
     "gamma": "weight",
@@ -19,8 +16,7 @@ _OLD_ENDS = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
-_WRAPPER = re.compile(rf"(?:\A|(?<=\.))(?:(?:{'|'.join(sorted(_WRAPPERS))})\.)+")
-_ANY = re.compile(rf"(?:\A|\.)(?:{'|'.join((*_WRAPPERS, *_OLD_MODULES, *_OLD_ENDS))})(?:\.|\Z)")
+_ANY = re.compile(rf"(?:\A|\.)(?:{'|'.join((*_OLD_MODULES, *_OLD_ENDS))})(?:\.|\Z)")
 _OF_PEFT = (".lora_", ".base_layer.", ".modules_to_save.", ".original_module.")
 _DEFAULT = ".default."  # the usual name of an adapter, which peft leaves out of the files that it writes
 
@@ -36,14 +32,14 @@ def unmerged(names: Iterable[str], base: Iterable[str]) -> list[str]:
     return [n for n in names if any(part in n for part in _OF_PEFT) and (n not in own or _DEFAULT in n)]
 
 
-def bare(name: str) -> str:
-    """A name without the modules that wrap others."""
-    return _WRAPPER.sub("", name)
-
-
 def plainly_spelled(name: str) -> str:
     """A name without the modules that wrap others, as it is spelled today."""
+    return spelled_today(bare(name))
+
+
+def spelled_today(name: str) -> str:
+    """A name without wrappers, as today's versions spell it."""
     if not _ANY.search(name):  # most of 100,000 names, at a tenth of the time
         return name
-    *modules, last = bare(name).split(".")
+    *modules, last = name.split(".")
     return ".".join((*(_OLD_MODULES.get(each, each) for each in modules), _OLD_ENDS.get(last, last)))

@@ -23,6 +23,7 @@ _PACKED = {
 _PACKED_4_BITS = (".weight.absmax", ".weight.quant_map", ".weight.quant_state.")  # anywhere in a name: bitsandbytes
 _CODES = ".weight"
 _SCALES = (".scales", ".weight_scale", ".weight_scale_inv")  # beside codes that are no floats of 16 or 32 bits
+_ENDS = (*_SCALES, *_PACKED)
 
 
 def quantised_by_config(config: Mapping[str, Any]) -> Iterator[str]:
@@ -59,6 +60,8 @@ def _writer(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Who saves quantised weights with a tensor of this name; empty where nobody does."""
     if any(part in name for part in _PACKED_4_BITS):
         return "bitsandbytes"
+    if not name.endswith(_ENDS):  # as most of 100,000
+        return ""
     for scales in _SCALES:
         codes = tensors.get(name.removesuffix(scales) + _CODES) if name.endswith(scales) else None
         if codes is not None and not codes.dtype.merges:
