@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import sdmw
+from checkpoints_on_disk import write_checkpoint
 from ending import processor_seconds, seconds_to_its_end
 from faults.worlds import ALL
 from sdmw.kernels import calls, folder, ready
@@ -149,6 +151,21 @@ def test_whatever_is_merged_finds_its_kernels_compiled(warm, tmp_path, recipe):
     first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "again")
     assert (first, compiled) == ("Planned", False)
     assert peak <= planned
+
+
+@pytest.mark.parametrize("name", ["arcee_fusion", "della", "ties"])
+def test_long_rows_find_their_kernels_compiled(warm, tmp_path, name):
+    """Which some methods look at with kernels of other groups."""
+    for number, each in enumerate(("base", "one")):
+        values = np.random.default_rng(number).normal(0, 0.02, 300_000).astype(np.float32)
+        write_checkpoint(tmp_path / each, {"w": values})
+    recipe = {
+        "merge_method": name,
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / "one")}],
+        "parameters": {} if name == "arcee_fusion" else {"weight": 1, "density": 0.5},
+    }
+    assert merged(warm[0], recipe, tmp_path / "out")[3] is False
 
 
 def test_whoever_looks_again_finds_its_kernels_compiled(warm, tmp_path):

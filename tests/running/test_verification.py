@@ -465,7 +465,7 @@ def test_the_command(world, capsys, monkeypatch):
     done = told(capsys, monkeypatch, "verify", "out", "--sample", "50%")
     assert done.code == 1
     assert "result      different" in done.out
-    assert "checksum" in done.errors[0]
+    assert any("checksum" in error for error in done.errors)  # the sample may have the tile that is wrong too
     assert told(capsys, monkeypatch, "verify", "out", "--sample", "nought").code == 2
 
 

@@ -59,7 +59,7 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
     parameters = ()
     looks = (LargestLook, PowersLook, DivergenceLook, ScoresLook, LowScoresLook)
     uses = ("fusion",)
-    may_use = ("divergence",)
+    may_use = ("divergence", "dots")
     columns: ClassVar[Mapping[str, str]] = {"mean_cut": ".3g"}
 
     def params(self, settings: Settings) -> FusionParams:
