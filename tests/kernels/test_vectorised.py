@@ -6,7 +6,13 @@ import llvmlite.binding as llvm
 import numba
 import pytest
 
-from sdmw.kernels import divergence, dots, fusion, tiles
+from sdmw.kernels import (
+    compiler,  # noqa: F401  what Numba knows of our words
+    divergence,
+    dots,
+    fusion,
+    tiles,
+)
 
 FEATURES = llvm.get_host_cpu_features()
 pytestmark = pytest.mark.skipif(not FEATURES.get("avx2"), reason="a processor without AVX2: nothing to look for")
