@@ -429,6 +429,15 @@ class TestOddTokenizers:
         assert not out[EMBEDDING][4].any()
         assert merged(LINEAR + "tokenizer_source: base\n", "plain")[EMBEDDING].shape[0] == 4
 
+    def test_a_token_without_a_row_that_the_recipe_asks_for(self, world):
+        """The output has more rows than any input then, so none is spare."""
+        for name in ("base", "a", "b"):
+            rewritten(name, ["<unk>", "x", "y"], ["<s>", "<late>"], rows=4, seed=len(name))
+        recipe = LINEAR + "tokenizer: {source: base, tokens: {<late>: {source: {kind: zero}}}}\n"
+        out = merged(recipe)
+        assert (out[EMBEDDING].shape[0], out[HEAD].shape[0], config()["vocab_size"]) == (5, 5, 5)
+        assert not out[EMBEDDING][4].any()
+
     def test_numbers_that_no_token_has_are_zero(self, world):
         write_model("base2", {"<unk>": 0, "x": 1, "y": 3}, [(5, "<s>")], rows=6, seed=1)
         world["base2"] = load_file("base2/model.safetensors")

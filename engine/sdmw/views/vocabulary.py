@@ -149,7 +149,7 @@ def aligned(
     found: dict[str, dict[str, Tensor]] = {name: {} for name in checkpoints}
     tallies: dict[str, Tally] = {}
     tall = heights_of(checkpoints)
-    keeps_spare = rows.keeps_spare and all(len(heights) == 1 for heights in tall.values())
+    keeps_spare = rows.keeps_spare and all(len(each) == 1 and min(each) >= rows.size for each in tall.values())
     for name in tall:
         tensors = {each: _values(checkpoints, each, name) for each in checkpoints if name in checkpoints[each].tensors}
         if len({tensor.shape[1:] for tensor in tensors.values()}) > 1:
