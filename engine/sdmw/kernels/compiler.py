@@ -109,36 +109,23 @@ def _type_of_external(function: External, _context: Any) -> Any:
     return types.ExternalFunction(function.name, signature(getattr(types, function.gives), *takes))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits_of(typing_context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
+def _pattern_as(gives: Any, takes: Any, kind: Any) -> Any:
+    """The same bits as another type, of LLVM's kind."""
 
-    return types.uint32(types.float32), generate
+    @intrinsic  # type: ignore[untyped-decorator]
+    def seen(typing_context: Any, value: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], kind)
 
+        return gives(takes), generate
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of(typing_context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
+    return seen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits64_of(typing_context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(64))
-
-    return types.uint64(types.float64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _float64_of(typing_context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.uint64), generate
+_bits_of = _pattern_as(types.uint32, types.float32, ir.IntType(32))
+_float_of = _pattern_as(types.float32, types.uint32, ir.FloatType())
+_bits64_of = _pattern_as(types.uint64, types.float64, ir.IntType(64))
+_float64_of = _pattern_as(types.float64, types.uint64, ir.DoubleType())
 
 
 @intrinsic  # type: ignore[untyped-decorator]
