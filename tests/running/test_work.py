@@ -17,7 +17,7 @@ from sdmw.errors import RunError
 from sdmw.planning.plan import SMALLEST, TensorPlan
 from sdmw.running import work
 from sdmw.running.events import Progress
-from sdmw.running.work import read_tiles, tile_borders
+from sdmw.running.span import read_tiles, tile_borders
 from sdmw.tensors import lost_pages
 from sdmw.tensors.dtype import DType
 from sdmw.writing.layout import Place

@@ -27,8 +27,8 @@ from sdmw.running.context import Context
 from sdmw.running.events import Progress
 from sdmw.running.in_order import InOrder
 from sdmw.running.pool import AHEAD, Task
+from sdmw.running.span import read_tiles
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import read_tiles
 from sdmw.tensors.staging import staging
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing import side_files

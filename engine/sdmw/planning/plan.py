@@ -307,7 +307,9 @@ class Plan:
         if (grain := max(1, planned.row) if look.whole_rows and planned.whole_rows else look.grain) == 1:
             yield from self.pieces_of(tensor)
             return
-        step = -(-TILES_IN_PIECE * planned.tile(self.tile) // grain) * grain
+        # A tile each where one worker has to take them all: several then read side by side, and not far apart.
+        tiles = 1 if look.in_order else TILES_IN_PIECE
+        step = -(-tiles * planned.tile(self.tile) // grain) * grain
         for start in range(0, planned.elements, step):
             yield Piece(tensor, start, min(start + step, planned.elements))
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sdmw.errors import NonFiniteError, Problem
 from sdmw.planning.extraction import OVERSAMPLED, ROWS, Weight, algebra_is_threaded
 from sdmw.planning.plan import SMALLEST
+from sdmw.running.span import read_tiles
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import read_tiles
 from sdmw.tensors.matrices import widened
 from sdmw.tensors.tensor import Tensor
 

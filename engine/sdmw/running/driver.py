@@ -1,4 +1,4 @@
-"""Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, last measured first."""
+"""Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, what was measured last first."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +12,19 @@ from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.context import Context
+from sdmw.running.deal import Deal, Written
 from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
+from sdmw.running.span import Span
 from sdmw.sizes import counted
 from sdmw.statistics.look import Look, Measured
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
 SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measured
+RUN = 256 << 20  # bytes that are read in order when what was measured last is applied first
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Run:
 
     def _decide(self) -> Decisions:
         told = self._told("measure", self._plan.measured_bytes, self._decided_bytes())
-        measuring = Measuring(self._plan, self._method, self._span, told, self._journal)
+        measuring = Measuring(self._plan, self._method, self._span, self._shares, told, self._journal)
         self._run(measuring.next_task)
         self._read_again = measuring.read_again
         layers = measuring.decisions()
@@ -150,23 +153,29 @@ class Run:
     def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task[Any]]:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
-        def take(pieces: Sequence[Piece], found: Sequence[work.Written]) -> None:
+        def take(pieces: Sequence[Piece], found: Sequence[Written | None]) -> None:
             for piece, written in zip(pieces, found, strict=True):
-                self._journal.note_piece(piece, written)
-                told(self._span(piece).nbytes)
+                if written:
+                    self._journal.note_piece(piece, written)
+                    told(self._span(piece).nbytes)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:
                 portions = tuple(job.portion(piece, self._pool.given_up) for piece in pieces)
                 arguments = (portions, job.method, job.decisions.model, sink)
-                yield Task(work.write_portions, arguments, partial(take, pieces))
+                for _ in range(self._shares(portions[0].deal.span)):
+                    yield Task(work.write_portions, arguments, partial(take, pieces))
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
         self._pool.run(lambda: self._journal.commit() or next_task())
 
-    def _span(self, piece: Piece) -> work.Span:
+    def _span(self, piece: Piece) -> Span:
         return span_of(self._plan, piece, self._pool.given_up)
+
+    def _shares(self, span: Span) -> int:
+        """How many workers take tiles of a piece; one of another process would not know what is dealt."""
+        return 1 if self._pool.apart else min(self._plan.threads, -(-(span.stop - span.start) // span.tile))
 
     def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int], None]:
         """A receiver of bytes read in a stage, of which an earlier run has spared so many."""
@@ -216,12 +225,14 @@ class Measuring:
         self,
         plan: Plan,
         method: AnyMethod,
-        span: Callable[[Piece], work.Span],
+        span: Callable[[Piece], Span],
+        shares: Callable[[Span], int],
         told: Callable[[int], None],
         journal: RunJournal,
     ) -> None:
         self.read_again = 0
-        self._plan, self._method, self._span, self._told, self._journal = plan, method, span, told, journal
+        self._plan, self._method, self._span, self._shares = plan, method, span, shares
+        self._told, self._journal = told, journal
         self._open: dict[int, _OpenLayer] = {}
         self._decided: dict[int, object] = dict(journal.layers)
         self._again: deque[Iterator[Task[Any]]] = deque()
@@ -251,8 +262,8 @@ class Measuring:
         while look := self._method.needs(params, have):
             nothing = look.nothing(len(self._plan.tensors[tensors[0]].among))
             found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if pieces := sum(1 for tensor in tensors for _ in self._plan.looked_at(tensor, look)):
-                self._open[number] = _OpenLayer(look, pieces, have, found)
+            if tasks := sum(shares for *_, shares in self._dealt(number, look)):
+                self._open[number] = _OpenLayer(look, tasks, have, found)
                 return self._tasks(number, look)
             have = have.with_look(type(look), found)
         self._decided[number] = decision = self._method.decide_layer(params, have)
@@ -260,33 +271,51 @@ class Measuring:
             self._journal.note_layer(number, decision)
         return iter(())
 
-    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
+    def _dealt(self, number: int, look: Look[Any]) -> Iterator[tuple[int, Span, int]]:
+        """Tensor and span of each piece of a layer, and by how many workers it is looked at."""
         for tensor in self._plan.layers[number].tensors:
-            models = len(self._plan.tensors[tensor].among)
             for piece in self._plan.looked_at(tensor, look):
                 span = self._span(piece)
-                yield Task(work.measure, (span, look, models), partial(self._take, number, span))
+                yield tensor, span, 1 if look.in_order else self._shares(span)
 
-    def _take(self, number: int, span: work.Span, result: Any) -> None:
-        """Add a piece's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
+    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
+        first = not self._open[number].have.looks
+        for tensor, span, shares in self._dealt(number, look):
+            models, deal = len(self._plan.tensors[tensor].among), Deal(span)
+            read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
+            size = span.nbytes if first else read
+            for share in range(shares):
+                told = size * (share + 1) // shares - size * share // shares
+                take = partial(self._take, number, span.tensor.component, told)
+                yield Task(work.measure, (deal, look, models), take)
+
+    def _take(self, number: int, component: str, size: int, result: Any) -> None:
+        """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
         layer = self._open[number]
-        component = span.tensor.component
         layer.found[component] = layer.look.add(layer.found[component], result)
         layer.waiting -= 1
         if not layer.waiting:
             del self._open[number]
             self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
         if layer.have.looks:
-            itemsize = sum(each.cost.read for each in span.looked_at(layer.look, len(span.tensor.among)))
-            self.read_again += (span.stop - span.start) * itemsize
+            self.read_again += size
         else:
-            self._told(span.nbytes)
+            self._told(size)
 
 
 def _last_measured_first(plan: Plan) -> Iterator[tuple[Piece]]:
-    """Every piece by itself: what was read last may still be in the page cache."""
-    layers = (number for layer in reversed(plan.layers) for number in reversed(layer.tensors))
-    others = [number for number, tensor in enumerate(plan.tensors) if tensor.action != "merge"]
-    for number in [*layers, *reversed(others)]:
-        for piece in reversed(tuple(plan.pieces_of(number))):
-            yield (piece,)
+    """Every piece by itself, in runs, the last first: what was read last may still be in the page cache.
+
+    Within a run they come in order, as the kernel's read-ahead wants it.
+    """
+    runs: list[list[Piece]] = [[]]
+    size = 0
+    for number, tensor in enumerate(plan.tensors):
+        for piece in plan.pieces_of(number):
+            if size >= RUN:
+                runs.append([])
+                size = 0
+            runs[-1].append(piece)
+            size += (piece.stop - piece.start) * sum(each.cost.read for each in tensor.inputs)
+    for run in reversed(runs):
+        yield from ((piece,) for piece in run)

@@ -6,8 +6,10 @@ from sdmw.codec import tagged
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
+from sdmw.running.deal import Deal
+from sdmw.running.span import Span
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import Portion, Span
+from sdmw.running.work import Portion
 
 
 @tagged
@@ -54,7 +56,7 @@ class Job:
 
     def portion(self, piece: Piece, given_up: GivenUp) -> Portion:
         """A piece with all that is needed to write it."""
-        return Portion(span_of(self.plan, piece, given_up), self.decision_of(piece.tensor))
+        return Portion(Deal(span_of(self.plan, piece, given_up)), self.decision_of(piece.tensor))
 
 
 def span_of(plan: Plan, piece: Piece, given_up: GivenUp) -> Span:

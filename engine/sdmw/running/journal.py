@@ -9,8 +9,8 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import InputChangedError, OutputError, Problem
 from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Piece, Plan
+from sdmw.running.deal import Written
 from sdmw.running.pool import Task
-from sdmw.running.work import Written
 from sdmw.writing.publication import Publication
 
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from sdmw.errors import NonFiniteError, Problem
 from sdmw.planning.extraction import TILE
+from sdmw.running.span import read_tiles
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import equal, read_tiles
+from sdmw.running.work import equal
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.matrices import widened
 from sdmw.tensors.tensor import Tensor

@@ -23,8 +23,8 @@ from sdmw.running.events import Progress
 from sdmw.running.job import Job
 from sdmw.running.merged import Merged, merged
 from sdmw.running.pool import Task
+from sdmw.running.span import read_tiles, tile_borders
 from sdmw.running.stop import GivenUp
-from sdmw.running.work import read_tiles, tile_borders
 from sdmw.sizes import counted, shown
 from sdmw.storage.files import listing, open_file
 from sdmw.storage.shard import sample_of

@@ -29,6 +29,7 @@ class ColumnsLook(Look[NDArray[np.float64]]):
     deltas: bool
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 10, kept=1 << 10)  # and `column_bytes`
+    in_order: ClassVar[bool] = True
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The whole tensor at once."""

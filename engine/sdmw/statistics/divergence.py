@@ -64,6 +64,7 @@ class PowersLook(Look[BlockSums]):
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 16, result=1 << 11, kept=1 << 11)
     grain: ClassVar[int] = GRAIN
+    in_order: ClassVar[bool] = True
 
     def counter(self, models: int) -> "BlocksCounter":
         """A new counter, at zero."""
@@ -92,6 +93,7 @@ class DivergenceLook(Look[BlockSums]):
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 16, result=1 << 11, kept=1 << 11)
     grain: ClassVar[int] = GRAIN
+    in_order: ClassVar[bool] = True
 
     def counter(self, models: int) -> "BlocksCounter":
         """A new counter, at zero."""

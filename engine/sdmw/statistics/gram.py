@@ -55,6 +55,7 @@ class GramLook(Look[Gram]):
     # up to 2,200 bits.
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 18, result=1 << 16, kept=1 << 16)
     grain: ClassVar[int] = GRAIN
+    in_order: ClassVar[bool] = True
 
     def counter(self, models: int) -> "GramCounter":
         """A new counter, at zero."""

@@ -81,12 +81,14 @@ class Look(ABC, Generic[S]):
 
     Attributes:
         memory: what it takes at most; of one that needs whole rows, `Method.row_bytes` comes to it.
-        grain: its pieces of a tensor begin at multiples of so many elements, and come tile by tile in order.
+        grain: its pieces of a tensor begin at multiples of so many elements.
+        in_order: its tiles of a piece come in order, so that one worker takes all of them.
         whole_rows: its tiles hold whole rows of the last axis, of tensors for which `Method.row_bytes` is a number.
     """
 
     memory: ClassVar[LookMemory]
     grain: ClassVar[int] = 1
+    in_order: ClassVar[bool] = False
     whole_rows: ClassVar[bool] = False
 
     def ranges(self) -> tuple[tuple[int, int], ...] | None:

@@ -114,6 +114,7 @@ class LastTakenLook(Look[tuple[int, ...]]):
     taken: tuple[Taken, ...]
 
     memory: ClassVar[LookMemory] = LookMemory(counter=1 << 15, result=1 << 10, kept=1 << 10)
+    in_order: ClassVar[bool] = True
 
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """The blocks, each once."""
