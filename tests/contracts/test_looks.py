@@ -295,6 +295,24 @@ def test_tiles_of_a_piece_change_nothing(sample, data):
     assert sample.plain(counter.result()) == sample.plain(measured(sample, sample.patterns))
 
 
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_tiles_are_dealt_to_any_workers(sample, data):
+    """But to one alone where they must come in order."""
+    if sample.look.in_order:
+        return
+    row = sample.row
+    cuts = sorted(row * cut for cut in data.draw(st.lists(st.integers(0, sample.patterns.size // row), max_size=7)))
+    tiles = list(itertools.pairwise([0, *cuts, sample.patterns.size]))
+    counters = [sample.look.counter(MODELS) for _ in range(3)]
+    for start, stop in data.draw(st.permutations(tiles)):
+        add(sample, data.draw(st.sampled_from(counters)), sample.patterns[start:stop], start=start)
+    one, *others = [counter.result() for counter in counters]
+    for other in others:
+        one = sample.look.add(one, other)
+    assert sample.plain(one) == sample.plain(measured(sample, sample.patterns))
+
+
 def test_nothing_changes_nothing(sample):
     nothing, whole = sample.look.nothing(MODELS), measured(sample, sample.patterns)
     for added in (sample.look.add(nothing, whole), sample.look.add(whole, nothing)):

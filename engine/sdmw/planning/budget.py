@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sdmw.errors import Problem
 from sdmw.kernels import ready
 from sdmw.methods.method import AnyMethod
-from sdmw.planning.plan import Plan
+from sdmw.planning.plan import MOST_EARLY, Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
@@ -71,7 +71,8 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     """Bound on the resident memory of the process, in bytes.
 
     Before the run the kernels are loaded. Then each thread maps a tile of every input, holds one of output, and counts
-    into its own arrays. Some tiles of output are on their way to the disk. The driver holds the statistics of one
+    into its own arrays. Some tiles of output are on their way to the disk, and of each thread's piece one may wait for
+    its turn in the checksum. The driver holds the statistics of one
     layer, a copy of one of its components while a piece's are added, and those of the pieces under way, twice as many
     as threads.
     """
@@ -79,7 +80,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     tile += demand.beside
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
-    written = IN_FLIGHT * tile * demand.output
+    written = (IN_FLIGHT + threads * MOST_EARLY) * tile * demand.output
     running = demand.reserved + threads * worker + written + statistics + STAGING
     return max(demand.loading, running)
 

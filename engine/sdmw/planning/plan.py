@@ -25,6 +25,7 @@ RATE = 1_000_000_000  # bytes a second, read and written: a plain NVMe disk; wha
 LARGE = 1 << 20  # bytes of a tensor that is a group, or several, of its own
 SMALLEST = 4096  # elements; what is left of a piece behind its last whole tile may be less, and is no tile of its own
 TILES_IN_PIECE = 8  # short enough that a stop is soon noticed, long enough to be worth handing over
+MOST_EARLY = 1  # merged tiles of a piece that wait for one before them, which another worker has
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import Any, Self
 import xxhash
 from numpy.typing import NDArray
 
+from sdmw.planning.plan import MOST_EARLY
 from sdmw.running.span import Span
 
-MOST_EARLY = 1  # tiles that wait for one before them to be added to the checksum
 STOP_CHECK = 0.1  # seconds
 
 
