@@ -23,7 +23,7 @@ _NONE, _ONE, _BASE = np.zeros(0, np.float32), np.float32(1), _integers(1)
 
 
 def _tiles() -> Iterator[Call]:
-    from sdmw.kernels import low_rank, tiles
+    from sdmw.kernels import low_rank, pages, tiles
     from sdmw.kernels.bins import BINS
 
     bins, listed = _integers(0, BINS), np.zeros((0, 0), np.uint32)
@@ -34,6 +34,7 @@ def _tiles() -> Iterator[Call]:
     yield tiles.count_low_bits, (_BASE, _BASE, 0, _integers(0, 2), _integers(0, 2, 1))
     yield tiles.decode, (0, 0, 0, 0, _NONE)
     yield bus_error.handler, ()
+    yield pages.touch, (0, 0)
     yield low_rank.product, (np.zeros((0, 1)), np.zeros((1, 0)), 1.0, np.zeros((0, 0), np.float32))
 
 

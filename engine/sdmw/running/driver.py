@@ -24,7 +24,9 @@ from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
 SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measured
-RUN = 256 << 20  # bytes that are read in order when what was measured last is applied first
+RUN = (
+    1 << 30
+)  # bytes that are read in order where what was measured last is applied first; less wastes what is read ahead
 
 
 @dataclass(frozen=True, slots=True)

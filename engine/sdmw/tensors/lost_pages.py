@@ -1,7 +1,7 @@
 """Mapped pages that are lost while they are read become zeros and are counted, instead of ending the process.
 
-A file that is truncated, or a disk that fails, takes pages away from under a reader; looking first (`populate`) does
-not help against what happens in between. Readers ask `lost` before they trust what they computed.
+A file that is truncated, or a disk that fails, takes pages away from under a reader; looking first (`touch`) does not
+help against what happens in between. Readers ask `lost` before they trust what they computed.
 """
 
 import ctypes
@@ -69,19 +69,21 @@ def _handling() -> bytes:
     return _SIGACTION.pack(bus_error.handler.address, b"", _SA_SIGINFO | _SA_ONSTACK, 0, 0)
 
 
-def protect(address: int, size: int) -> None:
-    """Lost pages in this range shall be zeros while `guarded` is entered; a full table forgets to."""
+def protect(address: int, size: int) -> bool:
+    """Lost pages in this range shall be zeros while `guarded` is entered; False where the table is full."""
     with _lock:
         table = _made_table() if can_guard() else None
         if table is None:
-            return
+            return False
         place = _free.pop() if _free else _FIRST + 2 * table[0]
-        if place + 1 < len(table):
-            _places[address] = place
-            # In this order: the handler, which has no lock, must not see a range that begins at 0.
-            table[place] = address
-            table[place + 1] = address + size
-            table[0] = max(table[0], (place - _FIRST) // 2 + 1)
+        if place + 1 >= len(table):
+            return False
+        _places[address] = place
+        # In this order: the handler, which has no lock, must not see a range that begins at 0.
+        table[place] = address
+        table[place + 1] = address + size
+        table[0] = max(table[0], (place - _FIRST) // 2 + 1)
+        return True
 
 
 def forget(address: int) -> None:
@@ -91,6 +93,21 @@ def forget(address: int) -> None:
         if place is not None and _table is not None:
             _table[place + 1] = 0
             _free.append(place)
+
+
+def touch(address: int, size: int) -> bool | None:
+    """Read a range that is protected into memory, without the GIL.
+
+    Returns:
+        Whether all of its pages are there; None, and nothing is read, where `guarded` is not entered.
+    """
+    if not _guards:
+        return None
+    from sdmw.kernels import pages
+
+    before = lost()
+    pages.touch(address, size)
+    return lost() == before  # pages that another thread lost count too: what is read instead is as good
 
 
 def lost() -> int:

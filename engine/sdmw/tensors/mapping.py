@@ -125,15 +125,28 @@ class MappedBytes:
             "data": (self._address + start - first, True),  # cannot be made writeable
         }
         weakref.finalize(self, _unmap, self._address, self._size).atexit = False
-        lost_pages.protect(self._address, self._size)
+        self._protected = lost_pages.protect(self._address, self._size)
+        self._populating = threading.Lock()
+        self._error: int | None = None
 
     def populate(self) -> int:
-        """Reads them into memory, so that touching them raises no SIGBUS.
+        """Reads them into memory, so that touching them raises no SIGBUS; once, whoever asks for them.
 
         Returns:
             0, or the error: EFAULT where the file ends before they do or the disk cannot read. Another thing may still
             truncate the file afterwards.
         """
+        with self._populating:
+            if self._error is None:
+                self._error = self._populated()
+            return self._error
+
+    def _populated(self) -> int:
+        # By touching them where no SIGBUS can come of it. MADV_POPULATE_READ marks every page as used, and a large
+        # folio once for each of its pages: the kernel then keeps what was read and drops what it reads ahead. In
+        # 350 MiB it read 1.17 times what it was asked for, and in 200 MiB 1.29 times; touching, once.
+        if self._protected and (there := lost_pages.touch(self._address, self._read)) is not None:
+            return 0 if there else errno.EFAULT
         number = _advise(self._address, self._read, _MADV_POPULATE_READ)
         return 0 if number == errno.EINVAL else number  # a kernel before 5.14: pages come when they are touched
 
@@ -154,6 +167,7 @@ def _advise(address: int, size: int, advice: int) -> int:
 
 def _unmap(address: int, size: int) -> None:
     lost_pages.forget(address)
+    _advise(address, size, mmap.MADV_SEQUENTIAL)
     _libc.munmap(address, size)
 
 
