@@ -16,7 +16,7 @@ import processes
 import synthetic
 
 from sdmw.kernels import tiles
-from sdmw.kernels.bins import BINS, LOW
+from sdmw.kernels.bins import BINS, BLOCK, LOW
 from sdmw.kernels.codes import BF16, F16, F32
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
 from sdmw.statistics.near import bracket
@@ -95,7 +95,7 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
         np.empty((models, TILE), np.uint32),
         np.zeros(models, np.int64),
     )
-    tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums, edges, listed, sizes)
+    tiles.count_magnitudes(addresses, codes, TILE, BLOCK, packed, counts, sums, edges, listed, sizes)
     ranked = [np.searchsorted(np.cumsum(row), row.sum() // 10) for row in counts]
     bins = np.array([[place, place + 1] for place in ranked], np.int64)
     # The bracket that a run would list: three hundredths of the ranks to either side.
@@ -106,7 +106,7 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
 
     def count() -> None:
         sizes[:] = 0
-        tiles.count_magnitudes(addresses, codes, TILE, packed, counts, sums, edges, listed, sizes)
+        tiles.count_magnitudes(addresses, codes, TILE, BLOCK, packed, counts, sums, edges, listed, sizes)
 
     def merge() -> Any:
         assert keep

@@ -17,7 +17,7 @@ from reference.linear import linear
 from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.statistics import histogram
+from sdmw.statistics import bracket
 from sdmw.views.layers import component_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
@@ -251,7 +251,7 @@ def test_approximate_reports_its_largest_error(tmp_path):
 
 def test_a_second_look_is_counted(tmp_path, monkeypatch):
     """Nothing is listed near the percentile here, so that each layer is read three times."""
-    monkeypatch.setattr(histogram, "MOST_OF_PIECE", 0)
+    monkeypatch.setattr(bracket, "MOST_OF_PIECE", 0)
     rng = np.random.default_rng(3)
     base = {"w": rng.normal(0, 1, 5000).astype(np.float32)}
     tune = fine_tuned(rng, base)

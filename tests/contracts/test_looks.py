@@ -29,6 +29,7 @@ from sdmw.planning.budget import memory_of
 from sdmw.statistics import near, percentile
 from sdmw.statistics.between import BetweenLook, Bounds
 from sdmw.statistics.blocks import BlockSums
+from sdmw.statistics.bracket import BracketLook
 from sdmw.statistics.columns import ColumnsLook
 from sdmw.statistics.divergence import DivergenceLook, LargestLook, PowersLook
 from sdmw.statistics.gram import Gram, GramLook
@@ -145,6 +146,12 @@ TWO_BINS = np.concatenate([place << np.uint32(16) | np.arange(LOW, dtype=np.uint
 SAMPLES: Mapping[str, Sample] = {
     "histogram": Sample(HistogramLook(), every_bin(100_000), plain_histograms, use_histograms),
     "histogram and list": Sample(HistogramLook((50.0,) * MODELS), every_bin(131_000), plain_histograms, use_histograms),
+    "bracket": Sample(
+        BracketLook((50.0,) * MODELS),
+        every_bin(131_000),
+        lambda statistic: [(each.nonzero, each.nonfinite) for each in statistic],
+        use_histograms,
+    ),
     "Gram matrix of deltas": Sample(GramLook(True, True), wide_range(), lambda statistic: statistic, Gram.matrix),
     "Gram matrix of values": Sample(GramLook(True, False), wide_range(), lambda statistic: statistic, Gram.matrix),
     "ties": Sample(

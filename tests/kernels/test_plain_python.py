@@ -14,11 +14,9 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import calls, ready
-from sdmw.kernels import consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
+from sdmw.kernels import bracket, consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
-from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
-from sdmw.statistics.near import bracket
 
 ready.prepare(lambda _once: None, groups=list(calls.CALLS))
 rng = np.random.default_rng(5)
@@ -37,8 +35,19 @@ results = []
 packed = np.zeros((2, tiles.PACKED), np.uint64)
 counts, sums = np.zeros((2, BINS), np.int64), np.zeros((2, BINS), np.int64)
 edges, listed, sizes = np.array([[0x3D00, 0x3E00], [0, 0x7F80]]), np.zeros((2, 50), np.uint32), np.zeros(2, np.int64)
-tiles.count_magnitudes(addresses, codes, count, packed, counts, sums, edges, listed, sizes)
+tiles.count_magnitudes(addresses, codes, count, 4096, packed, counts, sums, edges, listed, sizes)
 results += [packed, counts, sums, listed, sizes]
+
+for first, stop in ((0x3D00, 0x3E00), (0, 0x7F80), (0x3D00, 0x7F80), (0x3F10, 0x3F11)):
+    outside, brackets = np.zeros((2, 4), np.int64), np.array([[first, stop]] * 2)
+    counts, sums = np.zeros((2, BINS), np.int64), np.zeros((2, BINS), np.int64)
+    listed, sizes = np.zeros((2, 400), np.uint32), np.zeros(2, np.int64)
+    bracket.count_by_bracket(
+        addresses, codes, count, brackets, packed, counts, sums, outside, listed, sizes
+    )
+    results += [packed, counts, sums, outside, sizes, *(row[:size] for row, size in zip(listed, sizes))]
+packed[:] = counts[:] = 0
+tiles.count_magnitudes(addresses, codes, count, 4096, packed, counts, sums, edges, listed, sizes)
 
 bins = np.array([[int(np.flatnonzero(c)[3]), int(np.flatnonzero(c)[9])] for c in counts], np.int64)
 low = np.zeros((2, 2, LOW), np.int64)

@@ -6,3 +6,4 @@ Plain numbers in a file of their own, so that planning needs no compiler.
 BINS = 1 << 15  # the sign bit of a magnitude is zero
 FIRST_NONFINITE_BIN = 0x7F80  # infinity; NaNs lie in it and above
 LOW = 1 << 16  # values of the low 16 bits
+BLOCK = 4096  # elements that are counted at once

@@ -23,14 +23,19 @@ _NONE, _ONE, _BASE = np.zeros(0, np.float32), np.float32(1), _integers(1)
 
 
 def _tiles() -> Iterator[Call]:
-    from sdmw.kernels import low_rank, pages, tiles
+    from sdmw.kernels import bracket, low_rank, pages, tiles
     from sdmw.kernels.bins import BINS
 
     bins, listed = _integers(0, BINS), np.zeros((0, 0), np.uint32)
     packed = np.zeros((0, tiles.PACKED), np.uint64)
     yield tiles.merge_deltas, (_BASE, _BASE, 0, _NONE, _NONE, _ONE, _ONE, True, 0, 0)
     yield tiles.average, (_BASE, _BASE, 0, _NONE, _ONE, 0, 0)
-    yield tiles.count_magnitudes, (_BASE, _BASE, 0, packed, bins, bins, _integers(0, 2), listed, _integers(0))
+    yield tiles.count_magnitudes, (_BASE, _BASE, 0, 1, packed, bins, bins, _integers(0, 2), listed, _integers(0))
+    outside, brackets = _integers(0, 4), _integers(0, 2)
+    yield (
+        bracket.count_by_bracket,
+        (_BASE, _BASE, 0, brackets, packed, bins, bins, outside, listed, _integers(0)),
+    )
     yield tiles.count_low_bits, (_BASE, _BASE, 0, _integers(0, 2), _integers(0, 2, 1))
     yield tiles.decode, (0, 0, 0, 0, _NONE)
     yield bus_error.handler, ()

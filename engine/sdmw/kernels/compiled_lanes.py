@@ -7,9 +7,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from sdmw.kernels.blocks import LANES
-from sdmw.kernels.lanes import add_groups, add_products_of_groups, raise_by_groups
+from sdmw.kernels.lanes import add_groups, add_patterns_from, add_products_of_groups, raise_by_groups
 
 _FLOATS, _DOUBLES = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.DoubleType(), LANES)
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def _looped(term: Any, join: Any) -> Any:
@@ -52,6 +53,24 @@ def _larger(builder: Any, so_far: Any, numbers: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _add_patterns_from(typing_context: Any, bits: Any, at: Any, groups: Any, lowest: Any, lanes: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, at, groups, lowest, into = arguments
+
+        def term(builder: Any, places: Any) -> Any:
+            words = builder.load(builder.bitcast(places[0], _WORDS.as_pointer()), align=4)
+            one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), lowest, ir.Constant(ir.IntType(32), 0))
+            border = builder.shuffle_vector(one, ir.Constant(_WORDS, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+            kept = builder.select(builder.icmp_unsigned(">=", words, border), words, ir.Constant(_WORDS, [0] * LANES))
+            return builder.fpext(builder.bitcast(kept, _FLOATS), _DOUBLES)
+
+        own = types.void(bits, types.intp, types.intp, lanes)
+        return _looped(term, _sum)(context, builder, own, (array, at, groups, into))
+
+    return types.void(bits, types.intp, types.intp, types.uint32, lanes), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _add_groups(typing_context: Any, values: Any, at: Any, groups: Any, lanes: Any) -> Any:
     return types.void(values, types.intp, types.intp, lanes), _looped(_value, _sum)
 
@@ -79,3 +98,8 @@ def _compiled_add_products(one: Any, other: Any, at: Any, groups: Any, lanes: An
 @overload(raise_by_groups, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_raise_by_groups(values: Any, at: Any, groups: Any, lanes: Any) -> Any:
     return lambda values, at, groups, lanes: _raise_by_groups(values, at, groups, lanes)
+
+
+@overload(add_patterns_from, strict=False)  # type: ignore[untyped-decorator]
+def _compiled_add_patterns_from(bits: Any, at: Any, groups: Any, lowest: Any, lanes: Any) -> Any:
+    return lambda bits, at, groups, lowest, lanes: _add_patterns_from(bits, at, groups, lowest, lanes)

@@ -25,3 +25,9 @@ def raise_by_groups(values: Any, at: int, groups: int, lanes: Any) -> None:
     """Put float64 that are larger in the place of what lanes hold; NaN is not."""
     for group in values[at : at + groups * LANES].reshape(groups, LANES):
         lanes[:] = np.where(group > lanes, group, lanes)
+
+
+def add_patterns_from(bits: Any, at: int, groups: int, lowest: Any, lanes: Any) -> None:
+    """Add the float32 of groups of patterns (uint32), from place `at` on, that are at least a pattern, as float64."""
+    found = np.where(bits >= lowest, bits, np.uint32(0)).view(np.float32).astype(np.float64)
+    add_groups(found, at, groups, lanes)

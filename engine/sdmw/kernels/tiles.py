@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
+from sdmw.kernels.bins import BLOCK as COUNT_BLOCK
 from sdmw.kernels.codes import BF16, DELTA, F16
 from sdmw.kernels.jit import bits_of, float_of, kernel, part, widened, words16, words32
 
 # Elements of a block. Measured on tiles in memory, in ns per element of two fine-tunes: merging 0.43 by 4,096, 0.30 by
 # 2,048, 0.20 by 1,024 and 512, where its arrays stay in the first-level cache; counting 0.90 by 4,096, 0.93 by 1,024.
 BLOCK = 1024
-COUNT_BLOCK = 4096
 LARGEST_TILE = 1 << 23  # elements: a packed bin has 24 bits for the count
 ZERO_BINS = 64  # zeros are spread over these: a single one would make each wait for the last
 PACKED = BINS + ZERO_BINS
 
-_COUNT_ONE = np.uint64(1 << 40)  # a packed bin: the count above, the sum of the low 16 bits below
-_LOW_SUM = np.uint64((1 << 40) - 1)
+ONE = np.uint64(1 << 40)  # a packed bin: the count above, the sum of the low 16 bits below
+LOW_SUM = np.uint64((1 << 40) - 1)
 _TO_HALF = np.float32(2.0**112)  # from float16's exponent bias to float32's, exact
 
 
@@ -142,11 +142,11 @@ def scatter(bits: Any, size: int, row: Any) -> None:
     """Count `size` patterns in a row of packed bins."""
     # Two at a load, and as places without a sign, which Numba need not check for being negative: half the time.
     for pair in bits[: size - size % 2].view(np.uint64):
-        row[(pair >> np.uint64(16)) & np.uint64(0xFFFF)] += _COUNT_ONE + (pair & np.uint64(0xFFFF))
-        row[pair >> np.uint64(48)] += _COUNT_ONE + ((pair >> np.uint64(32)) & np.uint64(0xFFFF))
+        row[(pair >> np.uint64(16)) & np.uint64(0xFFFF)] += ONE + (pair & np.uint64(0xFFFF))
+        row[pair >> np.uint64(48)] += ONE + ((pair >> np.uint64(32)) & np.uint64(0xFFFF))
     if size % 2:
         last = np.uint64(bits[size - 1])
-        row[last >> np.uint64(16)] += _COUNT_ONE + (last & np.uint64(0xFFFF))
+        row[last >> np.uint64(16)] += ONE + (last & np.uint64(0xFFFF))
 
 
 @kernel
@@ -154,7 +154,7 @@ def unpack(row: Any, counts: Any, low_sums: Any) -> None:
     """Add a row of packed bins to counts and sums of low bits, int64; it is zero afterwards."""
     for place in range(BINS):
         counts[place] += np.int64(row[place] >> np.uint64(40))
-        low_sums[place] += np.int64(row[place] & _LOW_SUM)
+        low_sums[place] += np.int64(row[place] & LOW_SUM)
     row[:] = np.uint64(0)
 
 
@@ -184,11 +184,13 @@ def list_near(bits: Any, size: int, first: int, stop: int, hits: Any, listed: An
 
 @kernel
 def count_magnitudes(
-    addresses: Any, codes: Any, count: int, packed: Any, counts: Any, low_sums: Any, edges: Any, listed: Any, sizes: Any
-) -> None:
-    """(n+1),(n+1),(),(n,PACKED),(n,BINS),(n,BINS),(n,2),(n,l),(n): count nonzero |deltas|, and list those of some bins.
+    addresses: Any, codes: Any, count: int, step: int, packed: Any, counts: Any, low_sums: Any, edges: Any, listed: Any,
+    sizes: Any,
+) -> None:  # fmt: skip
+    """(n+1),(n+1),(),(),(n,PACKED),(n,BINS),(n,BINS),(n,2),(n,l),(n): count |deltas| but zeros, and list some bins'.
 
-    METHOD.md, "bins". `packed` is uint64 scratch, zero before and after. `counts` and `low_sums` are int64: per bin
+    METHOD.md, "bins". Of every `step` elements the first COUNT_BLOCK are counted, so all with a step of as many.
+    `packed` is uint64 scratch, zero before and after. `counts` and `low_sums` are int64: per bin
     the number of deltas and the sum of their low 16 bits. NaN and infinity land in the bins from 0x7F80 up. `edges`
     are the bins to list, from one up to another, none where both are equal; `listed` takes the uint32 patterns, and
     `sizes` tells how many there were, which may be more than there was room for.
@@ -196,7 +198,7 @@ def count_magnitudes(
     base, scratch = np.zeros((2, COUNT_BLOCK), np.float32), np.empty(COUNT_BLOCK, np.float32)
     bits, hits = np.empty(COUNT_BLOCK, np.uint32), np.empty(COUNT_BLOCK, np.uint8)
     models = addresses.size - 1
-    for start in range(0, count, COUNT_BLOCK):
+    for start in range(0, count, step):
         size = min(COUNT_BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base[0])
         for model in range(models):

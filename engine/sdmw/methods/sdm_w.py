@@ -14,6 +14,7 @@ from sdmw.codec import Count, Within, tagged
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
+from sdmw.statistics.bracket import BracketLook
 from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
@@ -36,6 +37,7 @@ class SdmWParams:
         power: W_i = M_i**power / sum(M**power); 1 is linear, 2 square.
         exact: the percentile by two passes; else by the histogram alone.
         scale: lambda.
+        alone: a layer is one tensor.
     """
 
     k: tuple[float, ...]
@@ -43,6 +45,7 @@ class SdmWParams:
     power: float
     exact: bool
     scale: float
+    alone: bool
 
     @property
     def keeps_all(self) -> bool:
@@ -121,7 +124,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
         Parameter("lambda", "number", 1.0, varies=True),
     )
-    looks = (HistogramLook, LowBitsLook)
+    looks = (BracketLook, HistogramLook, LowBitsLook)
     columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
     def params(self, settings: Settings) -> SdmWParams:
@@ -134,6 +137,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
             exact=settings.word("percentile") == "exact",
             scale=settings.number("lambda"),
+            alone=settings.word("granularity") == "tensor",
         )
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
@@ -141,10 +145,15 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         return str(top.get("granularity", "tensor"))
 
     def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
-        """The histogram; then the low bits of the bins that hold the ranks, where they have any."""
+        """A histogram; then the low bits of the bins that hold the ranks, where they have any.
+
+        Of a single tensor first around the percentile alone, and of all bins only where that missed a rank.
+        """
         if params.keeps_all:
             return None
-        histograms = have.of(HistogramLook)
+        if params.exact and params.alone and have.of(BracketLook) is None:
+            return BracketLook(params.k)
+        histograms = _histograms(params, have)
         if histograms is None:
             return HistogramLook(params.k if params.exact else None)
         if not params.exact or have.of(LowBitsLook) is not None:
@@ -253,6 +262,14 @@ def weights_by_magnitude(magnitudes: Sequence[float], power: float) -> tuple[flo
     return tuple(each / total for each in powers)
 
 
+def _histograms(params: SdmWParams, have: Measured) -> Mapping[str, tuple[Histogram, ...]] | None:
+    """Of each component, such that the ranks of each model are known; None where they are not."""
+    if (found := have.of(HistogramLook)) is not None or (found := have.of(BracketLook)) is None:
+        return found
+    known = all(percentile.is_known(_of_model(found, model), k) for model, k in enumerate(params.k))
+    return found if known else None
+
+
 def _of_model(histograms: Mapping[str, tuple[Histogram, ...]], model: int) -> Histogram:
     """The histogram of a layer: its components' added."""
     return functools.reduce(operator.add, (components[model] for components in histograms.values()))
@@ -265,7 +282,7 @@ def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
 
 
 def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
-    histograms = have.of(HistogramLook) or {}
+    histograms = _histograms(params, have) or {}
     histogram, k = _of_model(histograms, model), params.k[model]
     components = {name: statistics[model] for name, statistics in histograms.items()}
     if not params.exact:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
+from sdmw.kernels.bins import BINS, BLOCK, FIRST_NONFINITE_BIN
 from sdmw.kernels.codes import DELTA, F32
 from sdmw.statistics.look import Look, LookMemory, Tile, add_by_model, check_models
 from sdmw.statistics.near import MOST_OF_PIECE, NONE_MET, NOTHING, Near, bracket
@@ -17,6 +17,26 @@ UNIT_EXPONENT = 149  # sums of float32 are integers times 2**-149
 SAMPLE = 1 << 17  # elements from which a bracket is guessed
 HALF_MARGIN = 0.03  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
 WIDE_MARGIN = 0.005  # of ranks: where a float32 takes part, every delta in the bracket is listed
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a histogram knows of finite deltas in other bins than those of its bracket.
+
+    Attributes:
+        first, stop: the bracket, which holds the bins from first up to stop.
+        below, above: how many deltas lie in the bins before and behind it.
+        sum_above: the exact sum of the magnitudes above, as a multiple of 2**-149.
+    """
+
+    first: int = 0
+    stop: int = FIRST_NONFINITE_BIN
+    below: int = 0
+    above: int = 0
+    sum_above: int = 0
+
+
+NOTHING_OUTSIDE = Outside()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +49,14 @@ class Histogram:
         counts: int64, deltas in each.
         low_sums: int64, the sum of the low 16 bits of their patterns.
         near: what was listed around the percentile.
+        outside: deltas that are in no bin here, since their bins lie outside of a bracket.
     """
 
     bins: NDArray[np.uint16]
     counts: NDArray[np.int64]
     low_sums: NDArray[np.int64]
     near: Near = NOTHING
+    outside: Outside = NOTHING_OUTSIDE
 
     @classmethod
     def of_bins(cls, counts: NDArray[np.int64], low_sums: NDArray[np.int64], near: Near = NOTHING) -> "Histogram":
@@ -43,21 +65,66 @@ class Histogram:
         return cls(bins.astype(np.uint16), counts[bins], low_sums[bins], near)
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        if not self.bins.size:  # most layers are one piece, added to nothing
-            return Histogram(other.bins, other.counts, other.low_sums, self.near + other.near)
-        bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
+        first = max(self.outside.first, other.outside.first)
+        stop = min(self.outside.stop, other.outside.stop)
+        one, two = self.within(first, stop), other.within(first, stop)
+        near = self.near + other.near
+        if not one.bins.size:  # most layers are one piece, added to nothing
+            return two.beside(one.outside, near)
+        if not two.bins.size:
+            return one.beside(two.outside, near)
+        bins, places = np.unique(np.concatenate([one.bins, two.bins]), return_inverse=True)
         counts, low_sums = np.zeros(bins.size, np.int64), np.zeros(bins.size, np.int64)
-        np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
-        np.add.at(low_sums, places, np.concatenate([self.low_sums, other.low_sums]))
-        return Histogram(bins, counts, low_sums, self.near + other.near)
+        np.add.at(counts, places, np.concatenate([one.counts, two.counts]))
+        np.add.at(low_sums, places, np.concatenate([one.low_sums, two.low_sums]))
+        return Histogram(bins, counts, low_sums, near, one.outside).beside(two.outside, near)
 
     def __eq__(self, other: object) -> bool:
         """Equal counts and sums; what was listed may differ with the tiling."""
-        return isinstance(other, Histogram) and all(
-            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("bins", "counts", "low_sums")
+        return (
+            isinstance(other, Histogram)
+            and self.outside == other.outside
+            and all(
+                np.array_equal(getattr(self, name), getattr(other, name)) for name in ("bins", "counts", "low_sums")
+            )
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def within(self, first: int, stop: int) -> "Histogram":
+        """The same with a bracket that lies within its own; an empty one tells no more than how many deltas there are.
+
+        Args:
+            first: the bracket's first bin.
+            stop: the one behind its last; none where it is not larger.
+        """
+        known = self.outside
+        if (first, stop) == (known.first, known.stop):
+            return self
+        low, high = (int(np.searchsorted(self.bins[: self.finite_bins], each)) for each in (first, stop))
+        if stop <= first:
+            total = known.below + known.above + int(self.counts[: self.finite_bins].sum())
+            outside, inside = Outside(first, stop, below=total), slice(0, 0)
+        else:
+            below, above = (int(self.counts[part].sum()) for part in (slice(low), slice(high, self.finite_bins)))
+            outside = Outside(first, stop, known.below + below, known.above + above, self.sum_from(high))
+            inside = slice(low, high)
+        bins, counts, low_sums = (
+            np.concatenate([each[inside], each[self.finite_bins :]]) for each in (self.bins, self.counts, self.low_sums)
+        )
+        return Histogram(bins, counts, low_sums, self.near, outside)
+
+    def beside(self, outside: Outside, near: Near) -> "Histogram":
+        """The same deltas and some more that lie outside of the same bracket; `near` is of all of them."""
+        own = self.outside
+        both = Outside(
+            own.first, own.stop, own.below + outside.below, own.above + outside.above, own.sum_above + outside.sum_above
+        )
+        return Histogram(self.bins, self.counts, self.low_sums, near, both)
+
+    def knows(self, rank: int) -> bool:
+        """Whether the delta of a rank (0 is the smallest) lies in one of the bins."""
+        return self.outside.below <= rank < self.nonzero - self.outside.above
 
     @property
     def nonfinite(self) -> int:
@@ -67,7 +134,7 @@ class Histogram:
     @cached_property
     def nonzero(self) -> int:
         """How many finite deltas are not zero: the size of S."""
-        return int(self._ranks[-1]) if self._ranks.size else 0
+        return (int(self._ranks[-1]) if self._ranks.size else self.outside.below) + self.outside.above
 
     @cached_property
     def finite_bins(self) -> int:
@@ -75,23 +142,23 @@ class Histogram:
         return int(np.searchsorted(self.bins, np.uint16(FIRST_NONFINITE_BIN)))
 
     def place_of_rank(self, rank: int) -> int:
-        """The place in `bins` of the bin that holds the delta of a rank (0 is the smallest) in S sorted."""
+        """The place in `bins` of the bin that holds the delta of a rank that it `knows` (0 is the smallest of S)."""
         return int(np.searchsorted(self._ranks, rank, side="right"))
 
     def rank_before(self, place: int) -> int:
         """How many deltas lie in finite bins before a place."""
-        return int(self._ranks[place - 1]) if place else 0
+        return int(self._ranks[place - 1]) if place else self.outside.below
 
     @cached_property
     def _ranks(self) -> NDArray[np.int64]:
         """How many deltas lie in each finite bin and those before it."""
-        return np.cumsum(self.counts[: self.finite_bins])
+        return np.cumsum(self.counts[: self.finite_bins]) + self.outside.below
 
     def sum_from(self, place: int) -> int:
-        """The exact sum of |delta| in the finite bins from a place on, as a multiple of 2**-149."""
+        """The exact sum of |delta| in the finite bins from a place on and above them, as a multiple of 2**-149."""
         bins = self.bins[place : self.finite_bins].astype(np.int64)
         if not bins.size:
-            return 0
+            return self.outside.sum_above
         starts = np.flatnonzero(np.diff(bins >> 7, prepend=-1))  # of each exponent; bins rise
         heads = self.counts[place : self.finite_bins] * ((bins & 127) + np.where(bins >> 7, 128, 0))
         # Per exponent both sums fit 64 bits up to 2**55 deltas; only Python's integers hold them all together.
@@ -99,7 +166,8 @@ class Histogram:
             np.add.reduceat(part, starts).tolist() for part in (heads, self.low_sums[place : self.finite_bins])
         )
         per_exponent = zip((bins[starts] >> 7).tolist(), heads, lows, strict=True)
-        return sum(((head << 16) + low) << (max(exponent, 1) - 1) for exponent, head, low in per_exponent)
+        inside: int = sum(((head << 16) + low) << (max(exponent, 1) - 1) for exponent, head, low in per_exponent)
+        return inside + self.outside.sum_above
 
 
 def bin_sum(place: int, count: int, low_sum: int) -> int:
@@ -181,7 +249,16 @@ class HistogramCounter:
 
     def _add(self, tile: Tile, counts: Any, low_sums: Any, edges: Any) -> None:
         self._count(
-            tile.addresses, tile.codes, tile.count, self._packed, counts, low_sums, edges, self._listed, self._sizes
+            tile.addresses,
+            tile.codes,
+            tile.count,
+            BLOCK,
+            self._packed,
+            counts,
+            low_sums,
+            edges,
+            self._listed,
+            self._sizes,
         )
 
     def _new_edges(self, near: tuple[float, ...], sample: Tile) -> NDArray[np.int64]:

@@ -37,6 +37,12 @@ def ranks(count: int, k: float) -> tuple[int, int, float]:
     return lower, min(lower + 1, count - 1), rank - lower
 
 
+def is_known(histogram: Histogram, k: float) -> bool:
+    """Whether the histogram's bracket holds the ranks of a percentile, if there are any."""
+    lower, upper, _ = ranks(histogram.nonzero, k)
+    return histogram.nonzero == 0 or (histogram.knows(lower) and histogram.knows(upper))
+
+
 def bins_to_open(histogram: Histogram, k: float) -> tuple[int, ...]:
     """The bins whose low bits the exact percentile needs: those of its ranks, where low bits occur at all."""
     if histogram.nonzero == 0:
