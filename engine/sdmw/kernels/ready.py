@@ -204,6 +204,8 @@ def _compiler_pages() -> Iterator[tuple[int, int]]:
     place, own = None, 0
     with suppress(OSError), open("/proc/self/smaps") as file:
         for line in file:
+            if not place and "libllvmlite" not in line:  # thousands of lines
+                continue
             first, *others = line.split(maxsplit=5)
             if not first.endswith(":"):
                 ours = len(others) == 5 and "libllvmlite" in others[4] and others[0] in ("r-xp", "r--p")
