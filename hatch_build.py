@@ -15,7 +15,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = Path(__file__).resolve().parent / "engine"
-COMPILE = "import sys; from pathlib import Path; from sdmw.kernels import shipped; shipped.compile_into(Path(sys.argv[1]), sys.argv[2])"
+COMPILE = (
+    "import sys; from pathlib import Path; from sdmw.kernels import shipped; "
+    "shipped.compile_into(Path(sys.argv[1]), sys.argv[2])"
+)
 LEVELS = "from sdmw.kernels import processor; print(*processor.LEVELS)"
 
 
