@@ -1,13 +1,13 @@
 """Every kernel also runs as plain Python and gives the same bits: what is compiled is what is written."""
 
 import os
-import platform
 import subprocess
 import sys
 
 import pytest
 
 from faults.worlds import ALL
+from sdmw.kernels import processor
 
 PROGRAM = """
 import sys
@@ -177,8 +177,10 @@ def test_compiled_and_plain_kernels_agree():
 
 
 @pytest.mark.skipif(not ALL, reason="compiles all kernels anew; scripts/test --all")
-@pytest.mark.parametrize("processor", ["generic", "x86-64-v3"])
-def test_kernels_of_other_processors_agree(processor):
-    if processor.startswith("x86") and platform.machine() != "x86_64":
-        pytest.skip("another kind of processor")
-    assert output(NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES="") == output()
+@pytest.mark.parametrize("name", ["generic", *processor.LEVELS])
+def test_kernels_of_other_processors_agree(name):
+    """A wheel brings those of the levels; this processor runs its own level's and lower ones'."""
+    levels = [*processor.LEVELS, None]
+    if name in processor.LEVELS and levels.index(name) < levels.index(processor.level()):
+        pytest.skip(f"the processor has not what {name} has")
+    assert output(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="") == output()

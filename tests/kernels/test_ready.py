@@ -16,7 +16,7 @@ import sdmw
 from checkpoints_on_disk import write_checkpoint
 from ending import processor_seconds, seconds_to_its_end
 from faults.worlds import ALL
-from sdmw.kernels import calls, folder, ready
+from sdmw.kernels import calls, folder, processor, ready
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DATA = ROOT / "tests" / "data"
@@ -258,7 +258,7 @@ def test_a_cache_that_lacks_something_is_not_complete(warm, tmp_path, monkeypatc
     monkeypatch.setattr(ready.os, "environ", environment(warm[0]))
     assert ready.state() == "kept"
     with monkeypatch.context() as other:
-        other.setattr(ready, "_processor", lambda: ["another"])
+        other.setattr(processor, "description", lambda: ("another",))
         assert ready.state() == "missing"
     next(place.glob(f"{calls.ALWAYS}-*.zip")).unlink()
     assert ready.state() == "missing"

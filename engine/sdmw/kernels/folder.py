@@ -88,6 +88,7 @@ def _refuse_open(path: Path, *, allow_shared: bool = False) -> None:
         raise PermissionError(errno.EPERM, "must be a folder that only this user can write to", str(path))
 
 
+@cache
 def hash_of_sources() -> str:
     """Of all kernel files."""
     digest = hashlib.sha256()

@@ -4,7 +4,6 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,11 @@ def read(path: Path) -> list[tuple[Entry, bytes]]:
     """What was written to a file.
 
     Raises:
-        DamagedError: it holds something else, and is removed.
+        DamagedError: it holds something else.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [Entry(**each) for each in json.loads(archive.read(_ENTRIES))]
             return [(entry, archive.read(str(number))) for number, entry in enumerate(entries)]
     except Exception as error:  # a damaged archive raises anything
-        with suppress(OSError):
-            path.unlink()
         raise DamagedError(str(path)) from error

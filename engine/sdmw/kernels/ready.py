@@ -1,24 +1,23 @@
-"""Machine code of kernels: compiled once, in a child process, then loaded by all others; a run needs some groups.
+"""Machine code of kernels: brought by a wheel, or compiled once, in a child process; a run needs some groups.
 
 Compiling takes seconds, and memory that a process does not get back: the bound of a plan has no room for it. What a
-child process has compiled is loaded from the cache of kernels in a moment. A kernel that is not called in
-`calls.py` works too: it is compiled by the process that calls it.
+wheel brought (`shipped.py`), or a child process has compiled into the cache of kernels, is loaded in a moment. A kernel
+that is not called in `calls.py` works too: it is compiled by the process that calls it.
 """
 
 import ctypes
 import fcntl
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from sdmw.kernels import calls, folder, objects
+from sdmw.kernels import calls, folder, libraries, objects, processor, shipped
+from sdmw.kernels.entry import Entry
 from sdmw.kernels.jit import disabled
 
 State = Literal["missing", "kept", "loaded", "here"]
@@ -40,17 +39,20 @@ def state(groups: Collection[str] = ()) -> State:
         groups: of kernels (`sdmw.kernels.calls`), beside those that every run needs.
 
     Returns:
-        `missing`: a child process has to compile it first. `kept`: it is in the cache, and not loaded yet. `loaded`:
-        nothing is left to do. `here`: it is compiled by this process, kernel by kernel, when each is called first.
+        `missing`: a child process has to compile it first. `kept`: it is in the wheel or in the cache, and not loaded
+        yet. `loaded`: nothing is left to do. `here`: it is compiled by this process, kernel by kernel, when each is
+        called first.
     """
     if _here:
         return "here"
     lacking = _lacking(groups)
     if not lacking:
         return "loaded"
-    if disabled() or folder.folder() is None:
+    if disabled():
         return "here"
-    return "kept" if all(map(_is_complete, lacking)) else "missing"
+    if all(map(_file_of, lacking)):
+        return "kept"
+    return "here" if folder.folder() is None else "missing"
 
 
 def _lacking(groups: Collection[str]) -> list[str]:
@@ -66,7 +68,7 @@ def prepare(
     undisturbed: AbstractContextManager[object] = _AS_IT_IS,
     groups: Collection[str] = (),
 ) -> bool:
-    """Load kernels from the cache; where it lacks some of them, a child process compiles those first.
+    """Load kernels from the wheel or the cache; where both lack some of them, a child process compiles those first.
 
     An exception meanwhile, such as that of a signal's handler, ends the child. One that was killed leaves nothing that
     is taken for complete, and of two at a time the second waits for the first.
@@ -84,26 +86,27 @@ def prepare(
     found, lacking = state(groups), _lacking(groups)
     if found in ("missing", "here") and not _here:
         announce(found == "missing")
-    if found in ("kept", "missing") and not _loaded_from_cache(lacking, undisturbed):
+    if found in ("kept", "missing") and not _loaded_from_files(lacking, undisturbed):
         found = "here"
     _here = found == "here"
     return not _here
 
 
-def _loaded_from_cache(groups: Collection[str], undisturbed: AbstractContextManager[object]) -> bool:
+def _loaded_from_files(groups: Collection[str], undisturbed: AbstractContextManager[object]) -> bool:
     from sdmw.kernels import linking  # LLVM, which planning does without
 
-    for _ in range(2):  # what is damaged is removed, and compiled again
-        if not all(map(_is_complete, groups)) and not _compiled_elsewhere(groups):
+    for _ in range(3):  # a wheel's file may be damaged, and then the cache's
+        if (missing := [each for each in groups if not _file_of(each)]) and not _compiled_elsewhere(missing):
             return False
+        found = {group: content for group in groups if (content := _read(group)) is not None}
+        if len(found) < len(groups):
+            continue
         try:
             with undisturbed:
-                for group in (each for each in groups if each not in _loaded):
-                    linking.link(objects.read(_path(group)))
+                for group, content in found.items():
+                    linking.link(content)
                     _loaded.add(group)
                 _release_compiler()
-        except objects.DamagedError:
-            continue
         except linking.UnlinkableError as error:
             folder.warn(str(error))
             return False
@@ -111,7 +114,32 @@ def _loaded_from_cache(groups: Collection[str], undisturbed: AbstractContextMana
     return False
 
 
+def _file_of(group: str) -> Path | None:
+    """The file with the machine code of a group: the wheel's, else the cache's; None where it has to be compiled."""
+    if path := shipped.file_of(group):
+        return path
+    return _path(group) if folder.folder() is not None and _is_kept(group) else None
+
+
+def _read(group: str) -> list[tuple[Entry, bytes]] | None:
+    """What the file of a group holds; None where it is damaged, and is used no more."""
+    path = _file_of(group)
+    if path is None:  # another process has found it damaged
+        return None
+    try:
+        return objects.read(path)
+    except objects.DamagedError:
+        if path.parent == shipped.PLACE:
+            shipped.pass_over(path)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        return None
+
+
 def _compiled_elsewhere(groups: Collection[str]) -> bool:
+    if folder.folder() is None:
+        return False
     # The child finds modules where this process does.
     command = [sys.executable, "-c", _CHILD, " ".join(groups), *sys.path]
     for _ in range(2):  # somebody may have ended the first
@@ -120,7 +148,7 @@ def _compiled_elsewhere(groups: Collection[str]) -> bool:
         except (OSError, ValueError) as error:  # no such program, or no more processes
             folder.warn(str(error))
             return False
-        if done.returncode == 0 and all(map(_is_complete, groups)):
+        if done.returncode == 0 and all(map(_is_kept, groups)):
             return True
     said = done.stderr.strip().splitlines()
     folder.warn(said[-1] if said else f"the process that compiles them ended with status {done.returncode}")
@@ -136,11 +164,11 @@ def fill(groups: Collection[str]) -> None:
     place = folder.folder()
     assert place is not None
     with _alone(Path(place, "lock")):
-        for group in (each for each in groups if not _is_complete(each)):
+        for group in (each for each in groups if not _is_kept(each)):
             objects.write(_path(group), compiler.compiled(group))
 
 
-def _is_complete(group: str) -> bool:
+def _is_kept(group: str) -> bool:
     """Whether the cache has the kernels of a group for this processor, these sources and these libraries."""
     return _path(group).is_file()
 
@@ -150,33 +178,10 @@ def _path(group: str) -> Path:
     place = folder.folder()
     assert place is not None
     parts = (
-        sys.implementation.cache_tag, *map(_release, ("numba", "llvmlite")), _processor(),
+        sys.implementation.cache_tag, *libraries.releases(), list(processor.description()),
         sorted(each for each in os.environ.items() if each[0].startswith("NUMBA_")),
     )  # fmt: skip
     return Path(place, f"{group}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.zip")
-
-
-@cache
-def _release(package: str) -> str:
-    """Which release of a package is installed: what its own file says, since metadata takes longer to find."""
-    found = importlib.util.find_spec(package)
-    assert found is not None
-    assert found.origin is not None
-    try:
-        return Path(found.origin).with_name("_version.py").read_text()
-    except OSError:
-        from importlib.metadata import version
-
-        return version(package)
-
-
-@cache
-def _processor() -> list[str]:
-    """What tells processors apart for whom other code is made; LLVM knows better and takes a while to load."""
-    with open("/proc/cpuinfo") as file:
-        first = file.read(1 << 14).split("\n\n")[0].splitlines()  # of the first processor, of hundreds maybe
-    telling = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU", "Features")
-    return [line for line in first if line.startswith(telling)]
 
 
 @contextmanager
@@ -204,6 +209,8 @@ def _compiler_pages() -> Iterator[tuple[int, int]]:
     place, own = None, 0
     with suppress(OSError), open("/proc/self/smaps") as file:
         for line in file:
+            if not place and "libllvmlite" not in line:  # thousands of lines
+                continue
             first, *others = line.split(maxsplit=5)
             if not first.endswith(":"):
                 ours = len(others) == 5 and "libllvmlite" in others[4] and others[0] in ("r-xp", "r--p")

@@ -15,9 +15,7 @@ from sdmw.recipes.places import places
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.storage.locate import ambiguous, locate
-from sdmw.views.adapter import wrong_base
 from sdmw.views.aliases import with_aliases
-from sdmw.views.expert_adapter import adapted_with_experts
 
 NONE: Mapping[ModelRef, "Inputs"] = {}
 
@@ -232,6 +230,9 @@ def _put(
         wrong, expected = (adapter, "an adapter") if adapter.adapts is None else (on, "a model")
         found = "a model" if adapter.adapts is None else "an adapter"
         return [Problem(wrong.path, f"{expected} in model+adapter", found)]
+    from sdmw.views.adapter import wrong_base
+    from sdmw.views.expert_adapter import adapted_with_experts
+
     found_on = adapted_with_experts(adapter, on, called, deltas=deltas)
     problems, warnings = wrong_base(adapter, on, called, meant=meant)
     if isinstance(found_on, list) or problems:

@@ -4,13 +4,13 @@ import gc
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import PlanError, Problem, SdmwError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.beside import Beside, files_beside
 from sdmw.planning.build import Options, build
-from sdmw.planning.explain import Explanation, explain
 from sdmw.planning.inputs import Inputs, open_inputs
 from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import Plan
@@ -20,6 +20,9 @@ from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
 from sdmw.writing.target import check_target
+
+if TYPE_CHECKING:
+    from sdmw.planning.explain import Explanation
 
 
 @contextmanager
@@ -76,7 +79,7 @@ class Prepared:
         names = tuple(str(entry.model) for entry in recipe.models)
         return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
 
-    def explain(self, tensor: str) -> Explanation:
+    def explain(self, tensor: str) -> "Explanation":
         """What one tensor of the output is made from.
 
         Raises:
@@ -85,6 +88,8 @@ class Prepared:
         if not isinstance(self.inputs, Inputs):
             raise PlanError(self.inputs)
         method = all_methods()[self.recipe.merge_method]
+        from sdmw.planning.explain import explain
+
         return explain(self.recipe, method, self.inputs, self.vocabularies, tensor)
 
 

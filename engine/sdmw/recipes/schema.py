@@ -22,7 +22,7 @@ DTypeName = Annotated[Literal["float32", "float16", "bfloat16"], BeforeValidator
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 def _as_list(given: Any) -> Any:

@@ -1,11 +1,10 @@
 """The model cards of a merge and of an extraction: what they say, from plans and from the cards of the inputs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.methods import all_methods
-from sdmw.planning.extraction import ExtractionPlan
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.loading import loading, peft_loading
@@ -17,6 +16,9 @@ from sdmw.writing.card import Card
 from sdmw.writing.front_matter import read_front_matter
 from sdmw.writing.licences import licence_of
 from sdmw.writing.markdown import code_span
+
+if TYPE_CHECKING:
+    from sdmw.planning.extraction import ExtractionPlan
 
 PLACE = "path/to/this/folder"  # of the output, for people to replace
 
@@ -54,7 +56,7 @@ def merge_card(plan: Plan, models: Sequence[ModelReport], nonfinite: Mapping[str
     ).markdown()
 
 
-def extraction_card(plan: ExtractionPlan, base: ModelRef, model: ModelRef) -> str:
+def extraction_card(plan: "ExtractionPlan", base: ModelRef, model: ModelRef) -> str:
     """The card of an adapter that was extracted.
 
     Args:

@@ -10,24 +10,24 @@ from rich.text import Text
 
 from sdmw.errors import printable
 from sdmw.methods import all_methods
-from sdmw.planning.explain import Explanation
 from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting import tally
 from sdmw.reporting.display import say
-from sdmw.reporting.extraction import ExtractionReport
-from sdmw.reporting.inspection import Amount, Inspection
 from sdmw.reporting.loading import loading
-from sdmw.reporting.packing import PackReport
-from sdmw.reporting.report import Report
 from sdmw.sizes import counted, shown
 
-if TYPE_CHECKING:  # it loads the kernels
+if TYPE_CHECKING:  # a command prints one of them, and has loaded that
+    from sdmw.planning.explain import Explanation
+    from sdmw.reporting.extraction import ExtractionReport
+    from sdmw.reporting.inspection import Amount, Inspection
+    from sdmw.reporting.packing import PackReport
+    from sdmw.reporting.report import Report
     from sdmw.running.verification import Verification
 
 _WIDEST = 1 << 16  # characters of a line where there is no terminal
 
 
-def print_report(report: Report) -> None:
+def print_report(report: "Report") -> None:
     """The models' table; where the result lies, the peak memory, how to load it."""
     columns = all_methods()[report.method].columns
     table = _table("model", *(name.replace("_", " ") for name in columns))
@@ -53,7 +53,7 @@ def print_report(report: Report) -> None:
     _print(Text("\n").join(map(_plain, lines)))
 
 
-def print_extraction(report: ExtractionReport) -> None:
+def print_extraction(report: "ExtractionReport") -> None:
     """The error of each weight; what was left out, where the adapter lies, how to load it."""
     table = _table("weight", "norm of delta", "error")
     for weight in report.weights:
@@ -70,7 +70,7 @@ def print_extraction(report: ExtractionReport) -> None:
     _print(Text("\n").join(map(_plain, lines)))
 
 
-def _left_out(report: ExtractionReport) -> str:
+def _left_out(report: "ExtractionReport") -> str:
     """How much of the delta, and how many tensors of which kind."""
     kinds = Counter(each.why for each in report.left_out)
     said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
@@ -78,7 +78,7 @@ def _left_out(report: ExtractionReport) -> str:
     return f"{share}, in {len(report.left_out):,} changed tensors ({said})" if said else "nothing"
 
 
-def print_packed(report: PackReport) -> None:
+def print_packed(report: "PackReport") -> None:
     """What an archive holds, and its size against the checkpoint's."""
     left_out = f", k = {report.k:g}" if report.k else ""
     _print(
@@ -116,7 +116,7 @@ def print_plan(plan: Plan) -> None:
     )
 
 
-def print_explanation(told: Explanation) -> None:
+def print_explanation(told: "Explanation") -> None:
     """What a tensor is read from; each parameter's value and where it comes from."""
     by = f"merged by {told.method}" if told.action == "merge" else f"{told.action}, not merged"
     _print(
@@ -164,7 +164,7 @@ def print_verification(found: "Verification") -> None:
         print_note("--inputs FOLDER looks for the inputs in another folder")
 
 
-def print_inspection(found: Inspection) -> None:
+def print_inspection(found: "Inspection") -> None:
     """A checkpoint's dtypes, shards and components."""
     _print(
         _pairs(
@@ -178,7 +178,7 @@ def print_inspection(found: Inspection) -> None:
         _print(_amounts(title, amounts.items()))
 
 
-def _amounts(title: str, amounts: Iterable[tuple[str, Amount]]) -> Table:
+def _amounts(title: str, amounts: "Iterable[tuple[str, Amount]]") -> Table:
     table = _table(title, "tensors", "parameters", "size")
     for name, amount in amounts:
         table.add_row(_plain(name), f"{amount.tensors:,}", f"{amount.parameters:,}", shown(amount.bytes))

@@ -9,6 +9,7 @@ from functools import partial
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.kernels import ready
+from sdmw.running.collector import collect_from_here
 from sdmw.running.events import Compiling, Published, Receiver
 from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
@@ -71,6 +72,7 @@ def working(
     if executor is not None and not isinstance(executor, Executor):
         executor = partial(_made, executor)
     load_kernels(tell, kernels)  # before signals are noted: while they are compiled, one ends the process at once
+    collect_from_here()
     with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals, kernels) as pool:
         yield Context(tell, signals, pool)
 

@@ -1,0 +1,51 @@
+"""Puts machine code of all kernels into a wheel, for two levels of x86-64 processors: a first run compiles nothing.
+
+An sdist, an editable install and a wheel for other processors hold none; their first runs compile what they need.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCES = Path(__file__).resolve().parent / "engine"
+COMPILE = (
+    "import sys; from pathlib import Path; from sdmw.kernels import shipped; "
+    "shipped.compile_into(Path(sys.argv[1]), sys.argv[2])"
+)
+LEVELS = "from sdmw.kernels import processor; print(*processor.LEVELS)"
+
+
+class Kernels(BuildHookInterface[Any]):
+    """Compiles before the wheel is packed, and removes afterwards what it made."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and say which files go into the wheel, and for which machines it is."""
+        if version == "editable" or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+            return
+        self.made = tempfile.TemporaryDirectory()
+        levels = _run(LEVELS).split()
+        with ThreadPoolExecutor() as each_apart:
+            list(each_apart.map(lambda level: _run(COMPILE, self.made.name, level), levels))
+        build_data["force_include"][self.made.name] = "sdmw/kernels/compiled"
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-linux_x86_64"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was made."""
+        if hasattr(self, "made"):
+            self.made.cleanup()
+
+
+def _run(code: str, *arguments: str) -> str:
+    """What a process of its own prints: Numba compiles for one processor in each."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(SOURCES), *filter(None, sys.path)])
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
