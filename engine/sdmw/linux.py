@@ -38,14 +38,6 @@ _UNKNOWN = 0  # no file system has this number
 _MOST_INTERRUPTIONS = 100  # of one call by signals; then it counts as refused
 
 
-def occupied() -> tuple[int, int]:
-    """Bytes of memory that this process occupies, and how many of them belong to files. Source: proc(5), statm."""
-    with open("/proc/self/statm") as file:
-        _, resident, shared, *_ = file.read().split()
-    page = resource.getpagesize()
-    return int(resident) * page, int(shared) * page
-
-
 def is_refusal(error: OSError) -> bool:
     """Whether a hint was only refused: it has no say in what becomes of the data."""
     return error.errno not in _DATA_ERRORS

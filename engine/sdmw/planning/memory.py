@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from sdmw.errors import Problem
-from sdmw.linux import allocated, memory_file_system, occupied
+from sdmw.linux import allocated, memory_file_system
 from sdmw.sizes import shown
 from sdmw.writing.work_directory import parted, standing, work_path
 
@@ -15,12 +17,12 @@ _BOOKS = 64  # bytes of a file in memory for one byte by which the kernel finds 
 
 def resident() -> int:
     """Bytes that the process occupies now."""
-    return occupied()[0]
+    return int(psutil.Process().memory_info().rss)
 
 
 def available() -> int:
     """Bytes that the process may still take: of the machine, and of each control group's limit."""
-    return max(0, min([_left_in_machine(), *_left_in_groups()]))
+    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups()]))
 
 
 def taken_by_output(target: str, size: int) -> int:
@@ -54,14 +56,8 @@ def check_output(target: str, size: int, growth: int = 0) -> list[Problem]:
     return [Problem(target, wanted, shown(room), "Write to a disk, or raise the limit of memory")]
 
 
-def _left_in_machine() -> int:
-    """What the kernel reckons that processes may still take. Source: proc(5), meminfo."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-
-
 def _left_in_groups() -> Iterator[int]:
-    """What each limit above us leaves. Source: cgroup-v2.rst and cgroup-v1/memory.rst."""
+    """What each limit above us leaves; psutil does not see them. Source: cgroup-v2.rst and cgroup-v1/memory.rst."""
     for folder in _groups():
         for limit_name, usage_name in (
             ("memory.max", "memory.current"),

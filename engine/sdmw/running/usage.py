@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sdmw.linux import occupied
+import psutil
 
 SAMPLE_EVERY = 0.02  # seconds between samples
 
@@ -25,6 +25,7 @@ class Usage:
     def __init__(self) -> None:
         self.peak_rss = 0
         self.peak_anonymous = 0
+        self._process = psutil.Process()
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="sdmw-usage", daemon=True)
 
@@ -62,9 +63,9 @@ class Usage:
             self._take()
 
     def _take(self) -> None:
-        resident, of_files = occupied()
-        self.peak_rss = max(self.peak_rss, resident)
-        self.peak_anonymous = max(self.peak_anonymous, resident - of_files)
+        memory = self._process.memory_info()
+        self.peak_rss = max(self.peak_rss, memory.rss)
+        self.peak_anonymous = max(self.peak_anonymous, memory.rss - getattr(memory, "shared", 0))
 
 
 def _kernel_peak() -> int:
