@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 TAG = "type"
 LARGEST = sys.float_info.max
+_PLAIN = frozenset({type(None), bool, int, str})
 _tagged: dict[str, type[Any]] = {}
 
 
@@ -81,19 +82,24 @@ def encode(value: Any) -> Any:
     Raises:
         TypeError: no part of it is of a kind that the codec knows.
     """
-    if value is None or isinstance(value, bool | int | str):
+    kind = type(value)
+    if kind in _PLAIN:  # by the very type: of 100,000 tensors there are millions of values
         return value
+    if kind is tuple or kind is list:
+        return [encode(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, bool | int | str):
+        return value
     if isinstance(value, Enum):
         return value.name
+    if dataclasses.is_dataclass(kind):
+        own = {TAG: _tag(kind)} if is_tagged(kind) else {}
+        return own | {name: encode(getattr(value, name)) for name, _ in _fields_of(cast(Hashable, kind))}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [encode(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {TAG: _tag(type(value))} if is_tagged(type(value)) else {}
-        return own | {name: encode(getattr(value, name)) for name, _ in _fields_of(cast(Hashable, type(value)))}
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 

@@ -305,7 +305,7 @@ def _layers(plan: Plan, method: AnyMethod, decisions: Sequence[Any]) -> tuple[La
             layer.name,
             tuple(plan.tensors[tensor].name for tensor in layer.tensors),
             method.layer_facts(decision),
-            codec.decode(object, codec.encode(decision)),
+            decision,
         )
         for layer, decision in zip(plan.layers, decisions, strict=True)
     )

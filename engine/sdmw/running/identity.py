@@ -1,7 +1,7 @@
 """What a merge is known by: a kept run is resumed only by a run of the same identity."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import xxhash
@@ -30,7 +30,7 @@ def identity_of(plan: Plan) -> Identity:
         CheckpointError: a config can no longer be read.
     """
     layout = (shard.header for shard in plan.shards)
-    steps = (part for t in plan.tensors for part in _step(t))
+    steps = (part for step in map(_step, plan.tensors, _digests(t.params for t in plan.tensors)) for part in step)
     layers = (codec.digest((layer.name, layer.tensors)) for layer in plan.layers)
     facts = {"": plain(plan.recipe, Findings()), **dict(_configs(plan)), **facts_of(plan.checkpoints)}
     found = identity(facts, [*layout, *steps, *layers])
@@ -64,8 +64,18 @@ def hash_of(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _step(tensor: TensorPlan) -> Iterator[bytes]:
-    yield codec.digest((tensor.name, tensor.action, tensor.params))
+def _digests(values: Iterable[Hashable]) -> Iterator[bytes]:
+    """Of each; most tensors are merged with the same parameters."""
+    known: dict[Hashable, bytes] = {}
+    for value in values:
+        if value not in known:
+            known[value] = codec.digest(value)
+        yield known[value]
+
+
+def _step(tensor: TensorPlan, params: bytes) -> Iterator[bytes]:
+    yield f"{tensor.name}\n{tensor.action}".encode(errors="surrogatepass")
+    yield params
     for each in tensor.inputs:
         yield each.fingerprint()
 

@@ -4,7 +4,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import (
-    FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Executor,
@@ -12,8 +11,9 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -94,16 +94,16 @@ class Pool:
         """
         running: dict[Future[Any], Task[Any]] = {}
         again: deque[Task[Any]] = deque()
+        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()
         try:
             while True:
                 while len(running) < AHEAD * self._workers and (task := again.popleft() if again else next_task()):
                     self._submit(task, running, again)
                 if not running:
                     return
-                done, _ = wait(running, SIGNAL_CHECK, FIRST_COMPLETED)
+                with suppress(Empty):
+                    self._take(self._ended.get(timeout=SIGNAL_CHECK), running, again)
                 self._signals.check()
-                for future in done:
-                    self._take(future, running, again)
         except BaseException:
             self.given_up.set()
             raise
@@ -115,13 +115,17 @@ class Pool:
     def _submit(self, task: Task[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         if task.here and self.apart:
             self._here = self._here or ThreadPoolExecutor(1, thread_name_prefix="sdmw-here")
-            running[self._here.submit(task.function, *task.arguments)] = task
+            self._watch(self._here.submit(task.function, *task.arguments), task, running)
             return
         try:
-            running[self._submitted(task)] = task
+            self._watch(self._submitted(task), task, running)
         except (BrokenExecutor, RuntimeError) as error:  # broken, or shut down by its owner
             again.append(task)
             self._renew(error, running, again)
+
+    def _watch(self, future: Future[Any], task: Task[Any], running: dict[Future[Any], Task[Any]]) -> None:
+        running[future] = task
+        future.add_done_callback(self._ended.put)
 
     def _submitted(self, task: Task[R]) -> Future[R]:
         if self.apart:
