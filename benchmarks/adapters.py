@@ -17,6 +17,7 @@ import numpy as np
 import processes
 import synthetic
 
+from sdmw.recipes.model_ref import ModelRef
 from sdmw.tensors.dtype import DType
 from sdmw.writing.adapter_config import adapter_config
 from sdmw.writing.layout import ADAPTER, lay_out
@@ -117,7 +118,9 @@ def write_adapter(path: str, base: str, shapes: synthetic.Shapes, rank: int, num
         file.write(layout.header)
         for tensor in layout.tensors:
             file.write((rng.standard_normal(tensor.elements, np.float32) * np.float32(0.01)).tobytes())
-    config = adapter_config(base=base, rank=rank, modules=modules, fan_in_fan_out=False, task_type="CAUSAL_LM")
+    config = adapter_config(
+        base=ModelRef.parse(base), rank=rank, modules=modules, fan_in_fan_out=False, task_type="CAUSAL_LM"
+    )
     with open(os.path.join(path, "adapter_config.json"), "wb") as file:
         file.write(config)
     return path

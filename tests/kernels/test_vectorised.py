@@ -11,6 +11,7 @@ from sdmw.kernels import (
     divergence,
     dots,
     fusion,
+    low_rank,
     tiles,
 )
 
@@ -41,19 +42,33 @@ LOOPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOOPS)
-def test_the_loop_is_vectorised(name):
-    kernel, arguments, instruction = LOOPS[name]
+FLOAT_ROWS, DOUBLE_ROWS = numba.float32[:, ::1], numba.float64[:, ::1]
+PLACES = (FLOATS, numba.int64, numba.int64)
+
+
+def assembly_of(kernel, arguments):
     compiled = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
     compiled.compile(arguments)
     (assembly,) = compiled.inspect_asm().values()
-    assert re.search(rf"{instruction}\b.*%[yz]mm", assembly)
+    return assembly
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_is_vectorised(name):
+    kernel, arguments, instruction = LOOPS[name]
+    assert re.search(rf"{instruction}\b.*%[yz]mm", assembly_of(kernel, arguments))
 
 
 def test_nothing_is_fused():
     """A fused multiply-add rounds once where the method rounds twice."""
     for kernel, arguments, _ in LOOPS.values():
-        compiled = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
-        compiled.compile(arguments)
-        (assembly,) = compiled.inspect_asm().values()
-        assert not re.search(r"vfn?m(add|sub)", assembly)
+        assert not re.search(r"vfn?m(add|sub)", assembly_of(kernel, arguments))
+
+
+def test_exact_products_are_fused_with_their_sums_and_no_others():
+    """Those of float32 in float64: the bits are the same, in half the operations."""
+    floats = assembly_of(low_rank.product_of_floats, (FLOAT_ROWS, FLOAT_ROWS, numba.float64, *PLACES))
+    assert re.search(r"vfmadd...pd\b.*%[yz]mm", floats) or not FEATURES.get("fma")
+    doubles = assembly_of(low_rank.product_of_doubles, (DOUBLE_ROWS, DOUBLE_ROWS, numba.float64, *PLACES))
+    assert re.search(r"vmulpd\b.*%[yz]mm", doubles)
+    assert not re.search(r"vfn?m(add|sub)", doubles)

@@ -46,14 +46,15 @@ def test_each_term_of_the_bound(monkeypatch):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A base of two blocks, two fine-tunes, and an adapter of all its matrices in the blocks."""
+    """A base of two blocks, two fine-tunes, and two adapters of all its matrices in the blocks."""
     folder = tmp_path_factory.mktemp("models")
     rng = np.random.default_rng(8)
     base = llama_like(rng)
     write_checkpoint(folder / "base", base)
     for name in ("corp", "func"):
         write_checkpoint(folder / name, fine_tuned(rng, base))
-    write_adapter(folder / "lora", adapter_of(rng, base, modules=("q_proj", "up_proj")))
+    for name in ("lora", "other"):
+        write_adapter(folder / name, adapter_of(rng, base, modules=("q_proj", "up_proj")))
     return folder
 
 
@@ -161,6 +162,15 @@ def test_a_plan_counts_what_adapters_are_computed_in(models):
     assert asked.element == 2 + 4 + 2
     assert asked.working >= low_rank.WORKING + 2 * budget.EDGES
     assert asked.models == 0
+
+
+def test_a_plan_counts_what_is_kept_of_every_adapter(models):
+    """Of each input of a tensor, as they are all open; what tiles are made in is used by one after the other."""
+    working = low_rank.WORKING + 8 * 16 * 4  # of rank 4
+    one, two = (demand(models, *names, method="task_arithmetic") for names in (("lora",), ("lora", "other")))
+    kept = one.working - working - 2 * budget.EDGES
+    assert kept > 0
+    assert two.working == working + 2 * kept + 3 * budget.EDGES
 
 
 def test_the_largest_tile_where_there_is_room():

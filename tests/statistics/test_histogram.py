@@ -47,6 +47,15 @@ def test_counts_and_sums_are_those_of_the_deltas(given_inputs):
 
 
 @given(inputs(models=st.just(1)))
+def test_a_model_that_is_the_base_itself_has_no_deltas(given_inputs):
+    """By its address: the tensors that an adapter leaves as they are; its NaN too are no changes."""
+    (base, tune), (code, other) = given_inputs
+    itself, changed = measured([base, base, tune], [code, code, other])
+    assert itself.bins.size == 0
+    assert changed == measured([base, tune], [code, other])[0]
+
+
+@given(inputs(models=st.just(1)))
 def test_ranks_are_found_in_their_bins(given_inputs):
     arrays, codes = given_inputs
     base, tune = (array.astype(np.float32) for array in arrays)

@@ -125,6 +125,8 @@ def count_by_bracket(
         size = min(BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, both[0])
         for model in range(models):
+            if addresses[model + 1] == addresses[0] and codes[model + 1] == codes[0]:
+                continue  # the base itself: what an adapter leaves as it is
             origin = np.uint32(brackets[model, 0] << 16)
             first = max(origin, np.uint32(1))  # zeros are in no bin
             beyond = np.uint32(min(brackets[model, 1], FIRST_NONFINITE_BIN) << 16)

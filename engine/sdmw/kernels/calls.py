@@ -40,7 +40,9 @@ def _tiles() -> Iterator[Call]:
     yield tiles.decode, (0, 0, 0, 0, _NONE)
     yield bus_error.handler, ()
     yield pages.touch, (0, 0)
-    yield low_rank.product, (np.zeros((0, 1)), np.zeros((1, 0)), 1.0, np.zeros((0, 0), np.float32))
+    floats, doubles = np.zeros((1, 1), np.float32), np.zeros((1, 1))
+    yield low_rank.product_of_floats, (floats, floats, 1.0, _NONE, 0, 0)
+    yield low_rank.product_of_doubles, (doubles, doubles, 1.0, _NONE, 0, 0)
 
 
 def _cuts() -> Iterator[Call]:

@@ -13,7 +13,12 @@ from numba.core.ccallback import CFunc
 from numba.core.typing import signature
 from numba.extending import intrinsic, overload, typeof_impl
 
-from sdmw.kernels import calls, compiled_compress, compiled_lanes  # noqa: F401  what Numba makes of other words
+from sdmw.kernels import (
+    calls,
+    compiled_compress,  # noqa: F401  what Numba makes of compressing
+    compiled_lanes,  # noqa: F401  of lanes
+    compiled_panels,  # noqa: F401  and of panels
+)
 from sdmw.kernels.entry import Entry
 from sdmw.kernels.jit import (
     Callback,

@@ -202,6 +202,8 @@ def count_magnitudes(
         size = min(COUNT_BLOCK, count - start)
         decode(addresses[0], codes[0], start, size, base[0])
         for model in range(models):
+            if addresses[model + 1] == addresses[0] and codes[model + 1] == codes[0]:
+                continue  # the base itself: what an adapter leaves as it is
             # Two stages: the first is vectorised, the second only scatters.
             magnitudes_of(addresses[model + 1], codes[model + 1], start, size, base, scratch, bits)
             scatter(bits, size, packed[model])

@@ -11,6 +11,7 @@ from sdmw.planning.plan import MOST_EARLY, Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
+from sdmw.tensors.tensor import Tensor
 from sdmw.writing.shard_writer import IN_FLIGHT
 
 MB = 10**6
@@ -104,7 +105,7 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         loading=resident + kernels.most,
         element=max((sum(i.cost.held for i in t.inputs) + t.output.dtype.itemsize for t in tensors), default=0),
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
-        working=max((i.cost.working for tensor in tensors for i in tensor.inputs), default=0)
+        working=max((working_bytes(tensor.inputs) for tensor in tensors), default=0)
         + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0)
         + max((t.row * (method.row_bytes(t.params) or 0) for t in tensors if t.whole_rows), default=0)
         + max((columns * size for columns, size in by_column), default=0)
@@ -114,6 +115,12 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         looks=memory_of(method),
         beside=max((tensor.beside for tensor in tensors), default=0),
     )
+
+
+def working_bytes(inputs: Sequence[Tensor]) -> int:
+    """What tiles of a tensor's inputs take beside them: they are made one after the other, what is kept is of all."""
+    each = [tensor.cost for tensor in inputs]
+    return max((cost.working for cost in each), default=0) + sum(cost.kept for cost in each)
 
 
 def memory_of(method: AnyMethod) -> LookMemory:

@@ -60,7 +60,8 @@ def cost_of(part: TensorPlan, most: int, method: str) -> Cost:
     own = all_methods()[method]
     row = part.row * (own.row_bytes(part.params) or 0) if part.whole_rows else 0
     ranges = RANGE_BYTES * own.ranges(part.params) if part.action == "merge" else 0
-    return Cost(sum(cost.read for cost in each), itemsize, held + row + ranges + sum(cost.working for cost in each))
+    beside = row + ranges + sum(cost.working + cost.kept for cost in each)
+    return Cost(sum(cost.read for cost in each), itemsize, held + beside)
 
 
 def unmade(plan: Plan) -> Checkpoint:

@@ -79,7 +79,11 @@ class BracketCounter:
         check_models(tile, len(self._counts))
         if not tile.count:
             return
-        if tile.tensor != self._tensor or not self._guessed.all() or 2 * self._sampled < min(tile.count, SAMPLE):
+        base = (tile.addresses[1:] == tile.addresses[0]) & (
+            tile.codes[1:] == tile.codes[0]
+        )  # models that it stands for
+        guessed = tile.tensor == self._tensor and 2 * self._sampled >= min(tile.count, SAMPLE)
+        if not guessed or not (self._guessed | base).all():
             self._earlier = self._taken()
             self._guess(tile)
         self._elements += tile.count

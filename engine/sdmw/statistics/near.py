@@ -77,10 +77,10 @@ def bracket(counts: NDArray[np.int64], k: float, margin: float) -> tuple[int, in
         k: the percentile, 0 to 100.
         margin: the share of ranks, 0 to 1, by which it may lie to either side.
     """
+    if not counts.any():  # a tenth of the time of the sums
+        return None
     ranks = np.cumsum(counts)
     count = int(ranks[-1])
-    if not count:
-        return None
     # Two ranks more, since the percentile lies between two. To the ends it reaches further than any rank: 0 and 100
     # ask for the extremes of all the data.
     low, high = (k / 100 - margin) * count - 2, (k / 100 + margin) * count + 2

@@ -145,7 +145,7 @@ def _triangle(tall: Matrix) -> Block:
     rows, width = tall.shape
     found: Block = np.zeros((0, width))
     for first in range(0, rows, TALL):
-        below = tall.block((first, min(first + TALL, rows)), (0, width))
+        below = tall.block((first, min(first + TALL, rows)), (0, width)).astype(np.float64)
         if not np.isfinite(below).all():
             where = " or ".join(dict.fromkeys(info.file for info in tall.leaves()))
             mend = "Repair the adapter: what is not finite cannot be decomposed"

@@ -17,7 +17,9 @@ from sdmw.tensors.matrices import Matrix, Product, Transposed, widened
 from sdmw.tensors.stored import Stored
 from sdmw.tensors.tensor import Cost, Gives, Source, Tensor, check_range, read_only
 
-WORKING = 24 << 20  # bytes that computing one tile takes beside it: blocks of both matrices, and a block of the product
+WORKING = (
+    12 << 20
+)  # bytes that computing one tile takes beside it: blocks of both matrices while they are made and used
 
 
 @tagged
@@ -70,11 +72,11 @@ class LowRank(Tensor):
     @property
     def cost(self) -> Cost:
         """The matrices are small beside the tensor: nothing is counted as read."""
-        return Cost(read=0, held=self.dtype.itemsize, working=WORKING + self.product.working_bytes)
+        return _cost(self.product)
 
     def open(self) -> Source:
         """Computes each tile."""
-        return ProductSource(self, self.product)
+        return ProductSource(self, self.product.kept())
 
     def leaves(self) -> Iterator[Stored]:
         """What the matrices are read from."""
@@ -103,11 +105,12 @@ class Sum(Tensor):
     def cost(self) -> Cost:
         """The tile of the values, that of the delta, and the sum."""
         below, delta = self.values.cost, self.delta.cost
-        return Cost(below.read, below.held + delta.held + self.dtype.itemsize, below.working + delta.working)
+        held, working = below.held + delta.held + self.dtype.itemsize, below.working + delta.working
+        return Cost(below.read, held, working, below.kept + delta.kept)
 
     def open(self) -> Source:
         """Adds tile by tile."""
-        return SumSource(self)
+        return SumSource(self, self.values.open(), self.delta.open())
 
     def leaves(self) -> Iterator[Stored]:
         """Those of both."""
@@ -138,11 +141,11 @@ class Factor(Tensor):
     @property
     def cost(self) -> Cost:
         """What it is computed from is not counted as read."""
-        return Cost(read=0, held=self.dtype.itemsize, working=WORKING + self.matrix.working_bytes)
+        return _cost(self.matrix)
 
     def open(self) -> Source:
         """Computes each tile."""
-        return ProductSource(self, self.matrix)
+        return ProductSource(self, self.matrix.kept())
 
     def leaves(self) -> Iterator[Stored]:
         """What the matrix is computed from."""
@@ -189,9 +192,9 @@ class ProductSource:
         rows = (start // width, -(-stop // width)) if start < stop else (0, 0)
         first = rows[0] * width
         if rows[1] - rows[0] == 1:  # part of a long row
-            found = self.product.float32(rows, (start - first, stop - first)).reshape(-1)
+            found = self.product.tile(rows, (start - first, stop - first)).reshape(-1)
         else:
-            found = self.product.float32(rows, (0, width)).reshape(-1)[start - first : stop - first]
+            found = self.product.tile(rows, (0, width)).reshape(-1)[start - first : stop - first]
         return read_only(found.view(np.uint32))
 
     def release(self, start: int, stop: int) -> None:
@@ -208,9 +211,12 @@ class SumSource:
 
     Attributes:
         tensor: the sum.
+        values, delta: what is added.
     """
 
     tensor: Sum
+    values: Source
+    delta: Source
 
     def tile(self, start: int, stop: int) -> NDArray[np.generic]:
         """Elements start to stop in row-major order: 1-D, read-only, patterns of float32 (uint32).
@@ -220,19 +226,23 @@ class SumSource:
             RunError: it cannot be read.
         """
         check_range(self.tensor, start, stop)
-        values = self.tensor.values
-        total = widened(values.open().tile(start, stop), values.dtype)
+        total = widened(self.values.tile(start, stop), self.tensor.values.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            total += self.tensor.delta.open().tile(start, stop).view(np.float32)
+            total += self.delta.tile(start, stop).view(np.float32)
         return read_only(total.view(np.uint32))
 
     def release(self, start: int, stop: int) -> None:
         """Lets the values behind a tile go."""
-        self.tensor.values.open().release(start, stop)
+        self.values.release(start, stop)
 
     def lost(self) -> RunError | None:
         """What to say when pages were lost."""
-        return self.tensor.values.open().lost() or next(_lost_of(self.tensor.delta.product), None)
+        return self.values.lost() or self.delta.lost()
+
+
+def _cost(product: Product) -> Cost:
+    kept = product.kept_bytes
+    return Cost(read=0, held=DType.F32.itemsize, working=WORKING + product.working_bytes, kept=kept)
 
 
 def _lost_of(product: Product) -> Iterator[RunError]:

@@ -1,22 +1,23 @@
-"""Small matrices that deltas are made of, read or computed block by block in float64."""
+"""Small matrices that deltas are made of, read or computed block by block."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdmw.codec import tagged
+from sdmw.kernels.blocks import LANES
 from sdmw.tensors.borrowed import borrowed
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import Staging
 from sdmw.tensors.stored import Stored
 
 Span = tuple[int, int]  # from, up to
-Block = NDArray[np.float64]
+Block = NDArray[np.floating[Any]]  # C-contiguous; float32 where all elements are float32 numbers, else float64
 computed = Staging()  # tiles that are computed: fresh memory would cost as much as computing them
-LARGEST_BLOCK = 1 << 19  # elements of one block while a product is computed: 4 MiB
+LARGEST_BLOCK = 1 << 18  # elements of one block while a product is computed: 1 or 2 MiB
 
 
 class Matrix(Protocol):
@@ -62,7 +63,7 @@ class StoredMatrix:
     def block(self, rows: Span, columns: Span) -> Block:
         """Some rows of some columns; InputChangedError or RunError where the file does not give them."""
         width = self.tensor.shape[1]
-        found = np.empty((rows[1] - rows[0], columns[1] - columns[0]))
+        found = np.empty((rows[1] - rows[0], columns[1] - columns[0]), np.float32)
         if columns == (0, width):
             self._fill(found.reshape(-1), rows[0] * width, rows[1] * width)
         else:
@@ -79,7 +80,7 @@ class StoredMatrix:
         """Nothing."""
         return 0
 
-    def _fill(self, out: Block, start: int, stop: int) -> None:
+    def _fill(self, out: NDArray[np.float32], start: int, stop: int) -> None:
         with borrowed(self.tensor, start, stop) as tile:
             out[:] = widened(tile, self.tensor.dtype)
 
@@ -125,14 +126,15 @@ class Stacked:
 
     def block(self, rows: Span, columns: Span) -> Block:
         """Some rows of some columns."""
-        parts, top = [np.empty((0, columns[1] - columns[0]))], 0
+        parts: list[Block] = []
+        top = 0
         for matrix in self.matrices:
             height = matrix.shape[0]
             first, last = max(rows[0] - top, 0), min(rows[1] - top, height)
             if first < last:
                 parts.append(matrix.block((first, last), columns))
             top += height
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.empty((0, columns[1] - columns[0]), np.float32)
 
     def leaves(self) -> Iterator[Stored]:
         """Those of all of them."""
@@ -164,28 +166,24 @@ class Product:
         """Columns of the left one."""
         return self.left.shape[1]
 
-    def block(self, rows: Span, columns: Span) -> Block:
-        """Some rows of some columns, all of them float32 numbers."""
-        return self.float32(rows, columns).astype(np.float64)
+    def block(self, rows: Span, columns: Span) -> NDArray[np.float32]:
+        """Some rows of some columns."""
+        return self._put(np.empty((rows[1] - rows[0], columns[1] - columns[0]), np.float32), rows, columns)
 
-    def float32(self, rows: Span, columns: Span) -> NDArray[np.float32]:
-        """The same in float32, computed so that no more than 4 MiB of either matrix are in memory at once."""
-        from sdmw.kernels.low_rank import product
-
+    def tile(self, rows: Span, columns: Span) -> NDArray[np.float32]:
+        """The same in memory of tiles."""
         height, width = rows[1] - rows[0], columns[1] - columns[0]
         out = computed.array(0, 4 * height * width).view(np.float32).reshape(height, width)
-        step = max(1, LARGEST_BLOCK // self.rank)
-        for first in range(*columns, step):
-            last = min(first + step, columns[1])
-            right = self.right.block((0, self.rank), (first, last))
-            for top in range(*rows, step):
-                bottom = min(top + step, rows[1])
-                place = out[top - rows[0] : bottom - rows[0], first - columns[0] : last - columns[0]]
-                part = place if place.flags.c_contiguous else np.empty(place.shape, np.float32)
-                product(self.left.block((top, bottom), (0, self.rank)), right, self.scaling, part)
-                if part is not place:
-                    place[:] = part
-        return out
+        return self._put(out, rows, columns)
+
+    def kept(self) -> "Product":
+        """The same, for tile after tile: what is small is read or computed once."""
+        return Product(Kept(self.left), Kept(self.right), self.scaling)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of that, at most."""
+        return kept_bytes(self.left) + kept_bytes(self.right)
 
     def leaves(self) -> Iterator[Stored]:
         """Those of both."""
@@ -194,5 +192,67 @@ class Product:
 
     @property
     def working_bytes(self) -> int:
-        """Those of both."""
-        return self.left.working_bytes + self.right.working_bytes
+        """Those of both, and a panel of the right one."""
+        return self.left.working_bytes + self.right.working_bytes + 8 * LANES * self.rank
+
+    def _put(self, out: NDArray[np.float32], rows: Span, columns: Span) -> NDArray[np.float32]:
+        """Computed so that no more than 2 MiB of either matrix are in memory at once."""
+        step, width = max(1, LARGEST_BLOCK // max(1, self.rank)), columns[1] - columns[0]
+        for first in range(*columns, step):
+            right = self.right.block((0, self.rank), (first, min(first + step, columns[1])))
+            for top in range(*rows, step):
+                left = self.left.block((top, min(top + step, rows[1])), (0, self.rank))
+                start = (top - rows[0]) * width + first - columns[0]
+                _multiply(left, right, self.scaling, out.reshape(-1), start, width)
+        return out
+
+
+def _multiply(left: Block, right: Block, scaling: float, out: NDArray[np.float32], start: int, step: int) -> None:
+    from sdmw.kernels import low_rank
+
+    if left.dtype == right.dtype == np.float32:
+        low_rank.product_of_floats(left, right, scaling, out, start, step)
+    else:
+        left, right = (np.ascontiguousarray(each, np.float64) for each in (left, right))
+        low_rank.product_of_doubles(left, right, scaling, out, start, step)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A matrix that is read or computed once, where it is at most a block: tile after tile needs the same.
+
+    Attributes:
+        matrix: which it is.
+    """
+
+    matrix: Matrix
+    _whole: Block | None = field(default=None, init=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        return self.matrix.shape
+
+    def block(self, rows: Span, columns: Span) -> Block:
+        """Some rows of some columns, perhaps of what is kept: not to be changed."""
+        if not kept_bytes(self.matrix):
+            return self.matrix.block(rows, columns)
+        if self._whole is None:
+            height, width = self.shape
+            self._whole = self.matrix.block((0, height), (0, width))
+        return np.ascontiguousarray(self._whole[slice(*rows), slice(*columns)])
+
+    def leaves(self) -> Iterator[Stored]:
+        """Those of the matrix."""
+        return self.matrix.leaves()
+
+    @property
+    def working_bytes(self) -> int:
+        """That of the matrix."""
+        return self.matrix.working_bytes
+
+
+def kept_bytes(matrix: Matrix) -> int:
+    """Bytes that are kept of a matrix between tiles."""
+    rows, columns = matrix.shape
+    return 8 * rows * columns if rows * columns <= LARGEST_BLOCK else 0

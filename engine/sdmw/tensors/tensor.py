@@ -27,11 +27,13 @@ class Cost:
         read: bytes read from storage for one element.
         held: bytes of memory that one element of a tile takes.
         working: bytes of memory that making a tile takes beside it, whatever the tile's size.
+        kept: bytes of memory that its source keeps from tile to tile as long as it is used.
     """
 
     read: int
     held: int
     working: int = 0
+    kept: int = 0
 
 
 class Source(Protocol):

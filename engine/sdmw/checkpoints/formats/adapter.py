@@ -18,12 +18,12 @@ from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.access import LEAST, Access
 from sdmw.storage.files import listing
 from sdmw.tensors.low_rank import PREFIX, LowRank, Sum
-from sdmw.tensors.matrices import LARGEST_BLOCK, StoredMatrix
+from sdmw.tensors.matrices import StoredMatrix
 from sdmw.tensors.stored import Stored
 from sdmw.tensors.tensor import Tensor
 
 WEIGHTS = "adapter_model.safetensors"
-MOST_RANKS = LARGEST_BLOCK // 8  # beyond, a block of rows would be a large one
+MOST_RANKS = 1 << 16  # beyond, a block of rows would be a large one
 LONGEST_MODULE = 1000  # characters; patterns are matched against it
 
 __all__ = ["read", "read_matrices", "recognises"]
