@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels.inputs import tile_of
-from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN, LOW
+from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN, LOW, SMALL
 from sdmw.kernels.blocks import GRAIN
 from sdmw.kernels.codes import F32
 from sdmw.methods import all_methods
@@ -41,6 +41,7 @@ from sdmw.statistics.ranges import EVERY_BIN, ApartLook, RangesLook
 from sdmw.statistics.ranked import RankedLook, SteppedLook
 from sdmw.statistics.scores import LowScoresLook, ScoresLook
 from sdmw.statistics.shared import ChangesLook
+from sdmw.statistics.small import SmallLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
 
@@ -146,6 +147,12 @@ TWO_BINS = np.concatenate([place << np.uint32(16) | np.arange(LOW, dtype=np.uint
 SAMPLES: Mapping[str, Sample] = {
     "histogram": Sample(HistogramLook(), every_bin(100_000), plain_histograms, use_histograms),
     "histogram and list": Sample(HistogramLook((50.0,) * MODELS), every_bin(131_000), plain_histograms, use_histograms),
+    "small": Sample(
+        SmallLook((50.0,) * MODELS, SMALL),
+        wide_range()[: SMALL // 2],  # twice in a counter
+        lambda statistic: statistic,
+        lambda statistic: None,
+    ),
     "bracket": Sample(
         BracketLook((50.0,) * MODELS),
         every_bin(131_000),

@@ -8,8 +8,8 @@ from sdmw.methods.sdm_w import SdmW, SdmWParams, Share, Weights, weights_by_magn
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 
 METHOD = SdmW()
-COMPUTED = SdmWParams(k=(10.0, 10.0), weights=None, power=2.0, exact=True, scale=1.0, alone=True)
-GIVEN = SdmWParams(k=(10.0, 10.0), weights=(0.5, 0.5), power=1.0, exact=True, scale=1.0, alone=True)
+COMPUTED = SdmWParams(k=(10.0, 10.0), weights=None, power=2.0, exact=True, scale=1.0, alone=True, small=0)
+GIVEN = SdmWParams(k=(10.0, 10.0), weights=(0.5, 0.5), power=1.0, exact=True, scale=1.0, alone=True, small=0)
 KEPT = Share(0.5, 0x3F000000, nonzero=4, kept=3)
 NOTHING = Share(None, NOTHING_KEPT, nonzero=0, kept=0)
 

@@ -19,6 +19,7 @@ from sdmw.statistics.columns import COLUMN_BYTES
 from sdmw.statistics.look import LookMemory
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
 from sdmw.tensors import low_rank
+from sdmw.tensors.mapping import WINDOWS
 
 MIB = 2**20
 LOOKS = budget.memory_of(all_methods()["sdm_w"])
@@ -32,13 +33,14 @@ def test_each_term_of_the_bound(monkeypatch):
     looks_of = LookMemory(counter=11, kept=13, result=17)
     demand = Demand(reserved=23, loading=47, element=5, output=37, working=43, models=3, components=7, looks=looks_of)
     monkeypatch.setattr(budget, "IN_FLIGHT", 41)
-    written = 41 * 29 * 37
+    monkeypatch.setattr(budget, "MOST_EARLY", 3)
+    written = (41 + 31 * 3) * 29 * 37
     looks = 3 * (13 * (7 + 1) + 17 * 2 * 31)
     assert projected_peak(demand, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43 + 3 * 11) + written + looks + 19
     loading = replace(demand, loading=10**9)
     assert projected_peak(loading, tile=29, threads=31) == 10**9
     widened = replace(demand, beside=53)
-    more = 31 * 53 * 5 + 41 * 53 * 37
+    more = 31 * 53 * 5 + (41 + 31 * 3) * 53 * 37
     assert projected_peak(widened, tile=29, threads=31) == projected_peak(demand, tile=29, threads=31) + more
     unmeasured = replace(demand, models=0)
     assert projected_peak(unmeasured, tile=29, threads=31) == 23 + 31 * (29 * 5 + 43) + written + 19
@@ -81,9 +83,9 @@ def test_a_plan_counts_its_layers_their_components_and_its_tensors(models, granu
 
 def test_a_plan_counts_an_element_of_every_input_and_of_the_output(models):
     asked = demand(models, "corp", "func")
-    assert (asked.element, asked.output, asked.working) == (2 + 2 + 2 + 2, 2, 3 * budget.EDGES)
+    assert (asked.element, asked.output, asked.working) == (2 + 2 + 2 + 2, 2, 3 * budget.EDGES + WINDOWS)
     asked = demand(models, "corp", out_dtype="float32")
-    assert (asked.element, asked.output, asked.working) == (2 + 2 + 4, 4, 2 * budget.EDGES)
+    assert (asked.element, asked.output, asked.working) == (2 + 2 + 4, 4, 2 * budget.EDGES + WINDOWS)
 
 
 def test_a_plan_counts_the_rows_that_a_method_needs_whole(models):
@@ -91,7 +93,7 @@ def test_a_plan_counts_the_rows_that_a_method_needs_whole(models):
     for method, row in (("dare_ties", 0), ("della", 16)):
         asked = demand(models, "corp", "func", method=method, parameters={"weight": 1, "density": 0.5})
         assert asked.beside == 2 * row
-        assert asked.working == 3 * budget.EDGES + row * (16 + 4 * 2)
+        assert asked.working == 3 * budget.EDGES + WINDOWS + row * (16 + 4 * 2)
 
 
 def test_a_plan_counts_columns_that_are_decided_by_themselves(models):
@@ -168,9 +170,9 @@ def test_a_plan_counts_what_is_kept_of_every_adapter(models):
     """Of each input of a tensor, as they are all open; what tiles are made in is used by one after the other."""
     working = low_rank.WORKING + 8 * 16 * 4  # of rank 4
     one, two = (demand(models, *names, method="task_arithmetic") for names in (("lora",), ("lora", "other")))
-    kept = one.working - working - 2 * budget.EDGES
+    kept = one.working - working - 2 * budget.EDGES - WINDOWS
     assert kept > 0
-    assert two.working == working + 2 * kept + 3 * budget.EDGES
+    assert two.working == working + 2 * kept + 3 * budget.EDGES + WINDOWS
 
 
 def test_the_largest_tile_where_there_is_room():

@@ -60,17 +60,32 @@ def test_no_descriptor_stays_open(source):
 def test_a_dropped_mapping_lives_as_long_as_its_tiles(file, source, monkeypatch):
     kept = mapping.Mappings(1)
     monkeypatch.setattr(mapping, "_mappings", kept)
-    tile = source.tile(5, 10)
+    tile = source.tile(5, 50_000)
     other = file.parent / "other"
     other.write_bytes(b"x")
     kept.of(str(other))
     gc.collect()
-    np.testing.assert_array_equal(tile, VALUES[5:10])
+    np.testing.assert_array_equal(tile, VALUES[5:50_000])
     assert sum(mappings_of(file)) > 0
-    source.release(5, 10)
+    source.release(5, 50_000)
     assert sum(mappings_of(file)) == 0
-    np.testing.assert_array_equal(tile, VALUES[5:10])
+    np.testing.assert_array_equal(tile, VALUES[5:50_000])
     del tile
+    gc.collect()
+    assert mappings_of(file) == []
+
+
+def test_small_tiles_share_windows_of_which_few_are_kept(file, source):
+    """A mapping for each of 100,000 small tensors would cost more than what is done with it."""
+    mapping.kept_windows().clear()
+    tiles = [source.tile(start, start + 100) for start in range(0, ELEMENTS - 100, 100)]
+    for number, tile in enumerate(tiles):
+        np.testing.assert_array_equal(tile, VALUES[100 * number : 100 * number + 100])
+    assert len(mappings_of(file)) <= 2 + VALUES.nbytes // (mapping.WINDOWS // 32)
+    del tiles, tile
+    gc.collect()
+    assert len(mappings_of(file)) <= 1 + 16
+    mapping.unmap()
     gc.collect()
     assert mappings_of(file) == []
 

@@ -7,3 +7,4 @@ BINS = 1 << 15  # the sign bit of a magnitude is zero
 FIRST_NONFINITE_BIN = 0x7F80  # infinity; NaNs lie in it and above
 LOW = 1 << 16  # values of the low 16 bits
 BLOCK = 4096  # elements that are counted at once
+SMALL = 4096  # elements of a tensor that is sorted; with more, counting is faster

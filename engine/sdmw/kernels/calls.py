@@ -23,7 +23,7 @@ _NONE, _ONE, _BASE = np.zeros(0, np.float32), np.float32(1), _integers(1)
 
 
 def _tiles() -> Iterator[Call]:
-    from sdmw.kernels import bracket, low_rank, pages, tiles
+    from sdmw.kernels import bracket, low_rank, pages, small, tiles
     from sdmw.kernels.bins import BINS
 
     bins, listed = _integers(0, BINS), np.zeros((0, 0), np.uint32)
@@ -36,6 +36,9 @@ def _tiles() -> Iterator[Call]:
         bracket.count_by_bracket,
         (_BASE, _BASE, 0, brackets, packed, bins, bins, outside, listed, _integers(0)),
     )
+    patterns, numbers, sums = np.zeros((0, 1), np.uint32), _integers(0, 4), _integers(0, 256)
+    yield small.put_patterns, (_BASE, _BASE, 0, 0, patterns)
+    yield small.decide_all, (patterns, 0, np.zeros(0), np.zeros(0), numbers, sums)
     yield tiles.count_low_bits, (_BASE, _BASE, 0, _integers(0, 2), _integers(0, 2, 1))
     yield tiles.decode, (0, 0, 0, 0, _NONE)
     yield bus_error.handler, ()

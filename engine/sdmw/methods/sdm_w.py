@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, cast
 import numpy as np
 
 from sdmw.codec import Count, Within, tagged
+from sdmw.kernels.bins import SMALL
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
@@ -19,6 +20,7 @@ from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
+from sdmw.statistics.small import SmallLook
 
 NO_LOW_BITS = LowBits({}, {})
 LARGEST = float(np.finfo(np.float32).max)
@@ -38,6 +40,7 @@ class SdmWParams:
         exact: the percentile by two passes; else by the histogram alone.
         scale: lambda.
         alone: a layer is one tensor.
+        small: elements of a tensor that is alone and small enough to be sorted; else 0.
     """
 
     k: tuple[float, ...]
@@ -46,6 +49,7 @@ class SdmWParams:
     exact: bool
     scale: float
     alone: bool
+    small: Count
 
     @property
     def keeps_all(self) -> bool:
@@ -124,12 +128,13 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
         Parameter("lambda", "number", 1.0, varies=True),
     )
-    looks = (BracketLook, HistogramLook, LowBitsLook)
+    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook)
     columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
     def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
         normalization = cast("str | Mapping[str, float]", settings.top["normalization"])
+        alone = settings.word("granularity") == "tensor"
         powers = {"linear": 1, "square": 2}
         return SdmWParams(
             k=settings.numbers("k"),
@@ -137,7 +142,8 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
             exact=settings.word("percentile") == "exact",
             scale=settings.number("lambda"),
-            alone=settings.word("granularity") == "tensor",
+            alone=alone,
+            small=settings.elements if alone and settings.elements <= SMALL else 0,
         )
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
@@ -147,10 +153,13 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
     def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
         """A histogram; then the low bits of the bins that hold the ranks, where they have any.
 
-        Of a single tensor first around the percentile alone, and of all bins only where that missed a rank.
+        Of a single tensor first around the percentile alone, and of all bins only where that missed a rank; a small one
+        is sorted.
         """
         if params.keeps_all:
             return None
+        if params.exact and params.small:
+            return SmallLook(params.k, params.small) if have.of(SmallLook) is None else None
         if params.exact and params.alone and have.of(BracketLook) is None:
             return BracketLook(params.k)
         histograms = _histograms(params, have)
@@ -165,6 +174,9 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         """The threshold of each model, and what it keeps."""
         if params.keeps_all:
             return (Share(None, ALL_KEPT),) * len(params.k)
+        if small := have.of(SmallLook):
+            ((component, cuts),) = small.items()
+            return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
         return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
 
     def decide_model(self, layers: Sequence[tuple[SdmWParams, Shares]]) -> Weights:

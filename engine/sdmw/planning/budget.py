@@ -11,6 +11,7 @@ from sdmw.planning.plan import MOST_EARLY, Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
+from sdmw.tensors.mapping import WINDOWS
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.shard_writer import IN_FLIGHT
 
@@ -107,6 +108,7 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         output=max((tensor.output.dtype.itemsize for tensor in tensors), default=0),
         working=max((working_bytes(tensor.inputs) for tensor in tensors), default=0)
         + EDGES * max((len(tensor.inputs) for tensor in tensors), default=0)
+        + WINDOWS
         + max((t.row * (method.row_bytes(t.params) or 0) for t in tensors if t.whole_rows), default=0)
         + max((columns * size for columns, size in by_column), default=0)
         + RANGE_BYTES * max(ranges, default=0),

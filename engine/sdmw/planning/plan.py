@@ -73,6 +73,11 @@ class TensorPlan:
         return self.output.elements
 
     @property
+    def read(self) -> int:
+        """Bytes read of all inputs for an element."""
+        return sum(each.cost.read for each in self.inputs)
+
+    @property
     def row(self) -> int:
         """Elements along the last axis."""
         return self.output.shape[-1] if self.output.shape else 1
@@ -222,6 +227,10 @@ class Plan:
     def bytes_of(self, tensors: Iterable[int]) -> int:
         """Bytes of all inputs of tensors, by index."""
         return sum(each.elements * each.cost.read for index in tensors for each in self.tensors[index].inputs)
+
+    def read_of(self, piece: Piece) -> int:
+        """Bytes of all inputs of a piece."""
+        return (piece.stop - piece.start) * self.tensors[piece.tensor].read
 
     @property
     def bytes_read(self) -> int:

@@ -1,6 +1,6 @@
 """Drives a plan: measure layer by layer, decide each as soon as it can be, then apply, what was measured last first."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +11,16 @@ from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
+from sdmw.running.bundles import Bundles
 from sdmw.running.context import Context
-from sdmw.running.deal import Deal, Written
+from sdmw.running.deal import Written
 from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
+from sdmw.running.measuring import Measuring
 from sdmw.running.pool import Task
 from sdmw.running.span import Span
 from sdmw.sizes import counted
-from sdmw.statistics.look import Look, Measured
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
@@ -165,7 +166,7 @@ class Run:
             if pieces := [piece for piece in group if piece not in kept]:
                 portions = tuple(job.portion(piece, self._pool.given_up) for piece in pieces)
                 arguments = (portions, job.method, job.decisions.model, sink)
-                for _ in range(self._shares(portions[0].deal.span)):
+                for _ in range(self._shares(portions[0].deal.span) if len(portions) == 1 else 1):
                     yield Task(work.write_portions, arguments, partial(take, pieces))
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
@@ -206,118 +207,20 @@ def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[object]) -> 
     return method.decide_model(list(zip(params, decisions, strict=True))) if plan.layers else None
 
 
-@dataclass(slots=True)
-class _OpenLayer:
-    """A layer between its first tile and its decision: only these hold statistics."""
-
-    look: Look[Any]
-    waiting: int
-    have: Measured
-    found: dict[str, Any]  # of this look, by component
-
-
-class Measuring:
-    """Looks at each layer until the method needs no more, and decides it; further looks go first, while cached.
-
-    Attributes:
-        read_again: bytes that further looks have read.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        method: AnyMethod,
-        span: Callable[[Piece], Span],
-        shares: Callable[[Span], int],
-        told: Callable[[int], None],
-        journal: RunJournal,
-    ) -> None:
-        self.read_again = 0
-        self._plan, self._method, self._span, self._shares = plan, method, span, shares
-        self._told, self._journal = told, journal
-        self._open: dict[int, _OpenLayer] = {}
-        self._decided: dict[int, object] = dict(journal.layers)
-        self._again: deque[Iterator[Task[Any]]] = deque()
-        self._first = self._first_looks()
-
-    def next_task(self) -> Task[Any] | None:
-        """The next piece to look at; None where there is none now, though a result to come may bring one."""
-        while self._again:
-            if task := next(self._again[0], None):
-                return task
-            self._again.popleft()
-        return next(self._first, None)
-
-    def decisions(self) -> tuple[object, ...]:
-        """Of every layer, in the plan's order; once all tasks are done."""
-        return tuple(self._decided[number] for number in range(len(self._plan.layers)))
-
-    def _first_looks(self) -> Iterator[Task[Any]]:
-        for number in range(len(self._plan.layers)):
-            if number not in self._decided:
-                yield from self._advance(number, Measured())
-
-    def _advance(self, number: int, have: Measured) -> Iterator[Task[Any]]:
-        """Look once more, or decide."""
-        tensors = self._plan.layers[number].tensors
-        params = self._plan.tensors[tensors[0]].params
-        while look := self._method.needs(params, have):
-            nothing = look.nothing(len(self._plan.tensors[tensors[0]].among))
-            found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if tasks := sum(shares for *_, shares in self._dealt(number, look)):
-                self._open[number] = _OpenLayer(look, tasks, have, found)
-                return self._tasks(number, look)
-            have = have.with_look(type(look), found)
-        self._decided[number] = decision = self._method.decide_layer(params, have)
-        if have.looks:
-            self._journal.note_layer(number, decision)
-        return iter(())
-
-    def _dealt(self, number: int, look: Look[Any]) -> Iterator[tuple[int, Span, int]]:
-        """Tensor and span of each piece of a layer, and by how many workers it is looked at."""
-        for tensor in self._plan.layers[number].tensors:
-            for piece in self._plan.looked_at(tensor, look):
-                span = self._span(piece)
-                yield tensor, span, 1 if look.in_order else self._shares(span)
-
-    def _tasks(self, number: int, look: Look[Any]) -> Iterator[Task[Any]]:
-        first = not self._open[number].have.looks
-        for tensor, span, shares in self._dealt(number, look):
-            models, deal = len(self._plan.tensors[tensor].among), Deal(span)
-            read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
-            size = span.nbytes if first else read
-            for share in range(shares):
-                told = size * (share + 1) // shares - size * share // shares
-                take = partial(self._take, number, span.tensor.component, told)
-                yield Task(work.measure, (deal, look, models), take)
-
-    def _take(self, number: int, component: str, size: int, result: Any) -> None:
-        """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
-        layer = self._open[number]
-        layer.found[component] = layer.look.add(layer.found[component], result)
-        layer.waiting -= 1
-        if not layer.waiting:
-            del self._open[number]
-            self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))
-        if layer.have.looks:
-            self.read_again += size
-        else:
-            self._told(size)
-
-
-def _last_measured_first(plan: Plan) -> Iterator[tuple[Piece]]:
-    """Every piece by itself, in runs, the last first: what was read last may still be in the page cache.
+def _last_measured_first(plan: Plan) -> Iterator[list[Piece]]:
+    """All pieces, small neighbours together, in runs of which the last is the first, since it may still be cached.
 
     Within a run they come in order, as the kernel's read-ahead wants it.
     """
-    runs: list[list[Piece]] = [[]]
+    pieces = (piece for number in range(len(plan.tensors)) for piece in plan.pieces_of(number))
+    bundles = Bundles(lambda: next(pieces, None), plan.read_of)
+    runs: list[list[list[Piece]]] = [[]]
     size = 0
-    for number, tensor in enumerate(plan.tensors):
-        for piece in plan.pieces_of(number):
-            if size >= RUN:
-                runs.append([])
-                size = 0
-            runs[-1].append(piece)
-            size += (piece.stop - piece.start) * sum(each.cost.read for each in tensor.inputs)
+    while bundle := bundles.next():
+        if size >= RUN:
+            runs.append([])
+            size = 0
+        runs[-1].append(bundle)
+        size += sum(map(plan.read_of, bundle))
     for run in reversed(runs):
-        yield from ((piece,) for piece in run)
+        yield from run

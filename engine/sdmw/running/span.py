@@ -39,7 +39,7 @@ class Span:
     @property
     def nbytes(self) -> int:
         """Bytes read of all inputs."""
-        return (self.stop - self.start) * sum(each.cost.read for each in self.tensor.inputs)
+        return (self.stop - self.start) * self.tensor.read
 
     def looked_at(self, look: Look[Any], models: int) -> list[Tensor]:
         """What a look reads: the base where the method takes deltas from it, and the models that the look names.

@@ -16,6 +16,7 @@ from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.methods.method import AnyMethod, Destination
 from sdmw.planning.plan import TensorPlan
 from sdmw.running.deal import Deal, Written
+from sdmw.running.gathered import Gathered, Write
 from sdmw.running.nonfinite import MEND, count, explain
 from sdmw.running.span import Arrays, Span, read_ranges, read_tiles
 from sdmw.statistics.look import Counter, Look, S, Tile
@@ -24,9 +25,21 @@ from sdmw.tensors.staging import staging
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.sink import Sink
 
-Write = Callable[[int, int, NDArray[Any]], None]  # shard, offset in bytes, contiguous data that nobody changes any more
-
 CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """A piece to be looked at: its tiles, what to measure, and how many models there are."""
+
+    deal: Deal
+    look: Look[Any]
+    models: int
+
+
+def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
+    """The statistic of each piece; errors as of `measure`."""
+    return tuple(measure(each.deal, each.look, each.models) for each in lookings)
 
 
 def measure(deal: Deal, look: Look[S], models: int) -> S:
@@ -80,8 +93,12 @@ def write_portions(
         DisagreementError: inputs of a copy differ.
         OutputError: an earlier write failed.
     """
+    gathered = Gathered(sink.write) if len(portions) > 1 else None
     try:
-        return tuple(write_portion(portion, method, model, sink.write) for portion in portions)
+        found = tuple(write_portion(portion, method, model, gathered or sink.write) for portion in portions)
+        if gathered:
+            gathered.flush()
+        return found
     finally:
         sink.settle()
 

@@ -7,9 +7,9 @@ import os
 import stat
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ _MADV_POPULATE_READ = 22  # from linux/mman.h; since 5.14
 _MREMAP_MAYMOVE = 1
 _FAILED = ctypes.c_void_p(-1).value
 _PAGE = mmap.PAGESIZE
+_WINDOW = 1 << 15  # bytes; what is smaller is mapped together with its neighbours, twice as many bytes at once
+_MOST_WINDOWS = 16  # that a thread keeps
+WINDOWS = _MOST_WINDOWS * 2 * _WINDOW  # bytes of them
 
 # Through ctypes and not through the mmap module: its madvise holds the GIL while pages are read (about 1 s a GiB for
 # every other thread), and its mappings keep a descriptor each.
@@ -91,6 +94,22 @@ class MappedFile:
         if found is None:
             found = self._tiles[start, stop] = MappedBytes(self, start, stop)
         return found
+
+    def window(self, start: int, stop: int) -> tuple["MappedBytes", int]:
+        """A window that holds the bytes from start up to stop, at most `_WINDOW`, and where it begins.
+
+        The thread that made it keeps it for a while: the next small tensor mostly lies in it too.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        first = start // _WINDOW * _WINDOW
+        place = first, min(first + 2 * _WINDOW, self.size)
+        found = self._tiles.get(place)
+        if found is None:
+            found = self.tile(*place)
+            kept_windows().append(found)
+        return found, first
 
     def release(self, start: int, stop: int) -> None:
         """Lets go of the pages of a tile, if it is in use: who still reads it brings them back."""
@@ -228,12 +247,23 @@ class Mappings:
 
 
 _mappings = Mappings(_MOST_MAPPINGS)
+_local = threading.local()
+
+
+def kept_windows() -> deque[MappedBytes]:
+    """The windows that this thread keeps, the latest last."""
+    if not hasattr(_local, "windows"):
+        _local.windows = deque(maxlen=_MOST_WINDOWS)
+    return cast("deque[MappedBytes]", _local.windows)
+
+
 os.register_at_fork(after_in_child=_mappings.after_fork)
 
 
 def unmap() -> None:
-    """Unmaps everything; a source that still reads maps its file again."""
+    """Unmaps everything, but windows of other threads; a source that still reads maps its file again."""
     _mappings.clear()
+    kept_windows().clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,19 +298,20 @@ class MappedTensor:
         if (end := info.offset + info.nbytes) > mapped.size:
             raise changed(self.info, size_change(max(end, before.size if before else 0), mapped.size))
         try:
-            tile = mapped.tile(first, last)
+            tile, begin = mapped.window(first, last) if last - first <= _WINDOW else (mapped.tile(first, last), first)
             populated = tile.populate() == 0
         except OSError:
             populated = False
         if not populated:
             # Refused, or out of memory, or the data are lost: a plain read gives them, or says what is wrong where.
             return ReadTensor(info).tile(start, stop)
-        return np.asarray(tile).view(info.dtype.storage)
+        return np.asarray(tile)[first - begin : last - begin].view(info.dtype.storage)
 
     def release(self, start: int, stop: int) -> None:
-        """Lets go of the memory behind a tile: mapped pages count as resident until then."""
-        if mapped := _mappings.found(self.info.file):
-            mapped.release(*self._bytes(start, stop))
+        """Lets go of the memory behind a tile: mapped pages count as resident until then; those of a window stay."""
+        first, last = self._bytes(start, stop)
+        if last - first > _WINDOW and (mapped := _mappings.found(self.info.file)):
+            mapped.release(first, last)
 
     def lost(self) -> RunError:
         """What to say when pages of some mapping were lost, perhaps of this; the mapping is not used again."""
