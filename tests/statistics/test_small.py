@@ -42,8 +42,8 @@ def test_it_is_numpys_percentile_and_the_exact_sum(given_inputs, k, tile):
         kept = finite[finite >= cut.value]
         assert cut.kept == kept.size
         assert cut.magnitude == sum(map(Fraction, kept.tolist())) * 2**149
-        threshold = np.uint32(cut.pattern).view(np.float32)
-        assert threshold >= cut.value > np.nextafter(threshold, np.float32(0), dtype=np.float32)
+        reached, before = (float(np.uint32(each).view(np.float32)) for each in (cut.pattern, cut.pattern - 1))
+        assert before < cut.value <= reached
 
 
 @pytest.mark.parametrize("tile", [97, 5000])
