@@ -10,7 +10,20 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import apply, explain, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
+    from sdmw.api import (
+        apply,
+        explain,
+        extract,
+        inspect,
+        measure,
+        merge,
+        open,  # noqa: A004
+        open_store,
+        pack,
+        plan,
+        revert,
+        verify,
+    )
     from sdmw.errors import SdmwError
     from sdmw.planning.explain import Explanation
     from sdmw.planning.plan import Plan
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.report import Report
     from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
+    from sdmw.stores.store import Store
 
 __all__ = [
     "Explanation",
@@ -32,6 +46,7 @@ __all__ = [
     "Recipe",
     "Report",
     "SdmwError",
+    "Store",
     "Verification",
     "__version__",
     "apply",
@@ -39,8 +54,10 @@ __all__ = [
     "explain",
     "extract",
     "inspect",
+    "measure",
     "merge",
     "open",
+    "open_store",
     "pack",
     "plan",
     "revert",
@@ -57,13 +74,16 @@ _HOMES = {
     "Recipe": "sdmw.recipes.recipe",
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
+    "Store": "sdmw.stores.store",
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
+    "measure": "sdmw.api",
     "merge": "sdmw.api",
     "open": "sdmw.api",
+    "open_store": "sdmw.api",
     "pack": "sdmw.api",
     "plan": "sdmw.api",
     "revert": "sdmw.api",

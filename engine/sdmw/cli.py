@@ -209,6 +209,35 @@ def extract(
 
 
 @app.command()
+def measure(
+    recipe: RecipeArgument,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory of the store that will appear.")],
+    threads: Threads = None,
+    budget: Budget = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    ignore_unknown: IgnoreUnknown = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Read the models once and store the statistics of what they changed (zarr v3)."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    found = api.measure(
+        recipe, store, threads=threads, budget=budget, overwrite=overwrite, ignore_unknown=ignore_unknown,
+        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet,
+    )  # fmt: skip
+    terminal.print_warnings(found.warnings, [])
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_store(found)
+
+
+@app.command()
 def pack(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],

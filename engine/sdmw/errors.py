@@ -110,6 +110,10 @@ class ArchiveError(SdmwError):
     """A delta archive cannot be read: it is damaged, or none of this format."""
 
 
+class StoreError(SdmwError):
+    """A statistics store cannot be read: it is damaged, or none of this version."""
+
+
 class PlanError(SdmwError):
     """Recipe, headers, output or budget do not fit together; nothing was read or written."""
 

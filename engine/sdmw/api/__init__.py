@@ -11,14 +11,19 @@ if TYPE_CHECKING:
     from sdmw.api.checking import inspect, verify
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
+    from sdmw.api.stores import measure, open_store
 
-__all__ = ["apply", "explain", "extract", "inspect", "merge", "open", "pack", "plan", "revert", "verify"]
+__all__ = [
+    "apply", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack", "plan", "revert",
+    "verify",
+]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("apply", "pack", "revert"), "archiving"),
     **dict.fromkeys(("inspect", "verify"), "checking"),
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
+    **dict.fromkeys(("measure", "open_store"), "stores"),
 }
 
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
     from sdmw.running.events import Event
+    from sdmw.stores.store import Store
     from sdmw.writing.publication import Publication
 
-AnyReport = TypeVar("AnyReport", "Report", "ExtractionReport", "PackReport")
+AnyReport = TypeVar("AnyReport", "Report", "ExtractionReport", "PackReport", "Store")
 Path = str | os.PathLike[str]
 RecipeLike = Recipe | Mapping[str, Any] | Path
 Size = int | str  # bytes, or text such as "5GB", "1GiB"

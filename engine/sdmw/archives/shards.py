@@ -35,12 +35,26 @@ def compressed(chunk: Words, shuffle: Shuffle) -> bytes:
     return bytes(_codec(shuffle).encode(chunk))
 
 
-class ArrayWriter:
-    """Cuts an array into chunks, and writes them once they are compressed."""
+def entries(row: int) -> int:
+    """How many entries of an array are compressed together, whose rows behind the first axis have so many."""
+    return max(1, CHUNK // row) * row
 
-    def __init__(self, folder: str, dtype: str) -> None:
+
+def _place(number: int, axes: int) -> str:
+    """Of a shard in its array's folder: all shards lie along the first axis."""
+    return "/".join(("c", str(number), *"0" * (axes - 1)))
+
+
+class ArrayWriter:
+    """Cuts an array into chunks, and writes them once they are compressed.
+
+    `row` is how many entries a place on the first of its `axes` has.
+    """
+
+    def __init__(self, folder: str, dtype: str, row: int = 1, axes: int = 1) -> None:
         self.length = 0
-        self._folder, self._dtype = folder, dtype
+        self._folder, self._dtype, self._axes = folder, dtype, axes
+        self._entries = entries(row)
         self._chunk, self._held = np.empty(0, dtype), 0
         self._file: IO[bytes] | None = None
         self._shards, self._index = 0, b""
@@ -51,12 +65,12 @@ class ArrayWriter:
         self.length += values.size
         while values.size:
             if not self._chunk.size:
-                self._chunk = np.empty(CHUNK, self._dtype)
-            part = values[: CHUNK - self._held]
+                self._chunk = np.empty(self._entries, self._dtype)
+            part = values[: self._entries - self._held]
             self._chunk[self._held : self._held + part.size] = part
             self._held += part.size
             values = values[part.size :]
-            if self._held == CHUNK:
+            if self._held == self._entries:
                 full += self.rest()
         return full
 
@@ -70,7 +84,7 @@ class ArrayWriter:
     def store(self, data: bytes) -> None:
         """Write the next chunk, compressed; OSError as the file system says."""
         if self._file is None:
-            path = os.path.join(self._folder, "c", str(self._shards))
+            path = os.path.join(self._folder, _place(self._shards, self._axes))
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self._file = open(path, "wb")  # noqa: SIM115  closed when the shard is full, or by `close`
         self._index += _ENTRY.pack(self._file.tell(), len(data))
@@ -96,8 +110,9 @@ class ArrayWriter:
 class ArrayReader:
     """Reads the entries of an array once, in order; nothing stays open between chunks."""
 
-    def __init__(self, folder: str, length: int, dtype: str, shuffle: Shuffle) -> None:
+    def __init__(self, folder: str, length: int, dtype: str, shuffle: Shuffle, row: int = 1, axes: int = 1) -> None:
         self._folder, self._left, self._shuffle = folder, length, shuffle
+        self._entries, self._axes = entries(row), axes
         self._chunk = np.empty(0, dtype)  # as much of it as is not taken yet
         self._number = 0
         self._index: list[tuple[int, int]] = []
@@ -120,21 +135,21 @@ class ArrayReader:
 
     def _next(self) -> Words:
         shard, place = divmod(self._number, SHARD // CHUNK)
-        name = f"c/{shard}"
+        name = _place(shard, self._axes)
         with believed(os.path.join(self._folder, name)):
             if not self._left:
                 raise ValueError("fewer entries than the counts of blocks add up to")
             fd, status = open_file(self._folder, name)
             try:
                 if not place:
-                    self._index = _index(fd, status.st_size, min(SHARD // CHUNK, -(-self._left // CHUNK)))
-                packed = _chunk(fd, self._index[place], CHUNK * self._chunk.itemsize)
+                    self._index = _index(fd, status.st_size, min(SHARD // CHUNK, -(-self._left // self._entries)))
+                packed = _chunk(fd, self._index[place], self._entries * self._chunk.itemsize)
             finally:
                 os.close(fd)
-            chunk = np.empty(CHUNK, self._chunk.dtype)
+            chunk = np.empty(self._entries, self._chunk.dtype)
             _codec(self._shuffle).decode(packed, chunk)
         self._number += 1
-        count = min(CHUNK, self._left)
+        count = min(self._entries, self._left)
         self._left -= count
         return chunk[:count]
 

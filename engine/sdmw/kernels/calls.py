@@ -153,6 +153,22 @@ def _rows() -> Iterator[Call]:
     yield rows.read_runs, (-1, _integers(0), _integers(0), _integers(0), 0)
 
 
+def _survey() -> Iterator[Call]:
+    from sdmw.kernels import survey, tiles
+    from sdmw.kernels.bins import BINS
+    from sdmw.kernels.blocks import LANES
+
+    packed, bins, pairs = np.zeros((0, tiles.PACKED), np.uint64), _integers(0, BINS), _integers(0, 2)
+    low, squares, lanes = np.zeros((0, BINS), np.uint64), _integers(0, 2, BINS), np.zeros((0, LANES))
+    yield (
+        survey.survey,
+        (
+            _BASE, _BASE, 0, 0, packed, low, bins, bins, bins, squares, pairs, pairs, _integers(0, 0),
+            _integers(survey.COPIES, 1), lanes, np.zeros((0, 0)),
+        ),
+    )  # fmt: skip
+
+
 CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "tiles": _tiles,
     "cuts": _cuts,
@@ -165,6 +181,7 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "vectors": _vectors,
     "dots": _dots,
     "ram": _ram,
+    "survey": _survey,
     "single": _single,
     "rows": _rows,
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command prints one of them, and has loaded that
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
     from sdmw.running.verification import Verification
+    from sdmw.stores.store import Store
 
 _WIDEST = 1 << 16  # characters of a line where there is no terminal
 
@@ -90,6 +91,18 @@ def print_packed(report: "PackReport") -> None:
             ("other files", f"{report.files} differ and are in the archive"),
         )
     )  # fmt: skip
+
+
+def print_store(store: "Store") -> None:
+    """What a statistics store holds."""
+    _print(
+        _pairs(
+            ("store", store.path),
+            ("models", ", ".join(store.models)),
+            ("tensors", f"{len(store.tensors):,}"),
+            ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
+        )
+    )
 
 
 def print_plan(plan: Plan) -> None:

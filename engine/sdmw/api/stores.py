@@ -1,0 +1,100 @@
+"""Statistics stores: measured, opened, asked."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sdmw.api.arguments import (
+    Path,
+    ProgressLike,
+    RecipeLike,
+    Size,
+    access_of,
+    check_progress,
+    limits_of,
+    path_of,
+    receiver,
+    sound,
+    with_warnings,
+)
+from sdmw.api.merging import prepared_of
+from sdmw.planning.build import Options
+from sdmw.storage.files import HEADER_LIMIT
+
+if TYPE_CHECKING:
+    from sdmw.stores.store import Store
+
+
+def measure(
+    recipe: RecipeLike,
+    store: Path,
+    *,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    overwrite: bool = False,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    follow_links: bool = False,
+    ignore_unknown: bool = False,
+) -> "Store":
+    """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
+
+    `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
+
+    Args:
+        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change nothing here.
+        store: the directory that will appear, complete or not at all.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
+        progress: as for `merge`.
+        overwrite: replace a directory that is there.
+        header_limit: bytes that an input's header may have.
+        download: fetch models that are not on this machine from the Hub.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        ignore_unknown: report unknown recipe fields and go on.
+
+    Returns:
+        The store, as `open_store` opens it.
+
+    Raises:
+        RecipeError, UsageError: as for `merge`.
+        PlanError: all that the inputs' headers, disk and memory tell against it.
+        RunError: the data or the machine; nothing is left behind.
+    """
+    check_progress(progress)
+    limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(store)
+    prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
+    options = Options(target, overwrite, 0, limits)
+    from sdmw.stores.planning import kernels_of, plan_measuring
+
+    planned = sound(plan_measuring(sound(prepared.plan()), options))
+    from sdmw.running.context import publishing, working
+    from sdmw.running.documents import settled_with_documents
+    from sdmw.stores.measuring import measure as measured
+    from sdmw.stores.sources import store_of
+    from sdmw.stores.store import read_store
+    from sdmw.stores.writing import StoreWriter
+
+    with receiver(progress) as tell, working(tell, planned.threads, None, kernels_of(planned)) as context:
+        settled = settled_with_documents(prepared, sound(prepared.plan()), context)
+        planned = replace(sound(plan_measuring(settled, options)), threads=planned.threads)
+        with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
+            with StoreWriter(publication.path, len(planned.models)) as writer:
+                measured(planned, writer, context)
+                writer.close(store_of(planned, target).attributes())
+            publication.finish()
+    return with_warnings(read_store(target), publication, *planned.warnings)
+
+
+def open_store(path: Path) -> "Store":
+    """Open what `measure` left. The store is a zarr group, which other programs can read too.
+
+    Args:
+        path: its directory.
+
+    Raises:
+        StoreError: the directory holds no store, a damaged one, or one of another version.
+    """
+    from sdmw.stores.store import read_store
+
+    return read_store(path_of(path))

@@ -1,0 +1,153 @@
+"""Reads the arrays of a store. Their metadata must be what this version writes, and numbers must fit together."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdmw.archives.shards import ArrayReader
+from sdmw.kernels.bins import FIRST_NONFINITE_BIN, LOW
+from sdmw.storage.files import read_bounded
+from sdmw.stores.forms import ENTRIES, Form, forms, made
+from sdmw.stores.store import Store, trusted
+
+_MOST_METADATA = 1 << 16  # bytes of the metadata of an array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Magnitudes:
+    """One model's nonzero deltas in a tensor, or in several, by occupied bin.
+
+    Attributes:
+        bins: uint16, rising.
+        counts: int64, deltas in each.
+        at_edge: int64, those among them whose low 16 bits are zero.
+        low_sums: int64, the sum of the low bits.
+        squares: int64, (bins, 2): the sum of their squares, as its low 32 bits and the rest.
+        smallest, largest: the extreme magnitudes; 0 where there is none.
+    """
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+    at_edge: NDArray[np.int64]
+    low_sums: NDArray[np.int64]
+    squares: NDArray[np.int64]
+    smallest: float
+    largest: float
+
+
+class StoreReader:
+    """Opens the arrays of a store as they are asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._forms = store, forms(len(store.models))
+        self._entries: dict[str, ArrayReader] = {}
+        self._at = 0  # the tensor that comes next in them
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """An array that has numbers for each tensor.
+
+        Raises:
+            StoreError: the store is damaged.
+        """
+        form, length = self._forms[name], len(self._store.tensors)
+        return self._take(name, form, length).reshape(length, *form.row)
+
+    def magnitudes(self, tensor: int) -> list[Magnitudes]:
+        """Of each model in a tensor; tensors that come one after the other are read once.
+
+        Raises:
+            StoreError: the store is damaged.
+        """
+        if tensor < self._at or not self._entries:
+            length = int(self._offsets[-1])
+            self._entries = {name: self._opened(name, self._forms[name], length) for name in ENTRIES}
+            self._at = 0
+        while self._at < tensor:
+            self._next()
+        return self._next()
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        models, name = len(self._store.models), "offset"
+        found = self._take(name, self._forms[name], len(self._store.tensors) * models + 1)
+        with trusted(os.path.join(self._store.path, name)):
+            sizes = np.diff(found)
+            if found[0] != 0 or (sizes < 0).any() or (sizes > FIRST_NONFINITE_BIN).any():
+                raise ValueError("offsets that do not rise, or by more than there are bins")
+        return found
+
+    @cached_property
+    def _extremes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.numbers("smallest"), self.numbers("largest")
+
+    def _next(self) -> list[Magnitudes]:
+        """Of each model in the tensor that comes next."""
+        models, tensor = len(self._store.models), self._at
+        ends = self._offsets[tensor * models : (tensor + 1) * models + 1]
+        size = int(ends[-1] - ends[0])
+        with trusted(self._store.path):
+            columns = {}
+            for name, reader in self._entries.items():
+                form = self._forms[name]
+                columns[name] = reader.take(np.empty(size * form.size, form.dtype)).reshape(size, *form.row)
+            _check(columns)
+            low = columns["low_squares"]
+            squares = np.stack([low[:, 0] & 0xFFFFFFFF, low[:, 0] >> 32 | low[:, 1] << 32], axis=1).astype(np.int64)
+            lows = columns["low_sum"].astype(np.int64)
+            smallest, largest = (each[tensor].tolist() for each in self._extremes)
+            self._at += 1
+            found = []
+            for model in range(models):
+                own = slice(int(ends[model] - ends[0]), int(ends[model + 1] - ends[0]))
+                each = Magnitudes(
+                    columns["bin"][own], columns["count"][own], columns["at_edge"][own], lows[own], squares[own],
+                    smallest[model], largest[model],
+                )  # fmt: skip
+                _check_model(each, self._store.tensors[tensor].elements)
+                found.append(each)
+        return found
+
+    def _take(self, name: str, form: Form, length: int) -> NDArray[Any]:
+        reader = self._opened(name, form, length)
+        with trusted(os.path.join(self._store.path, name)):
+            return reader.take(np.empty(length * form.size, form.dtype))
+
+    def _opened(self, name: str, form: Form, length: int) -> ArrayReader:
+        """An array of so many places, exactly as this version writes it: no other codec, dtype or chunk is run."""
+        import zarr
+
+        folder = os.path.join(self._store.path, name)
+        with trusted(folder):
+            read_bounded(folder, "zarr.json", _MOST_METADATA)
+            array = zarr.open_array(folder, mode="r", zarr_format=3)
+            group = zarr.create_group(store=zarr.storage.MemoryStore(), zarr_format=3)
+            if array.metadata.to_dict() != made(group, name, form, length).metadata.to_dict():
+                raise ValueError("an array of other length, dtype, chunks or codecs")
+        return ArrayReader(folder, length * form.size, form.dtype, "shuffle", form.size, len(form.dimensions))
+
+
+def _check(columns: dict[str, NDArray[Any]]) -> None:
+    """ValueError where bins hold what no deltas give."""
+    count, at_edge, low_sum = columns["count"], columns["at_edge"], columns["low_sum"]
+    if (columns["bin"] >= FIRST_NONFINITE_BIN).any() or (count <= 0).any() or (count > 1 << 46).any():
+        raise ValueError("bins or counts that there are not")
+    if (at_edge < 0).any() or (at_edge > count).any():
+        raise ValueError("more magnitudes at an edge than in a bin")
+    odds = (count - at_edge).astype(np.uint64)
+    if (low_sum < odds).any() or (low_sum > odds * np.uint64(LOW - 1)).any():
+        raise ValueError("low bits that do not fit their count")
+    if (columns["low_squares"][:, 1] > 1 << 20).any():
+        raise ValueError("squares that do not fit their count")
+
+
+def _check_model(found: Magnitudes, elements: int) -> None:
+    """ValueError where bins do not rise, or hold more than a tensor has."""
+    if (np.diff(found.bins.astype(np.int64)) <= 0).any() or int(found.counts.sum()) > elements:
+        raise ValueError("bins that do not rise, or more deltas than elements")
+    ends = [int(np.float32(value).view(np.uint32)) >> 16 for value in (found.smallest, found.largest)]
+    if ends != ([int(found.bins[0]), int(found.bins[-1])] if found.bins.size else [0, 0]):
+        raise ValueError("extremes that lie in other bins")
