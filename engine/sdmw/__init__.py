@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         pack,
         plan,
         revert,
+        sweep,
         verify,
     )
     from sdmw.errors import SdmwError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
+    from sdmw.reporting.sweep import Sweep
     from sdmw.running.reader import MergeReader
     from sdmw.running.verification import Verification
     from sdmw.stores.store import Store
@@ -47,6 +49,7 @@ __all__ = [
     "Report",
     "SdmwError",
     "Store",
+    "Sweep",
     "Verification",
     "__version__",
     "apply",
@@ -61,6 +64,7 @@ __all__ = [
     "pack",
     "plan",
     "revert",
+    "sweep",
     "verify",
 ]
 
@@ -75,6 +79,7 @@ _HOMES = {
     "Report": "sdmw.reporting.report",
     "SdmwError": "sdmw.errors",
     "Store": "sdmw.stores.store",
+    "Sweep": "sdmw.reporting.sweep",
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "explain": "sdmw.api",
@@ -87,6 +92,7 @@ _HOMES = {
     "pack": "sdmw.api",
     "plan": "sdmw.api",
     "revert": "sdmw.api",
+    "sweep": "sdmw.api",
     "verify": "sdmw.api",
 }
 

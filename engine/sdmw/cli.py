@@ -238,6 +238,38 @@ def measure(
 
 
 @app.command()
+def sweep(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory that sdmw measure made.")],
+    k: Annotated[str, typer.Option(help="Percents of nonzero deltas to drop.")] = "10",
+    power: Annotated[str, typer.Option(help="Powers of the weights: 1 linear, 2 square.")] = "1",
+    norm: Annotated[str, typer.Option(help="Norms that weigh: 1 sums magnitudes, 2 their squares.")] = "1",
+    granularity: Annotated[str, typer.Option(help="Which tensors are cut together.")] = "tensor",
+    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta.")] = "1",
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+) -> None:
+    """Show what SDM-W would decide at every combination of settings, such as --k 0,10,50 --power 1,2."""
+    from sdmw import api
+    from sdmw.reporting import terminal
+    from sdmw.sizes import parse_numbers
+
+    found = api.sweep(
+        store,
+        k=parse_numbers(k, "k"),
+        power=parse_numbers(power, "power"),
+        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],  # type: ignore[misc]
+        granularity=granularity.split(","),
+        lambda_=parse_numbers(lambda_, "lambda"),
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    elif as_csv:
+        sys.stdout.write(found.to_csv())
+    else:
+        terminal.print_sweep(found)
+
+
+@app.command()
 def pack(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],

@@ -1,5 +1,6 @@
 """Sizes as people write and read them."""
 
+import math
 import re
 from decimal import Decimal
 
@@ -38,6 +39,21 @@ def parse_size(text: int | str, argument: str = "size") -> int:
     if (unit and unit not in _UNITS) or (not unit and "." in match[1]):
         raise _not_a_size(text, argument)
     return _in_range(int(number * _UNITS.get(unit, 1)), text, argument)
+
+
+def parse_numbers(text: str, argument: str) -> list[float]:
+    """Numbers between commas, such as `0,10,50`.
+
+    Raises:
+        UsageError: a part is no number.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise UsageError([Problem(argument, "numbers between commas, such as 0,10,50", quoted(text))])
+    return found
 
 
 def parse_share(text: str, argument: str) -> float:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from sdmw.api.checking import inspect, verify
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
-    from sdmw.api.stores import measure, open_store
+    from sdmw.api.stores import measure, open_store, sweep
 
 __all__ = [
     "apply", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack", "plan", "revert",
-    "verify",
+    "sweep", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -23,7 +23,7 @@ _HOMES = {
     **dict.fromkeys(("inspect", "verify"), "checking"),
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
-    **dict.fromkeys(("measure", "open_store"), "stores"),
+    **dict.fromkeys(("measure", "open_store", "sweep"), "stores"),
 }
 
 

@@ -1,7 +1,8 @@
 """Statistics stores: measured, opened, asked."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from sdmw.api.arguments import (
     Path,
@@ -21,7 +22,10 @@ from sdmw.planning.build import Options
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
+    from sdmw.reporting.sweep import Sweep
     from sdmw.stores.store import Store
+
+T = TypeVar("T")
 
 
 def measure(
@@ -98,3 +102,43 @@ def open_store(path: Path) -> "Store":
     from sdmw.stores.store import read_store
 
     return read_store(path_of(path))
+
+
+def sweep(
+    store: "Store | Path",
+    *,
+    k: float | Sequence[float] = (10.0,),
+    power: float | Sequence[float] = (1.0,),
+    norm: int | Sequence[int] = (1,),
+    granularity: str | Sequence[str] = ("tensor",),
+    lambda_: float | Sequence[float] = (1.0,),
+) -> "Sweep":
+    """What SDM-W would decide at every combination of settings, from a store: seconds, and no model is read.
+
+    Args:
+        store: what `measure` or `open_store` gave, or its directory.
+        k: percent of the nonzero deltas dropped, 0 to 100.
+        power: p of the weights; 1 is linear, 2 square, 0 the average.
+        norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
+        granularity: which tensors are cut together.
+        lambda_: what the merged delta is scaled by.
+
+    Returns:
+        A row for each setting. What the bins of the store do not decide has a lower and an upper bound.
+
+    Raises:
+        UsageError: the grid has problems: more than 10,000 settings, or values that there are not.
+        StoreError: the store is damaged.
+    """
+    from sdmw.reporting.sweep import sweep_of
+    from sdmw.stores.store import Store
+    from sdmw.stores.sweeping import Grid, sweep_rows
+
+    opened = store if isinstance(store, Store) else open_store(store)
+    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_))
+    return sweep_of(opened.models, sweep_rows(opened, grid))
+
+
+def _listed(given: T | Sequence[T]) -> Sequence[T]:
+    """A single value is a list of one."""
+    return (given,) if isinstance(given, str | int | float) else cast("Sequence[T]", given)

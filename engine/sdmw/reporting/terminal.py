@@ -1,7 +1,7 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from sdmw.planning.plan import RATE, Plan
 from sdmw.reporting import tally
 from sdmw.reporting.display import say
 from sdmw.reporting.loading import loading
+from sdmw.reporting.sweep import SETTINGS
 from sdmw.sizes import counted, shown
 
 if TYPE_CHECKING:  # a command prints one of them, and has loaded that
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # a command prints one of them, and has loaded that
     from sdmw.reporting.inspection import Amount, Inspection
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
+    from sdmw.reporting.sweep import Sweep
     from sdmw.running.verification import Verification
     from sdmw.stores.store import Store
 
@@ -103,6 +105,30 @@ def print_store(store: "Store") -> None:
             ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
         )
     )
+
+
+def print_sweep(sweep: "Sweep") -> None:
+    """A line for each setting, with each model's weight and share of kept deltas; bounds where they differ."""
+    first = sweep.rows[0]
+    varied = [name for name in SETTINGS if any(row[name] != first[name] for row in sweep.rows)] or ["k"]
+    of_models = [f"{what} {_plain(model)}" for model in sweep.models for what in ("weight", "kept")]
+    table = _table(*varied, *of_models, "norm")
+    for row in sweep.rows:
+        cells = [_number(row[name]) for name in varied]
+        for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
+            shares = [each / nonzero if nonzero else 0.0 for each in kept]
+            cells += [_bounds(weight, ".4f"), _bounds(shares, ".2%")]
+        table.add_row(*cells, _bounds(row["merged_norm"], ".4g"))
+    _print(table)
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bounds(bounds: Sequence[float], spec: str) -> str:
+    low, high = (format(each, spec) for each in bounds)
+    return low if low == high else f"{low} – {high}"
 
 
 def print_plan(plan: Plan) -> None:

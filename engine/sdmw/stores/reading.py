@@ -1,7 +1,6 @@
 """Reads the arrays of a store. Their metadata must be what this version writes, and numbers must fit together."""
 
 import os
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,32 +10,11 @@ from numpy.typing import NDArray
 from sdmw.archives.shards import ArrayReader
 from sdmw.kernels.bins import FIRST_NONFINITE_BIN, LOW
 from sdmw.storage.files import read_bounded
+from sdmw.stores.bins import StoredBins
 from sdmw.stores.forms import ENTRIES, Form, forms, made
 from sdmw.stores.store import Store, trusted
 
 _MOST_METADATA = 1 << 16  # bytes of the metadata of an array
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Magnitudes:
-    """One model's nonzero deltas in a tensor, or in several, by occupied bin.
-
-    Attributes:
-        bins: uint16, rising.
-        counts: int64, deltas in each.
-        at_edge: int64, those among them whose low 16 bits are zero.
-        low_sums: int64, the sum of the low bits.
-        squares: int64, (bins, 2): the sum of their squares, as its low 32 bits and the rest.
-        smallest, largest: the extreme magnitudes; 0 where there is none.
-    """
-
-    bins: NDArray[np.uint16]
-    counts: NDArray[np.int64]
-    at_edge: NDArray[np.int64]
-    low_sums: NDArray[np.int64]
-    squares: NDArray[np.int64]
-    smallest: float
-    largest: float
 
 
 class StoreReader:
@@ -56,7 +34,7 @@ class StoreReader:
         form, length = self._forms[name], len(self._store.tensors)
         return self._take(name, form, length).reshape(length, *form.row)
 
-    def magnitudes(self, tensor: int) -> list[Magnitudes]:
+    def magnitudes(self, tensor: int) -> list[StoredBins]:
         """Of each model in a tensor; tensors that come one after the other are read once.
 
         Raises:
@@ -84,7 +62,7 @@ class StoreReader:
     def _extremes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.numbers("smallest"), self.numbers("largest")
 
-    def _next(self) -> list[Magnitudes]:
+    def _next(self) -> list[StoredBins]:
         """Of each model in the tensor that comes next."""
         models, tensor = len(self._store.models), self._at
         ends = self._offsets[tensor * models : (tensor + 1) * models + 1]
@@ -103,7 +81,7 @@ class StoreReader:
             found = []
             for model in range(models):
                 own = slice(int(ends[model] - ends[0]), int(ends[model + 1] - ends[0]))
-                each = Magnitudes(
+                each = StoredBins(
                     columns["bin"][own], columns["count"][own], columns["at_edge"][own], lows[own], squares[own],
                     smallest[model], largest[model],
                 )  # fmt: skip
@@ -144,7 +122,7 @@ def _check(columns: dict[str, NDArray[Any]]) -> None:
         raise ValueError("squares that do not fit their count")
 
 
-def _check_model(found: Magnitudes, elements: int) -> None:
+def _check_model(found: StoredBins, elements: int) -> None:
     """ValueError where bins do not rise, or hold more than a tensor has."""
     if (np.diff(found.bins.astype(np.int64)) <= 0).any() or int(found.counts.sum()) > elements:
         raise ValueError("bins that do not rise, or more deltas than elements")

@@ -110,6 +110,25 @@ class Store:
         found[own.bins] = own.counts
         return found
 
+    def thresholds(
+        self, k: float = 10.0, granularity: str = "tensor"
+    ) -> dict[str, tuple[tuple[float, float] | None, ...]]:
+        """The least and the largest that SDM-W's threshold can be, of each model in each layer; None of no change.
+
+        Both are equal where the store decides: at k = 0 and at magnitudes of bfloat16, say.
+
+        Args:
+            k: percent of the nonzero deltas dropped.
+            granularity: which tensors are a layer.
+
+        Raises:
+            UsageError: k or granularity are none.
+            StoreError: the store is damaged.
+        """
+        from sdmw.stores.sweeping import thresholds_of
+
+        return thresholds_of(self, k, granularity)
+
 
 def read_store(path: str) -> Store:
     """The store in a directory, its attributes checked.
