@@ -25,11 +25,15 @@ ARGUMENTS = {
     "pack": ("base", "corp", "archive"),
     "apply": ("base", "archive", "applied"),
     "revert": ("corp", "archive", "reverted"),
+    "measure": (RECIPE, "store"),
+    "open_store": ("store",),
+    "sweep": ("store",),
 }
 KINDS = {
     "merge": sdmw.Report, "plan": sdmw.Plan, "explain": sdmw.Explanation, "inspect": sdmw.Inspection,
     "verify": sdmw.Verification,
     "extract": sdmw.ExtractionReport, "pack": sdmw.PackReport, "apply": sdmw.PackReport, "revert": sdmw.PackReport,
+    "measure": sdmw.Store, "open_store": sdmw.Store, "sweep": sdmw.Sweep,
 }  # fmt: skip
 NO_RESULT = {"open"}  # a reader, as of safetensors
 

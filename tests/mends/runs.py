@@ -48,6 +48,10 @@ def packed(k=0.0):
     return lambda scene: sdmw.pack("base", "corp", "archive", k=k, progress=False, overwrite=True)
 
 
+def measured(scene):
+    sdmw.measure(scene.recipe, "store", progress=False, overwrite=True)
+
+
 def then(act):
     """The next call is this one."""
     return lambda scene: setattr(scene, "call", act)
@@ -265,6 +269,13 @@ ROWS = [
         expected=made("corp")),
     Row("counts that are too high", AGAIN, both(packed(), counted), packed(), call=APPLY,
         expected=made("corp")),
+    # Stores.
+    Row("a store that is damaged", "Measure the models again (sdmw measure)",
+        both(fields(merge_method="sdm_w"), measured, file("store/zarr.json", "{")), measured,
+        call=call("sweep", "store"), expected=unseen),
+    Row("a method that no store is measured for", "Choose a method that merges deltas from a base, such as sdm_w, ties "
+        "or task_arithmetic", fields(merge_method="linear"), fields(merge_method="task_arithmetic",
+        parameters={"weight": 1}), call=measured, expected=unseen),
     Row("applied to the model", "This is its model: use `sdmw revert`", packed(), then(REVERT),
         call=call("apply", "corp", "archive", "out", progress=False), expected=made("base")),
     Row("reverted from the base", "This is its base: use `sdmw apply`", packed(), then(APPLY),

@@ -6,6 +6,7 @@ value, where the rank lies at its edge, and at the ends of the layer.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,9 +121,13 @@ class Ranked:
 
     def __init__(self, bins: StoredBins) -> None:
         self._bins = bins
-        self._ends = np.cumsum(bins.counts)
-        self.nonzero = int(self._ends[-1]) if self._ends.size else 0
+        # Lists, since to look up one number in an array takes ten times as long.
+        self._high: list[int] = bins.bins.tolist()
+        self._ends: list[int] = np.cumsum(bins.counts).tolist()
+        self.nonzero = self._ends[-1] if self._ends else 0
+        self._extremes = [int(np.float32(each).view(np.uint32)) for each in (bins.smallest, bins.largest)]
         self._sums = _Sums(bins)
+        self._asked: dict[int, _Bin] = {}
 
     @property
     def magnitude(self) -> int:
@@ -157,12 +162,18 @@ class Ranked:
         return Cut((low, high), (least, most), (magnitude[0], more[1]), (squares[0], more_squares[1]))
 
     def _bin(self, place: int) -> _Bin:
+        """Kept: a cut asks for the same one several times, and the next percentile often for it again."""
+        if place not in self._asked:
+            self._asked[place] = self._made(place)
+        return self._asked[place]
+
+    def _made(self, place: int) -> _Bin:
         bins = self._bins
         count, (low, high) = int(bins.counts[place]), bins.squares[place].tolist()
         return _Bin(
             place,
-            int(bins.bins[place]),
-            int(self._ends[place]) - count,
+            self._high[place],
+            self._ends[place] - count,
             count,
             count - int(bins.at_edge[place]),
             int(bins.low_sums[place]),
@@ -171,12 +182,12 @@ class Ranked:
 
     def _pattern_at(self, rank: int) -> Bounds:
         """Of the delta of a rank."""
-        first, last = (int(np.float32(each).view(np.uint32)) for each in (self._bins.smallest, self._bins.largest))
+        first, last = self._extremes
         if rank == 0:
             return first, first
         if rank == self.nonzero - 1:
             return last, last
-        found = self._bin(int(np.searchsorted(self._ends, rank, side="right")))
+        found = self._bin(bisect_right(self._ends, rank))
         low, high = found.low_at(rank - found.before)
         origin = found.high << 16
         return max(first, origin | low), min(last, origin | high)
@@ -184,8 +195,8 @@ class Ranked:
     def _reaching(self, pattern: int) -> Bounds:
         """How many deltas reach a pattern."""
         high, low = pattern >> 16, pattern & LAST
-        place = int(np.searchsorted(self._bins.bins, high))
-        if place == self._ends.size:
+        place = bisect_left(self._high, high)
+        if place == len(self._high):
             return 0, 0
         found = self._bin(place)
         above = self.nonzero - found.before
@@ -196,7 +207,7 @@ class Ranked:
 
     def _top(self, number: int) -> tuple[Bounds, Bounds]:
         """The sums of the magnitudes of so many deltas, the largest, and of their squares; at least one."""
-        place = int(np.searchsorted(self._ends, self.nonzero - number, side="right"))
+        place = bisect_right(self._ends, self.nonzero - number)
         found = self._bin(place)
         inside = number - (self.nonzero - found.before - found.count)
         lows, squares = found.top(inside)
