@@ -96,6 +96,10 @@ def merge(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again."),
+    ] = None,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -104,6 +108,7 @@ def merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
         random_seed=random_seed, intermediate_dir=intermediate_dir, resume=not restart, progress=not quiet,
+        statistics=statistics,
     )  # fmt: skip
     _print_merged(report, as_json)
 

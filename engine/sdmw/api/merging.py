@@ -1,6 +1,6 @@
 """Merging: planned, written, or opened without being written."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sdmw.reporting.report import Report
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
+    from sdmw.statistics.look import Measured
+    from sdmw.stores.store import Store
 
 
 def merge(
@@ -57,6 +59,7 @@ def merge(
     intermediate_dir: Path | None = None,
     resume: bool = True,
     executor: "ExecutorLike" = None,
+    statistics: "Store | Path | None" = None,
 ) -> "Report":
     """Merge checkpoints into a new one, out of core. An interrupted run of the same merge is resumed.
 
@@ -84,6 +87,8 @@ def merge(
             `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
             makes one, which is called again, up to three times, when a worker is lost. Workers in other processes must
             see the same files; the budget bounds each of them by itself.
+        statistics: for `sdm_w`, a store that `measure` made of the same inputs: what it decides is not measured again.
+            The result has the same bits.
 
     Returns:
         What was found and what it took; `sdmw_report.json` in the output says the same. Of several that are written,
@@ -113,10 +118,16 @@ def merge(
             if not documents.is_made(step):
                 _written(step, progress, executor, resume)
         prepared = prepare(documents.alone(_noted(loaded, places), places), options, access)
-    return _written(prepared, progress, executor, resume)
+    return _written(prepared, progress, executor, resume, statistics)
 
 
-def _written(prepared: Prepared, progress: ProgressLike, executor: "ExecutorLike", resume: bool) -> "Report":
+def _written(
+    prepared: Prepared,
+    progress: ProgressLike,
+    executor: "ExecutorLike",
+    resume: bool,
+    statistics: "Store | Path | None" = None,
+) -> "Report":
     """Carry out one merge."""
     out, overwrite = prepared.options.target, prepared.options.overwrite
     assert out is not None
@@ -131,18 +142,19 @@ def _written(prepared: Prepared, progress: ProgressLike, executor: "ExecutorLike
         from sdmw.reporting.files import add_files
         from sdmw.reporting.report import REPORT, build_report, model_reports
         from sdmw.running.documents import settled_with_documents
-        from sdmw.running.driver import Run
+        from sdmw.running.driver import Run, nothing_known
         from sdmw.running.events import Planned
         from sdmw.running.identity import identity_of
 
         with working(tell, planned.threads, executor, kernels) as context:
             planned = settled_with_documents(prepared, planned, context)
+            known = nothing_known if statistics is None else _known(planned, statistics)
             with publishing(
                 context, out, planned.shards, planned.checkpoints,
                 overwrite=overwrite, identity=identity_of(planned), resume=resume,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
-                outcome = Run(planned, context).carry_out(publication)
+                outcome = Run(planned, context, known).carry_out(publication)
                 publication.finish()
                 models = model_reports(planned, outcome.decisions)
                 add_files(publication, planned, models, outcome.nonfinite)
@@ -150,6 +162,13 @@ def _written(prepared: Prepared, progress: ProgressLike, executor: "ExecutorLike
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())
     return with_warnings(report, publication)
+
+
+def _known(planned: Plan, statistics: "Store | Path") -> "Callable[[int], Measured]":
+    from sdmw.stores.known import known_of
+    from sdmw.stores.store import Store, read_store
+
+    return known_of(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
 
 
 def plan(

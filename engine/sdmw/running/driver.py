@@ -21,6 +21,7 @@ from sdmw.running.measuring import Measuring
 from sdmw.running.pool import Task
 from sdmw.running.span import Span
 from sdmw.sizes import counted
+from sdmw.statistics.look import Measured
 from sdmw.writing.publication import Publication
 from sdmw.writing.sink import Sink
 
@@ -28,6 +29,11 @@ SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measure
 RUN = (
     1 << 30
 )  # bytes that are read in order where what was measured last is applied first; less wastes what is read ahead
+
+
+def nothing_known(layer: int) -> Measured:
+    """Of a layer that is to be measured."""
+    return Measured()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,13 @@ class Outcome:
 class Run:
     """One run of a plan: `carry_out` does all of it, `decide` the first half."""
 
-    def __init__(self, plan: Plan, context: Context) -> None:
+    def __init__(self, plan: Plan, context: Context, known: Callable[[int], Measured] = nothing_known) -> None:
+        """`known` is what need not be measured of each layer, by its number."""
         self._plan, self._context, self._pool = plan, context, context.pool
         self._method = all_methods()[plan.recipe.merge_method]
         self._strict = plan.recipe.nonfinite == "error"
         self._read = self._read_again = 0
+        self._known = known
 
     def carry_out(self, output: Publication) -> Outcome:
         """Measure, decide, apply; what an earlier run has done is not done again.
@@ -97,7 +105,7 @@ class Run:
 
     def _decide(self) -> Decisions:
         told = self._told("measure", self._plan.measured_bytes, self._decided_bytes())
-        measuring = Measuring(self._plan, self._method, self._span, self._shares, told, self._journal)
+        measuring = Measuring(self._plan, self._method, self._span, self._shares, told, self._journal, self._known)
         self._run(measuring.next_task)
         self._read_again = measuring.read_again
         layers = measuring.decisions()
@@ -160,7 +168,7 @@ class Run:
             for piece, written in zip(pieces, found, strict=True):
                 if written:
                     self._journal.note_piece(piece, written)
-                    told(self._span(piece).nbytes)
+                    told(self._span(piece).nbytes, True)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:
@@ -180,16 +188,16 @@ class Run:
         """How many workers take tiles of a piece; one of another process would not know what is dealt."""
         return 1 if self._pool.apart else min(self._plan.threads, -(-(span.stop - span.start) // span.tile))
 
-    def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int], None]:
-        """A receiver of bytes read in a stage, of which an earlier run has spared so many."""
+    def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int, bool], None]:
+        """A receiver of bytes that are done in a stage, and whether they were read; an earlier run has spared some."""
         done = kept
         if kept:
             self._context.tell(Progress(stage, done, total))
 
-        def told(size: int) -> None:
+        def told(size: int, read: bool) -> None:
             nonlocal done
             done += size
-            self._read += size
+            self._read += size if read else 0
             self._context.tell(Progress(stage, done, total))
 
         return told

@@ -54,12 +54,14 @@ class Measuring:
         method: AnyMethod,
         span: Callable[[Piece], Span],
         shares: Callable[[Span], int],
-        told: Callable[[int], None],
+        told: Callable[[int, bool], None],
         journal: RunJournal,
+        known: Callable[[int], Measured],
     ) -> None:
+        """`told` hears of bytes, and whether they were read; `known` gives what need not be measured of each layer."""
         self.read_again = 0
         self._plan, self._method, self._span, self._shares = plan, method, span, shares
-        self._told, self._journal = told, journal
+        self._told, self._journal, self._known = told, journal, known
         self._open: dict[int, _OpenLayer] = {}
         self._decided: dict[int, object] = dict(journal.layers)
         self._again: deque[Iterator[_Asked]] = deque()
@@ -86,7 +88,10 @@ class Measuring:
     def _first_looks(self) -> "Iterator[_Asked]":
         for number in range(len(self._plan.layers)):
             if number not in self._decided:
-                yield from self._advance(number, Measured())
+                have = self._known(number)
+                if have.looks:
+                    self._told(self._plan.bytes_of(self._plan.layers[number].tensors), False)
+                yield from self._advance(number, have)
 
     def _advance(self, number: int, have: Measured) -> "Iterator[_Asked]":
         """Look once more, or decide."""
@@ -133,4 +138,4 @@ class Measuring:
         if layer.have.looks:
             self.read_again += size
         else:
-            self._told(size)
+            self._told(size, True)

@@ -139,6 +139,11 @@ class Ranked:
         """The sum of all squares, as a multiple of 2**-298."""
         return self._sums.from_place(0)[1]
 
+    def at_edge(self, rank: int) -> bool:
+        """Whether the delta of a rank is the first that its bin can hold."""
+        found = self._bin(bisect_right(self._ends, rank))
+        return rank - found.before < found.count - found.odds
+
     def cut(self, k: float) -> Cut:
         """What is known of the k-th percentile."""
         if not self.nonzero:

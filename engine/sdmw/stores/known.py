@@ -1,0 +1,105 @@
+"""What a store spares a merge: histograms that need not be measured, of the same inputs."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from sdmw.errors import PlanError, Problem, some
+from sdmw.methods.sdm_w import SdmWParams
+from sdmw.planning.plan import Plan
+from sdmw.statistics import percentile
+from sdmw.statistics.bracket import BracketLook
+from sdmw.statistics.histogram import Histogram, HistogramLook
+from sdmw.statistics.look import Measured
+from sdmw.statistics.low_bits import LowBits, LowBitsLook
+from sdmw.stores.bins import StoredBins
+from sdmw.stores.cuts import Ranked
+from sdmw.stores.reading import StoreReader
+from sdmw.stores.sources import store_of
+from sdmw.stores.store import MEND, Store
+
+# Fields of a recipe that say what is made of deltas, and not what they are.
+DECIDING = {"merge_method", "parameters", "dtype", "out_dtype", "random_seed", "nonfinite", "name", "chat_template"}
+EMPTY = LowBits({}, {})
+
+
+def known_of(plan: Plan, store: Store) -> Callable[[int], Measured]:
+    """What is known of each layer of a plan before it is measured.
+
+    Args:
+        plan: of a merge by SDM-W.
+        store: of the same inputs.
+
+    Raises:
+        PlanError: it is another method, or the store is of other inputs.
+    """
+    if problems := list(_differences(plan, store)):
+        raise PlanError(problems)
+    reader, numbers = StoreReader(store), {tensor.name: number for number, tensor in enumerate(store.tensors)}
+    odd = np.flatnonzero(reader.numbers("nonfinite").sum(axis=1)).tolist()
+    strict = plan.recipe.nonfinite == "error"
+
+    def known(number: int) -> Measured:
+        tensors = [plan.tensors[each] for each in plan.layers[number].tensors]
+        params = tensors[0].params
+        assert isinstance(params, SdmWParams)
+        places = [numbers.get(tensor.name) for tensor in tensors]
+        if params.keeps_all or (params.exact and params.small):
+            return Measured()  # a small tensor is read sooner than its histogram
+        if any(place is None or (strict and place in odd) for place in places):
+            return Measured()
+        bins = [reader.magnitudes(place) for place in places if place is not None]
+        return _measured(params, [tensor.component for tensor in tensors], bins)
+
+    return known
+
+
+def _measured(params: SdmWParams, components: list[str], bins: list[list[StoredBins]]) -> Measured:
+    """As the method's own looks would have found it."""
+    found: dict[str, tuple[Histogram, ...]] = {}
+    whole = list(bins[0])
+    for number, (component, models) in enumerate(zip(components, bins, strict=True)):
+        own = tuple(Histogram(each.bins, each.counts, each.low_sums) for each in models)
+        before = found.get(component)
+        found[component] = own if before is None else tuple(a + b for a, b in zip(before, own, strict=True))
+        whole = [a + b for a, b in zip(whole, models, strict=True)] if number else whole
+    measured = Measured().with_look(BracketLook if params.exact and params.alone else HistogramLook, found)
+    if params.exact and all(map(_at_edges, whole, params.k)):
+        measured = measured.with_look(LowBitsLook, dict.fromkeys(found, (EMPTY,) * len(params.k)))
+    return measured
+
+
+def _at_edges(bins: StoredBins, k: float) -> bool:
+    """Whether both ranks of a percentile lie at edges of bins, so that no low bits have to be looked at."""
+    ranked = Ranked(bins)
+    if not ranked.nonzero:
+        return True
+    lower, upper, _ = percentile.ranks(ranked.nonzero, k)
+    return ranked.at_edge(lower) and ranked.at_edge(upper)
+
+
+def _differences(plan: Plan, store: Store) -> Iterator[Problem]:
+    if plan.recipe.merge_method != "sdm_w":
+        yield Problem("statistics", "a recipe of sdm_w", f"{plan.recipe.merge_method}, which measures otherwise")
+        return
+    own = store_of(plan, store.path)
+    if own.models != store.models:
+        yield Problem(store.path, f"the statistics of {some(own.models)}", some(store.models), MEND)
+        return
+    if changed := [name for name, each in own.fingerprints.items() if store.fingerprints.get(name) != each]:
+        yield Problem(store.path, "the statistics of these files", f"others, of {some(changed)}", MEND)
+    elif _deltas(own) != _deltas(store):
+        yield Problem(store.path, "the statistics of a recipe with the same deltas", "others", MEND)
+
+
+def _deltas(store: Store) -> Any:
+    """What a store's recipe says of deltas."""
+    return _without(json.loads(store.recipe))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(each) for name, each in value.items() if name not in DECIDING}
+    return [_without(each) for each in value] if isinstance(value, list) else value
