@@ -227,7 +227,10 @@ def measure(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Read the models once and store the statistics of what they changed (zarr v3)."""
+    """Store the statistics of what models changed.
+
+    The models are read once. The store is a zarr group, which sweep and merge --statistics read.
+    """
     from sdmw import api
     from sdmw.reporting import terminal
 
@@ -253,7 +256,10 @@ def sweep(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
-    """Show what SDM-W would decide at every combination of settings, such as --k 0,10,50 --power 1,2."""
+    """Show what SDM-W would decide at many settings.
+
+    It is told by a store, without the models, for every combination, as of --k 0,10,50 --power 1,2.
+    """
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_numbers

@@ -51,7 +51,7 @@ class Store:
     """A statistics store, as its attributes tell it.
 
     Attributes:
-        version: of the sdmw that measured it.
+        version: of sdmw, when it was measured.
         path: of its directory.
         models: names in the recipe, in order.
         tensors: in the order of the arrays.
