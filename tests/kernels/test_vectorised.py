@@ -12,6 +12,7 @@ from sdmw.kernels import (
     dots,
     fusion,
     low_rank,
+    survey,
     tiles,
 )
 
@@ -38,6 +39,9 @@ LOOPS = {
     "terms": (divergence.to_terms, (DOUBLES, DOUBLES, numba.int64, numba.float64, numba.float64), "vdivpd"),
     "products": (dots.add_products, (FLOATS, FLOATS, numba.int64, numba.int64, DOUBLES), "vmulpd"),
     "sums": (dots.add_values, (DOUBLES, numba.int64, numba.int64, DOUBLES), "vaddpd"),
+    "deltas for a store": (survey.subtract, (SHORT, FLOATS, numba.int64, FLOATS, BITS, numba.int64[::1]), "vpmaxud"),
+    "rounding for a store": (survey.round_to, (numba.int64, FLOATS, numba.int64, BITS), "vpaddd"),
+    "opposed deltas": (survey.count_opposed, (FLOATS, FLOATS, numba.int64), "vcmp[a-z]*ps"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 
