@@ -28,7 +28,7 @@ from processes import drop_cache
 from writing import Opened, pages
 
 TILE = 4 << 20  # bytes
-WRITERS, IN_FLIGHT = 2, 3  # as in checkpoints/output.py
+WRITERS, IN_FLIGHT = 2, 3  # as in writing/shard_writer.py, of two threads
 LIBC = ctypes.CDLL(None, use_errno=True)
 DONTNEED, POPULATE_READ = 4, 22
 

@@ -139,7 +139,7 @@ def _written(prepared: Prepared, progress: ProgressLike, executor: "ExecutorLike
             planned = settled_with_documents(prepared, planned, context)
             with publishing(
                 context, out, planned.shards, planned.checkpoints,
-                overwrite=overwrite, identity=identity_of(planned), resume=resume,
+                overwrite=overwrite, identity=identity_of(planned), resume=resume, threads=planned.threads,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
                 outcome = Run(planned, context).carry_out(publication)
