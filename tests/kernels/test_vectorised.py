@@ -7,6 +7,7 @@ import numba
 import pytest
 
 from sdmw.kernels import (
+    bracket,
     compiler,  # noqa: F401  what Numba knows of our words
     divergence,
     dots,
@@ -38,6 +39,16 @@ LOOPS = {
     "terms": (divergence.to_terms, (DOUBLES, DOUBLES, numba.int64, numba.float64, numba.float64), "vdivpd"),
     "products": (dots.add_products, (FLOATS, FLOATS, numba.int64, numba.int64, DOUBLES), "vmulpd"),
     "sums": (dots.add_values, (DOUBLES, numba.int64, numba.int64, DOUBLES), "vaddpd"),
+    "sorting out bfloat16": (
+        bracket.sort_out, (SHORT, FLOATS, numba.int64, numba.uint32, BITS, numba.int64[::1]), "vsubps",
+    ),
+    "sorting out float32": (
+        bracket.sort_out, (FULL, FLOATS, numba.int64, numba.uint32, BITS, numba.int64[::1]), "vsubps",
+    ),
+    "sums above a bracket": (bracket.units_from, (BITS, numba.int64, numba.uint32, DOUBLES), "vcvtps2pd"),
+    "what lies inside": (
+        bracket.list_low, (BITS, numba.int64, BITS, numba.int64), "vpcompressd" if FEATURES["avx512f"] else "vpermd",
+    ),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 
