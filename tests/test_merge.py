@@ -17,7 +17,8 @@ from reference.linear import linear
 from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.statistics import bracket
+from sdmw.methods import sdm_w as engine
+from sdmw.statistics import bracket, percentile
 from sdmw.views.layers import component_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
@@ -258,6 +259,28 @@ def test_a_second_look_is_counted(tmp_path, monkeypatch):
     _, report = run(str(tmp_path), base, [tune], {})
     assert report.run.bytes_read_again == 2 * base["w"].nbytes
     assert report.run.bytes_read == 3 * 2 * base["w"].nbytes
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("k", [0, 10, 100])
+def test_every_way_to_a_percentile_leads_to_the_same_bits(tmp_path, monkeypatch, dtype, k):
+    """By sorting, by a bracket, by a bracket that misses and all bins, and by all bins whose low bits are looked at."""
+    rng = np.random.default_rng(7)
+    base = {**llama_like(rng, dtype), "large": llama_like(rng, dtype)["model.embed_tokens.weight"].repeat(9, 0)}
+    tunes = [fine_tuned(rng, base) for _ in range(2)]
+    ways = {"sorted": {}, "bracket": {"SMALL": 0}, "bins": {"SMALL": 0, "is_known": False}}
+    found, reports = {}, {}
+    for way, changed in ways.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "SMALL", changed.get("SMALL", engine.SMALL))
+            if "is_known" in changed:
+                patch.setattr(percentile, "is_known", lambda histogram, k: histogram.nonzero == 0)
+            found[way], reports[way] = run(str(tmp_path / way), base, tunes, {"k": k})
+    assert reports["bins"].run.bytes_read_again > reports["bracket"].run.bytes_read_again
+    for way in ways:
+        assert reports[way].layers == reports["sorted"].layers
+        for name in base:
+            np.testing.assert_array_equal(bits(found[way][name]), bits(found["sorted"][name]))
 
 
 def test_merges_at_the_same_time_do_not_disturb_each_other(tmp_path):
