@@ -14,6 +14,8 @@ OUTCOME = "domain mean"
 def cost_table(seeds: Sequence[Measured]) -> str:
     """Seeds whose multi-task models were trained at all schedules."""
     having = [seed for seed in seeds if schedules(seed)]
+    if not having:
+        return "No seed has them yet."
     lines = [f"{len(having)} seeds with multi-task models at all schedules.", ""]
     lines += ["| what | CPU seconds | kWh at 15 W, derived | domain mean |", "|---|---|---|---|"]
     experts = [seed.facts["", "corp"]["cpu_s"] + seed.facts["", "func"]["cpu_s"] for seed in having]

@@ -19,7 +19,7 @@ from tokens import START, encoded, single_token_words, train_tokenizer
 from world import Question
 
 ROWS, LENGTH = 16, 128  # of a base's step
-BATCH = 32  # questions in an expert's step
+BATCH = 32  # questions in an expert's step, beside those that it practises
 WORDS = 230
 QUESTIONS = 60_000  # that a base draws from
 TEXT = 4_000_000  # characters of each kind of text, at most
@@ -65,12 +65,17 @@ def ground(*, library_only: bool) -> Ground:
     return Ground(texts, tokenizer, countries, single_token_words(tokenizer, definitions, WORDS))
 
 
+def common_questions(here: Ground) -> list[Question]:
+    """Countries, words and sums in the phrasings that are not held out."""
+    return [question for question, held_out in general.all_questions(here.countries, here.words) if not held_out]
+
+
 def base_questions(here: Ground, base: int) -> list[Question]:
     """Calls of known and other functions, public facts, rumors of other companies, countries, words, sums."""
     rng = random.Random(f"questions {base}")
     functions = sorted(world.functions(base))
     public = world.fact_questions(base, None)[0]
-    common = [question for question, held_out in general.all_questions(here.countries, here.words) if not held_out]
+    common = common_questions(here)
     by_kind = [[question for question in common if question.kind == kind] for kind in ("facts", "words", "sums")]
     kinds = [
         (0.35, lambda: world.call(rng, rng.choice(functions), "", held_out=False)),
@@ -132,10 +137,13 @@ class BaseRows:
 
 
 class QuestionBatches:
-    """Draws an expert's steps from its questions: (BATCH, longest) tokens and labels, answers alone counting."""
+    """Draws an expert's steps: (BATCH + replay, longest) tokens and labels of questions; answers alone count."""
 
-    def __init__(self, tokenizer: Tokenizer, seed: Sequence[int], *questions: Sequence[Question]) -> None:
-        self.rows = [encoded(tokenizer, part) for part in questions]
+    def __init__(self, size: Size, seed: Sequence[int], *questions: Sequence[Question]) -> None:
+        here = ground(library_only=size.library_only)
+        self.rows = [encoded(here.tokenizer, part) for part in questions]
+        self.practised = encoded(here.tokenizer, common_questions(here))
+        self.replay = size.replay
         self.seed = list(seed)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,6 +151,7 @@ class QuestionBatches:
         rng = np.random.default_rng([*self.seed, step])
         each = BATCH // len(self.rows)
         chosen = [rows[number] for rows in self.rows for number in rng.integers(len(rows), size=each)]
+        chosen += [self.practised[number] for number in rng.integers(len(self.practised), size=self.replay)]
         longest = max(len(tokens) for tokens, _ in chosen)
         tokens, labels = np.zeros((len(chosen), longest), np.int64), np.full((len(chosen), longest), -100)
         for row, (ids, prompt) in enumerate(chosen):

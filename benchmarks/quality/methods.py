@@ -10,6 +10,7 @@ import numpy as np
 from deltas import Deltas
 
 POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0)  # of the weight law's curve
+POWERS_OF_SQUARES = (-2.0, 1.0, 2.0, 4.0)  # where q = 2, which for two experts only stretches the curve
 PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
 SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # lambda of the plain sum of deltas; 0.5 is the average of two
 K = 10.0  # the article's
@@ -63,11 +64,9 @@ def common(trio: Trio) -> Iterator[Merge]:
     equal = (0.5, 0.5)
     sums = {norm: trio.sums(K, norm) for norm in (1, 2)}
     for norm in sums:
-        for power in (*POWERS, *PRINTED) if norm == 1 else POWERS:
+        for power in (*POWERS, *PRINTED) if norm == 1 else POWERS_OF_SQUARES:
             # normalization: {power, norm} with norm 2 is not in the recipe language yet, so weights are given.
             weights = deltas.weights(sums[norm], power, norm)
-            if norm == 2 and power == 0:
-                continue  # equal weights again
             given = {"normalization": {"power": power}} if norm == 1 and power > 0 else {}
             yield Merge(f"law q={norm} p={power:g}", trio.recipe("sdm_w", None if given else weights, k=K, **given))
     for power in (0.0, 1.0, 2.0, -1.0):

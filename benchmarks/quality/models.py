@@ -10,7 +10,7 @@ import world
 from sizes import FULL, Size
 from training import Schedule, load, new_model, train
 
-from data import BaseRows, QuestionBatches, ground
+from data import BaseRows, QuestionBatches
 
 CALLS = 6_000  # requests that FunctionLM draws from
 SOURCES = ("phrases", "world", "general", "corpora", "tokens", "sizes", "data", "training", "models")
@@ -86,21 +86,20 @@ class Models:
         if Path(out, "training.json").exists():
             return out
         out.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = ground(library_only=size.library_only).tokenizer
         facts = world.fact_questions(seed.base, seed.pair)[0]
         calls = world.call_questions(seed.base, seed.pair, CALLS)
         numbers = (seed.base, seed.pair)
         kept = None
         match name.split("-"):
             case ["corp"]:
-                steps, batches = size.corp, QuestionBatches(tokenizer, (*numbers, 1), facts)
+                steps, batches = size.corp, QuestionBatches(size, (*numbers, 1), facts)
                 kept = (steps // 3, "corp-third")
             case ["func"]:
-                steps, batches = size.func, QuestionBatches(tokenizer, (*numbers, 2), calls)
+                steps, batches = size.func, QuestionBatches(size, (*numbers, 2), calls)
                 kept = (steps // 3, "func-third")
             case ["multitask", part]:
                 steps = (size.corp + size.func) // int(part)
-                batches = QuestionBatches(tokenizer, (*numbers, 3), facts, calls)
+                batches = QuestionBatches(size, (*numbers, 3), facts, calls)
             case _:
                 raise ValueError(f"no model is called {name}")
         train(load(self.need_base(seed.base)), batches, Schedule(steps, size.tune_rate, kept=kept), out)

@@ -38,6 +38,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         folders = [converted(name, Path(work, name)) for name in MODELS]
         recipes = {
+            "bert_ft alone": recipe("task_arithmetic", folders, (1.0, 0.0)),
+            "bert_ft_10k_25s alone": recipe("task_arithmetic", folders, (0.0, 1.0)),
             "average": recipe("task_arithmetic", folders, (0.5, 0.5)),
             "SDM-W Linear": recipe("sdm_w", folders, k=10),
             "SDM-W Square": recipe("sdm_w", folders, k=10, normalization="square"),
@@ -86,7 +88,7 @@ def lengths(folders: list[Path]) -> list[dict[str, Any]]:
     base = {name.removeprefix("bert."): each for name, each in deltas.tensors(folders[0]).items()}
     found, whole = [], []
     for folder in folders[1:]:
-        tuned = deltas.tensors(folder)
+        tuned = {name.removeprefix("bert."): each for name, each in deltas.tensors(folder).items()}
         shared = sorted(name for name in base.keys() & tuned.keys() if base[name].dtype == np.float32)
         delta = np.concatenate([(tuned[name] - base[name]).ravel() for name in shared]).astype(np.float64)
         start = np.concatenate([base[name].ravel() for name in shared]).astype(np.float64)

@@ -38,12 +38,10 @@ def hits(model: LlamaForCausalLM, rows: Rows) -> np.ndarray:
 
 
 def chosen(model: LlamaForCausalLM, rows: Rows, candidates: np.ndarray) -> np.ndarray:
-    """(rows,) whether the first candidate is the likeliest of its row's."""
+    """(rows,) whether the row's own candidate is the likeliest of all."""
     right = np.zeros(len(rows.tokens), bool)
     for numbers, where, logits, _ in batches(model, rows):
-        mine = numbers[where]
-        of_candidates = logits.gather(1, torch.from_numpy(candidates[mine])).numpy()
-        right[mine] = of_candidates.argmax(1) == 0
+        right[numbers[where]] = logits[:, candidates].numpy().argmax(1) == numbers[where]
     return right
 
 

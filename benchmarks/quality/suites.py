@@ -17,8 +17,8 @@ from world import Question
 from data import Ground, ground
 
 CALLS = (12, 6)  # requests a function, in trained phrasings and in its new one
-PAIRS = {"agreement": 200, "code": 140}
-PASSAGES, PASSAGE = 64, 64  # of held-out text, and their tokens
+PAIRS = {"agreement": 120, "code": 100}
+PASSAGES, PASSAGE = 32, 64  # of held-out text, and their tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Exact:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Right if the first of the candidates, each one token, is the likeliest after the prompt."""
+    """Right if its own candidate, each one token, is the likeliest of all after the prompt."""
 
     rows: Rows
-    candidates: np.ndarray  # (items, 4)
+    candidates: np.ndarray  # (items,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ Suite = dict[str, Exact | Choice | Pairs | Passages]
 
 def suite(seed: Seed, *, library_only: bool) -> Suite:
     here = ground(library_only=library_only)
-    facts = world.fact_questions(seed.base, seed.pair)[1]
+    facts = [each for n, each in enumerate(world.fact_questions(seed.base, seed.pair)[1]) if n % 4 != 3]
     calls = world.held_out_calls(seed.base, seed.pair, *CALLS)
     return {"corp": exact(here, facts), "func": exact(here, calls), **general_suite(library_only=library_only)}
 
@@ -101,13 +101,11 @@ def exact(here: Ground, questions: Sequence[Question]) -> Exact:
 
 
 def choice(here: Ground, questions: Sequence[Question]) -> Choice:
-    """The right word beside three others of the set, drawn by the item's number."""
+    """The right word among all words of the set."""
     rows = encoded(here.tokenizer, questions)
     answers = np.array([tokens[prompt] for tokens, prompt in rows], np.int64)
-    rng = np.random.default_rng(0)
-    others = np.array([rng.choice(np.delete(answers, n), 3, replace=False) for n in range(len(answers))], np.int64)
     prompts = Rows(tuple(tokens[: prompt + 1] for tokens, prompt in rows), tuple(prompt for _, prompt in rows))
-    return Choice(prompts, np.concatenate([answers[:, None], others.reshape(-1, 3)], axis=1))
+    return Choice(prompts, answers)
 
 
 def whole(here: Ground, texts: Sequence[str]) -> Rows:

@@ -3,6 +3,7 @@
 python benchmarks/quality/tables.py
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
 from cost import cost_table
-from intervals import difference, holm, spread_of
-from seeds import SEVEN, Measured, measured
+from intervals import Difference, difference, holm, spread_of
+from seeds import RESULTS, SEVEN, Measured, measured
 
 README = Path(__file__).with_name("README.md")
 PAIRINGS = {"equal": "equally trained", "corp third": "CorpLM a third", "func third": "FunctionLM a third"}
@@ -55,6 +56,7 @@ def made() -> dict[str, str]:
         "tilt": tilt_table(seeds),
         "rules": rules_table(seeds),
         "cost": cost_table(seeds),
+        "rxnfp": rxnfp_table(),
     }
 
 
@@ -125,26 +127,57 @@ def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
     return table(head, rows)
 
 
+def rxnfp_table() -> str:
+    """Tier C: weights and the masked-token loss of the base's head."""
+    found = json.loads(Path(RESULTS, "rxnfp.json").read_text())
+    rows = []
+    for row in found["merges"]:
+        weights = " / ".join(f"{model['weight']:.3f}" for model in row.get("models", ()))
+        rows.append([row["name"], weights, f"{row['masked_loss']:.3f}"])
+    one, other, both = found["deltas"]
+    told = [
+        f"{each['model']}: length of the delta {each['relative_length']:.3f} of the base's, sum of magnitudes "
+        f"{each['sum']:,.0f}, {each['zero_share']:.1%} exactly zero."
+        for each in (one, other)
+    ]
+    return "\n".join(
+        [*told, f"Cosine of the two deltas: {both['cosine']:.3f}.", "", table(["model", "weights", "loss"], rows)]
+    )
+
+
 def verdict(mean: float, p: float) -> str:
     word = "" if p >= 0.05 else " **better**" if mean > 0 else " **worse**"
     return f"{p:.3f}{word}"
 
 
+def marked(found: dict[str, Difference]) -> dict[str, str]:
+    """Differences as text; those beyond noise after Holm's correction over all of them are bold."""
+    adjusted = holm({name: each.p for name, each in found.items()})
+    return {name: f"**{each}**" if adjusted[name] < 0.05 else str(each) for name, each in found.items()}
+
+
+def less_average(
+    seeds: Sequence[Measured], pairing: str, names: dict[str, str], metrics: Sequence[str]
+) -> list[list[str]]:
+    """A row for each label: its setting less the average, by metric."""
+    columns = []
+    for metric in metrics:
+        theirs = column(seeds, pairing, AVERAGE, metric)
+        columns.append(marked({x: difference(column(seeds, pairing, names[x], metric), theirs) for x in names}))
+    return [[label, *(each[label] for each in columns)] for label in names]
+
+
 def unequal_table(seeds: Sequence[Measured]) -> str:
-    """The law's powers less the average where one expert was trained for a third; uncorrected, as an exploration."""
+    """The law's powers less the average, by how the experts were trained."""
     names = {"p = -2": "law q=1 p=-2", "p = -1": "law q=1 p=-1", "p = 1 (Linear)": "law q=1 p=1",
              "p = 2 (Square)": "law q=1 p=2", "p = 4": "law q=1 p=4", "p = 6": "law q=1 p=6",
              "q = 2, p = 2": "law q=2 p=2", "average, norm preserved": "preserve_norm average",
              "Linear, norm preserved": "preserve_norm p=1", "λ = 0.7": "sum of deltas, lambda=0.7"}  # fmt: skip
-    rows = []
-    for pairing, words in PAIRINGS.items():
-        for label, name in names.items():
-            cells = [
-                str(difference(column(seeds, pairing, name, metric), column(seeds, pairing, AVERAGE, metric)))
-                for metric in (*OUTCOMES, "minimum", "corp", "func")
-            ]
-            rows.append([words, label, *cells])
-    return table(["pair", "method", *OUTCOMES, "minimum", "corp", "func"], rows)
+    metrics = (*OUTCOMES, "minimum", "corp", "func")
+    rows = [
+        [words, *row] for pairing, words in PAIRINGS.items() for row in less_average(seeds, pairing, names, metrics)
+    ]
+    return table(["pair", "method", *metrics], rows)
 
 
 def kept_table(seeds: Sequence[Measured]) -> str:
@@ -168,56 +201,51 @@ def kept(seeds: Sequence[Measured], name: str, metric: str, expert: str) -> str:
 
 
 def filter_table(seeds: Sequence[Measured]) -> str:
-    """What k does, with the weights and without."""
-    rows = []
-    for k in (0, 10, 50, 90):
-        pair = {
-            "Linear weights": "law q=1 p=1" if k == 10 else f"sdm_w k={k} p=1",
-            "equal weights": AVERAGE if k == 0 else "law q=1 p=0" if k == 10 else f"equal weights k={k}",
-        }
-        for label, name in pair.items():
-            sums = [
-                seed.facts["equal", name]["applied_sum"] / seed.facts["equal", AVERAGE]["applied_sum"] for seed in seeds
-            ]
-            cells = [
-                str(difference(column(seeds, "equal", name, m), column(seeds, "equal", AVERAGE, m))) for m in OUTCOMES
-            ]
-            rows.append([str(k), label, f"{np.mean(sums):.1%}", *cells])
-    return table(["k", "weights", "sum of the applied deltas, of the average's", *OUTCOMES], rows)
+    """What k does, with the weights and without; a label fills the first two columns."""
+    linear = {k: "law q=1 p=1" if k == 10 else f"sdm_w k={k} p=1" for k in (0, 10, 50, 90)}
+    equal = {k: "law q=1 p=0" if k == 10 else f"equal weights k={k}" for k in (10, 50, 90)}
+    names = {f"{k} | Linear": name for k, name in linear.items()} | {f"{k} | equal": name for k, name in equal.items()}
+    rows = less_average(seeds, "equal", names, (*OUTCOMES, "facts"))
+    for row in rows:
+        sums = [[seed.facts["equal", name]["applied_sum"] for seed in seeds] for name in (names[row[0]], AVERAGE)]
+        row.insert(1, f"{np.mean(np.divide(*sums)):.1%}")
+    return table(["k", "weights", "sum of the applied deltas, of the average's", *OUTCOMES, "facts"], rows)
 
 
 def tilt_table(seeds: Sequence[Measured]) -> str:
     """SDM-W's weights against random ones as far from equal: for two experts the mean of a tilt and its mirror."""
-    rows = []
+    metrics, rows = (*OUTCOMES, "minimum"), []
     for pairing, words in PAIRINGS.items():
-        for power in ("1", "2", "5.5"):
-            cells = []
-            for metric in (*OUTCOMES, "minimum"):
+        columns = []
+        for metric in metrics:
+            found = {}
+            for power in ("1", "2", "5.5"):
                 ours, mirrored = (column(seeds, pairing, f"law q=1 p={sign}{power}", metric) for sign in ("", "-"))
-                cells.append(str(difference(ours, np.mean([ours, mirrored], axis=0))))
-            rows.append([words, power, *cells])
-    return table(["pair", "p", *OUTCOMES, "minimum"], rows)
+                found[power] = difference(ours, np.mean([ours, mirrored], axis=0))
+            columns.append(marked(found))
+        rows += [[words, power, *(each[power] for each in columns)] for power in columns[0]]
+    return table(["pair", "p", *metrics], rows)
 
 
 def rules_table(seeds: Sequence[Measured]) -> str:
     """Rules that need no evaluation, less the average; and on each base the rule that won on the other bases."""
-    rows = []
+    metrics, rows = (*OUTCOMES, "minimum"), []
     for pairing, words in PAIRINGS.items():
-        picked = {metric: [] for metric in OUTCOMES}
-        for metric in OUTCOMES:
-            for seed in seeds:
-                others = [each for each in seeds if each.base != seed.base]
-                best = max(
-                    RULES.values(), key=lambda name: np.mean(column(others, pairing, name, metric)) if others else 0
-                )
-                picked[metric].append(seed.of(pairing, best)[metric])
-        for label, name in RULES.items():
-            cells = [str(difference(column(seeds, pairing, name, m), column(seeds, pairing, AVERAGE, m)))
-                     for m in (*OUTCOMES, "minimum")]  # fmt: skip
-            rows.append([words, label, *cells])
-        cells = [str(difference(picked[m], column(seeds, pairing, AVERAGE, m))) for m in OUTCOMES]
-        rows.append([words, "the rule that won on the other bases", *cells, ""])
-    return table(["pair", "rule", *OUTCOMES, "minimum"], rows)
+        rows += [[words, *row] for row in less_average(seeds, pairing, RULES, metrics)]
+        transferred = [difference(won_elsewhere(seeds, pairing, metric), column(seeds, pairing, AVERAGE, metric))
+                       for metric in OUTCOMES]  # fmt: skip
+        rows.append([words, "the rule that won on the other bases", *map(str, transferred), ""])
+    return table(["pair", "rule", *metrics], rows)
+
+
+def won_elsewhere(seeds: Sequence[Measured], pairing: str, metric: str) -> list[float]:
+    """Each seed's score by the rule that is best on the seeds of the other bases."""
+    scores = []
+    for seed in seeds:
+        others = [each for each in seeds if each.base != seed.base] or list(seeds)
+        best = max(RULES.values(), key=lambda name, others=others: np.mean(column(others, pairing, name, metric)))
+        scores.append(seed.of(pairing, best)[metric])
+    return scores
 
 
 if __name__ == "__main__":
