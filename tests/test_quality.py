@@ -57,11 +57,13 @@ def test_results_hold_no_text_and_no_path():
             }
 
 
-def test_the_readme_shows_what_the_results_say(quality):
+def test_the_readmes_show_what_the_results_say(quality):
     pytest.importorskip("scipy", reason=EXTRA)
     import tables
 
-    assert tables.README.read_text() == tables.filled(tables.README.read_text(), tables.made())
+    made = tables.made()
+    for path in (tables.README, tables.FIRST_PAGE):
+        assert path.read_text() == tables.filled(path.read_text(), made)
 
 
 def test_one_pass_scores_as_greedy_decoding_does(quality, monkeypatch):

@@ -46,7 +46,7 @@ def law_curve(seeds: Sequence[Measured]) -> None:
             axes.axhline(0, color="grey", lw=0.8)
             if metric == metrics[0]:
                 axes.set_title(words)
-        row[0].set_ylabel(f"{metric}, less the average's")
+        row[0].set_ylabel(f"{metric}\nless the average's")
     for axes in panels[-1]:
         axes.set_xlabel("exponent p")
     panels[0][0].legend(frameon=False)
@@ -66,7 +66,7 @@ def scale_curve(seeds: Sequence[Measured]) -> None:
             means = [np.mean(column(seeds, "equal", scale_name(scale), metric)) for scale in SCALES]
             axes.plot(SCALES, means, "o-", ms=3, label=metric)
         axes.axvline(marked, color="grey", ls="--", lw=0.8)
-        axes.annotate("norm preserved", (marked, axes.get_ylim()[0]), rotation=90, va="bottom", ha="right", fontsize=8)
+        axes.annotate("norm preserved ", (marked, axes.get_ylim()[1]), va="top", ha="right", fontsize=8)
         axes.set(xlabel="λ of base + λ Σ Δ; 0.5 is the average", ylabel="accuracy")
         axes.legend(frameon=False, fontsize=8)
     save(figure, "scale")

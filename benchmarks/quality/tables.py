@@ -13,8 +13,10 @@ from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
 from cost import cost_table
 from intervals import Difference, difference, holm, spread_of
 from seeds import RESULTS, SEVEN, Measured, measured
+from summary import summary
 
 README = Path(__file__).with_name("README.md")
+FIRST_PAGE = Path(__file__).parents[2] / "README.md"
 PAIRINGS = {"equal": "equally trained", "corp third": "CorpLM a third", "func third": "FunctionLM a third"}
 RULES = {
     "preserve_norm, p = 0": "preserve_norm p=0",
@@ -25,6 +27,7 @@ RULES = {
     "λ = 1, p = 1": "law q=1 p=1",
     "λ = 1, p = 2": "law q=1 p=2",
     "λ = 1, p = -1": "law q=1 p=-1",
+    "base + 0.7 Σ Δ": "sum of deltas, lambda=0.7",
 }
 
 
@@ -32,7 +35,8 @@ def main() -> None:
     tables = made()
     for name, text in tables.items():
         print(f"== {name}\n{text}\n")
-    README.write_text(filled(README.read_text(), tables))
+    for path in (README, FIRST_PAGE):
+        path.write_text(filled(path.read_text(), tables))
 
 
 def filled(text: str, tables: dict[str, str]) -> str:
@@ -46,6 +50,7 @@ def filled(text: str, tables: dict[str, str]) -> str:
 def made() -> dict[str, str]:
     seeds = measured()
     return {
+        "summary": summary(seeds),
         "seeds": count_of(seeds),
         "weights": weights_table(seeds),
         "metrics": metrics_table(seeds),
