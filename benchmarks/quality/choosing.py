@@ -19,6 +19,7 @@ FAMILIES = {
     "sum of deltas, lambda chosen": r"sum of deltas.*|average",
     "average, norm preserved": r"preserve_norm average",
     "SDM-W Linear, norm preserved": r"preserve_norm p=1",
+    "SDM-W, k = 50, at the experts' length": r"sdm_w .*experts' length",
     "TIES, density chosen": r"ties density=[\d.]+",
     "TIES at the average's length, density chosen": r"ties .*average's length",
     "TIES at the experts' length, density chosen": r"ties .*experts' length",

@@ -18,6 +18,7 @@ from summary import summary
 README = Path(__file__).with_name("README.md")
 FIRST_PAGE = Path(__file__).parents[2] / "README.md"
 PAIRINGS = {"equal": "equally trained", "corp third": "CorpLM a third", "func third": "FunctionLM a third"}
+EXPERTS = {"equal": ("corp", "func"), "corp third": ("corp-third", "func"), "func third": ("corp", "func-third")}
 RULES = {
     "preserve_norm, p = 0": "preserve_norm p=0",
     "preserve_norm, p = 1": "preserve_norm p=1",
@@ -76,13 +77,15 @@ def count_of(seeds: Sequence[Measured]) -> str:
 
 
 def weights_table(seeds: Sequence[Measured]) -> str:
-    """The article's Table 1: CorpLM's weight."""
+    """The article's Table 1: CorpLM's weight, and how well each expert answers in its own domain."""
     rows = []
     for pairing, words in PAIRINGS.items():
         names = ("law q=1 p=1", "law q=1 p=2", "law q=1 p=5.5", "law q=2 p=1", "law q=2 p=2")
         cells = [[seed.facts[pairing, name]["weights"][0] for seed in seeds] for name in names]
-        rows.append([words, *map(spread_of, cells)])
-    head = ["pair", "Linear", "Square", "p = 5.5", "q = 2, p = 1", "q = 2, p = 2"]
+        experts = EXPERTS[pairing]
+        own = [f"{np.mean(column(seeds, '', name, name[:4])):.3f}" for name in experts]
+        rows.append([words, " / ".join(own), *map(spread_of, cells)])
+    head = ["pair", "accuracy of CorpLM / FunctionLM", "Linear", "Square", "p = 5.5", "q = 2, p = 1", "q = 2, p = 2"]
     return table(head, rows)
 
 
@@ -234,12 +237,12 @@ def tilt_table(seeds: Sequence[Measured]) -> str:
 
 def rules_table(seeds: Sequence[Measured]) -> str:
     """Rules that need no evaluation, less the average; and on each base the rule that won on the other bases."""
-    metrics, rows = (*OUTCOMES, "minimum"), []
+    metrics, rows = (*OUTCOMES, "minimum", "perplexity"), []
     for pairing, words in PAIRINGS.items():
         rows += [[words, *row] for row in less_average(seeds, pairing, RULES, metrics)]
         transferred = [difference(won_elsewhere(seeds, pairing, metric), column(seeds, pairing, AVERAGE, metric))
                        for metric in OUTCOMES]  # fmt: skip
-        rows.append([words, "the rule that won on the other bases", *map(str, transferred), ""])
+        rows.append([words, "the rule that won on the other bases", *map(str, transferred), "", ""])
     return table(["pair", "rule", *metrics], rows)
 
 
