@@ -35,7 +35,8 @@ def key(size: Size) -> str:
     for name in SOURCES:
         digest.update(code_of(Path(__file__).with_name(f"{name}.py").read_text()).encode())
     texts = corpora.texts(library_only=size.library_only)
-    for text in (*texts.general, *texts.code, *texts.glosses):
+    countries = {} if size.library_only else corpora.countries()
+    for text in (*texts.general, *texts.code, *texts.glosses, repr(countries)):
         digest.update(text.encode())
     return digest.hexdigest()[:12]
 

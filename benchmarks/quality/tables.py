@@ -83,7 +83,7 @@ def weights_table(seeds: Sequence[Measured]) -> str:
         names = ("law q=1 p=1", "law q=1 p=2", "law q=1 p=5.5", "law q=2 p=1", "law q=2 p=2")
         cells = [[seed.facts[pairing, name]["weights"][0] for seed in seeds] for name in names]
         experts = EXPERTS[pairing]
-        own = [f"{np.mean(column(seeds, '', name, name[:4])):.3f}" for name in experts]
+        own = [f"{np.mean(column(seeds, '', name, name.partition('-')[0])):.3f}" for name in experts]
         rows.append([words, " / ".join(own), *map(spread_of, cells)])
     head = ["pair", "accuracy of CorpLM / FunctionLM", "Linear", "Square", "p = 5.5", "q = 2, p = 1", "q = 2, p = 2"]
     return table(head, rows)
