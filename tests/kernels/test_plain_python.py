@@ -46,11 +46,11 @@ for first, stop in ((0x3D00, 0x3E00), (0, 0x7F80), (0x3D00, 0x7F80), (0x3F10, 0x
         addresses, codes, count, brackets, packed, counts, sums, outside, listed, sizes
     )
     results += [packed, counts, sums, outside, sizes, *(row[:size] for row, size in zip(listed, sizes))]
-patterns, cuts = np.zeros((2, SMALL), np.uint32), np.zeros(2)
+patterns, values = np.zeros((2, SMALL), np.uint32), np.zeros(2)
 small.put_patterns(addresses, codes, count, 0, patterns)
 numbers, by_exponent = np.zeros((2, 4), np.int64), np.zeros((2, 256), np.int64)
-small.decide_all(patterns, count, np.array([10.0, 66.0]), cuts, numbers, by_exponent)
-results += [patterns[:, :count].copy(), cuts, numbers, by_exponent]
+small.decide_all(patterns, count, np.array([10.0, 66.0]), values, numbers, by_exponent)
+results += [patterns[:, :count].copy(), values, numbers, by_exponent]
 packed[:] = counts[:] = 0
 tiles.count_magnitudes(addresses, codes, count, 4096, packed, counts, sums, edges, listed, sizes)
 
