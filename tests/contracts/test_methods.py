@@ -352,7 +352,7 @@ def test_every_method_has_a_sample():
 
 
 @pytest.fixture
-def tiles(monkeypatch):
+def tiles(monkeypatch, no_bundles):
     """Sets the number of elements in a tile, whatever the budget."""
 
     def set_to(elements):
