@@ -7,6 +7,7 @@ import numba
 import pytest
 
 from sdmw.kernels import (
+    changed,
     compiler,  # noqa: F401  what Numba knows of our words
     divergence,
     dots,
@@ -38,6 +39,8 @@ LOOPS = {
     "terms": (divergence.to_terms, (DOUBLES, DOUBLES, numba.int64, numba.float64, numba.float64), "vdivpd"),
     "products": (dots.add_products, (FLOATS, FLOATS, numba.int64, numba.int64, DOUBLES), "vmulpd"),
     "sums": (dots.add_values, (DOUBLES, numba.int64, numba.int64, DOUBLES), "vaddpd"),
+    "changed": (changed.changed_in, (FLOATS, FLOATS, numba.int64), "vp(cmpeq|add|sub)d"),
+    "largest": (changed.largest_in, (FLOATS, FLOATS, numba.int64), "vpmaxud"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 
