@@ -14,7 +14,8 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import calls, ready
-from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
+from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles
+from sdmw.kernels import vectors
 from sdmw.kernels.bins import BINS, LOW
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 

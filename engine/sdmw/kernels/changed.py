@@ -13,7 +13,7 @@ def changed_in(one: Any, other: Any, size: int) -> int:
     """How many of `size` float32 have other patterns in `other`."""
     found = np.uint32(0)
     for i in range(size):
-        found += np.uint32(bits_of(one[i]) != bits_of(other[i]))
+        found = np.uint32(found + np.uint32(bits_of(one[i]) != bits_of(other[i])))
     return int(found)
 
 
