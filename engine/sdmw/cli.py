@@ -344,7 +344,7 @@ def compare(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Show how one checkpoint differs from another, tensor by tensor. Exit code 0, whether they differ or not."""
+    """Show how two checkpoints differ, by tensor. The exit code is 0 whether they differ or not."""
     from sdmw import api
     from sdmw.reporting import comparison_lines, terminal
 

@@ -175,5 +175,5 @@ def comparison(names: tuple[str, str], plan: ComparisonPlan, compared: Compared,
         rows=tuple(chosen[: choice.top]),
         unmatched=unmatched[: choice.top],
         left_out=len(listed) - len(listed[: choice.top]),
-        warnings=(*plan.a.warnings, *plan.b.warnings),
+        warnings=tuple(dict.fromkeys((*plan.a.warnings, *plan.b.warnings))),
     )

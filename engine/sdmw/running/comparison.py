@@ -89,7 +89,7 @@ class _Comparing:
         self._plan, self._context = plan, context
         self._changes: dict[int, Change] = {}
         self._open: dict[int, tuple[Difference, int]] = {}  # what is known, and how many portions are not
-        self._total, self._done = Difference(), 0
+        self._total, self._done, self._to_read = Difference(), 0, plan.bytes_read
         portions = self._portions()
         self._bundles: Bundles[tuple[int, Portion]] = Bundles(lambda: next(portions, None), lambda each: each[1].nbytes)
 
@@ -123,7 +123,7 @@ class _Comparing:
             if waiting == 1:
                 self._close(number)
             self._done += portion.nbytes
-        self._context.tell(Progress("compare", self._done, self._plan.bytes_read))
+        self._context.tell(Progress("compare", self._done, self._to_read))
 
     def _close(self, number: int) -> None:
         difference, _ = self._open.pop(number)

@@ -59,7 +59,7 @@ def change_of(difference: Difference, elements: int, *, floats: bool) -> Change:
     if not floats:
         return Change(elements, difference.changed)
     norm, norm_a, norm_b = map(math.sqrt, rounded((difference.squares, *difference.products[::2])))
-    used = [place for place, count in enumerate(difference.exponents) if count]
+    used = np.flatnonzero(difference.exponents).tolist()
     return Change(
         elements=elements,
         changed=difference.changed,
@@ -72,7 +72,7 @@ def change_of(difference: Difference, elements: int, *, floats: bool) -> Change:
         ratio=norm / norm_a if norm_a else None,
         cosine=_cosine(difference.products),
         power=used[0] - BIAS if used else None,
-        counts=difference.exponents[used[0] : used[-1] + 1] if used else (),
+        counts=tuple(difference.exponents[used[0] : used[-1] + 1].tolist()) if used else (),
     )
 
 

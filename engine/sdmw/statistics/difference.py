@@ -1,6 +1,6 @@
 """How two tensors differ: exact sums over their values and over |delta|, found in one read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,14 @@ from sdmw.statistics.look import Tile
 EXPONENTS = FIRST_NONFINITE_BIN >> 7  # of finite float32: 0 for subnormals, e for magnitudes from 2**(e - 127) on
 _VALUES, _DELTAS = GramLook(base=True, deltas=False), GramLook(base=True, deltas=True)
 COUNTER = HistogramLook.memory.counter + 2 * GramLook.memory.counter  # bytes that counting takes
-RESULT = 1 << 14  # bytes of a difference, at most: 255 counts, and sums of up to 2,200 bits
+RESULT = 1 << 14  # bytes of a difference, at most: counts, and sums of up to 2,200 bits
 
 
-@dataclass(frozen=True, slots=True)
+def _no_exponents() -> NDArray[np.int64]:
+    return np.zeros(EXPONENTS, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Difference:
     """Of some elements of two tensors, A and B, whose deltas are B - A in float32. Parts can be added in any order.
 
@@ -25,7 +29,7 @@ class Difference:
         nonfinite: deltas that are NaN or infinite; they are in no other number here but `changed`.
         largest: the float32 pattern of the largest |delta|.
         total: the exact sum of |delta|, as a multiple of 2**-149.
-        exponents: how many |delta| have each exponent of float32; zeros are in none.
+        exponents: int64, how many |delta| have each exponent of float32; zeros are in none.
         squares: delta * delta, as a multiple of 2**-1074: the exact sum of the sums of fixed blocks.
         products: A * A, A * B and B * B, likewise; NaN and infinity count as zero.
     """
@@ -34,7 +38,7 @@ class Difference:
     nonfinite: int = 0
     largest: int = 0
     total: int = 0
-    exponents: tuple[int, ...] = (0,) * EXPONENTS
+    exponents: NDArray[np.int64] = field(default_factory=_no_exponents)
     squares: int = 0
     products: tuple[int, ...] = (0, 0, 0)
 
@@ -44,7 +48,7 @@ class Difference:
             self.nonfinite + other.nonfinite,
             max(self.largest, other.largest),
             self.total + other.total,
-            tuple(map(int.__add__, self.exponents, other.exponents)),
+            self.exponents + other.exponents,
             self.squares + other.squares,
             tuple(map(int.__add__, self.products, other.products)),
         )
@@ -77,8 +81,7 @@ class DifferenceCounter:
         )
 
 
-def _exponents(histogram: Histogram) -> tuple[int, ...]:
-    finite = slice(histogram.finite_bins)
-    counts: NDArray[np.int64] = np.zeros(EXPONENTS, np.int64)
+def _exponents(histogram: Histogram) -> NDArray[np.int64]:
+    finite, counts = slice(histogram.finite_bins), _no_exponents()
     np.add.at(counts, histogram.bins[finite] >> 7, histogram.counts[finite])
-    return tuple(counts.tolist())
+    return counts
