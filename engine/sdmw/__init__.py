@@ -10,11 +10,12 @@ from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from sdmw import errors
-    from sdmw.api import apply, explain, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
+    from sdmw.api import apply, compare, explain, extract, inspect, merge, open, pack, plan, revert, verify  # noqa: A004
     from sdmw.errors import SdmwError
     from sdmw.planning.explain import Explanation
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
+    from sdmw.reporting.comparison import Comparison
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sdmw.running.verification import Verification
 
 __all__ = [
+    "Comparison",
     "Explanation",
     "ExtractionReport",
     "Inspection",
@@ -35,6 +37,7 @@ __all__ = [
     "Verification",
     "__version__",
     "apply",
+    "compare",
     "errors",
     "explain",
     "extract",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "sdmw.reporting.comparison",
     "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
@@ -59,6 +63,7 @@ _HOMES = {
     "SdmwError": "sdmw.errors",
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
+    "compare": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",

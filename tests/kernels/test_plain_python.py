@@ -14,8 +14,8 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import calls, ready
-from sdmw.kernels import bracket, consensus, cuts, divergence, dots, fusion, ram, ranks, single, small, steps, tiles
-from sdmw.kernels import vectors
+from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, small, steps
+from sdmw.kernels import tiles, vectors
 from sdmw.kernels.bins import BINS, LOW, SMALL
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 
@@ -83,6 +83,9 @@ for deltas, pairs in ((True, 3), (False, 6)):
     lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
     ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
     results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
+found = np.zeros(2, np.int64)
+changed.count_changed(addresses[1:], codes[1:], count, found)
+results.append(found)
 packed, counts, lows = np.zeros(tiles.PACKED, np.uint64), np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
 consensus.count_variances(addresses, codes, count, packed, counts, lows)
 low = np.zeros(LOW, np.int64)

@@ -8,6 +8,7 @@ import pytest
 
 from sdmw.kernels import (
     bracket,
+    changed,
     compiler,  # noqa: F401  what Numba knows of our words
     divergence,
     dots,
@@ -49,6 +50,8 @@ LOOPS = {
     "what lies inside": (
         bracket.list_low, (BITS, numba.int64, BITS, numba.int64), "vpcompressd" if FEATURES["avx512f"] else "vpermd",
     ),
+    "changed": (changed.changed_in, (FLOATS, FLOATS, numba.int64), "vp(cmpeq|add|sub)d"),
+    "largest": (changed.largest_in, (FLOATS, FLOATS, numba.int64), "vpmaxud"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sdmw.api.archiving import apply, pack, revert
     from sdmw.api.checking import inspect, verify
+    from sdmw.api.comparing import compare
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
 
-__all__ = ["apply", "explain", "extract", "inspect", "merge", "open", "pack", "plan", "revert", "verify"]
+__all__ = ["apply", "compare", "explain", "extract", "inspect", "merge", "open", "pack", "plan", "revert", "verify"]
 
 _HOMES = {
     **dict.fromkeys(("apply", "pack", "revert"), "archiving"),
     **dict.fromkeys(("inspect", "verify"), "checking"),
+    "compare": "comparing",
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
 }

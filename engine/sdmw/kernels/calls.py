@@ -133,6 +133,13 @@ def _dots() -> Iterator[Call]:
     yield dots.folded, (np.zeros(LANES),)
 
 
+def _changed() -> Iterator[Call]:
+    from sdmw.kernels import changed
+
+    both = _integers(2)
+    yield changed.count_changed, (both, both, 0, both)
+
+
 def _ram() -> Iterator[Call]:
     from sdmw.kernels import ram
 
@@ -164,6 +171,7 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "steps": _steps,
     "vectors": _vectors,
     "dots": _dots,
+    "changed": _changed,
     "ram": _ram,
     "single": _single,
     "rows": _rows,

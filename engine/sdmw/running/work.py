@@ -237,10 +237,15 @@ def _produce(deal: Deal, write: Write, kernel: Callable[[Tile, Destination], boo
 
 
 def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
+    tile = tile_of(inputs, arrays, start)
+    return replace(tile, tensor=tensor.name, row=tensor.row, columns=tensor.columns)
+
+
+def tile_of(inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
+    """The tile of some inputs, whose elements from `start` on are in arrays."""
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
     codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
-    codes_ = np.array(codes, np.int64)
-    return Tile(addresses, codes_, arrays[0].size, tensor.name, start, tensor.row, tensor.columns)
+    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, first=start)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:
