@@ -20,7 +20,7 @@ MiB = 1 << 20
 SAMPLED = 16  # blocks of a tile that are counted to guess a bracket from
 SAMPLE = SAMPLED * BLOCK  # elements
 SPREAD = 4  # standard deviations by which a sample's rank may be off, beside
-HALF_MARGIN = 0.05  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
+HALF_MARGIN = 0.03  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
 WIDE_MARGIN = 0.01  # of ranks: where a float32 takes part, every delta in the bracket is listed
 
 
