@@ -39,7 +39,7 @@ class Looking:
 
 def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
     """The statistic of each piece; errors as of `measure`."""
-    return tuple(measure(each.deal, each.look, each.models) for each in lookings)
+    return tuple(measure(each.deal.begun(), each.look, each.models) for each in lookings)
 
 
 def measure(deal: Deal, look: Look[S], models: int) -> S:
@@ -105,10 +105,10 @@ def write_portions(
 
 def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> Written | None:
     """One of them; `write` takes its tiles one by one."""
-    action = portion.deal.span.tensor.action
-    if action == "merge":
-        return apply(portion.deal, method, portion.layer, model, write)
-    return (copy if action == "copy" else convert)(portion.deal, write)
+    deal = portion.deal.begun()
+    if deal.span.tensor.action == "merge":
+        return apply(deal, method, portion.layer, model, write)
+    return (copy if deal.span.tensor.action == "copy" else convert)(deal, write)
 
 
 def apply(deal: Deal, method: AnyMethod, layer: object, model: object, write: Write) -> Written | None:
