@@ -83,10 +83,12 @@ def sdm_w_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, An
     for name in base:
         layers.setdefault(layer_of(name, parameters.get("granularity", "tensor")), []).append(name)
     given = [parameters["weight"]] * len(models) if "weight" in parameters else None
-    power = {"linear": 1, "square": 2}[parameters.get("normalization", "linear")]
+    law = parameters.get("normalization", "linear")
+    law = {"linear": {"power": 1}, "square": {"power": 2}}[law] if isinstance(law, str) else law
     merged, *_ = sdm_w.sdm_w(
-        base, models, layers, k=parameters.get("k", 10.0), power=power, scale=parameters.get("lambda", 1.0),
-        given=given, approximate=parameters.get("percentile") == "approximate",
+        base, models, layers, k=parameters.get("k", 10.0), power=law["power"], norm=law.get("norm", 1),
+        by_layer=law.get("scope") == "layer", scale=parameters.get("lambda", 1.0), given=given,
+        approximate=parameters.get("percentile") == "approximate",
     )  # fmt: skip
     return merged
 
@@ -191,6 +193,9 @@ SAMPLES = {
             {"granularity": "component", "percentile": "approximate"},
             {"weight": 0.4, "lambda": 0.5},
             {"weight": 0.4, "k": 0},
+            {"normalization": {"power": 2, "norm": 2}, "granularity": "module"},
+            {"normalization": {"power": -1.5, "norm": 2, "scope": "layer"}, "k": 40},
+            {"normalization": {"power": 1, "scope": "layer"}, "percentile": "approximate"},
         ),
         sdm_w_of,
     ),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdmw.recipes.recipe import Parameter
+from sdmw.recipes.recipe import Key, Parameter
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,10 @@ K = Parameter(
 )
 WEIGHT = Parameter("weight", "number", None, by_model=True, varies=True)
 LAMBDA = Parameter("lambda", "number", 1.0, varies=True)
-NORMALIZATION = Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power")
+NORMALIZATION = Parameter(
+    "normalization", "choice", "linear", choices=("linear", "square"),
+    keyed=(Key("power"), Key("norm", (1, 2)), Key("scope", ("model", "layer"), replaced_by=("layer", "weight"))),
+)  # fmt: skip
 GRANULARITY = Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model"))
 PERCENTILE = Parameter("percentile", "choice", "exact", choices=("exact", "approximate"))
 

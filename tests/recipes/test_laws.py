@@ -102,7 +102,10 @@ def varying(numbers: Any) -> Any:
 
 
 PERCENT = st.floats(0, 100) | st.integers(0, 100)
-CHOICE = st.sampled_from(["linear", "square"]) | st.fixed_dictionaries({"power": st.floats(1e-3, 1e3)})
+LAW = st.fixed_dictionaries(
+    {"power": st.floats(-1e3, 1e3)}, optional={"norm": st.sampled_from([1, 2]), "scope": st.just("model")}
+)
+CHOICE = st.sampled_from(["linear", "square"]) | LAW
 GOOD = st.builds(
     lambda names, given, top, fields: {
         "merge_method": "sdm_w",

@@ -31,6 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 MISSING_MODELS = "models: missing. Write for instance models: [{model: ./corp}, {model: ./func}]"
 
+LAW = "linear, square or {power: a number, norm: 1 or 2, scope: model or layer}"
+
 
 class TestGoodRecipes:
     def test_the_design_s_example(self, here):
@@ -442,21 +444,30 @@ class TestParameters:
             ({"percentile": "exakt"}, "parameters.percentile: expected exact or approximate, found 'exakt'. "
                                       "Did you mean exact?"),
             ({"percentile": {"power": 1}}, "parameters.percentile: expected exact or approximate, found a mapping"),
-            ({"normalization": 2}, "parameters.normalization: expected linear, square or {power: a positive number}, "
-                                   "found 2"),
+            ({"normalization": 2}, f"parameters.normalization: expected {LAW}, found 2"),
             ({"normalization": {"value": "linear"}},
-             "parameters.normalization: expected linear, square or {power: a positive number}, found a mapping. "
+             f"parameters.normalization: expected {LAW}, found a mapping. "
              "normalization takes neither filter nor gradient"),
             ({"normalization": {"power": 1, "x": 2}},
-             "parameters.normalization: expected linear, square or {power: a positive number}, found a mapping"),
-            ({"normalization": {"power": 0}},
-             "parameters.normalization.power: expected a positive finite number, found 0"),
+             f"parameters.normalization: expected {LAW}, found a mapping"),
+            ({"normalization": {"norm": 2}},
+             f"parameters.normalization: expected {LAW}, found a mapping"),
+            ({"normalization": {"power": 1, "norm": 3}}, "parameters.normalization.norm: expected 1 or 2, found 3"),
+            ({"normalization": {"power": 1, "norm": True}},
+             "parameters.normalization.norm: expected 1 or 2, found true"),
+            ({"normalization": {"power": 1, "scope": "layers"}},
+             "parameters.normalization.scope: expected model or layer, found 'layers'. Did you mean layer?"),
+            ({"normalization": {"power": 1, "scope": ["layer"]}},
+             "parameters.normalization.scope: expected model or layer, found a list"),
+            ({"weight": 1, "normalization": {"power": 1, "scope": "layer"}},
+             "parameters.normalization.scope: layer, and weight is given: parameters.weight. "
+             "Leave out scope, or weight everywhere"),
             ({"normalization": {"power": True}},
-             "parameters.normalization.power: expected a positive finite number, found true"),
+             "parameters.normalization.power: expected a finite number, found true"),
             ({"normalization": {"power": "two"}},
-             "parameters.normalization.power: expected a positive finite number, found 'two'"),
+             "parameters.normalization.power: expected a finite number, found 'two'"),
             ({"normalization": {"power": float("inf")}},
-             "parameters.normalization.power: expected a positive finite number, found inf"),
+             "parameters.normalization.power: expected a finite number, found inf"),
         ],
     )  # fmt: skip
     def test_each_fault(self, given, problem):

@@ -19,7 +19,7 @@ M = TypeVar("M")  # the decision of the whole model, likewise
 
 # What a tile holds: the base and what models changed of it, the models' values alone, or the base's before them.
 Takes = Literal["deltas", "values", "values and base"]
-Chosen = float | bool | str | Mapping[str, float] | None  # what a recipe may choose; None where nothing is chosen
+Chosen = float | bool | str | Mapping[str, float | str] | None  # what a recipe may choose; None where nothing is chosen
 Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
 Facts = Mapping[str, Fact]
@@ -132,6 +132,10 @@ class Method(ABC, Generic[P, D, M]):
     def objection(self, params: P) -> str | None:
         """What makes these parameters unusable, which no single one of them shows; None where nothing does."""
         return None
+
+    def notes(self, params: Iterable[P]) -> Iterator[str]:
+        """What a plan says of tensors with these parameters, such as what no count of bytes shows."""
+        return iter(())
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
         """Which tensors are decided together (`views.layers`), by the recipe's top level of parameters."""

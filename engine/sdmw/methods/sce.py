@@ -16,8 +16,9 @@ from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.histogram import Histogram
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits
+from sdmw.statistics.squares import UNIT_EXPONENT
 from sdmw.statistics.ties import ALL_MODELS, LastTakenLook, Tied, TiesLook
-from sdmw.statistics.variance import UNIT_EXPONENT, LowVarianceLook, SquaresLook, VarianceLook
+from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
 
 SMALLEST_SUM = 1e-6  # of mean squares: below it all models weigh the same
 

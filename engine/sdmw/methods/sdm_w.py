@@ -5,7 +5,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from sdmw.codec import Count, Within, tagged
 from sdmw.kernels.bins import SMALL
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
+from sdmw.methods.weight_law import NORMALIZATION, WeightLaw
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
 from sdmw.statistics.bracket import BracketLook
@@ -21,6 +22,8 @@ from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 from sdmw.statistics.small import SmallLook
+from sdmw.statistics.squares import UNIT_EXPONENT as SQUARES_EXPONENT
+from sdmw.statistics.squares import KeptSquaresLook
 
 NO_LOW_BITS = LowBits({}, {})
 LARGEST = float(np.finfo(np.float32).max)
@@ -36,7 +39,7 @@ class SdmWParams:
     Attributes:
         k: percent of the nonzero deltas dropped, 0 to 100, for each model.
         weights: W of each model where the recipe gives them, else None.
-        power: W_i = M_i**power / sum(M**power); 1 is linear, 2 square.
+        law: how weights follow from what is kept, where the recipe gives none.
         exact: the percentile by two passes; else by the histogram alone.
         scale: lambda.
         alone: a layer is one tensor.
@@ -45,7 +48,7 @@ class SdmWParams:
 
     k: tuple[float, ...]
     weights: tuple[float, ...] | None
-    power: float
+    law: WeightLaw
     exact: bool
     scale: float
     alone: bool
@@ -55,6 +58,11 @@ class SdmWParams:
     def keeps_all(self) -> bool:
         """Nothing has to be measured: every change is kept, with given weights."""
         return self.weights is not None and not any(self.k)
+
+    @property
+    def needs_squares(self) -> bool:
+        """Weights follow from sums of squares."""
+        return self.weights is None and self.law.norm == 2
 
 
 @tagged
@@ -69,6 +77,8 @@ class Share:
         kept: how many of them reach the threshold; None likewise.
         magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
         rank_error: the most ranks by which the cut can be off.
+        squares: the exact sum of the kept deltas' squares as a multiple of 2**-298; None where none was needed.
+        weight: W in this layer; None where weights are not decided by layer.
     """
 
     threshold: Annotated[float, Within(0, LARGEST)] | None
@@ -77,6 +87,8 @@ class Share:
     kept: Count | None = None
     magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
     rank_error: Count = 0
+    squares: Annotated[int, Within(0, 1 << 700)] | None = None
+    weight: Annotated[float, Within(0, 1)] | None = None
 
     def __post_init__(self) -> None:
         """ValueError where the pattern is not the threshold's, as in a damaged report."""
@@ -96,7 +108,7 @@ class Weights:
     """What all layers together decide.
 
     Attributes:
-        weights: W of each model; None where the recipe gives them, for each tensor.
+        weights: W of each model; None where the recipe gives them, for each tensor, or layers decide them.
         taking: numbers of the models that have anything to add.
     """
 
@@ -123,23 +135,22 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             percent=True,
         ),
         Parameter("weight", "number", None, by_model=True, varies=True),
-        Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power"),
+        NORMALIZATION,
         Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model")),
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
         Parameter("lambda", "number", 1.0, varies=True),
     )
-    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook)
+    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook, KeptSquaresLook)
+    may_use = ("squares",)
     columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
     def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
-        normalization = cast("str | Mapping[str, float]", settings.top["normalization"])
         alone = settings.word("granularity") == "tensor"
-        powers = {"linear": 1, "square": 2}
         return SdmWParams(
             k=settings.numbers("k"),
             weights=None if None in settings.by_model["weight"] else settings.numbers("weight"),
-            power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
+            law=WeightLaw.of(cast("str | Mapping[str, float | str]", settings.top["normalization"])),
             exact=settings.word("percentile") == "exact",
             scale=settings.number("lambda"),
             alone=alone,
@@ -150,52 +161,60 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         """As the recipe says: the tensor by default."""
         return str(top.get("granularity", "tensor"))
 
-    def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
-        """A histogram; then the low bits of the bins that hold the ranks, where they have any.
+    def kernels(self, params: Iterable[SdmWParams]) -> tuple[str, ...]:
+        """Those of squares where weights follow from them."""
+        return self.may_use if any(each.needs_squares for each in params) else ()
 
-        Of a single tensor first around the percentile alone, and of all bins only where that missed a rank; a small one
-        is sorted.
+    def notes(self, params: Iterable[SdmWParams]) -> Iterator[str]:
+        """That squares take one more read."""
+        if any(each.needs_squares for each in params):
+            yield "normalization: squares of what is kept take one more read of all inputs, which is not counted above"
+
+    def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
+        """What the thresholds need; then, once they are known, the squares of what reaches them, if weights need any.
+
+        Where no model has changed anything there are none.
         """
         if params.keeps_all:
             return None
-        if params.exact and params.small:
-            return SmallLook(params.k, params.small) if have.of(SmallLook) is None else None
-        if params.exact and params.alone and have.of(BracketLook) is None:
-            return BracketLook(params.k)
-        histograms = _histograms(params, have)
-        if histograms is None:
-            return HistogramLook(params.k if params.exact else None)
-        if not params.exact or have.of(LowBitsLook) is not None:
+        if look := _look_for_thresholds(params, have):
+            return look
+        if not params.needs_squares or have.of(KeptSquaresLook) is not None:
             return None
-        look = LowBitsLook(tuple(_unknown_bins(_of_model(histograms, n), k) for n, k in enumerate(params.k)))
-        return look if any(look.bins) else None
+        patterns = tuple(share.pattern for share in _cut(params, have))
+        return None if set(patterns) == {NOTHING_KEPT} else KeptSquaresLook(patterns)
 
     def decide_layer(self, params: SdmWParams, have: Measured) -> Shares:
-        """The threshold of each model, and what it keeps."""
+        """The threshold of each model, and what it keeps; its weight too, where layers decide that."""
         if params.keeps_all:
             return (Share(None, ALL_KEPT),) * len(params.k)
-        if small := have.of(SmallLook):
-            ((component, cuts),) = small.items()
-            return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
-        return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
+        shares = _cut(params, have)
+        if params.needs_squares:
+            found = (have.of(KeptSquaresLook) or {}).values()
+            shares = tuple(replace(each, squares=sum(s[model] for s in found)) for model, each in enumerate(shares))
+        if params.weights is None and params.law.by_layer:
+            weights = params.law.weights([_weighed(params.law, [share]) for share in shares])
+            shares = tuple(replace(share, weight=each) for share, each in zip(shares, weights, strict=True))
+        return shares
 
     def decide_model(self, layers: Sequence[tuple[SdmWParams, Shares]]) -> Weights:
-        """W of each model: given, or by the magnitude that it kept."""
+        """W of each model: given, or by what it kept."""
         first, _ = layers[0]
         models = range(len(first.k))
         if first.weights is not None:
             return Weights(None, tuple(models))
-        magnitudes = [total_magnitude(shares[model] for _, shares in layers) for model in models]
-        return Weights(weights_by_magnitude(magnitudes, first.power), tuple(m for m in models if magnitudes[m] > 0))
+        sums = [_weighed(first.law, [shares[model] for _, shares in layers]) for model in models]
+        taking = tuple(model for model in models if sums[model] > 0)
+        return Weights(None if first.law.by_layer else first.law.weights(sums), taking)
 
     def apply(self, tile: Tile, params: SdmWParams, layer: Shares, model: Weights, destination: Destination) -> bool:
         """Base plus lambda times the weighted sum of the kept deltas."""
         from sdmw.kernels.tiles import merge_deltas
 
         # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
-        taking = np.array(model.taking, np.int64)
+        taking = np.array([m for m in model.taking if layer[m].weight is None or layer[m].kept], np.int64)
         inputs = np.concatenate([np.zeros(1, np.int64), taking + 1])
-        weights = float32s(params.weights or model.weights or ())
+        weights = float32s(params.weights or model.weights or [share.weight or 0.0 for share in layer])
         thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
@@ -205,14 +224,22 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         )  # fmt: skip
 
     def layer_facts(self, layer: Shares) -> tuple[Facts, ...]:
-        """P and what reaches it."""
-        return tuple({"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept} for s in layer)
+        """P and what reaches it; W where layers decide it."""
+        return tuple(
+            {"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept}
+            | ({} if s.weight is None else {"weight": s.weight})
+            for s in layer
+        )
 
     def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:
         """W, M and what was kept; W is None where it differs between tensors, the rest where nothing was measured."""
-        weights = model.weights or common_weights(each.weights or () for each in params)
+        own = [*params]
+        weights = model.weights or (
+            (None,) * len(own[0].k) if own[0].weights is None else common_weights(each.weights or () for each in own)
+        )
         return tuple(
-            {"weight": weight, **_sums([layer[number] for layer in layers])} for number, weight in enumerate(weights)
+            {"weight": weight, **_sums([layer[number] for layer in layers]), **_by_layer(layers, number)}
+            for number, weight in enumerate(weights)
         )
 
     def facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> Facts:
@@ -229,6 +256,8 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
     def describe(self, facts: Facts) -> Iterator[str]:
         """The weight, and how much was kept."""
         yield from super().describe(facts)
+        if (mean := facts.get("mean_weight")) is not None:
+            yield f"mean weight {mean:.6g}"
         if (share := facts.get("kept_share")) is not None:
             yield f"kept {100 * cast(float, share):.4g} % of its nonzero deltas"
 
@@ -251,7 +280,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         if None in magnitudes:
             raise ValueError("a model without a magnitude")
         weights = tuple(cast(float, one["weight"]) for one in models)
-        for weight, expected in zip(weights, weights_by_magnitude(magnitudes, params[0].power), strict=True):
+        for weight, expected in zip(weights, params[0].law.weights(magnitudes), strict=True):
             if weight is None or not math.isclose(weight, expected, rel_tol=1e-12):
                 raise ValueError(f"a weight of {weight} where {expected} follows from the magnitudes")
         return decided, Weights(weights, tuple(n for n, magnitude in enumerate(magnitudes) if magnitude > 0))
@@ -262,16 +291,30 @@ def total_magnitude(shares: Iterable[Share]) -> float:
     return sum(sum((share.magnitude or {}).values()) for share in shares) / (1 << UNIT_EXPONENT)
 
 
-def weights_by_magnitude(magnitudes: Sequence[float], power: float) -> tuple[float, ...]:
-    """W_i = (M_i / max M)**power over their sum, left to right; 0 where M_i is 0. Source: METHOD.md, "W_i"."""
-    largest = max(magnitudes)
-    if largest == 0:
-        return (0.0,) * len(magnitudes)
-    powers = [(m / largest) ** power if m else 0.0 for m in magnitudes]
-    total = 0.0
-    for each in powers:  # not sum(), which compensates from Python 3.12 on
-        total += each
-    return tuple(each / total for each in powers)
+def _weighed(law: WeightLaw, shares: Iterable[Share]) -> float:
+    """x: the exact sum of what weights follow from, rounded once to float64."""
+    if law.norm == 1:
+        return total_magnitude(shares)
+    return sum(share.squares or 0 for share in shares) / (1 << SQUARES_EXPONENT)
+
+
+def _look_for_thresholds(params: SdmWParams, have: Measured) -> Look[Any] | None:
+    """A histogram; then the low bits of the bins that hold the ranks, where they have any.
+
+    Of a single tensor first around the percentile alone, and of all bins only where that missed a rank; a small one is
+    sorted.
+    """
+    if params.exact and params.small:
+        return SmallLook(params.k, params.small) if have.of(SmallLook) is None else None
+    if params.exact and params.alone and have.of(BracketLook) is None:
+        return BracketLook(params.k)
+    histograms = _histograms(params, have)
+    if histograms is None:
+        return HistogramLook(params.k if params.exact else None)
+    if not params.exact or have.of(LowBitsLook) is not None:
+        return None
+    look = LowBitsLook(tuple(_unknown_bins(_of_model(histograms, n), k) for n, k in enumerate(params.k)))
+    return look if any(look.bins) else None
 
 
 def _histograms(params: SdmWParams, have: Measured) -> Mapping[str, tuple[Histogram, ...]] | None:
@@ -291,6 +334,14 @@ def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
     """The bins whose low bits are needed and were not listed along with the histogram."""
     bins = percentile.bins_to_open(histogram, k)
     return () if histogram.near.covers(bins) else bins
+
+
+def _cut(params: SdmWParams, have: Measured) -> Shares:
+    """The threshold of each model, and what reaches it."""
+    if small := have.of(SmallLook):
+        ((component, cuts),) = small.items()
+        return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
+    return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
 
 
 def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
@@ -329,6 +380,21 @@ def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
         "kept_share": kept / nonzero if nonzero else None,
         "magnitude_by_component": {name: total / (1 << UNIT_EXPONENT) for name, total in by_component.items()},
     }
+
+
+def _by_layer(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
+    """The sum of squares of one model where it was measured, and the mean of its weights where layers decide them.
+
+    The mean is over the layers that any model changes.
+    """
+    shares = [layer[model] for layer in layers]
+    squares = [share.squares for share in shares if share.squares is not None]
+    weights = [
+        share.weight for layer, share in zip(layers, shares, strict=True)
+        if share.weight is not None and any(each.kept for each in layer)
+    ]  # fmt: skip
+    facts: dict[str, Fact] = {"squares": sum(squares) / (1 << SQUARES_EXPONENT)} if squares else {}
+    return facts | ({"mean_weight": math.fsum(weights) / len(weights)} if weights else {})
 
 
 def _share_of_schema_1(facts: Facts) -> Share:
