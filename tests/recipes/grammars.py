@@ -19,7 +19,10 @@ K = Parameter(
     "k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100, percent=True
 )
 WEIGHT = Parameter("weight", "number", None, by_model=True, varies=True)
-LAMBDA = Parameter("lambda", "number", 1.0, varies=True)
+LAMBDA = Parameter(
+    "lambda", "number", 1.0, varies=True, choices=("preserve_norm",),
+    keyed=(Key("preserve_norm", ("model", "layer")),),
+)  # fmt: skip
 NORMALIZATION = Parameter(
     "normalization", "choice", "linear", choices=("linear", "square"),
     keyed=(Key("power"), Key("norm", (1, 2)), Key("scope", ("model", "layer"), replaced_by=("layer", "weight"))),

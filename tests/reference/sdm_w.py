@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from reference.preserve_norm import preserve_norm
+
 
 def deltas(base, tune):
     """One float32 subtraction; equal bits give 0."""
@@ -69,12 +71,16 @@ def merged(base, kept_deltas, model_weights, scale):
         return np.where(total == 0, base, base + total)
 
 
-def sdm_w(base, tunes, layers, *, k=10.0, power=1.0, norm=1, by_layer=False, scale=1.0, given=None, approximate=False):
+def sdm_w(
+    base, tunes, layers, *, k=10.0, power=1.0, norm=1, by_layer=False, scale=1.0, preserve=None, given=None,
+    approximate=False,
+):  # fmt: skip
     """Merge whole models.
 
     base: {name: float32 array}; tunes: a list of such; layers: {layer: [names]}; k: one number, or one a model.
     Returns the merged float32 arrays, and per model: M, W (where it is the model's), {layer: (P, nonzero, kept)}; and
-    the weights of each layer.
+    the weights of each layer. With `preserve`, "model" or "layer", lambda preserves norms; for the model not with
+    weights by layer.
     """
     ks = k if isinstance(k, (list, tuple)) else [k] * len(tunes)
     all_kept, facts = [], []
@@ -92,11 +98,15 @@ def sdm_w(base, tunes, layers, *, k=10.0, power=1.0, norm=1, by_layer=False, sca
         facts.append(layer_facts)
     magnitudes = [magnitude(mine.values()) for mine in all_kept]
     result, chosen = {}, {}
+    whole = [{name: deltas(base[name], tune[name]) for name in base} for tune in tunes] if preserve else []
     for layer, names in layers.items():
         scope = names if by_layer else list(base)
         sums = [magnitude([mine[name] for name in scope], norm) for mine in all_kept]
         takes_part = [True] * len(tunes) if given else [x > 0 for x in sums]
         chosen[layer] = list(given) if given else weights(sums, power / norm)
+        if preserve:
+            over = names if preserve == "layer" else list(base)
+            scale = preserve_norm(chosen[layer], [[each[name] for name in over] for each in whole])
         for name in names:
             parts = [
                 mine[name] if taking else np.zeros_like(base[name])

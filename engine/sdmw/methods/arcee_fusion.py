@@ -112,7 +112,7 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: FusionCut) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: FusionCut, model: None) -> tuple[Facts, ...]:
         """The cut."""
         return ({"cut": layer.score},)
 

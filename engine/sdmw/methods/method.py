@@ -141,6 +141,10 @@ class Method(ABC, Generic[P, D, M]):
         """Which tensors are decided together (`views.layers`), by the recipe's top level of parameters."""
         return "tensor"
 
+    def same_within_layer(self, top: Mapping[str, Setting]) -> tuple[str, ...]:
+        """Parameters of which all tensors of a layer must have one value, by the recipe's top level."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.same_within_layer)
+
     def product(self, top: Mapping[str, Setting]) -> Product:
         """What the merge makes, by the recipe's top level of parameters."""
         return "model"
@@ -188,7 +192,7 @@ class Method(ABC, Generic[P, D, M]):
     def apply(self, tile: Tile, params: P, layer: D, model: M, destination: Destination) -> bool:
         """Merge one tile into the destination. Whether a result is NaN or infinite."""
 
-    def layer_facts(self, layer: D) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: D, model: M) -> tuple[Facts, ...]:
         """What there is to tell of each model in a layer; empty where there is nothing."""
         return ()
 

@@ -112,7 +112,7 @@ class Sce(Method[SceParams, Consensus, None]):
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: Consensus) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: Consensus, model: None) -> tuple[Facts, ...]:
         """The weights."""
         return tuple({"weight": each} for each in layer.weights)
 

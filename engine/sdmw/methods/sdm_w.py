@@ -13,10 +13,22 @@ import numpy as np
 from sdmw.codec import Count, Within, tagged
 from sdmw.kernels.bins import SMALL
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
+from sdmw.methods.preserve_norm import (
+    LAMBDA,
+    Preserved,
+    Scaling,
+    Scope,
+    Weighed,
+    cancelled,
+    facts_of,
+    preserved,
+    products_of,
+)
 from sdmw.methods.weight_law import NORMALIZATION, WeightLaw
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
 from sdmw.statistics.bracket import BracketLook
+from sdmw.statistics.gram import GramLook
 from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits, LowBitsLook
@@ -27,6 +39,7 @@ from sdmw.statistics.squares import KeptSquaresLook
 
 NO_LOW_BITS = LowBits({}, {})
 LARGEST = float(np.finfo(np.float32).max)
+READ_AGAIN = "take one more read of all inputs, which is not counted above"
 EQUAL = "every fine-tune equals the base: so does the result"
 UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
@@ -41,9 +54,10 @@ class SdmWParams:
         weights: W of each model where the recipe gives them, else None.
         law: how weights follow from what is kept, where the recipe gives none.
         exact: the percentile by two passes; else by the histogram alone.
-        scale: lambda.
+        scale: lambda; 1 where it preserves norms.
         alone: a layer is one tensor.
         small: elements of a tensor that is alone and small enough to be sorted; else 0.
+        preserve: over what lambda preserves norms; None where it is a number.
     """
 
     k: tuple[float, ...]
@@ -53,16 +67,22 @@ class SdmWParams:
     scale: float
     alone: bool
     small: Count
+    preserve: Scope | None = None
 
     @property
     def keeps_all(self) -> bool:
-        """Nothing has to be measured: every change is kept, with given weights."""
+        """No threshold is needed: every change is kept, with given weights."""
         return self.weights is not None and not any(self.k)
 
     @property
     def needs_squares(self) -> bool:
         """Weights follow from sums of squares."""
         return self.weights is None and self.law.norm == 2
+
+    @property
+    def by_layer(self) -> bool:
+        """Layers decide weights."""
+        return self.weights is None and self.law.by_layer
 
 
 @tagged
@@ -78,7 +98,8 @@ class Share:
         magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
         rank_error: the most ranks by which the cut can be off.
         squares: the exact sum of the kept deltas' squares as a multiple of 2**-298; None where none was needed.
-        weight: W in this layer; None where weights are not decided by layer.
+        weight: W in this layer, where layers decide it, or where it is given and lambda follows from it; else None.
+        products: the dot products of its delta, nothing of it left out, with all models'; None where none was needed.
     """
 
     threshold: Annotated[float, Within(0, LARGEST)] | None
@@ -88,7 +109,8 @@ class Share:
     magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
     rank_error: Count = 0
     squares: Annotated[int, Within(0, 1 << 700)] | None = None
-    weight: Annotated[float, Within(0, 1)] | None = None
+    weight: Annotated[float, Within(-LARGEST, LARGEST)] | None = None
+    products: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """ValueError where the pattern is not the threshold's, as in a damaged report."""
@@ -110,10 +132,12 @@ class Weights:
     Attributes:
         weights: W of each model; None where the recipe gives them, for each tensor, or layers decide them.
         taking: numbers of the models that have anything to add.
+        preserved: lambda, where it preserves the norms of the whole model.
     """
 
     weights: tuple[float, ...] | None
     taking: tuple[int, ...]
+    preserved: Preserved | None = None
 
 
 class SdmW(Method[SdmWParams, Shares, Weights]):
@@ -138,107 +162,119 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         NORMALIZATION,
         Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model")),
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
-        Parameter("lambda", "number", 1.0, varies=True),
+        LAMBDA,
     )
-    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook, KeptSquaresLook)
-    may_use = ("squares",)
+    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook, KeptSquaresLook, GramLook)
+    may_use = ("squares", "dots")
     columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
     def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
-        alone = settings.word("granularity") == "tensor"
+        alone, scaling = settings.word("granularity") == "tensor", Scaling.of(settings)
         return SdmWParams(
             k=settings.numbers("k"),
             weights=None if None in settings.by_model["weight"] else settings.numbers("weight"),
             law=WeightLaw.of(cast("str | Mapping[str, float | str]", settings.top["normalization"])),
             exact=settings.word("percentile") == "exact",
-            scale=settings.number("lambda"),
+            scale=scaling.scale,
             alone=alone,
             small=settings.elements if alone and settings.elements <= SMALL else 0,
+            preserve=scaling.preserve,
         )
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
         """As the recipe says: the tensor by default."""
         return str(top.get("granularity", "tensor"))
 
+    def same_within_layer(self, top: Mapping[str, Setting]) -> tuple[str, ...]:
+        """Weights too where norms are preserved: dot products are those of a layer."""
+        own = super().same_within_layer(top)
+        return own if isinstance(top.get("lambda", ()), tuple) else (*own, "weight")
+
     def kernels(self, params: Iterable[SdmWParams]) -> tuple[str, ...]:
-        """Those of squares where weights follow from them."""
-        return self.may_use if any(each.needs_squares for each in params) else ()
+        """Those of squares where weights follow from them, those of dot products where norms are preserved."""
+        own = [*params]
+        wanted = (any(each.needs_squares for each in own), any(each.preserve for each in own))
+        return tuple(group for group, asked in zip(self.may_use, wanted, strict=True) if asked)
 
     def notes(self, params: Iterable[SdmWParams]) -> Iterator[str]:
-        """That squares take one more read."""
-        if any(each.needs_squares for each in params):
-            yield "normalization: squares of what is kept take one more read of all inputs, which is not counted above"
+        """What is read once more."""
+        own = [*params]
+        if any(each.needs_squares for each in own):
+            yield f"normalization: squares of what is kept {READ_AGAIN}"
+        if any(each.preserve and not each.keeps_all for each in own):
+            yield f"lambda: dot products of all deltas {READ_AGAIN}"
 
     def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
-        """What the thresholds need; then, once they are known, the squares of what reaches them, if weights need any.
+        """What thresholds need; squares of what reaches them, if weights need them; dot products, if lambda does.
 
-        Where no model has changed anything there are none.
+        Where no model has changed anything there are no squares.
         """
-        if params.keeps_all:
-            return None
-        if look := _look_for_thresholds(params, have):
-            return look
-        if not params.needs_squares or have.of(KeptSquaresLook) is not None:
-            return None
-        patterns = tuple(share.pattern for share in _cut(params, have))
-        return None if set(patterns) == {NOTHING_KEPT} else KeptSquaresLook(patterns)
+        if not params.keeps_all:
+            if look := _look_for_thresholds(params, have):
+                return look
+            if params.needs_squares and have.of(KeptSquaresLook) is None:
+                patterns = tuple(share.pattern for share in _cut(params, have))
+                if set(patterns) != {NOTHING_KEPT}:
+                    return KeptSquaresLook(patterns)
+        return GramLook(base=True, deltas=True) if params.preserve and have.of(GramLook) is None else None
 
     def decide_layer(self, params: SdmWParams, have: Measured) -> Shares:
-        """The threshold of each model, and what it keeps; its weight too, where layers decide that."""
-        if params.keeps_all:
-            return (Share(None, ALL_KEPT),) * len(params.k)
+        """The threshold of each model, and what it keeps; its weight and its dot products where they are needed."""
         shares = _cut(params, have)
         if params.needs_squares:
             found = (have.of(KeptSquaresLook) or {}).values()
             shares = tuple(replace(each, squares=sum(s[model] for s in found)) for model, each in enumerate(shares))
-        if params.weights is None and params.law.by_layer:
-            weights = params.law.weights([_weighed(params.law, [share]) for share in shares])
+        if params.by_layer or (params.preserve and params.weights):
+            weights = params.weights or params.law.weights([_weighed(params.law, [share]) for share in shares])
             shares = tuple(replace(share, weight=each) for share, each in zip(shares, weights, strict=True))
+        if products := have.of(GramLook):
+            rows = products_of(products)
+            shares = tuple(replace(share, products=row) for share, row in zip(shares, rows, strict=True))
         return shares
 
     def decide_model(self, layers: Sequence[tuple[SdmWParams, Shares]]) -> Weights:
-        """W of each model: given, or by what it kept."""
+        """W of each model: given, or by what it kept; and lambda, where it is the model's."""
         first, _ = layers[0]
-        models = range(len(first.k))
-        if first.weights is not None:
-            return Weights(None, tuple(models))
-        sums = [_weighed(first.law, [shares[model] for _, shares in layers]) for model in models]
-        taking = tuple(model for model in models if sums[model] > 0)
-        return Weights(None if first.law.by_layer else first.law.weights(sums), taking)
+        found = _weights(first, [shares for _, shares in layers])
+        if first.preserve != "model":
+            return found
+        return replace(found, preserved=preserved(_whole(shares, found) for _, shares in layers))
 
     def apply(self, tile: Tile, params: SdmWParams, layer: Shares, model: Weights, destination: Destination) -> bool:
         """Base plus lambda times the weighted sum of the kept deltas."""
         from sdmw.kernels.tiles import merge_deltas
 
         # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
-        taking = np.array([m for m in model.taking if layer[m].weight is None or layer[m].kept], np.int64)
+        taking = np.array([m for m in model.taking if layer[m].kept or not params.by_layer], np.int64)
         inputs = np.concatenate([np.zeros(1, np.int64), taking + 1])
-        weights = float32s(params.weights or model.weights or [share.weight or 0.0 for share in layer])
+        weights = float32s(params.weights or _weights_in(layer, model))
+        found = _preserved(layer, model)
+        scale = np.float32(params.scale if found is None else found.scale)
         thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
                 tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, weights[taking],
-                np.float32(1), np.float32(params.scale), True, destination.address, destination.code,
+                np.float32(1), scale, True, destination.address, destination.code,
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: Shares) -> tuple[Facts, ...]:
-        """P and what reaches it; W where layers decide it."""
+    def layer_facts(self, layer: Shares, model: Weights) -> tuple[Facts, ...]:
+        """P and what reaches it; W and lambda where they are the layer's."""
+        found = None if model.preserved else _preserved(layer, model)
+        scale = facts_of([found]) if found else {}
         return tuple(
-            {"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept}
-            | ({} if s.weight is None else {"weight": s.weight})
-            for s in layer
+            {"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept, **_weight_of(s), **scale} for s in layer
         )
 
     def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:
         """W, M and what was kept; W is None where it differs between tensors, the rest where nothing was measured."""
         own = [*params]
-        weights = model.weights or (
-            (None,) * len(own[0].k) if own[0].weights is None else common_weights(each.weights or () for each in own)
-        )
+        unlike = (None,) * len(own[0].k)
+        weights = model.weights or (unlike if own[0].by_layer else common_weights(each.weights or () for each in own))
         return tuple(
-            {"weight": weight, **_sums([layer[number] for layer in layers]), **_by_layer(layers, number)}
+            {"weight": weight, **_sums([layer[number] for layer in layers]), **_more_sums(layers, number)}
+            | (_mean_weight(layers, number) if weight is None else {})
             for number, weight in enumerate(weights)
         )
 
@@ -251,6 +287,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             "percentile": ("exact" if first.exact else "approximate") if measured else None,
             "rank_error": max((error for error, _ in errors), default=0),
             "rank_error_share": max((error / count for error, count in errors if count), default=0.0),
+            **facts_of(_all_preserved(layers, model)),
         }
 
     def describe(self, facts: Facts) -> Iterator[str]:
@@ -262,10 +299,11 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             yield f"kept {100 * cast(float, share):.4g} % of its nonzero deltas"
 
     def warnings(self, layers: Sequence[Shares], model: Weights, *, strict: bool) -> tuple[str, ...]:
-        """That nothing changed; where NaN may pass, one may have, which no count shows."""
+        """That nothing changed; where NaN may pass, one may have, which no count shows. That deltas cancel."""
         counts = [share.nonzero for shares in layers for share in shares]
         unchanged = strict and bool(counts) and not any(count is None or count for count in counts)
-        return (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
+        equal = (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
+        return (*equal, *cancelled(_all_preserved(layers, model)))
 
     def decisions_of_schema_1(
         self, params: Sequence[SdmWParams], layers: Sequence[Sequence[Facts]], models: Sequence[Facts]
@@ -289,6 +327,40 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
 def total_magnitude(shares: Iterable[Share]) -> float:
     """M: the exact sum of all kept magnitudes, rounded once to float64."""
     return sum(sum((share.magnitude or {}).values()) for share in shares) / (1 << UNIT_EXPONENT)
+
+
+def _weights(params: SdmWParams, layers: Sequence[Shares]) -> Weights:
+    """W of each model, where it is the model's, and which models take part."""
+    models = range(len(params.k))
+    if params.weights is not None:
+        return Weights(None, tuple(models))
+    sums = [_weighed(params.law, [shares[model] for shares in layers]) for model in models]
+    taking = tuple(model for model in models if sums[model] > 0)
+    return Weights(None if params.by_layer else params.law.weights(sums), taking)
+
+
+def _weights_in(layer: Shares, model: Weights) -> tuple[float, ...]:
+    """W in a layer: the model's, or the layer's own."""
+    return model.weights or tuple(share.weight or 0.0 for share in layer)
+
+
+def _whole(layer: Shares, model: Weights) -> Weighed:
+    """A layer's deltas, of which lambda preserves the norms."""
+    return Weighed(_weights_in(layer, model), tuple(share.products or () for share in layer))
+
+
+def _preserved(layer: Shares, model: Weights) -> Preserved | None:
+    """The model's lambda, or the layer's; None where it is a number."""
+    if model.preserved or layer[0].products is None:
+        return model.preserved
+    return preserved([_whole(layer, model)])
+
+
+def _all_preserved(layers: Sequence[Shares], model: Weights) -> list[Preserved]:
+    """The model's lambda, or each layer's; nothing where it is a number."""
+    if model.preserved:
+        return [model.preserved]
+    return [found for layer in layers if (found := _preserved(layer, model))]
 
 
 def _weighed(law: WeightLaw, shares: Iterable[Share]) -> float:
@@ -338,6 +410,8 @@ def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
 
 def _cut(params: SdmWParams, have: Measured) -> Shares:
     """The threshold of each model, and what reaches it."""
+    if params.keeps_all:
+        return (Share(None, ALL_KEPT),) * len(params.k)
     if small := have.of(SmallLook):
         ((component, cuts),) = small.items()
         return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
@@ -382,19 +456,22 @@ def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
     }
 
 
-def _by_layer(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
-    """The sum of squares of one model where it was measured, and the mean of its weights where layers decide them.
+def _weight_of(share: Share) -> dict[str, Fact]:
+    """The layer's W, where it has one."""
+    return {} if share.weight is None else {"weight": share.weight}
 
-    The mean is over the layers that any model changes.
-    """
-    shares = [layer[model] for layer in layers]
-    squares = [share.squares for share in shares if share.squares is not None]
-    weights = [
-        share.weight for layer, share in zip(layers, shares, strict=True)
-        if share.weight is not None and any(each.kept for each in layer)
-    ]  # fmt: skip
-    facts: dict[str, Fact] = {"squares": sum(squares) / (1 << SQUARES_EXPONENT)} if squares else {}
-    return facts | ({"mean_weight": math.fsum(weights) / len(weights)} if weights else {})
+
+def _more_sums(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
+    """The sum of squares of one model, where it was measured."""
+    squares = [each for layer in layers if (each := layer[model].squares) is not None]
+    return {"squares": sum(squares) / (1 << SQUARES_EXPONENT)} if squares else {}
+
+
+def _mean_weight(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
+    """The mean of one model's weights over the layers that any model changes."""
+    changed = [layer[model].weight for layer in layers if any(each.kept for each in layer)]
+    weights = [weight for weight in changed if weight is not None]
+    return {"mean_weight": math.fsum(weights) / len(weights)} if weights else {}
 
 
 def _share_of_schema_1(facts: Facts) -> Share:

@@ -97,12 +97,13 @@ def check_settings(
         values: of each tensor.
     """
     problems = []
+    same = method.same_within_layer(recipe.parameters)
     for parameter in method.parameters:
         if parameter.by_model and parameter.default is None and not parameter.required:
             problems += _check_all_or_none(recipe, parameter, values)
         if parameter.required:
             problems += _check_given(parameter, values)
-        if parameter.same_within_layer:
+        if parameter.name in same:
             for layer, tensors in layers.items():
                 problems += _check_same(recipe, parameter, layer, list(tensors), values)
     return problems
