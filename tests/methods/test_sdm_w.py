@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdmw.methods.sdm_w import SdmW, SdmWParams, Share, Weights
+from sdmw.methods.sdm_w import SdmW, SdmWParams, Weights
+from sdmw.methods.shares import Filter, Share
 from sdmw.methods.weight_law import WeightLaw
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 
 METHOD = SdmW()
-COMPUTED = SdmWParams(k=(10.0, 10.0), weights=None, law=WeightLaw(2.0), exact=True, scale=1.0, alone=True, small=0)
-GIVEN = SdmWParams(k=(10.0, 10.0), weights=(0.5, 0.5), law=WeightLaw(1.0), exact=True, scale=1.0, alone=True, small=0)
+FILTER = Filter(k=(10.0, 10.0), exact=True, alone=True, small=0)
+COMPUTED = SdmWParams(FILTER, weights=None, law=WeightLaw(2.0), scale=1.0)
+GIVEN = SdmWParams(FILTER, weights=(0.5, 0.5), law=WeightLaw(1.0), scale=1.0)
 KEPT = Share(0.5, 0x3F000000, nonzero=4, kept=3)
 NOTHING = Share(None, NOTHING_KEPT, nonzero=0, kept=0)
 

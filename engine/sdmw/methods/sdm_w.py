@@ -1,16 +1,14 @@
 """Significant Deltas Merging with Weights. Source: Smirnov, Rachkov 2025, pp. 735-743; METHOD.md closes its gaps."""
 
-import functools
 import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from sdmw.codec import Count, Within, tagged
+from sdmw.codec import tagged
 from sdmw.kernels.bins import SMALL
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
 from sdmw.methods.preserve_norm import (
@@ -24,22 +22,21 @@ from sdmw.methods.preserve_norm import (
     preserved,
     products_of,
 )
+from sdmw.methods.shares import LARGEST, Filter, Share, Shares, cut, look_for_thresholds
 from sdmw.methods.weight_law import NORMALIZATION, WeightLaw
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
 from sdmw.statistics.bracket import BracketLook
 from sdmw.statistics.gram import GramLook
-from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
+from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
-from sdmw.statistics.low_bits import LowBits, LowBitsLook
+from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 from sdmw.statistics.small import SmallLook
 from sdmw.statistics.squares import UNIT_EXPONENT as SQUARES_EXPONENT
 from sdmw.statistics.squares import KeptSquaresLook
 
-NO_LOW_BITS = LowBits({}, {})
-LARGEST = float(np.finfo(np.float32).max)
-READ_AGAIN = "take one more read of all inputs, which is not counted above"
+READ_AGAIN = "take one more read of all inputs, which the plan does not count"
 EQUAL = "every fine-tune equals the base: so does the result"
 UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
@@ -50,29 +47,23 @@ class SdmWParams:
     """What one tensor is merged with.
 
     Attributes:
-        k: percent of the nonzero deltas dropped, 0 to 100, for each model.
+        filter: which deltas count.
         weights: W of each model where the recipe gives them, else None.
         law: how weights follow from what is kept, where the recipe gives none.
-        exact: the percentile by two passes; else by the histogram alone.
         scale: lambda; 1 where it preserves norms.
-        alone: a layer is one tensor.
-        small: elements of a tensor that is alone and small enough to be sorted; else 0.
         preserve: over what lambda preserves norms; None where it is a number.
     """
 
-    k: tuple[float, ...]
+    filter: Filter
     weights: tuple[float, ...] | None
     law: WeightLaw
-    exact: bool
     scale: float
-    alone: bool
-    small: Count
     preserve: Scope | None = None
 
     @property
     def keeps_all(self) -> bool:
         """No threshold is needed: every change is kept, with given weights."""
-        return self.weights is not None and not any(self.k)
+        return self.weights is not None and not any(self.filter.k)
 
     @property
     def needs_squares(self) -> bool:
@@ -83,45 +74,6 @@ class SdmWParams:
     def by_layer(self) -> bool:
         """Layers decide weights."""
         return self.weights is None and self.law.by_layer
-
-
-@tagged
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One model's part in a layer.
-
-    Attributes:
-        threshold: P, None where nothing changed or none was needed.
-        pattern: the float32 pattern that a magnitude must reach to be kept.
-        nonzero: finite deltas that are not zero; None where the data were not measured.
-        kept: how many of them reach the threshold; None likewise.
-        magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
-        rank_error: the most ranks by which the cut can be off.
-        squares: the exact sum of the kept deltas' squares as a multiple of 2**-298; None where none was needed.
-        weight: W in this layer, where layers decide it, or where it is given and lambda follows from it; else None.
-        products: the dot products of its delta, nothing of it left out, with all models'; None where none was needed.
-    """
-
-    threshold: Annotated[float, Within(0, LARGEST)] | None
-    pattern: Annotated[int, Within(ALL_KEPT, NOTHING_KEPT)]
-    nonzero: Count | None = None
-    kept: Count | None = None
-    magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
-    rank_error: Count = 0
-    squares: Annotated[int, Within(0, 1 << 700)] | None = None
-    weight: Annotated[float, Within(-LARGEST, LARGEST)] | None = None
-    products: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """ValueError where the pattern is not the threshold's, as in a damaged report."""
-        pattern = ALL_KEPT if self.nonzero is None else NOTHING_KEPT
-        if self.threshold is not None:
-            pattern = percentile.smallest_pattern_from(self.threshold)
-        if self.pattern != pattern:
-            raise ValueError(f"pattern {self.pattern} where {pattern} follows from the threshold {self.threshold}")
-
-
-Shares = tuple[Share, ...]  # the decision of a layer: one for each model
 
 
 @tagged
@@ -172,13 +124,15 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         """The parameters of one tensor."""
         alone, scaling = settings.word("granularity") == "tensor", Scaling.of(settings)
         return SdmWParams(
-            k=settings.numbers("k"),
+            filter=Filter(
+                k=settings.numbers("k"),
+                exact=settings.word("percentile") == "exact",
+                alone=alone,
+                small=settings.elements if alone and settings.elements <= SMALL else 0,
+            ),
             weights=None if None in settings.by_model["weight"] else settings.numbers("weight"),
             law=WeightLaw.of(cast("str | Mapping[str, float | str]", settings.top["normalization"])),
-            exact=settings.word("percentile") == "exact",
             scale=scaling.scale,
-            alone=alone,
-            small=settings.elements if alone and settings.elements <= SMALL else 0,
             preserve=scaling.preserve,
         )
 
@@ -211,17 +165,18 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         Where no model has changed anything there are no squares.
         """
         if not params.keeps_all:
-            if look := _look_for_thresholds(params, have):
+            if look := look_for_thresholds(params.filter, have):
                 return look
             if params.needs_squares and have.of(KeptSquaresLook) is None:
-                patterns = tuple(share.pattern for share in _cut(params, have))
+                patterns = tuple(share.pattern for share in cut(params.filter, have))
                 if set(patterns) != {NOTHING_KEPT}:
                     return KeptSquaresLook(patterns)
         return GramLook(base=True, deltas=True) if params.preserve and have.of(GramLook) is None else None
 
     def decide_layer(self, params: SdmWParams, have: Measured) -> Shares:
         """The threshold of each model, and what it keeps; its weight and its dot products where they are needed."""
-        shares = _cut(params, have)
+        unmeasured = (Share(None, ALL_KEPT),) * len(params.filter.k)
+        shares = unmeasured if params.keeps_all else cut(params.filter, have)
         if params.needs_squares:
             found = (have.of(KeptSquaresLook) or {}).values()
             shares = tuple(replace(each, squares=sum(s[model] for s in found)) for model, each in enumerate(shares))
@@ -270,7 +225,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
     def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:
         """W, M and what was kept; W is None where it differs between tensors, the rest where nothing was measured."""
         own = [*params]
-        unlike = (None,) * len(own[0].k)
+        unlike = (None,) * len(own[0].filter.k)
         weights = model.weights or (unlike if own[0].by_layer else common_weights(each.weights or () for each in own))
         return tuple(
             {"weight": weight, **_sums([layer[number] for layer in layers]), **_more_sums(layers, number)}
@@ -284,7 +239,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         errors = [(share.rank_error, share.nonzero) for layer in layers for share in layer]
         measured = any(count is not None for _, count in errors)
         return {
-            "percentile": ("exact" if first.exact else "approximate") if measured else None,
+            "percentile": ("exact" if first.filter.exact else "approximate") if measured else None,
             "rank_error": max((error for error, _ in errors), default=0),
             "rank_error_share": max((error / count for error, count in errors if count), default=0.0),
             **facts_of(_all_preserved(layers, model)),
@@ -331,7 +286,7 @@ def total_magnitude(shares: Iterable[Share]) -> float:
 
 def _weights(params: SdmWParams, layers: Sequence[Shares]) -> Weights:
     """W of each model, where it is the model's, and which models take part."""
-    models = range(len(params.k))
+    models = range(len(params.filter.k))
     if params.weights is not None:
         return Weights(None, tuple(models))
     sums = [_weighed(params.law, [shares[model] for shares in layers]) for model in models]
@@ -368,75 +323,6 @@ def _weighed(law: WeightLaw, shares: Iterable[Share]) -> float:
     if law.norm == 1:
         return total_magnitude(shares)
     return sum(share.squares or 0 for share in shares) / (1 << SQUARES_EXPONENT)
-
-
-def _look_for_thresholds(params: SdmWParams, have: Measured) -> Look[Any] | None:
-    """A histogram; then the low bits of the bins that hold the ranks, where they have any.
-
-    Of a single tensor first around the percentile alone, and of all bins only where that missed a rank; a small one is
-    sorted.
-    """
-    if params.exact and params.small:
-        return SmallLook(params.k, params.small) if have.of(SmallLook) is None else None
-    if params.exact and params.alone and have.of(BracketLook) is None:
-        return BracketLook(params.k)
-    histograms = _histograms(params, have)
-    if histograms is None:
-        return HistogramLook(params.k if params.exact else None)
-    if not params.exact or have.of(LowBitsLook) is not None:
-        return None
-    look = LowBitsLook(tuple(_unknown_bins(_of_model(histograms, n), k) for n, k in enumerate(params.k)))
-    return look if any(look.bins) else None
-
-
-def _histograms(params: SdmWParams, have: Measured) -> Mapping[str, tuple[Histogram, ...]] | None:
-    """Of each component, such that the ranks of each model are known; None where they are not."""
-    if (found := have.of(HistogramLook)) is not None or (found := have.of(BracketLook)) is None:
-        return found
-    known = all(percentile.is_known(_of_model(found, model), k) for model, k in enumerate(params.k))
-    return found if known else None
-
-
-def _of_model(histograms: Mapping[str, tuple[Histogram, ...]], model: int) -> Histogram:
-    """The histogram of a layer: its components' added."""
-    return functools.reduce(operator.add, (components[model] for components in histograms.values()))
-
-
-def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
-    """The bins whose low bits are needed and were not listed along with the histogram."""
-    bins = percentile.bins_to_open(histogram, k)
-    return () if histogram.near.covers(bins) else bins
-
-
-def _cut(params: SdmWParams, have: Measured) -> Shares:
-    """The threshold of each model, and what reaches it."""
-    if params.keeps_all:
-        return (Share(None, ALL_KEPT),) * len(params.k)
-    if small := have.of(SmallLook):
-        ((component, cuts),) = small.items()
-        return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
-    return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
-
-
-def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
-    histograms = _histograms(params, have) or {}
-    histogram, k = _of_model(histograms, model), params.k[model]
-    components = {name: statistics[model] for name, statistics in histograms.items()}
-    if not params.exact:
-        low_bits = dict.fromkeys(components, NO_LOW_BITS)
-        cut = percentile.approximate(histogram, k)
-    else:
-        bins = percentile.bins_to_open(histogram, k)
-        if histogram.near.covers(bins):
-            low_bits = {name: component.near.low_bits(bins) for name, component in components.items()}
-        else:
-            low_bits = {name: statistics[model] for name, statistics in (have.of(LowBitsLook) or {}).items()}
-        cut = percentile.exact(histogram, functools.reduce(operator.add, low_bits.values()), k)
-    kept, magnitude = 0, {}
-    for name, component in components.items():
-        count, magnitude[name] = percentile.kept(component, low_bits[name], cut.pattern)
-        kept += count
-    return Share(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
 
 
 def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
