@@ -85,21 +85,23 @@ def assert_equal(found, expected, dtype_of):
 
 @settings(max_examples=60)
 @given(
-    checkpoints(), st.sampled_from([0, 10, 50, 100, 33.3]), st.sampled_from([1, 2, 5.5]), granularities,
+    checkpoints(), st.sampled_from([0, 10, 50, 100, 33.3]), st.sampled_from([1, 2, 5.5, 0, -1.5]),
+    st.sampled_from([1, 2]), st.booleans(), granularities,
     st.sampled_from([1, 0.5, -1]), st.sampled_from(["exact", "approximate"]),
     st.sampled_from([None, "float32", "bfloat16"]),
 )  # fmt: skip
-def test_sdm_w_is_the_reference(given_models, k, power, granularity, scale, percentile, out_dtype):
+def test_sdm_w_is_the_reference(given_models, k, power, norm, by_layer, granularity, scale, percentile, out_dtype):
     base, tunes = given_models
     layers = {}
     for name in base:
         layers.setdefault(layer_of(name, granularity), []).append(name)
-    expected, magnitudes, weights, facts = sdm_w(
+    expected, magnitudes, weights, facts, by_name = sdm_w(
         {n: widen(a) for n, a in base.items()}, [{n: widen(a) for n, a in tune.items()} for tune in tunes], layers,
-        k=k, power=power, scale=scale, approximate=percentile == "approximate",
+        k=k, power=power, norm=norm, by_layer=by_layer, scale=scale, approximate=percentile == "approximate",
     )  # fmt: skip
+    law = {"power": power, "norm": norm, "scope": "layer" if by_layer else "model"}
     parameters = {
-        "k": k, "normalization": {"power": power}, "granularity": granularity, "lambda": scale, "percentile": percentile
+        "k": k, "normalization": law, "granularity": granularity, "lambda": scale, "percentile": percentile
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         recipe = {"out_dtype": out_dtype} if out_dtype else {}
@@ -108,8 +110,9 @@ def test_sdm_w_is_the_reference(given_models, k, power, granularity, scale, perc
     short = {"float32": "F32", "bfloat16": "BF16"}
     assert_equal(found, expected, lambda name: short[out_dtype] if out_dtype else own[base[name].dtype])
     assert [model.facts["magnitude"] for model in report.models] == magnitudes
-    assert [model.facts["weight"] for model in report.models] == weights
+    assert [model.facts["weight"] for model in report.models] == (weights or [None] * len(tunes))
     for layer in report.layers:
+        assert [one.get("weight") for one in layer.facts] == (by_name[layer.name] if by_layer else [None] * len(tunes))
         assert sorted(layer.tensors) == sorted(layers[layer.name])
         told = [(one["threshold"], one["nonzero"], one["kept"]) for one in layer.facts]
         assert told == [own_facts[layer.name] for own_facts in facts]

@@ -14,8 +14,8 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import calls, ready
-from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, small, steps
-from sdmw.kernels import tiles, vectors
+from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, small
+from sdmw.kernels import squares, steps, tiles, vectors
 from sdmw.kernels.bins import BINS, LOW, SMALL
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 
@@ -100,6 +100,9 @@ for keep_all in (True, False):
         addresses, codes, count, 70, keep_all, pattern, 90, weights[:2], out.ctypes.data, F32,
     )
     results += [sums.copy(), out.copy(), np.array([bad])]
+sums = np.zeros((2, 256, 2), np.int64)
+squares.sum_squares_from(addresses, codes, count, np.array([0.0625, np.inf], np.float32), sums)
+results += [sums]
 equal = np.zeros((2, 8), np.int64)
 delta = np.abs(arrays[1].astype(np.float32) - arrays[0].astype(np.float32))
 patterns = np.array([delta[20].view(np.uint32), 0], np.uint32)

@@ -78,6 +78,12 @@ def _consensus() -> Iterator[Call]:
     yield consensus.merge_agreeing, (_BASE, _BASE, 0, 0, True, np.uint32(0), 0, _NONE, 0, 0)
 
 
+def _squares() -> Iterator[Call]:
+    from sdmw.kernels import squares
+
+    yield squares.sum_squares_from, (_BASE, _BASE, 0, _NONE, _integers(0, 1, 2))
+
+
 def _fusion() -> Iterator[Call]:
     from sdmw.kernels import fusion
 
@@ -165,6 +171,7 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "cuts": _cuts,
     "chance": _chance,
     "consensus": _consensus,
+    "squares": _squares,
     "fusion": _fusion,
     "divergence": _divergence,
     "ranks": _ranks,
