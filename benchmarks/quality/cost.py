@@ -25,9 +25,8 @@ def cost_table(seeds: Sequence[Measured]) -> str:
     lines += ["| what | CPU seconds | kWh at 15 W, derived | domain mean |", "|---|---|---|---|"]
     experts = [seed.facts["", "corp"]["cpu_s"] + seed.facts["", "func"]["cpu_s"] for seed in having]
     own = [(seed.of("", "corp")["corp"] + seed.of("", "func")["func"]) / 2 for seed in having]
-    lines.append(
-        f"| both experts, each in its own domain | {np.mean(experts):.1f} | {kwh(np.mean(experts))} | {np.mean(own):.3f} |"
-    )
+    spent = np.mean(experts)
+    lines.append(f"| both experts, each in its own domain | {spent:.1f} | {kwh(spent)} | {np.mean(own):.3f} |")
     for label, name in MERGES.items():
         seconds = np.mean([seed.facts["equal", name]["cpu_s"] for seed in having])
         score = np.mean([seed.of("equal", name)[OUTCOME] for seed in having])
