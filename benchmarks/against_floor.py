@@ -1,6 +1,8 @@
 """Merges against the floor, interleaved in one run: median and minimum of paired ratios.
 
-Writes results/against_floor.json.
+A merge is the whole process, from its start to its end, in which kernels are linked from the cache; the floor's is what
+it takes to read and to write. Bytes read are those that the process fetched from the disk, by /proc/self/io, to those
+that the passes need. Writes results/against_floor.json.
 
 python benchmarks/against_floor.py [--folder FOLDER] [--parameters N] [--rounds N]
 """
@@ -18,17 +20,18 @@ import processes
 import synthetic
 
 MERGE = """
-import json, sys, time
+import json, resource, sys
 import processes, sdmw
 asked = json.loads(sys.argv[1])
 def between(event):
     if asked["cold"] and getattr(event, "stage", "") == "measure" and event.done == event.total:
         processes.drop_cache(*asked["inputs"])
-sdmw.merge(asked["small"], asked["out"], progress=False)  # loads the kernels: the floor's start is not counted either
-processes.remove(asked["out"])
-began = time.perf_counter()
 report = sdmw.merge(asked["recipe"], asked["out"], progress=between, threads=asked["threads"], resume=False)
-print(json.dumps([time.perf_counter() - began, report.run.bytes_read_again]))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({
+    "again": report.run.bytes_read_again, "user_s": used.ru_utime, "system_s": used.ru_stime,
+    "read": processes.bytes_read(), "alone_s": report.run.wall_s,
+}))
 """
 
 
@@ -41,6 +44,7 @@ class Case:
     passes: int
     cold: bool
     memory: int | None = None
+    threads: int = 2
     again: bool = True  # where inputs are cold, they are dropped before the second pass too
 
 
@@ -52,6 +56,7 @@ CASES = [
     Case("task_arithmetic, cold", "task_arithmetic", 1, cold=True),
     Case("task_arithmetic, inputs cached", "task_arithmetic", 1, cold=False),
     Case("sdm_w, 512 MiB control group", "sdm_w", 2, cold=True, memory=512 << 20),
+    Case("the same, 8 threads", "sdm_w", 2, cold=True, memory=512 << 20, threads=8),
     Case("sdm_w, 256 MiB control group", "sdm_w", 2, cold=True, memory=256 << 20),
 ]
 
@@ -70,8 +75,9 @@ def main() -> None:
         way = fastest(paths, folder)
         print(processes.machine())
         print(f"the floor writes {way}, in which it is faster here")
-        print(f"{'case':34} {'floor s':>15} {'sdmw s':>15} {'ratio':>13} {'again':>7} {'peak MB':>8}")
-        print(f"{'':34} {'min':>7} {'median':>7} {'min':>7} {'median':>7} {'min':>6} {'median':>6}")
+        heads = ("floor s", "sdmw s", "ratio", "CPU s", "system", "read", "again", "peak MB")
+        print(f"{'case':32}" + "".join(f"{head:>13}" if n < 3 else f"{head:>8}" for n, head in enumerate(heads)))
+        print(f"{'':32}" + f"{'min  median':>13}" * 3)
         rows = [measure(case, paths, folder, way, arguments.rounds) for case in CASES if arguments.only in case.name]
     processes.write_json("against_floor", {"machine": processes.machine(), "way": way, "rows": rows})
 
@@ -80,21 +86,30 @@ def measure(case: Case, paths: list[str], folder: str, way: str, rounds: int) ->
     """Floor and merge in turn; each pair has its ratio."""
     inputs = paths if case.method != "linear" else paths[1:]
     out = os.path.join(folder, "against-floor")
-    floors, merges, again, peak = [], [], 0, 0
+    needed = case.passes * sum(os.path.getsize(file) for path in inputs for file in shards(path))
+    floors, merges = [], []
     for number in range(rounds + 1):
         floor = run_floor(case, inputs, out, way)
-        seconds, again, peak = run_merge(case, paths, inputs, out)
+        merge = run_merge(case, paths, inputs, out)
         if number:  # the first pair warms kernels' caches and the disk's
             floors.append(floor)
-            merges.append(seconds)
-    ratios = [merge / floor for merge, floor in zip(merges, floors, strict=True)]
+            merges.append(merge)
+    walls = [merge["wall_s"] for merge in merges]
+    ratios = [wall / floor for wall, floor in zip(walls, floors, strict=True)]
+    middle = {name: statistics.median(merge[name] for merge in merges) for name in merges[0]}
+    cpu, read = middle["user_s"] + middle["system_s"], middle["read"] / needed if case.cold else 0.0
+    peak = max(merge["peak_rss"] for merge in merges)
+    pairs = "".join(f"{min(each):6.2f} {statistics.median(each):6.2f}" for each in (floors, walls, ratios))
+    again = middle["again"] / 1e9
     print(
-        f"{case.name:34} {min(floors):7.2f} {statistics.median(floors):7.2f} {min(merges):7.2f} "
-        f"{statistics.median(merges):7.2f} {min(ratios):6.2f} {statistics.median(ratios):6.2f} {again / 1e9:6.2f}G "
-        f"{peak / 1e6:8.0f}",
-        flush=True,
+        f"{case.name:32}{pairs}{cpu:8.2f}{middle['system_s']:8.2f}{read:8.3f}{again:7.2f}G{peak / 1e6:8.0f}", flush=True
     )
-    return {"case": case.name, "floor_s": floors, "sdmw_s": merges, "ratios": ratios, "again": again, "peak_rss": peak}
+    return {"case": case.name, "floor_s": floors, "ratios": ratios, "merges": merges, "read_ratio": read}
+
+
+def shards(folder: str) -> list[str]:
+    """Of a model."""
+    return [file.path for file in os.scandir(folder) if file.name.endswith(".safetensors")]
 
 
 def fastest(paths: list[str], folder: str) -> str:
@@ -110,14 +125,14 @@ def fastest(paths: list[str], folder: str) -> str:
 def run_floor(case: Case, inputs: list[str], out: str, way: str) -> float:
     """Seconds of the floor."""
     prepare(case, inputs)
-    size = sum(os.path.getsize(file.path) for file in os.scandir(inputs[0]) if file.name.endswith(".safetensors"))
+    size = sum(map(os.path.getsize, shards(inputs[0])))
     asked = {
         "inputs": inputs,
         "passes": case.passes,
         "bytes": size,
         "out": f"{out}.floor",
         "way": way,
-        "threads": 2,
+        "threads": case.threads,
         "cold": case.cold and case.again,
     }
     program = os.path.join(os.path.dirname(__file__), "floor.py")
@@ -126,13 +141,11 @@ def run_floor(case: Case, inputs: list[str], out: str, way: str) -> float:
     return float(measured.output.split()[-1])
 
 
-def run_merge(case: Case, paths: list[str], inputs: list[str], out: str) -> tuple[float, int, int]:
-    """Seconds of a merge, bytes read again, peak memory."""
+def run_merge(case: Case, paths: list[str], inputs: list[str], out: str) -> dict[str, float]:
+    """What a merge took: seconds, bytes read, and peak memory."""
     prepare(case, inputs)
-    small = synthetic.write_models(os.path.join(os.path.dirname(out), "small"), {"model.layers.0.w": (64, 64)}, 2)
-    recipes = {"recipe": recipe(case, paths), "small": recipe(case, small)}
     processes.remove(out)  # of a run that was interrupted
-    asked = {**recipes, "out": out, "cold": case.cold, "inputs": inputs, "threads": 2}
+    asked = {"recipe": recipe(case, paths), "out": out, "cold": case.cold, "inputs": inputs, "threads": case.threads}
     environment = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])}
     measured = processes.run(
         [sys.executable, "-c", MERGE, json.dumps(asked)], memory=case.memory, environment=environment
@@ -140,8 +153,7 @@ def run_merge(case: Case, paths: list[str], inputs: list[str], out: str) -> tupl
     processes.remove(out)
     if measured.returncode:
         raise RuntimeError(measured.output[-2000:])
-    seconds, again = json.loads(measured.output.splitlines()[-1])
-    return seconds, again, measured.peak_rss
+    return {**json.loads(measured.output.splitlines()[-1]), "wall_s": measured.wall_s, "peak_rss": measured.peak_rss}
 
 
 def recipe(case: Case, paths: list[str]) -> dict[str, Any]:

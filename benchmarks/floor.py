@@ -3,8 +3,8 @@
 python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FILE, "way": "streamed",
                              "threads": 2, "cold": false}'
 
-Same threads, same tiles; inputs are mapped, each word is read (a sum that the compiler cannot leave out), pages are let
-go of behind. The output is reserved, written in the last pass by threads of its own, as ours is, and synced; past the
+Same threads, same tiles, in order in both passes; inputs are mapped, each word is read (a sum that the compiler cannot
+leave out), pages are let go of behind. The output is reserved, written in the last pass by threads of its own, as ours is, and synced; past the
 page cache or through it, in one of the ways of `writing.py`. Prints the seconds of the work, without the start of the
 interpreter.
 """
@@ -28,9 +28,9 @@ from processes import drop_cache
 from writing import Opened, pages
 
 TILE = 4 << 20  # bytes
-WRITERS, IN_FLIGHT = 2, 3  # as in checkpoints/output.py
+WRITERS, IN_FLIGHT = 2, 3  # as in writing/shard_writer.py, of two threads
 LIBC = ctypes.CDLL(None, use_errno=True)
-DONTNEED, POPULATE_READ = 4, 22
+DONTNEED = 4
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -58,10 +58,8 @@ class Mapped:
         return cls(words, words.ctypes.data)
 
     def read(self, start: int, stop: int) -> int:
-        """Reads bytes from start to stop, and lets go of their pages."""
+        """Reads bytes from start to stop, by faults, and lets go of their pages."""
         size = min(stop, self.words.nbytes) - start
-        if size > 0:  # in one request where the kernel can: a fifth faster than by faults on a cold disk
-            LIBC.madvise(ctypes.c_void_p(self.address + start), ctypes.c_size_t(size), POPULATE_READ)
         total = sum_words(self.words[start // 8 : stop // 8])
         if size > 0:
             LIBC.madvise(ctypes.c_void_p(self.address + start), ctypes.c_size_t(size), DONTNEED)
@@ -105,7 +103,7 @@ def write_last(mapped: list[Mapped], tiles: list[tuple[int, int]], asked: dict[s
             parts = [(first, min(first + TILE, stop)) for first in range(start, stop, TILE)]
             return [writers.submit(write_part, *part) for part in parts if room.acquire()]
 
-        for futures in threads.map(read_and_write, range(len(tiles) - 1, -1, -1)):
+        for futures in threads.map(read_and_write, range(len(tiles))):
             for future in futures:
                 future.result()
 

@@ -16,12 +16,15 @@ import processes
 import synthetic
 
 from sdmw.kernels import tiles
-from sdmw.kernels.bins import BINS, BLOCK, LOW
+from sdmw.kernels.bins import BINS, BLOCK, FIRST_NONFINITE_BIN, LOW
+from sdmw.kernels.bracket import count_by_bracket
 from sdmw.kernels.codes import BF16, F16, F32
+from sdmw.statistics import bracket as guessed
 from sdmw.statistics.histogram import HALF_MARGIN, WIDE_MARGIN
 from sdmw.statistics.near import bracket
 
 TILE = 1 << 21  # elements: what a run uses
+CACHED = 1 << 16  # elements of a tile that stays in the second-level cache
 CODES = {"BF16": BF16, "F16": F16, "F32": F32}
 
 
@@ -55,16 +58,18 @@ def measure(dtype: str, rounds: int) -> list[dict[str, Any]]:
     for name, taken in seconds.items():
         models = calls[name][1] if name in calls else 1
         # Bytes read and written: every model, the base where deltas are taken, the result where there is one.
+        cached = "in L2" in name
+        elements = CACHED if cached else TILE
         streams = {"memcpy": 2, "count": models + 1, "merge": models + 2, "avera": models + 1}[
             name[:5] if name != "memcpy" else name
         ]
-        moved = size * TILE * streams
+        moved = size * elements * streams
         middle = statistics.median(taken)
         row = {
             "kernel": name,
             "dtype": dtype,
-            "min_ns": min(taken) / (TILE * models) * 1e9,
-            "median_ns": middle / (TILE * models) * 1e9,
+            "min_ns": min(taken) / (elements * models) * 1e9,
+            "median_ns": middle / (elements * models) * 1e9,
             "gb_s": moved / middle / 1e9,
             "share_of_memcpy": moved / middle / memcpy,
         }
@@ -108,6 +113,19 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
         sizes[:] = 0
         tiles.count_magnitudes(addresses, codes, TILE, BLOCK, packed, counts, sums, edges, listed, sizes)
 
+    margin = guessed.WIDE_MARGIN if dtype == "F32" else guessed.HALF_MARGIN
+    brackets = np.array([bracket(row[:FIRST_NONFINITE_BIN], 10, margin) for row in counts], np.int64)
+    outside = np.zeros((models, 4), np.int64)
+
+    def count_in(elements: int) -> Callable[[], None]:
+        def call() -> None:
+            sizes[:] = 0
+            count_by_bracket(
+                addresses, codes, elements, brackets, packed, counts, sums, outside, listed, sizes
+            )  # fmt: skip
+
+        return call
+
     def merge() -> Any:
         assert keep
         return tiles.merge_deltas(
@@ -116,6 +134,8 @@ def kernels(dtype: str, models: int) -> dict[str, Callable[[], Any]]:
 
     return {
         "count_magnitudes": count,
+        "count_by_bracket": count_in(TILE),
+        "count_by_bracket in L2": count_in(CACHED),
         "count_low_bits": lambda: tiles.count_low_bits(addresses, codes, TILE, bins, low),
         "merge_deltas": merge,
         "average": lambda: tiles.average(

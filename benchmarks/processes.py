@@ -159,6 +159,12 @@ def can_group() -> bool:
         return False
 
 
+def bytes_read() -> int:
+    """Bytes that this process has fetched from disks so far. Source: proc(5), /proc/pid/io."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
 def drop_cache(*paths: str) -> None:
     """Let the page cache forget files, or all files of directories, after writing what is dirty."""
     for path in paths:

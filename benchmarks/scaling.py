@@ -1,4 +1,4 @@
-"""How time and memory grow: threads, fine-tunes, parameters, dtypes, granularities, ways of reading, start-up.
+"""How time and memory grow: threads, fine-tunes, parameters, tensors, dtypes, granularities, ways of reading, start-up.
 
 python benchmarks/scaling.py [--folder FOLDER] [--largest N] [--rounds N] [--only PART]
 
@@ -158,6 +158,22 @@ def start(_folder: str, arguments: Any) -> list[Row]:
 KERNELS = "from sdmw.kernels import ready; ready.prepare(print)"
 
 
+def tensors(folder: str, arguments: Any) -> list[Row]:
+    """Many small tensors: 20,000 of 1,000 elements, and as a part of each row what one of them takes."""
+    own = os.path.join(folder, "many")
+    shapes = {f"model.layers.{n // 100}.mlp.w{n % 100}": (1000,) for n in range(MANY)}
+    rows = timed([Merge(f"{MANY:,} tensors of 1,000", synthetic.recipe(synthetic.write_models(own, shapes, 2)))],
+                 folder, arguments.rounds)  # fmt: skip
+    shutil.rmtree(own)
+    for row in rows:
+        row["ms_a_tensor"] = statistics.median(row["all_s"]) / MANY * 1e3
+        print(f"{row['ms_a_tensor']:.2f} ms a tensor, {row['cpu_s'] / MANY * 1e3:.2f} ms of processor time")
+    return rows
+
+
+MANY = 20_000
+
+
 def one_billion(folder: str) -> list[str]:
     """The base and two fine-tunes that most parts merge."""
     return synthetic.write_models(os.path.join(folder, "decoder"), synthetic.decoder(1_100_000_000), 2)
@@ -212,6 +228,7 @@ PARTS = {
     "dtypes": dtypes,
     "granularities": granularities,
     "parameters": parameters,
+    "tensors": tensors,
     "start": start,
 }
 

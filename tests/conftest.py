@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from sdmw.archives import planning, runs, shards
 from sdmw.kernels import calls, ready
 from sdmw.planning import budget
-from sdmw.running import decomposition, left_out, verification
+from sdmw.running import bundles, decomposition, left_out, verification
 
 # A shell starts what runs in its background with interrupts ignored, and nohup with hang-ups, which the engine honours;
 # tests send both.
@@ -32,7 +32,7 @@ def kernels():
 TINY = {
     (budget, "SMALLEST_TILE"): 64, (budget, "LARGEST_TILE"): 64, (verification, "READ"): 128,
     (decomposition, "ROWS"): 100, (left_out, "TILE"): 100,
-    (runs, "BLOCK"): 64, (planning, "TILE"): 512, (shards, "CHUNK"): 64, (shards, "SHARD"): 256,
+    (bundles, "MOST"): 2, (runs, "BLOCK"): 64, (planning, "TILE"): 512, (shards, "CHUNK"): 64, (shards, "SHARD"): 256,
 }  # fmt: skip
 USUAL = {(module, name): getattr(module, name) for module, name in TINY}
 
@@ -47,6 +47,12 @@ def tiny_tiles():
         for (module, name), size in TINY.items():
             patch.setattr(module, name, size)
         yield
+
+
+@pytest.fixture
+def no_bundles(monkeypatch):
+    """Small tensors are handed over one by one: a run of a tiny model has as many steps as that of a large one."""
+    monkeypatch.setattr(bundles, "MOST", 1)
 
 
 @pytest.fixture

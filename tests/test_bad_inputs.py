@@ -687,7 +687,7 @@ def test_nonfinite_pass_is_the_reference(tmp_path, method, out):
     else:
         given, k = ([0.5, 0.5], 0) if method == "given weights" else (None, 10)
         layers = {name: [name] for name in world.base}
-        expected, magnitudes, _, _ = sdm_w(world.base, own, layers, k=k, given=given)
+        expected, magnitudes, *_ = sdm_w(world.base, own, layers, k=k, given=given)
         if not given:
             assert [model.facts["magnitude"] for model in report.models] == magnitudes
             assert all(np.isfinite(magnitudes))

@@ -167,6 +167,7 @@ def test_every_command_has_a_usage_line_in_the_readme():
 def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch):
     given = {"RECIPE": "tests/data/recipe.yaml", "CHECKPOINT": "corp", "BASE": "base", "MODEL": "corp",
              "ARCHIVE": "out-pack", "N": "1", "FOLDER": ".",
+             "A": "base", "B": "corp", "KEY": "sum", "KIND": "changed", "GLOB": "mlp",
              "TENSOR": "model.norm.weight",
              "1GiB": "4GiB"}  # fmt: skip  # other tests may have made this process larger than that
     for line in usage_lines():
@@ -189,6 +190,7 @@ READ_BY = {
     },
     "--restart": {"merge", "mergekit-yaml", "extract"},  # what another run left
     "--inputs": {"verify"},  # models that are elsewhere
+    **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from reference.linear import linear
 from reference.rounding import STORED, bits, rounded, widen
 from reference.sdm_w import approximate_threshold, deltas, sdm_w
 from reference.task_arithmetic import task_arithmetic
-from sdmw.statistics import bracket
+from sdmw.methods import sdm_w as engine
+from sdmw.statistics import bracket, percentile
 from sdmw.views.layers import component_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
@@ -84,21 +85,23 @@ def assert_equal(found, expected, dtype_of):
 
 @settings(max_examples=60)
 @given(
-    checkpoints(), st.sampled_from([0, 10, 50, 100, 33.3]), st.sampled_from([1, 2, 5.5]), granularities,
+    checkpoints(), st.sampled_from([0, 10, 50, 100, 33.3]), st.sampled_from([1, 2, 5.5, 0, -1.5]),
+    st.sampled_from([1, 2]), st.booleans(), granularities,
     st.sampled_from([1, 0.5, -1]), st.sampled_from(["exact", "approximate"]),
     st.sampled_from([None, "float32", "bfloat16"]),
 )  # fmt: skip
-def test_sdm_w_is_the_reference(given_models, k, power, granularity, scale, percentile, out_dtype):
+def test_sdm_w_is_the_reference(given_models, k, power, norm, by_layer, granularity, scale, percentile, out_dtype):
     base, tunes = given_models
     layers = {}
     for name in base:
         layers.setdefault(layer_of(name, granularity), []).append(name)
-    expected, magnitudes, weights, facts = sdm_w(
+    expected, magnitudes, weights, facts, by_name = sdm_w(
         {n: widen(a) for n, a in base.items()}, [{n: widen(a) for n, a in tune.items()} for tune in tunes], layers,
-        k=k, power=power, scale=scale, approximate=percentile == "approximate",
+        k=k, power=power, norm=norm, by_layer=by_layer, scale=scale, approximate=percentile == "approximate",
     )  # fmt: skip
+    law = {"power": power, "norm": norm, "scope": "layer" if by_layer else "model"}
     parameters = {
-        "k": k, "normalization": {"power": power}, "granularity": granularity, "lambda": scale, "percentile": percentile
+        "k": k, "normalization": law, "granularity": granularity, "lambda": scale, "percentile": percentile
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         recipe = {"out_dtype": out_dtype} if out_dtype else {}
@@ -107,8 +110,9 @@ def test_sdm_w_is_the_reference(given_models, k, power, granularity, scale, perc
     short = {"float32": "F32", "bfloat16": "BF16"}
     assert_equal(found, expected, lambda name: short[out_dtype] if out_dtype else own[base[name].dtype])
     assert [model.facts["magnitude"] for model in report.models] == magnitudes
-    assert [model.facts["weight"] for model in report.models] == weights
+    assert [model.facts["weight"] for model in report.models] == (weights or [None] * len(tunes))
     for layer in report.layers:
+        assert [one.get("weight") for one in layer.facts] == (by_name[layer.name] if by_layer else [None] * len(tunes))
         assert sorted(layer.tensors) == sorted(layers[layer.name])
         told = [(one["threshold"], one["nonzero"], one["kept"]) for one in layer.facts]
         assert told == [own_facts[layer.name] for own_facts in facts]
@@ -258,6 +262,28 @@ def test_a_second_look_is_counted(tmp_path, monkeypatch):
     _, report = run(str(tmp_path), base, [tune], {})
     assert report.run.bytes_read_again == 2 * base["w"].nbytes
     assert report.run.bytes_read == 3 * 2 * base["w"].nbytes
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("k", [0, 10, 100])
+def test_every_way_to_a_percentile_leads_to_the_same_bits(tmp_path, monkeypatch, dtype, k):
+    """By sorting, by a bracket, by a bracket that misses and all bins, and by all bins whose low bits are looked at."""
+    rng = np.random.default_rng(7)
+    base = {**llama_like(rng, dtype), "large": llama_like(rng, dtype)["model.embed_tokens.weight"].repeat(9, 0)}
+    tunes = [fine_tuned(rng, base) for _ in range(2)]
+    ways = {"sorted": {}, "bracket": {"SMALL": 0}, "bins": {"SMALL": 0, "is_known": False}}
+    found, reports = {}, {}
+    for way, changed in ways.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "SMALL", changed.get("SMALL", engine.SMALL))
+            if "is_known" in changed:
+                patch.setattr(percentile, "is_known", lambda histogram, k: histogram.nonzero == 0)
+            found[way], reports[way] = run(str(tmp_path / way), base, tunes, {"k": k})
+    assert reports["bins"].run.bytes_read_again > reports["bracket"].run.bytes_read_again
+    for way in ways:
+        assert reports[way].layers == reports["sorted"].layers
+        for name in base:
+            np.testing.assert_array_equal(bits(found[way][name]), bits(found["sorted"][name]))
 
 
 def test_merges_at_the_same_time_do_not_disturb_each_other(tmp_path):

@@ -21,6 +21,7 @@ ARGUMENTS = {
     "explain": (RECIPE, "model.norm.weight"),
     "inspect": ("base",),
     "verify": ("merged",),
+    "compare": ("base", "corp"),
     "extract": ("base", "corp", "adapter"),
     "pack": ("base", "corp", "archive"),
     "apply": ("base", "archive", "applied"),
@@ -31,7 +32,7 @@ ARGUMENTS = {
 }
 KINDS = {
     "merge": sdmw.Report, "plan": sdmw.Plan, "explain": sdmw.Explanation, "inspect": sdmw.Inspection,
-    "verify": sdmw.Verification,
+    "verify": sdmw.Verification, "compare": sdmw.Comparison,
     "extract": sdmw.ExtractionReport, "pack": sdmw.PackReport, "apply": sdmw.PackReport, "revert": sdmw.PackReport,
     "measure": sdmw.Store, "open_store": sdmw.Store, "sweep": sdmw.Sweep,
 }  # fmt: skip
@@ -111,7 +112,7 @@ def test_it_is_plain_data_for_json(result):
 
 def test_a_command_prints_it(folder, results, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    for name in ("plan", "inspect", "verify"):
+    for name in ("plan", "inspect", "compare", "verify"):
         arguments = ["merged/sdmw_recipe.yaml", "base"] if name == "plan" else ARGUMENTS[name]
         printed = json.loads(told(capsys, monkeypatch, name, *arguments, "--json").out)
         assert printed.keys() == results[name].to_dict().keys()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sdmw import errors
     from sdmw.api import (
         apply,
+        compare,
         explain,
         extract,
         inspect,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sdmw.planning.explain import Explanation
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
+    from sdmw.reporting.comparison import Comparison
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sdmw.stores.store import Store
 
 __all__ = [
+    "Comparison",
     "Explanation",
     "ExtractionReport",
     "Inspection",
@@ -53,6 +56,7 @@ __all__ = [
     "Verification",
     "__version__",
     "apply",
+    "compare",
     "errors",
     "explain",
     "extract",
@@ -69,6 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "sdmw.reporting.comparison",
     "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
@@ -82,6 +87,7 @@ _HOMES = {
     "Sweep": "sdmw.reporting.sweep",
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
+    "compare": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",

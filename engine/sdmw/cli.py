@@ -394,6 +394,43 @@ def verify(
     raise typer.Exit(1 if found.problems else 0)
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model as in recipes: directory, id in the Hub cache.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another; model+adapter, or an adapter alone, of A.")],
+    sort: Annotated[
+        str, typer.Option(metavar="KEY", help="changed, sum, largest or ratio, the largest first; or name.")
+    ] = "ratio",
+    only: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Show changed, equal or missing (not compared) tensors alone.")
+    ] = None,
+    filter: Annotated[  # noqa: A002  the word of recipes
+        str | None, typer.Option(metavar="GLOB", help="Compare tensors with this in their names; * ? [] match any.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Tensors to show; default: 10, all with --json.")] = None,
+    threads: Threads = None,
+    budget: Budget = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Show how two checkpoints differ, by tensor. The exit code is 0 whether they differ or not."""
+    from sdmw import api
+    from sdmw.reporting import comparison_lines, terminal
+
+    found = api.compare(
+        a, b, sort=sort, only=only, filter=filter, top=top if as_json else top or comparison_lines.TOP, threads=threads,
+        budget=budget, header_limit=header_limit, download=download, follow_links=follow_links, progress=not quiet,
+    )  # fmt: skip
+    terminal.print_warnings(found.warnings, [])
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_comparison(found)
+
+
 app.command("mergekit-yaml")(mergekit_yaml)
 
 

@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON and back: decisions, jobs and reports are all written in this one way.
 
 A dataclass is an object of its fields, a tuple a list, an enum its member's name. A class marked `tagged` also says
-its module and its name under "type" ("methods.sdm_w.Share"), so that a field declared as a protocol or an abstract
+its module and its name under "type" ("methods.shares.Share"), so that a field declared as a protocol or an abstract
 class is read back as what it was. Only tagged classes can be named by JSON: nothing is imported or called because a
 file says so.
 

@@ -122,7 +122,7 @@ class BusiestMethod(Method[BusiestParams, Busiest, tuple[int, ...]]):
             )
         )
 
-    def layer_facts(self, layer: Busiest) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: Busiest, model: tuple[int, ...]) -> tuple[Facts, ...]:
         return tuple({"changed": count} for count in layer.changed)
 
     def model_facts(self, params: Iterable[BusiestParams], layers: Sequence[Busiest], model) -> tuple[Facts, ...]:

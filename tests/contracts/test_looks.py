@@ -42,6 +42,7 @@ from sdmw.statistics.ranked import RankedLook, SteppedLook
 from sdmw.statistics.scores import LowScoresLook, ScoresLook
 from sdmw.statistics.shared import ChangesLook
 from sdmw.statistics.small import SmallLook
+from sdmw.statistics.squares import KeptSquaresLook
 from sdmw.statistics.survey import SurveyLook
 from sdmw.statistics.ties import MOST_BLOCKS, LastTakenLook, Taken, Tied, TiesLook
 from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
@@ -235,6 +236,9 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     "squares": Sample(
         SquaresLook(0x3F800000, 70_000), wide_range(), lambda statistic: statistic, lambda statistic: None, apart=True
+    ),
+    "kept squares": Sample(
+        KeptSquaresLook((1, 0x3F800000)), wide_range(), lambda statistic: statistic, lambda statistic: None
     ),
     "scores": Sample(
         ScoresLook(),

@@ -39,6 +39,7 @@ from reference import (
     nearswap,
     nuslerp,
     passthrough,
+    preserve_norm,
     ram,
     ramplus_tl,
     sce,
@@ -78,15 +79,25 @@ class Sample:
     reference: Callable[[Arrays, Sequence[Arrays], Mapping[str, Any]], Arrays]
 
 
+def preserve_of(parameters: Mapping[str, Any]) -> str | None:
+    """Over what lambda preserves norms."""
+    given = parameters.get("lambda", 1.0)
+    return given["preserve_norm"] if isinstance(given, Mapping) else "model" if given == "preserve_norm" else None
+
+
 def sdm_w_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
     layers: dict[str, list[str]] = {}
     for name in base:
         layers.setdefault(layer_of(name, parameters.get("granularity", "tensor")), []).append(name)
     given = [parameters["weight"]] * len(models) if "weight" in parameters else None
-    power = {"linear": 1, "square": 2}[parameters.get("normalization", "linear")]
+    law = parameters.get("normalization", "linear")
+    law = {"linear": {"power": 1}, "square": {"power": 2}}[law] if isinstance(law, str) else law
+    preserve = preserve_of(parameters)
     merged, *_ = sdm_w.sdm_w(
-        base, models, layers, k=parameters.get("k", 10.0), power=power, scale=parameters.get("lambda", 1.0),
-        given=given, approximate=parameters.get("percentile") == "approximate",
+        base, models, layers, k=parameters.get("k", 10.0), power=law["power"], norm=law.get("norm", 1),
+        by_layer=law.get("scope") == "layer", scale=1.0 if preserve else parameters.get("lambda", 1.0),
+        given=given, preserve=preserve,
+        approximate=parameters.get("percentile") == "approximate",
     )  # fmt: skip
     return merged
 
@@ -100,8 +111,16 @@ def linear_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, A
 def task_arithmetic_of(base: Arrays, models: Sequence[Arrays], parameters: Mapping[str, Any]) -> Arrays:
     weights = [parameters.get("weight", 1.0)] * len(models)
     normalize, scale = parameters.get("normalize", False), parameters.get("lambda", 1.0)
+    scales = dict.fromkeys(base, scale)
+    if preserve := preserve_of(parameters):
+        deltas = [{name: sdm_w.deltas(base[name], model[name]) for name in base} for model in models]
+        for name in base:
+            over = [name] if preserve == "layer" else [*base]
+            scales[name] = preserve_norm.preserve_norm(weights, [[each[one] for one in over] for each in deltas])
     return {
-        name: task_arithmetic.task_arithmetic(base[name], [model[name] for model in models], weights, normalize, scale)
+        name: task_arithmetic.task_arithmetic(
+            base[name], [model[name] for model in models], weights, normalize, scales[name]
+        )
         for name in base
     }
 
@@ -191,12 +210,23 @@ SAMPLES = {
             {"granularity": "component", "percentile": "approximate"},
             {"weight": 0.4, "lambda": 0.5},
             {"weight": 0.4, "k": 0},
+            {"normalization": {"power": 2, "norm": 2}, "granularity": "module"},
+            {"normalization": {"power": -1.5, "norm": 2, "scope": "layer"}, "k": 40},
+            {"normalization": {"power": 1, "scope": "layer"}, "percentile": "approximate"},
+            {"lambda": "preserve_norm", "normalization": {"power": 2, "norm": 2}, "k": 60},
+            {"lambda": {"preserve_norm": "layer"}, "granularity": "module"},
+            {"lambda": {"preserve_norm": "layer"}, "weight": 0.4, "k": 0},
         ),
         sdm_w_of,
     ),
     "linear": Sample(("corp", "func"), ({}, {"weight": 0.3, "normalize": False}), linear_of),
     "task_arithmetic": Sample(
-        ("corp", "func"), ({}, {"weight": 0.3, "normalize": True, "lambda": 0.7}), task_arithmetic_of
+        ("corp", "func"), (
+            {},
+            {"weight": 0.3, "normalize": True, "lambda": 0.7},
+            {"weight": 0.3, "lambda": "preserve_norm"},
+            {"weight": 0.5, "normalize": True, "lambda": {"preserve_norm": "layer"}},
+        ), task_arithmetic_of
     ),
     "slerp": Sample(("corp",), ({"t": 0.25}, {"t": 1.5}), each_tensor(one_of(slerp.slerp))),
     "model_stock": Sample(("corp", "func", "third"), ({}, {"filter_wise": True}), each_tensor(model_stock.model_stock)),
@@ -352,7 +382,7 @@ def test_every_method_has_a_sample():
 
 
 @pytest.fixture
-def tiles(monkeypatch):
+def tiles(monkeypatch, no_bundles):
     """Sets the number of elements in a tile, whatever the budget."""
 
     def set_to(elements):

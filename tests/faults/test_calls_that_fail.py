@@ -81,10 +81,10 @@ def test_killed_at_the_nth_call(world, name):
 
 
 def test_inputs_that_cannot_be_read_are_named(world):
-    """EIO where tiles are looked at, and where one is then read: the file, the tensor and the byte."""
+    """EIO where tiles are mapped, and where one is then read: the file, the tensor and the byte."""
     folder, recipe, _ = world
-    traced = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=madvise,preadv2"]
-    traced += ["-e", "inject=madvise:error=EIO", "-e", "inject=preadv2:error=EIO:when=20"]
+    traced = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=mremap,preadv2"]
+    traced += ["-e", "inject=mremap:error=EIO", "-e", "inject=preadv2:error=EIO:when=20"]
     done = subprocess.run([*traced, *command(recipe, folder / "out", pause=0)], capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert (done.returncode, "Traceback" in said) == (1, False), said

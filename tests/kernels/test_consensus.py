@@ -11,10 +11,13 @@ from kernels.inputs import inputs, tile_of
 from reference.sce import variance
 from sdmw.kernels import consensus
 from sdmw.kernels.bins import FIRST_NONFINITE_BIN
+from sdmw.kernels.chance import EXPONENTS
+from sdmw.kernels.squares import add_squares
 from sdmw.methods import all_methods
 from sdmw.methods.sce import SceParams
 from sdmw.statistics.look import Measured
-from sdmw.statistics.variance import UNIT_EXPONENT, SquaresLook, VarianceLook
+from sdmw.statistics.squares import UNIT_EXPONENT
+from sdmw.statistics.variance import SquaresLook, VarianceLook
 
 
 def deltas_of(arrays):
@@ -117,10 +120,10 @@ def test_sums_of_squares_are_exact_over_any_exponents(seed, size, lowest, spread
     mantissas = rng.integers(0, 1 << 23, size) if whole else (1 << 23) - 1 - rng.integers(0, 2, size)
     bits = exponents << 23 | mantissas | rng.integers(0, 2, size) << 31
     values = (bits * (rng.random(size) < 0.9)).astype(np.uint32).view(np.float32)
-    sums = np.zeros((consensus.EXPONENTS, 2), np.int64)
-    consensus.add_squares(values, size, np.full((2, 1024), np.nan), sums)
+    sums = np.zeros((EXPONENTS, 2), np.int64)
+    add_squares(values, size, np.full((2, 1024), np.nan), sums)
     found = sum(
         ((upper << 24) + lower) << 2 * (max(exponent, 1) - 1) for exponent, (upper, lower) in enumerate(sums.tolist())
     )
     assert found == sum(int(value * 2.0**149) ** 2 for value in values.astype(np.float64))
-    assert not sums[consensus.EXPONENTS - 1].any()
+    assert not sums[EXPONENTS - 1].any()

@@ -14,8 +14,9 @@ import sys
 import numpy as np
 import ml_dtypes
 from sdmw.kernels import calls, ready
-from sdmw.kernels import bracket, consensus, cuts, divergence, dots, fusion, ram, ranks, single, steps, tiles, vectors
-from sdmw.kernels.bins import BINS, LOW
+from sdmw.kernels import bracket, changed, consensus, cuts, divergence, dots, fusion, ram, ranks, single, small
+from sdmw.kernels import squares, steps, tiles, vectors
+from sdmw.kernels.bins import BINS, LOW, SMALL
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 
 ready.prepare(lambda _once: None, groups=list(calls.CALLS))
@@ -46,6 +47,11 @@ for first, stop in ((0x3D00, 0x3E00), (0, 0x7F80), (0x3D00, 0x7F80), (0x3F10, 0x
         addresses, codes, count, brackets, packed, counts, sums, outside, listed, sizes
     )
     results += [packed, counts, sums, outside, sizes, *(row[:size] for row, size in zip(listed, sizes))]
+patterns, values = np.zeros((2, SMALL), np.uint32), np.zeros(2)
+small.put_patterns(addresses, codes, count, 0, patterns)
+numbers, by_exponent = np.zeros((2, 4), np.int64), np.zeros((2, 256), np.int64)
+small.decide_all(patterns, count, np.array([10.0, 66.0]), values, numbers, by_exponent)
+results += [patterns[:, :count].copy(), values, numbers, by_exponent]
 packed[:] = counts[:] = 0
 tiles.count_magnitudes(addresses, codes, count, 4096, packed, counts, sums, edges, listed, sizes)
 
@@ -77,6 +83,9 @@ for deltas, pairs in ((True, 3), (False, 6)):
     lanes, sums, nonfinite = np.zeros((pairs, 16)), np.zeros((2, pairs)), np.zeros(1, np.int64)
     ended = dots.dots(addresses, codes, count, 65536 - 107, deltas, lanes, sums, nonfinite)
     results += [np.array([ended]), lanes, sums[:ended], nonfinite, np.array([dots.folded(row) for row in lanes])]
+found = np.zeros(2, np.int64)
+changed.count_changed(addresses[1:], codes[1:], count, found)
+results.append(found)
 packed, counts, lows = np.zeros(tiles.PACKED, np.uint64), np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
 consensus.count_variances(addresses, codes, count, packed, counts, lows)
 low = np.zeros(LOW, np.int64)
@@ -91,6 +100,9 @@ for keep_all in (True, False):
         addresses, codes, count, 70, keep_all, pattern, 90, weights[:2], out.ctypes.data, F32,
     )
     results += [sums.copy(), out.copy(), np.array([bad])]
+sums = np.zeros((2, 256, 2), np.int64)
+squares.sum_squares_from(addresses, codes, count, np.array([0.0625, np.inf], np.float32), sums)
+results += [sums]
 equal = np.zeros((2, 8), np.int64)
 delta = np.abs(arrays[1].astype(np.float32) - arrays[0].astype(np.float32))
 patterns = np.array([delta[20].view(np.uint32), 0], np.uint32)

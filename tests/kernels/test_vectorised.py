@@ -7,6 +7,8 @@ import numba
 import pytest
 
 from sdmw.kernels import (
+    bracket,
+    changed,
     compiler,  # noqa: F401  what Numba knows of our words
     divergence,
     dots,
@@ -42,6 +44,18 @@ LOOPS = {
     "deltas for a store": (survey.subtract, (SHORT, FLOATS, numba.int64, FLOATS, BITS, numba.int64[::1]), "vpmaxud"),
     "rounding for a store": (survey.round_to, (numba.int64, FLOATS, numba.int64, BITS), "vpaddd"),
     "opposed deltas": (survey.count_opposed, (FLOATS, FLOATS, numba.int64), "vcmp[a-z]*ps"),
+    "sorting out bfloat16": (
+        bracket.sort_out, (SHORT, FLOATS, numba.int64, numba.uint32, BITS, numba.int64[::1]), "vsubps",
+    ),
+    "sorting out float32": (
+        bracket.sort_out, (FULL, FLOATS, numba.int64, numba.uint32, BITS, numba.int64[::1]), "vsubps",
+    ),
+    "sums above a bracket": (bracket.units_from, (BITS, numba.int64, numba.uint32, DOUBLES), "vcvtps2pd"),
+    "what lies inside": (
+        bracket.list_low, (BITS, numba.int64, BITS, numba.int64), "vpcompressd" if FEATURES["avx512f"] else "vpermd",
+    ),
+    "changed": (changed.changed_in, (FLOATS, FLOATS, numba.int64), "vp(cmpeq|add|sub)d"),
+    "largest": (changed.largest_in, (FLOATS, FLOATS, numba.int64), "vpmaxud"),
     "encoding": (tiles.encode, (FLOATS,) + (numba.int64,) * 4, "vpaddd"),
 }  # fmt: skip
 

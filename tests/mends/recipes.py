@@ -33,10 +33,10 @@ def yaml(name, mend, wrong, right=FINE, expected=None, then=""):
     return Row(name, mend, text(wrong), text(right), then=then, **more)
 
 
-def by_sdm_w(k=10):
+def by_sdm_w(**options):
     def expected(scene):
         base, *models = (scene.tensors[name] for name in ("base", "corp", "func"))
-        return sdm_w(base, models, {name: [name] for name in base}, k=k)[0]
+        return sdm_w(base, models, {name: [name] for name in base}, **options)[0]
 
     return expected
 
@@ -99,6 +99,13 @@ ROWS = [
          "out_dtype, nonfinite, missing, extra, integers, rename, tokenizer_source, tokenizer, "
          "chat_template, generation_config, random_seed",
          FINE + "zzzz: 1\n"),
+    yaml("weights given beside those of layers", "Leave out scope, or weight everywhere",
+         FINE_TUNED + "parameters: {weight: 0.5, normalization: {power: 2, norm: 2, scope: layer}}\n",
+         FINE_TUNED + "parameters: {normalization: {power: 2, norm: 2, scope: layer}}\n",
+         by_sdm_w(power=2, norm=2, by_layer=True)),
+    yaml("a number beside a word", "Leave it out here, or write numbers everywhere",
+         SLICED + "  parameters: {lambda: 1}\nparameters: {lambda: preserve_norm}\n",
+         SLICED + "parameters: {lambda: preserve_norm}\n", by_sdm_w(preserve="model")),
     yaml("a density in percent", "Write 0.5, if it is meant in percent",
          TIES.format("50"), TIES.format("0.5"), by_ties),
     yaml("a source that is none of a list", "Write it in the list under sources",
@@ -174,12 +181,12 @@ ROWS = [
          MODULES + "  more: {models: [./func]}\n", MODULES),
     yaml("numbers and rules", "A list holds numbers alone, or {filter, value} alone",
          FINE_TUNED + "parameters: {k: [2, {value: 2}]}\n", FINE_TUNED + "parameters: {k: [{value: 2}]}\n",
-         by_sdm_w(2)),
+         by_sdm_w(k=2)),
     yaml("a word that varies", "granularity takes neither filter nor gradient",
          FINE_TUNED + "parameters: {granularity: [tensor, tensor]}\n",
          FINE_TUNED + "parameters: {granularity: tensor}\n", by_sdm_w()),
     yaml("the share that is kept", "Write k: 90, the percentage that is dropped",
-         FINE_TUNED + "parameters: {density: 0.1}\n", FINE_TUNED + "parameters: {k: 90}\n", by_sdm_w(90)),
+         FINE_TUNED + "parameters: {density: 0.1}\n", FINE_TUNED + "parameters: {k: 90}\n", by_sdm_w(k=90)),
     yaml("a bomb", "Is this a recipe?", FINE + MANY),
     yaml("Latin-1", "Save the file as UTF-8", FINE.encode() + b"# \xe9\n", FINE + "# é\n"),
     yaml("a key twice", "It is also in line 3", FINE + "models: [./func]\n"),
@@ -217,7 +224,7 @@ ROWS = [
         text(FINE_TUNED + "parameters: {granularity: block, k: [{filter: mlp, value: 90}, {value: 90}, {filter: x, "
              "value: 1}]}\n".replace("{value: 90}", "{value: 10}")),
         text(FINE_TUNED + "parameters: {granularity: tensor, k: [{filter: mlp, value: 10}, {value: 10}]}\n"),
-        expected=by_sdm_w(10)),
+        expected=by_sdm_w(k=10)),
     # Where the models are.
     Row("a revision of a directory", "Write './corp'", fields(models=["./corp@main", "./func"]),
         fields(models=["./corp", "./func"])),

@@ -305,4 +305,8 @@ ROWS = [
         expected=made("func")),
     Row("a model with an adapter looked at", "Write 'corp', or merge the adapter first", adapter("lora"),
         then(call("inspect", "corp")), call=call("inspect", "corp+lora"), expected=unseen),
+    # Comparisons.
+    Row("a filter misspelt", "Did you mean self_attn?", lambda scene: None,
+        then(call("compare", "base", "corp", filter="self_attn", progress=False)),
+        call=call("compare", "base", "corp", filter="self_atn", progress=False), expected=unseen),
 ]  # fmt: skip

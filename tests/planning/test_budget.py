@@ -32,7 +32,7 @@ def test_each_term_of_the_bound(monkeypatch):
     monkeypatch.setattr(budget, "STAGING", 19)
     looks_of = LookMemory(counter=11, kept=13, result=17)
     demand = Demand(reserved=23, loading=47, element=5, output=37, working=43, models=3, components=7, looks=looks_of)
-    monkeypatch.setattr(budget, "IN_FLIGHT", 41)
+    monkeypatch.setattr(budget, "in_flight", lambda threads: threads + 10)
     monkeypatch.setattr(budget, "MOST_EARLY", 3)
     written = (41 + 31 * 3) * 29 * 37
     looks = 3 * (13 * (7 + 1) + 17 * 2 * 31)

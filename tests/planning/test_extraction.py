@@ -10,7 +10,7 @@ from sdmw.checkpoints import formats
 from sdmw.planning import budget, extraction
 from sdmw.planning.extraction import extraction_tasks, plan_extraction, working_bytes
 from sdmw.planning.limits import Limits
-from sdmw.writing.shard_writer import IN_FLIGHT
+from sdmw.writing.shard_writer import in_flight
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_each_term_of_what_it_asks_for(planned):
     assert found.waiting == matrices
     assert found.loading == 1000 + kernels.most
     assert found.reserved == (
-        1000 + kernels.stay + extraction.ALGEBRA + blas + 4 * extraction.NUMBER + IN_FLIGHT * matrices
+        1000 + kernels.stay + extraction.ALGEBRA + blas + 4 * extraction.NUMBER + in_flight(1) * matrices
     )
     of_weights = [working_bytes((5, 7), 2, 2), working_bytes((3, 11), 2, 4)]
     of_others = [13 * (4 + 4 + extraction.COMPARED), 17 * (8 + extraction.COMPARED)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdmw.recipes.recipe import Parameter
+from sdmw.recipes.recipe import Key, Parameter
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,14 @@ K = Parameter(
     "k", "number", 10.0, by_model=True, varies=True, same_within_layer=True, minimum=0, maximum=100, percent=True
 )
 WEIGHT = Parameter("weight", "number", None, by_model=True, varies=True)
-LAMBDA = Parameter("lambda", "number", 1.0, varies=True)
-NORMALIZATION = Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power")
+LAMBDA = Parameter(
+    "lambda", "number", 1.0, varies=True, choices=("preserve_norm",),
+    keyed=(Key("preserve_norm", ("model", "layer")),),
+)  # fmt: skip
+NORMALIZATION = Parameter(
+    "normalization", "choice", "linear", choices=("linear", "square"),
+    keyed=(Key("power"), Key("norm", (1, 2)), Key("scope", ("model", "layer"), replaced_by=("layer", "weight"))),
+)  # fmt: skip
 GRANULARITY = Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model"))
 PERCENTILE = Parameter("percentile", "choice", "exact", choices=("exact", "approximate"))
 

@@ -102,7 +102,11 @@ def varying(numbers: Any) -> Any:
 
 
 PERCENT = st.floats(0, 100) | st.integers(0, 100)
-CHOICE = st.sampled_from(["linear", "square"]) | st.fixed_dictionaries({"power": st.floats(1e-3, 1e3)})
+LAW = st.fixed_dictionaries(
+    {"power": st.floats(-1e3, 1e3)}, optional={"norm": st.sampled_from([1, 2]), "scope": st.just("model")}
+)
+CHOICE = st.sampled_from(["linear", "square"]) | LAW
+SCALE = st.just("preserve_norm") | st.fixed_dictionaries({"preserve_norm": st.sampled_from(["model", "layer"])})
 GOOD = st.builds(
     lambda names, given, top, fields: {
         "merge_method": "sdm_w",
@@ -114,7 +118,7 @@ GOOD = st.builds(
     st.lists(MODEL_NAMES, min_size=1, max_size=3),
     st.lists(mappings(["k"], varying(PERCENT)), min_size=3, max_size=3),
     st.fixed_dictionaries(
-        {}, optional={"k": varying(PERCENT), "weight": varying(FLOAT32), "lambda": varying(FLOAT32),
+        {}, optional={"k": varying(PERCENT), "weight": varying(FLOAT32), "lambda": varying(FLOAT32) | SCALE,
                       "normalization": CHOICE, "percentile": st.sampled_from(["exact", "approximate"])}
     ),
     st.fixed_dictionaries(
@@ -125,7 +129,9 @@ GOOD = st.builds(
 
 def simplest(value: Any) -> Any:
     """A number is a rule for all, and so on: what the loader should make of a setting."""
-    if isinstance(value, str) or (isinstance(value, Mapping) and "power" in value):
+    if isinstance(value, str) or (
+        isinstance(value, Mapping) and not value.keys().isdisjoint(("power", "preserve_norm"))
+    ):
         return value
     items = [value] if isinstance(value, Mapping) else value
     rules = items if isinstance(items, list) and isinstance(items[0], Mapping) else [{"value": value}]

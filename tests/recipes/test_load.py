@@ -31,6 +31,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 MISSING_MODELS = "models: missing. Write for instance models: [{model: ./corp}, {model: ./func}]"
 
+SCALE = "a number, preserve_norm or {preserve_norm: model or layer}"
+LAW = "linear, square or {power: a number, norm: 1 or 2, scope: model or layer}"
+
 
 class TestGoodRecipes:
     def test_the_design_s_example(self, here):
@@ -429,6 +432,12 @@ class TestParameters:
             ({"k": {"value": {"value": 1}}}, "parameters.k.value: expected a number from 0 to 100, found a mapping"),
             ({"lambda": float("nan")}, "parameters.lambda: expected a number that is finite as float32, found nan"),
             ({"lambda": float("inf")}, "parameters.lambda: expected a number that is finite as float32, found inf"),
+            ({"lambda": "preserve_nrom"}, f"parameters.lambda: expected {SCALE}, found 'preserve_nrom'. "
+                                          "Did you mean preserve_norm?"),
+            ({"lambda": {"preserve_norm": "tensor"}},
+             "parameters.lambda.preserve_norm: expected model or layer, found 'tensor'"),
+            ({"lambda": {"preserve_norm": "layer", "value": 1}},
+             f"parameters.lambda: expected {SCALE}, found a mapping. lambda takes neither filter nor gradient"),
             ({"weight": 3.41e38}, "parameters.weight: expected a number that is finite as float32, found 3.41e+38"),
             ({"weight": 10**300}, "parameters.weight: expected a number that is finite as float32, "
                                   f"found 1{'0' * 199}…0"),
@@ -442,21 +451,30 @@ class TestParameters:
             ({"percentile": "exakt"}, "parameters.percentile: expected exact or approximate, found 'exakt'. "
                                       "Did you mean exact?"),
             ({"percentile": {"power": 1}}, "parameters.percentile: expected exact or approximate, found a mapping"),
-            ({"normalization": 2}, "parameters.normalization: expected linear, square or {power: a positive number}, "
-                                   "found 2"),
+            ({"normalization": 2}, f"parameters.normalization: expected {LAW}, found 2"),
             ({"normalization": {"value": "linear"}},
-             "parameters.normalization: expected linear, square or {power: a positive number}, found a mapping. "
+             f"parameters.normalization: expected {LAW}, found a mapping. "
              "normalization takes neither filter nor gradient"),
             ({"normalization": {"power": 1, "x": 2}},
-             "parameters.normalization: expected linear, square or {power: a positive number}, found a mapping"),
-            ({"normalization": {"power": 0}},
-             "parameters.normalization.power: expected a positive finite number, found 0"),
+             f"parameters.normalization: expected {LAW}, found a mapping"),
+            ({"normalization": {"norm": 2}},
+             f"parameters.normalization: expected {LAW}, found a mapping"),
+            ({"normalization": {"power": 1, "norm": 3}}, "parameters.normalization.norm: expected 1 or 2, found 3"),
+            ({"normalization": {"power": 1, "norm": True}},
+             "parameters.normalization.norm: expected 1 or 2, found true"),
+            ({"normalization": {"power": 1, "scope": "layers"}},
+             "parameters.normalization.scope: expected model or layer, found 'layers'. Did you mean layer?"),
+            ({"normalization": {"power": 1, "scope": ["layer"]}},
+             "parameters.normalization.scope: expected model or layer, found a list"),
+            ({"weight": 1, "normalization": {"power": 1, "scope": "layer"}},
+             "parameters.normalization.scope: layer, and weight is given: parameters.weight. "
+             "Leave out scope, or weight everywhere"),
             ({"normalization": {"power": True}},
-             "parameters.normalization.power: expected a positive finite number, found true"),
+             "parameters.normalization.power: expected a finite number, found true"),
             ({"normalization": {"power": "two"}},
-             "parameters.normalization.power: expected a positive finite number, found 'two'"),
+             "parameters.normalization.power: expected a finite number, found 'two'"),
             ({"normalization": {"power": float("inf")}},
-             "parameters.normalization.power: expected a positive finite number, found inf"),
+             "parameters.normalization.power: expected a finite number, found inf"),
         ],
     )  # fmt: skip
     def test_each_fault(self, given, problem):
@@ -515,6 +533,27 @@ class TestParameters:
         ]
         once = loaded({**recipe, "parameters": {"low": 1}})
         assert loaded(once) == once
+
+    @pytest.mark.parametrize("given", ["preserve_norm", {"preserve_norm": "layer"}])
+    def test_a_word_for_a_number(self, given):
+        once = loaded(sdm_w(parameters={"lambda": given}))
+        assert once.parameters["lambda"] == given
+        assert loaded(once) == once
+
+    def test_a_word_for_a_number_stands_at_the_top_and_alone(self):
+        sources = [{"model": name, "layer_range": [0, 1]} for name in "ab"]
+        parts = [{"sources": sources, "parameters": {"lambda": given}} for given in ("preserve_norm", 0.5)]
+        recipe = {
+            "merge_method": "sdm_w",
+            "base_model": "b",
+            "slices": parts,
+            "parameters": {"lambda": "preserve_norm"},
+        }
+        assert refused(recipe) == [
+            "slices.0.parameters.lambda: lambda stands at the top only. Move it to the top level's parameters",
+            "slices.1.parameters.lambda: a number, and the top level's lambda is none. "
+            "Leave it out here, or write numbers everywhere",
+        ]
 
     def test_what_stands_at_the_top_only(self):
         models = [{"model": "a", "parameters": {"normalization": "linear"}}]

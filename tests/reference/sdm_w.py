@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from reference.preserve_norm import preserve_norm
+
 
 def deltas(base, tune):
     """One float32 subtraction; equal bits give 0."""
@@ -38,15 +40,19 @@ def kept(delta, p):
     return np.where((np.abs(delta).astype(np.float64) >= p) | ~np.isfinite(delta), delta, np.float32(0))
 
 
-def magnitude(arrays):
-    """The exact sum of the finite magnitudes, rounded once."""
-    total = sum((Fraction(float(x)) for a in arrays for x in np.abs(a[np.isfinite(a)]).ravel() if x), Fraction(0))
-    return float(total)
+def magnitude(arrays, norm=1):
+    """The exact sum of the finite magnitudes to the power of the norm, rounded once."""
+    finite = (x for a in arrays for x in np.abs(a[np.isfinite(a)]).ravel() if x)
+    return float(sum((Fraction(float(x)) ** norm for x in finite), Fraction(0)))
 
 
-def weights(magnitudes, power):
-    largest = max(magnitudes)
-    powers = [(m / largest) ** power if m else 0.0 for m in magnitudes]
+def weights(sums, power):
+    """All zero where all sums are."""
+    changed = [x for x in sums if x]
+    if not changed:
+        return [0.0] * len(sums)
+    unit = max(changed) if power >= 0 else min(changed)
+    powers = [(x / unit) ** power if x else 0.0 for x in sums]
     total = 0.0
     for p in powers:
         total = total + p
@@ -65,11 +71,16 @@ def merged(base, kept_deltas, model_weights, scale):
         return np.where(total == 0, base, base + total)
 
 
-def sdm_w(base, tunes, layers, *, k=10.0, power=1.0, scale=1.0, given=None, approximate=False):
+def sdm_w(
+    base, tunes, layers, *, k=10.0, power=1.0, norm=1, by_layer=False, scale=1.0, preserve=None, given=None,
+    approximate=False,
+):  # fmt: skip
     """Merge whole models.
 
     base: {name: float32 array}; tunes: a list of such; layers: {layer: [names]}; k: one number, or one a model.
-    Returns the merged float32 arrays, and per model: M, W, {layer: (P, nonzero, kept)}.
+    Returns the merged float32 arrays, and per model: M, W (where it is the model's), {layer: (P, nonzero, kept)}; and
+    the weights of each layer. With `preserve`, "model" or "layer", lambda preserves norms; for the model not with
+    weights by layer.
     """
     ks = k if isinstance(k, (list, tuple)) else [k] * len(tunes)
     all_kept, facts = [], []
@@ -86,13 +97,21 @@ def sdm_w(base, tunes, layers, *, k=10.0, power=1.0, scale=1.0, given=None, appr
         all_kept.append(mine)
         facts.append(layer_facts)
     magnitudes = [magnitude(mine.values()) for mine in all_kept]
-    takes_part = [True] * len(tunes) if given else [m > 0 for m in magnitudes]
-    chosen = list(given) if given else weights(magnitudes, power) if any(magnitudes) else [0.0] * len(tunes)
-    result = {}
-    for name in base:
-        parts = [
-            mine[name] if taking else np.zeros_like(base[name])
-            for mine, taking in zip(all_kept, takes_part, strict=True)
-        ]
-        result[name] = merged(base[name], parts, chosen, scale)
-    return result, magnitudes, chosen, facts
+    result, chosen = {}, {}
+    whole = [{name: deltas(base[name], tune[name]) for name in base} for tune in tunes] if preserve else []
+    for layer, names in layers.items():
+        scope = names if by_layer else list(base)
+        sums = [magnitude([mine[name] for name in scope], norm) for mine in all_kept]
+        takes_part = [True] * len(tunes) if given else [x > 0 for x in sums]
+        chosen[layer] = list(given) if given else weights(sums, power / norm)
+        if preserve:
+            over = names if preserve == "layer" else list(base)
+            scale = preserve_norm(chosen[layer], [[each[name] for name in over] for each in whole])
+        for name in names:
+            parts = [
+                mine[name] if taking else np.zeros_like(base[name])
+                for mine, taking in zip(all_kept, takes_part, strict=True)
+            ]
+            result[name] = merged(base[name], parts, chosen[layer], scale)
+    of_model = None if by_layer else next(iter(chosen.values()))
+    return result, magnitudes, of_model, facts, chosen

@@ -51,6 +51,10 @@ RECIPES = {
     "approximate": SDM_W | {"parameters": {"percentile": "approximate"}},
     **{name: SDM_W | {"parameters": {"granularity": name}} for name in ("module", "block", "component", "model")},
     "power": SDM_W | {"parameters": {"normalization": {"power": 5.5}, "lambda": 0.5}, "out_dtype": "float32"},
+    "squares by layer": SDM_W | {"parameters": {"normalization": {"power": -1, "norm": 2, "scope": "layer"}}},
+    "norms preserved": SDM_W | {"parameters": {"lambda": "preserve_norm"}},
+    "norms of layers preserved": SDM_W
+    | {"merge_method": "task_arithmetic", "parameters": {"lambda": {"preserve_norm": "layer"}}},
     "weights given": SDM_W | {"parameters": {"weight": 0.3}},
     "nothing measured": SDM_W | {"parameters": {"weight": [0.1, 0.9], "k": 0}},
     "rules and gradients": SDM_W | {"parameters": {"k": [{"filter": "mlp", "value": [0, 20]}, {"value": 10}]}},

@@ -19,8 +19,8 @@ from sdmw.writing.layout import Place
 TENSOR = TensorPlan("w", "merge", (), (), None, "w", Place("w", DType.F32, (1000,), 0, 0))
 
 
-def dealt(start: int = 0, stop: int = 1000, tile: int = 100) -> Deal:
-    return Deal(Span(TENSOR, start, stop, tile, True))
+def dealt(start: int = 0, stop: int = 1000, tile: int = 100, shared: bool = True) -> Deal:
+    return Deal(Span(TENSOR, start, stop, tile, True), shared=shared)
 
 
 def test_each_tile_is_dealt_once_and_in_order():
@@ -87,3 +87,12 @@ def test_who_waits_leaves_when_the_run_is_given_up():
     deal.span.given_up.set()
     with pytest.raises(GivenUpError):
         deal.add(200, 300, made)
+
+
+def test_one_that_is_not_shared_begins_anew_each_time():
+    """A task whose worker was lost is done again, with the same arguments."""
+    deal = dealt(shared=False)
+    for _ in range(2):
+        assert len(list(deal.begun().tiles())) == 10
+    shared = dealt()
+    assert shared.begun() is shared

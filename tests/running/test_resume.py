@@ -21,6 +21,8 @@ from sdmw.running.events import Progress, Resuming
 from sdmw.writing.journal import Journal, read
 from sdmw.writing.streamed import StreamedFile
 
+pytestmark = pytest.mark.usefixtures("no_bundles")
+
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):

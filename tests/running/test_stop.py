@@ -18,6 +18,8 @@ from sdmw.running import stop, verification
 from sdmw.running.events import Planned, Published
 from sdmw.running.stop import SIGNALS, StopSignals
 
+pytestmark = pytest.mark.usefixtures("no_bundles")
+
 
 @pytest.fixture
 def recipe(tmp_path):

@@ -93,7 +93,7 @@ def test_pages_that_are_lost_during_a_tile_end_the_merge(recipe, monkeypatch):
     assert sorted(os.listdir(".")) == ["base", "corp"]
 
 
-def test_an_error_ends_the_pieces_that_are_under_way(recipe, monkeypatch):
+def test_an_error_ends_the_pieces_that_are_under_way(recipe, monkeypatch, no_bundles):
     """At their next tile: a stop does not wait for whole pieces."""
     read, begun, halfway = work.read_ranges, [], threading.Event()
 

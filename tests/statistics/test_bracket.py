@@ -162,3 +162,29 @@ def test_a_better_sample_takes_the_place_of_a_small_one():
         (found,) = counter.result()
         sizes.append(found.outside.stop - found.outside.first)
     assert sizes[0] > 10 * sizes[1] == 10 * sizes[2]
+
+
+def test_sums_of_many_blocks_are_carried():
+    """Each block above adds up to 2**52 units of the bracket's last place: 4,096 of them would fill 64 bits."""
+    deltas = np.full(1 << 21, 0.31, np.float32)
+    deltas[::5] = np.float32(2**-20) * (1 + np.arange(deltas[::5].size, dtype=np.float32) / 2**20)
+    counter, truth = BracketLook((10.0,)).counter(1), HistogramLook().counter(1)
+    arrays, codes = against_zero(deltas)
+    for _ in range(5):
+        counter.add(tile_of(arrays, codes))
+        truth.add(tile_of(arrays, codes))
+    (found,), (whole,) = counter.result(), truth.result()
+    assert found.outside.sum_above >> 52 > 5 << 20
+    assert found == whole.within(found.outside.first, found.outside.stop)
+
+
+@pytest.mark.parametrize("k", [10.0, 50.0, 90.0])
+def test_what_a_piece_lists_finds_room(k):
+    """One worker may take all of its tiles."""
+    counter = BracketLook((k,)).counter(1)
+    for number in range(8):
+        arrays, codes = against_zero(normal(1 << 19, number))
+        counter.add(tile_of(arrays, codes))
+    (found,) = counter.result()
+    assert percentile.is_known(found, k)
+    assert found.near.covers(percentile.bins_to_open(found, k))

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,6 +90,37 @@ def test_small_tiles_share_windows_of_which_few_are_kept(file, source):
     mapping.unmap()
     gc.collect()
     assert mappings_of(file) == []
+
+
+def test_windows_of_other_threads_are_let_go_of_too(file, source):
+    """A caller's threads outlive the run: a deleted file would keep its place on the disk."""
+    with ThreadPoolExecutor(1) as others:
+        others.submit(lambda: source.tile(0, 10)[0]).result()
+        gc.collect()
+        assert mappings_of(file) != []
+        mapping.unmap()
+        gc.collect()
+        assert mappings_of(file) == []
+
+
+def test_a_forked_child_waits_for_no_lock_of_its_parent(file, source):
+    """Another thread may hold it, which the child has not."""
+    source.tile(0, ELEMENTS)
+    mapped = mapping._mappings.of(str(file))
+    tile = mapped.tile(*source._bytes(0, ELEMENTS))
+    with tile._populating:
+        child = os.fork()
+        if child == 0:
+            os._exit(int(source.tile(0, 10)[3] != VALUES[3] or source.tile(0, ELEMENTS)[5] != VALUES[5]))
+        for _ in range(100):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, 9)
+            pytest.fail("it hangs")
+    assert status == 0
 
 
 def test_truncated_before_a_tile(file, source):

@@ -151,7 +151,7 @@ def _written(
             known = nothing_known if statistics is None else _known(planned, statistics)
             with publishing(
                 context, out, planned.shards, planned.checkpoints,
-                overwrite=overwrite, identity=identity_of(planned), resume=resume,
+                overwrite=overwrite, identity=identity_of(planned), resume=resume, threads=planned.threads,
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
                 outcome = Run(planned, context, known).carry_out(publication)

@@ -21,7 +21,7 @@ from sdmw.archives.planning import PackingPlan, tiles_of
 from sdmw.archives.runs import Run, Words, drop_small, run_of, words_of
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import quoted
-from sdmw.methods.sdm_w import Shares
+from sdmw.methods.shares import Shares
 from sdmw.running import driver
 from sdmw.running.context import Context
 from sdmw.running.events import Progress

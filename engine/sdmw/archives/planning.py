@@ -25,7 +25,7 @@ from sdmw.running.pool import AHEAD
 from sdmw.tensors.staging import resident_bytes
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.layout import ShardLayout, lay_out
-from sdmw.writing.shard_writer import IN_FLIGHT
+from sdmw.writing.shard_writer import in_flight
 from sdmw.writing.target import check_target, replaced
 
 TILE = 8 * BLOCK  # elements of a task: 4 MiB at most in each of two models
@@ -181,7 +181,7 @@ def restoring_tasks(tensors: Sequence[Tensor], resident: int) -> Tasks:
     tile, gaps = (max((resident_bytes(n * i) for n, i in each), default=0) for each in (sizes, [(TILE, 2)]))
     return Tasks(
         loading=resident + budget.kernels_to_load().most,
-        reserved=_reserved(tensors, resident) + IN_FLIGHT * tile,
+        reserved=_reserved(tensors, resident) + in_flight(1) * tile,
         waiting=AHEAD * (3 * tile + gaps),
         each=[n * i + SCRATCH for n, i in sizes],
     )

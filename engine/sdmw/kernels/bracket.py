@@ -142,8 +142,9 @@ def count_by_bracket(
             whole = np.int64(units)
             outside[model, 0] += found[1] - found[0]
             outside[model, 1] += size - found[1] - known
-            outside[model, 2] += whole & _WORD
-            outside[model, 3] += whole >> np.int64(52)
+            low = outside[model, 2] + (whole & _WORD)  # of 53 bits: carried at once, since blocks may be many
+            outside[model, 2] = low & _WORD
+            outside[model, 3] += (whole >> np.int64(52)) + (low >> np.int64(52))
             if brackets[model, 1] - brackets[model, 0] <= ROOM:
                 scatter_inside(inside, known, origin, rows[model])
             else:

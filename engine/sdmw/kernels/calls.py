@@ -78,6 +78,12 @@ def _consensus() -> Iterator[Call]:
     yield consensus.merge_agreeing, (_BASE, _BASE, 0, 0, True, np.uint32(0), 0, _NONE, 0, 0)
 
 
+def _squares() -> Iterator[Call]:
+    from sdmw.kernels import squares
+
+    yield squares.sum_squares_from, (_BASE, _BASE, 0, _NONE, _integers(0, 1, 2))
+
+
 def _fusion() -> Iterator[Call]:
     from sdmw.kernels import fusion
 
@@ -133,6 +139,13 @@ def _dots() -> Iterator[Call]:
     yield dots.folded, (np.zeros(LANES),)
 
 
+def _changed() -> Iterator[Call]:
+    from sdmw.kernels import changed
+
+    both = _integers(2)
+    yield changed.count_changed, (both, both, 0, both)
+
+
 def _ram() -> Iterator[Call]:
     from sdmw.kernels import ram
 
@@ -174,12 +187,14 @@ CALLS: dict[str, Callable[[], Iterator[Call]]] = {
     "cuts": _cuts,
     "chance": _chance,
     "consensus": _consensus,
+    "squares": _squares,
     "fusion": _fusion,
     "divergence": _divergence,
     "ranks": _ranks,
     "steps": _steps,
     "vectors": _vectors,
     "dots": _dots,
+    "changed": _changed,
     "ram": _ram,
     "survey": _survey,
     "single": _single,

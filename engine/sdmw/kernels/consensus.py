@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.bins import BINS
-from sdmw.kernels.chance import EXPONENTS, NEAR, exponents_of, total_of
-from sdmw.kernels.elementary import power_of_2
 from sdmw.kernels.jit import bits_of, float_of, kernel
+from sdmw.kernels.squares import add_squares
 from sdmw.kernels.tiles import BLOCK, ZERO_BINS, decode, encode, list_near, scatter, unpack
 from sdmw.kernels.voting import deltas_of, kept_if
 
@@ -106,48 +105,6 @@ def keep_varied(deltas: Any, size: int, first: int, cut: Any, cut_at: int, scrat
         rest, order = delta[behind:], out[behind:]  # places from 0 on, which need not be checked for being negative
         for i in range(size - behind):
             rest[i] = kept_if(not order[i] <= cut, rest[i])
-
-
-@kernel
-def scatter_squares(delta: Any, size: int, sums: Any) -> None:
-    """(s),(),(EXPONENTS,2): add squares of mantissas by exponent, int64: their upper and their lower 24 bits.
-
-    NaN and infinity go to the last exponent.
-    """
-    for i in range(size):
-        bits = bits_of(delta[i]) & np.uint32(0x7FFFFFFF)
-        exponent = bits >> np.uint32(23)
-        hidden = np.uint32(0) if exponent == np.uint32(0) else np.uint32(1 << 23)
-        mantissa = np.uint64((bits & np.uint32(0x7FFFFF)) | hidden)
-        square = mantissa * mantissa
-        sums[exponent, 0] += np.int64(square >> np.uint64(24))
-        sums[exponent, 1] += np.int64(square & np.uint64(0xFFFFFF))
-
-
-@kernel
-def add_squares(delta: Any, size: int, scratch: Any, sums: Any) -> None:
-    """(s),(),(2,s),(EXPONENTS,2): as `scatter_squares`; `scratch` is float64.
-
-    Or what gives the same total, where the exponents of a block are near each other. With u the square of the least
-    one's last place, each square, below 2**86 u, is an integer times 2**44 u and a rest of at most 2**43 u of either
-    sign. The sums of both over a block are at most 2**53 of these: exact in float64.
-    """
-    lowest, highest = exponents_of(delta, size)
-    if highest - lowest > NEAR or lowest + 22 >= EXPONENTS - 1 or highest == EXPONENTS - 1:
-        scatter_squares(delta, size, sums)
-        return
-    unit = 2 * (lowest - 150)
-    upper, lower, rounder = scratch[0], scratch[1], 1.5 * power_of_2(unit + 44 + 52)
-    for i in range(size):
-        square = np.float64(delta[i]) * np.float64(delta[i])
-        upper[i] = (square + rounder) - rounder
-        lower[i] = square - upper[i]
-    low = np.int64(total_of(lower, size) * power_of_2(-unit))
-    high = np.int64(total_of(upper, size) * power_of_2(-unit - 44))
-    sums[lowest, 0] += low >> 24
-    sums[lowest, 1] += low & 0xFFFFFF
-    sums[lowest + 22, 0] += high >> 24
-    sums[lowest + 22, 1] += high & 0xFFFFFF
 
 
 @kernel

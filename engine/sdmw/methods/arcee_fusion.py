@@ -80,7 +80,8 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
             return look
         if (scores := _only(have, ScoresLook)) is None:
             return ScoresLook(_divergence(params, have))
-        if have.of(LowScoresLook) is None and (bins := scores.bins_to_open(_ranks(params))):
+        asked = scores.bins.size and have.of(LowScoresLook) is None
+        if asked and (bins := scores.bins_to_open(_ranks(params))):
             return LowScoresLook(bins, _divergence(params, have))
         return None
 
@@ -112,7 +113,7 @@ class ArceeFusion(Method[FusionParams, FusionCut, None]):
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: FusionCut) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: FusionCut, model: None) -> tuple[Facts, ...]:
         """The cut."""
         return ({"cut": layer.score},)
 

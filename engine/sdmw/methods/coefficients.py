@@ -154,7 +154,7 @@ class WeightedSum(Method[P, Decided, None]):
             average(tile.addresses, tile.codes, tile.count, weights, one, destination.address, destination.code)
         )
 
-    def layer_facts(self, layer: Decided) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: Decided, model: None) -> tuple[Facts, ...]:
         """The coefficients; nothing where rows or columns have their own."""
         return tuple({"coefficient": each} for each in layer.models) if isinstance(layer, Coefficients) else ()
 

@@ -94,7 +94,7 @@ class ByChance(Method[P, D, None]):
     def decide_model(self, layers: Sequence[tuple[P, D]]) -> None:
         """Every tensor is decided by itself."""
 
-    def layer_facts(self, layer: D) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: D, model: None) -> tuple[Facts, ...]:
         """The factors."""
         return tuple({"factor": each} for each in self.factors(layer))
 

@@ -19,7 +19,7 @@ M = TypeVar("M")  # the decision of the whole model, likewise
 
 # What a tile holds: the base and what models changed of it, the models' values alone, or the base's before them.
 Takes = Literal["deltas", "values", "values and base"]
-Chosen = float | bool | str | Mapping[str, float] | None  # what a recipe may choose; None where nothing is chosen
+Chosen = float | bool | str | Mapping[str, float | str] | None  # what a recipe may choose; None where nothing is chosen
 Product = Literal["model", "adapter"]
 Fact = float | int | bool | str | None | Mapping[str, float]
 Facts = Mapping[str, Fact]
@@ -133,9 +133,17 @@ class Method(ABC, Generic[P, D, M]):
         """What makes these parameters unusable, which no single one of them shows; None where nothing does."""
         return None
 
+    def notes(self, params: Iterable[P]) -> Iterator[str]:
+        """What a plan says of tensors with these parameters, such as what no count of bytes shows."""
+        return iter(())
+
     def granularity(self, top: Mapping[str, Setting]) -> str:
         """Which tensors are decided together (`views.layers`), by the recipe's top level of parameters."""
         return "tensor"
+
+    def same_within_layer(self, top: Mapping[str, Setting]) -> tuple[str, ...]:
+        """Parameters of which all tensors of a layer must have one value, by the recipe's top level."""
+        return tuple(parameter.name for parameter in self.parameters if parameter.same_within_layer)
 
     def product(self, top: Mapping[str, Setting]) -> Product:
         """What the merge makes, by the recipe's top level of parameters."""
@@ -184,7 +192,7 @@ class Method(ABC, Generic[P, D, M]):
     def apply(self, tile: Tile, params: P, layer: D, model: M, destination: Destination) -> bool:
         """Merge one tile into the destination. Whether a result is NaN or infinite."""
 
-    def layer_facts(self, layer: D) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: D, model: M) -> tuple[Facts, ...]:
         """What there is to tell of each model in a layer; empty where there is nothing."""
         return ()
 

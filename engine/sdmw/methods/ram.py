@@ -132,7 +132,7 @@ class RamPlus(Ram):
             for each in counts
         )
 
-    def layer_facts(self, layer: tuple[Shared, ...]) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: tuple[Shared, ...], model: None) -> tuple[Facts, ...]:
         """Counts and factor."""
         return tuple({"shared": each.shared, "alone": each.alone, "factor": each.factor} for each in layer)
 

@@ -16,8 +16,9 @@ from sdmw.recipes.recipe import Parameter
 from sdmw.statistics.histogram import Histogram
 from sdmw.statistics.look import Look, Measured, Tile
 from sdmw.statistics.low_bits import LowBits
+from sdmw.statistics.squares import UNIT_EXPONENT
 from sdmw.statistics.ties import ALL_MODELS, LastTakenLook, Tied, TiesLook
-from sdmw.statistics.variance import UNIT_EXPONENT, LowVarianceLook, SquaresLook, VarianceLook
+from sdmw.statistics.variance import LowVarianceLook, SquaresLook, VarianceLook
 
 SMALLEST_SUM = 1e-6  # of mean squares: below it all models weigh the same
 
@@ -86,7 +87,7 @@ class Sce(Method[SceParams, Consensus, None]):
 
     def decide_layer(self, params: SceParams, have: Measured) -> Consensus:
         """Weights by mean squares over all elements; a layer is one tensor."""
-        squares = [each / (params.elements << UNIT_EXPONENT) for each in _only(have, SquaresLook)]
+        squares = [each / (max(1, params.elements) << UNIT_EXPONENT) for each in _only(have, SquaresLook)]
         total = sum(squares)
         equal = total < SMALLEST_SUM
         weights = tuple(1 / params.models if equal else each / total for each in squares)
@@ -111,7 +112,7 @@ class Sce(Method[SceParams, Consensus, None]):
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: Consensus) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: Consensus, model: None) -> tuple[Facts, ...]:
         """The weights."""
         return tuple({"weight": each} for each in layer.weights)
 

@@ -1,29 +1,42 @@
 """Significant Deltas Merging with Weights. Source: Smirnov, Rachkov 2025, pp. 735-743; METHOD.md closes its gaps."""
 
-import functools
 import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from sdmw.codec import Count, Within, tagged
+from sdmw.codec import tagged
 from sdmw.kernels.bins import SMALL
 from sdmw.methods.method import Destination, Fact, Facts, Method, Settings, common_weights, float32s
+from sdmw.methods.preserve_norm import (
+    LAMBDA,
+    Preserved,
+    Scaling,
+    Scope,
+    Weighed,
+    cancelled,
+    facts_of,
+    preserved,
+    products_of,
+)
+from sdmw.methods.shares import LARGEST, Filter, Share, Shares, cut, look_for_thresholds
+from sdmw.methods.weight_law import NORMALIZATION, WeightLaw
 from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics import percentile
 from sdmw.statistics.bracket import BracketLook
-from sdmw.statistics.histogram import UNIT_EXPONENT, Histogram, HistogramLook
+from sdmw.statistics.gram import GramLook
+from sdmw.statistics.histogram import UNIT_EXPONENT, HistogramLook
 from sdmw.statistics.look import Look, Measured, Tile
-from sdmw.statistics.low_bits import LowBits, LowBitsLook
+from sdmw.statistics.low_bits import LowBitsLook
 from sdmw.statistics.percentile import ALL_KEPT, NOTHING_KEPT
 from sdmw.statistics.small import SmallLook
+from sdmw.statistics.squares import UNIT_EXPONENT as SQUARES_EXPONENT
+from sdmw.statistics.squares import KeptSquaresLook
 
-NO_LOW_BITS = LowBits({}, {})
-LARGEST = float(np.finfo(np.float32).max)
+READ_AGAIN = "take one more read of all inputs, which the plan does not count"
 EQUAL = "every fine-tune equals the base: so does the result"
 UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
@@ -34,60 +47,33 @@ class SdmWParams:
     """What one tensor is merged with.
 
     Attributes:
-        k: percent of the nonzero deltas dropped, 0 to 100, for each model.
+        filter: which deltas count.
         weights: W of each model where the recipe gives them, else None.
-        power: W_i = M_i**power / sum(M**power); 1 is linear, 2 square.
-        exact: the percentile by two passes; else by the histogram alone.
-        scale: lambda.
-        alone: a layer is one tensor.
-        small: elements of a tensor that is alone and small enough to be sorted; else 0.
+        law: how weights follow from what is kept, where the recipe gives none.
+        scale: lambda; 1 where it preserves norms.
+        preserve: over what lambda preserves norms; None where it is a number.
     """
 
-    k: tuple[float, ...]
+    filter: Filter
     weights: tuple[float, ...] | None
-    power: float
-    exact: bool
+    law: WeightLaw
     scale: float
-    alone: bool
-    small: Count
+    preserve: Scope | None = None
 
     @property
     def keeps_all(self) -> bool:
-        """Nothing has to be measured: every change is kept, with given weights."""
-        return self.weights is not None and not any(self.k)
+        """No threshold is needed: every change is kept, with given weights."""
+        return self.weights is not None and not any(self.filter.k)
 
+    @property
+    def needs_squares(self) -> bool:
+        """Weights follow from sums of squares."""
+        return self.weights is None and self.law.norm == 2
 
-@tagged
-@dataclass(frozen=True, slots=True)
-class Share:
-    """One model's part in a layer.
-
-    Attributes:
-        threshold: P, None where nothing changed or none was needed.
-        pattern: the float32 pattern that a magnitude must reach to be kept.
-        nonzero: finite deltas that are not zero; None where the data were not measured.
-        kept: how many of them reach the threshold; None likewise.
-        magnitude: the exact sum of the kept magnitudes as a multiple of 2**-149, for each component of the layer.
-        rank_error: the most ranks by which the cut can be off.
-    """
-
-    threshold: Annotated[float, Within(0, LARGEST)] | None
-    pattern: Annotated[int, Within(ALL_KEPT, NOTHING_KEPT)]
-    nonzero: Count | None = None
-    kept: Count | None = None
-    magnitude: Mapping[str, Annotated[int, Within(0, 1 << 400)]] | None = None
-    rank_error: Count = 0
-
-    def __post_init__(self) -> None:
-        """ValueError where the pattern is not the threshold's, as in a damaged report."""
-        pattern = ALL_KEPT if self.nonzero is None else NOTHING_KEPT
-        if self.threshold is not None:
-            pattern = percentile.smallest_pattern_from(self.threshold)
-        if self.pattern != pattern:
-            raise ValueError(f"pattern {self.pattern} where {pattern} follows from the threshold {self.threshold}")
-
-
-Shares = tuple[Share, ...]  # the decision of a layer: one for each model
+    @property
+    def by_layer(self) -> bool:
+        """Layers decide weights."""
+        return self.weights is None and self.law.by_layer
 
 
 @tagged
@@ -96,12 +82,14 @@ class Weights:
     """What all layers together decide.
 
     Attributes:
-        weights: W of each model; None where the recipe gives them, for each tensor.
+        weights: W of each model; None where the recipe gives them, for each tensor, or layers decide them.
         taking: numbers of the models that have anything to add.
+        preserved: lambda, where it preserves the norms of the whole model.
     """
 
     weights: tuple[float, ...] | None
     taking: tuple[int, ...]
+    preserved: Preserved | None = None
 
 
 class SdmW(Method[SdmWParams, Shares, Weights]):
@@ -123,96 +111,126 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
             percent=True,
         ),
         Parameter("weight", "number", None, by_model=True, varies=True),
-        Parameter("normalization", "choice", "linear", choices=("linear", "square"), keyed="power"),
+        NORMALIZATION,
         Parameter("granularity", "choice", "tensor", choices=("tensor", "module", "block", "component", "model")),
         Parameter("percentile", "choice", "exact", choices=("exact", "approximate")),
-        Parameter("lambda", "number", 1.0, varies=True),
+        LAMBDA,
     )
-    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook)
+    looks = (SmallLook, BracketLook, HistogramLook, LowBitsLook, KeptSquaresLook, GramLook)
+    may_use = ("squares", "dots")
     columns: ClassVar[Mapping[str, str]] = {"magnitude": ".6g", "weight": ".4f", "kept_share": ".2%"}
 
     def params(self, settings: Settings) -> SdmWParams:
         """The parameters of one tensor."""
-        normalization = cast("str | Mapping[str, float]", settings.top["normalization"])
-        alone = settings.word("granularity") == "tensor"
-        powers = {"linear": 1, "square": 2}
+        alone, scaling = settings.word("granularity") == "tensor", Scaling.of(settings)
         return SdmWParams(
-            k=settings.numbers("k"),
+            filter=Filter(
+                k=settings.numbers("k"),
+                exact=settings.word("percentile") == "exact",
+                alone=alone,
+                small=settings.elements if alone and settings.elements <= SMALL else 0,
+            ),
             weights=None if None in settings.by_model["weight"] else settings.numbers("weight"),
-            power=float(powers[normalization] if isinstance(normalization, str) else normalization["power"]),
-            exact=settings.word("percentile") == "exact",
-            scale=settings.number("lambda"),
-            alone=alone,
-            small=settings.elements if alone and settings.elements <= SMALL else 0,
+            law=WeightLaw.of(cast("str | Mapping[str, float | str]", settings.top["normalization"])),
+            scale=scaling.scale,
+            preserve=scaling.preserve,
         )
 
     def granularity(self, top: Mapping[str, Setting]) -> str:
         """As the recipe says: the tensor by default."""
         return str(top.get("granularity", "tensor"))
 
-    def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
-        """A histogram; then the low bits of the bins that hold the ranks, where they have any.
+    def same_within_layer(self, top: Mapping[str, Setting]) -> tuple[str, ...]:
+        """Weights too where norms are preserved: dot products are those of a layer."""
+        own = super().same_within_layer(top)
+        return own if isinstance(top.get("lambda", ()), tuple) else (*own, "weight")
 
-        Of a single tensor first around the percentile alone, and of all bins only where that missed a rank; a small one
-        is sorted.
+    def kernels(self, params: Iterable[SdmWParams]) -> tuple[str, ...]:
+        """Those of squares where weights follow from them, those of dot products where norms are preserved."""
+        own = [*params]
+        wanted = (any(each.needs_squares for each in own), any(each.preserve for each in own))
+        return tuple(group for group, asked in zip(self.may_use, wanted, strict=True) if asked)
+
+    def notes(self, params: Iterable[SdmWParams]) -> Iterator[str]:
+        """What is read once more."""
+        own = [*params]
+        if any(each.needs_squares for each in own):
+            yield f"normalization: squares of what is kept {READ_AGAIN}"
+        if any(each.preserve and not each.keeps_all for each in own):
+            yield f"lambda: dot products of all deltas {READ_AGAIN}"
+
+    def needs(self, params: SdmWParams, have: Measured) -> Look[Any] | None:
+        """What thresholds need; squares of what reaches them, if weights need them; dot products, if lambda does.
+
+        Where no model has changed anything there are no squares.
         """
-        if params.keeps_all:
-            return None
-        if params.exact and params.small:
-            return SmallLook(params.k, params.small) if have.of(SmallLook) is None else None
-        if params.exact and params.alone and have.of(BracketLook) is None:
-            return BracketLook(params.k)
-        histograms = _histograms(params, have)
-        if histograms is None:
-            return HistogramLook(params.k if params.exact else None)
-        if not params.exact or have.of(LowBitsLook) is not None:
-            return None
-        look = LowBitsLook(tuple(_unknown_bins(_of_model(histograms, n), k) for n, k in enumerate(params.k)))
-        return look if any(look.bins) else None
+        if not params.keeps_all:
+            if look := look_for_thresholds(params.filter, have):
+                return look
+            if params.needs_squares and have.of(KeptSquaresLook) is None:
+                patterns = tuple(share.pattern for share in cut(params.filter, have))
+                if set(patterns) != {NOTHING_KEPT}:
+                    return KeptSquaresLook(patterns)
+        return GramLook(base=True, deltas=True) if params.preserve and have.of(GramLook) is None else None
 
     def decide_layer(self, params: SdmWParams, have: Measured) -> Shares:
-        """The threshold of each model, and what it keeps."""
-        if params.keeps_all:
-            return (Share(None, ALL_KEPT),) * len(params.k)
-        if small := have.of(SmallLook):
-            ((component, cuts),) = small.items()
-            return tuple(Share(c.value, c.pattern, c.nonzero, c.kept, {component: c.magnitude}) for c in cuts)
-        return tuple(_decide_share(params, have, model) for model in range(len(params.k)))
+        """The threshold of each model, and what it keeps; its weight and its dot products where they are needed."""
+        unmeasured = (Share(None, ALL_KEPT),) * len(params.filter.k)
+        shares = unmeasured if params.keeps_all else cut(params.filter, have)
+        if params.needs_squares:
+            found = (have.of(KeptSquaresLook) or {}).values()
+            shares = tuple(replace(each, squares=sum(s[model] for s in found)) for model, each in enumerate(shares))
+        if params.by_layer or (params.preserve and params.weights):
+            weights = params.weights or params.law.weights([_weighed(params.law, [share]) for share in shares])
+            shares = tuple(replace(share, weight=each) for share, each in zip(shares, weights, strict=True))
+        if products := have.of(GramLook):
+            rows = products_of(products)
+            shares = tuple(replace(share, products=row) for share, row in zip(shares, rows, strict=True))
+        return shares
 
     def decide_model(self, layers: Sequence[tuple[SdmWParams, Shares]]) -> Weights:
-        """W of each model: given, or by the magnitude that it kept."""
+        """W of each model: given, or by what it kept; and lambda, where it is the model's."""
         first, _ = layers[0]
-        models = range(len(first.k))
-        if first.weights is not None:
-            return Weights(None, tuple(models))
-        magnitudes = [total_magnitude(shares[model] for _, shares in layers) for model in models]
-        return Weights(weights_by_magnitude(magnitudes, first.power), tuple(m for m in models if magnitudes[m] > 0))
+        found = _weights(first, [shares for _, shares in layers])
+        if first.preserve != "model":
+            return found
+        return replace(found, preserved=preserved(_whole(shares, found) for _, shares in layers))
 
     def apply(self, tile: Tile, params: SdmWParams, layer: Shares, model: Weights, destination: Destination) -> bool:
         """Base plus lambda times the weighted sum of the kept deltas."""
         from sdmw.kernels.tiles import merge_deltas
 
         # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
-        taking = np.array(model.taking, np.int64)
+        taking = np.array([m for m in model.taking if layer[m].kept or not params.by_layer], np.int64)
         inputs = np.concatenate([np.zeros(1, np.int64), taking + 1])
-        weights = float32s(params.weights or model.weights or ())
+        weights = float32s(params.weights or _weights_in(layer, model))
+        found = _preserved(layer, model)
+        scale = np.float32(params.scale if found is None else found.scale)
         thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
                 tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, weights[taking],
-                np.float32(1), np.float32(params.scale), True, destination.address, destination.code,
+                np.float32(1), scale, True, destination.address, destination.code,
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: Shares) -> tuple[Facts, ...]:
-        """P and what reaches it."""
-        return tuple({"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept} for s in layer)
+    def layer_facts(self, layer: Shares, model: Weights) -> tuple[Facts, ...]:
+        """P and what reaches it; W and lambda where they are the layer's."""
+        found = None if model.preserved else _preserved(layer, model)
+        scale = facts_of([found]) if found else {}
+        return tuple(
+            {"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept, **_weight_of(s), **scale} for s in layer
+        )
 
     def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:
         """W, M and what was kept; W is None where it differs between tensors, the rest where nothing was measured."""
-        weights = model.weights or common_weights(each.weights or () for each in params)
+        own = [*params]
+        unlike = (None,) * len(own[0].filter.k)
+        weights = model.weights or (unlike if own[0].by_layer else common_weights(each.weights or () for each in own))
         return tuple(
-            {"weight": weight, **_sums([layer[number] for layer in layers])} for number, weight in enumerate(weights)
+            {"weight": weight, **_sums([layer[number] for layer in layers]), **_more_sums(layers, number)}
+            | (_mean_weight(layers, number) if weight is None else {})
+            for number, weight in enumerate(weights)
         )
 
     def facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> Facts:
@@ -221,22 +239,26 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         errors = [(share.rank_error, share.nonzero) for layer in layers for share in layer]
         measured = any(count is not None for _, count in errors)
         return {
-            "percentile": ("exact" if first.exact else "approximate") if measured else None,
+            "percentile": ("exact" if first.filter.exact else "approximate") if measured else None,
             "rank_error": max((error for error, _ in errors), default=0),
             "rank_error_share": max((error / count for error, count in errors if count), default=0.0),
+            **facts_of(_all_preserved(layers, model)),
         }
 
     def describe(self, facts: Facts) -> Iterator[str]:
         """The weight, and how much was kept."""
         yield from super().describe(facts)
+        if (mean := facts.get("mean_weight")) is not None:
+            yield f"mean weight {mean:.6g}"
         if (share := facts.get("kept_share")) is not None:
             yield f"kept {100 * cast(float, share):.4g} % of its nonzero deltas"
 
     def warnings(self, layers: Sequence[Shares], model: Weights, *, strict: bool) -> tuple[str, ...]:
-        """That nothing changed; where NaN may pass, one may have, which no count shows."""
+        """That nothing changed; where NaN may pass, one may have, which no count shows. That deltas cancel."""
         counts = [share.nonzero for shares in layers for share in shares]
         unchanged = strict and bool(counts) and not any(count is None or count for count in counts)
-        return (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
+        equal = (EQUAL if strict else UNMOVED,) if unchanged or not model.taking else ()
+        return (*equal, *cancelled(_all_preserved(layers, model)))
 
     def decisions_of_schema_1(
         self, params: Sequence[SdmWParams], layers: Sequence[Sequence[Facts]], models: Sequence[Facts]
@@ -251,7 +273,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         if None in magnitudes:
             raise ValueError("a model without a magnitude")
         weights = tuple(cast(float, one["weight"]) for one in models)
-        for weight, expected in zip(weights, weights_by_magnitude(magnitudes, params[0].power), strict=True):
+        for weight, expected in zip(weights, params[0].law.weights(magnitudes), strict=True):
             if weight is None or not math.isclose(weight, expected, rel_tol=1e-12):
                 raise ValueError(f"a weight of {weight} where {expected} follows from the magnitudes")
         return decided, Weights(weights, tuple(n for n, magnitude in enumerate(magnitudes) if magnitude > 0))
@@ -262,56 +284,45 @@ def total_magnitude(shares: Iterable[Share]) -> float:
     return sum(sum((share.magnitude or {}).values()) for share in shares) / (1 << UNIT_EXPONENT)
 
 
-def weights_by_magnitude(magnitudes: Sequence[float], power: float) -> tuple[float, ...]:
-    """W_i = (M_i / max M)**power over their sum, left to right; 0 where M_i is 0. Source: METHOD.md, "W_i"."""
-    largest = max(magnitudes)
-    if largest == 0:
-        return (0.0,) * len(magnitudes)
-    powers = [(m / largest) ** power if m else 0.0 for m in magnitudes]
-    total = 0.0
-    for each in powers:  # not sum(), which compensates from Python 3.12 on
-        total += each
-    return tuple(each / total for each in powers)
+def _weights(params: SdmWParams, layers: Sequence[Shares]) -> Weights:
+    """W of each model, where it is the model's, and which models take part."""
+    models = range(len(params.filter.k))
+    if params.weights is not None:
+        return Weights(None, tuple(models))
+    sums = [_weighed(params.law, [shares[model] for shares in layers]) for model in models]
+    taking = tuple(model for model in models if sums[model] > 0)
+    return Weights(None if params.by_layer else params.law.weights(sums), taking)
 
 
-def _histograms(params: SdmWParams, have: Measured) -> Mapping[str, tuple[Histogram, ...]] | None:
-    """Of each component, such that the ranks of each model are known; None where they are not."""
-    if (found := have.of(HistogramLook)) is not None or (found := have.of(BracketLook)) is None:
-        return found
-    known = all(percentile.is_known(_of_model(found, model), k) for model, k in enumerate(params.k))
-    return found if known else None
+def _weights_in(layer: Shares, model: Weights) -> tuple[float, ...]:
+    """W in a layer: the model's, or the layer's own."""
+    return model.weights or tuple(share.weight or 0.0 for share in layer)
 
 
-def _of_model(histograms: Mapping[str, tuple[Histogram, ...]], model: int) -> Histogram:
-    """The histogram of a layer: its components' added."""
-    return functools.reduce(operator.add, (components[model] for components in histograms.values()))
+def _whole(layer: Shares, model: Weights) -> Weighed:
+    """A layer's deltas, of which lambda preserves the norms."""
+    return Weighed(_weights_in(layer, model), tuple(share.products or () for share in layer))
 
 
-def _unknown_bins(histogram: Histogram, k: float) -> tuple[int, ...]:
-    """The bins whose low bits are needed and were not listed along with the histogram."""
-    bins = percentile.bins_to_open(histogram, k)
-    return () if histogram.near.covers(bins) else bins
+def _preserved(layer: Shares, model: Weights) -> Preserved | None:
+    """The model's lambda, or the layer's; None where it is a number."""
+    if model.preserved or layer[0].products is None:
+        return model.preserved
+    return preserved([_whole(layer, model)])
 
 
-def _decide_share(params: SdmWParams, have: Measured, model: int) -> Share:
-    histograms = _histograms(params, have) or {}
-    histogram, k = _of_model(histograms, model), params.k[model]
-    components = {name: statistics[model] for name, statistics in histograms.items()}
-    if not params.exact:
-        low_bits = dict.fromkeys(components, NO_LOW_BITS)
-        cut = percentile.approximate(histogram, k)
-    else:
-        bins = percentile.bins_to_open(histogram, k)
-        if histogram.near.covers(bins):
-            low_bits = {name: component.near.low_bits(bins) for name, component in components.items()}
-        else:
-            low_bits = {name: statistics[model] for name, statistics in (have.of(LowBitsLook) or {}).items()}
-        cut = percentile.exact(histogram, functools.reduce(operator.add, low_bits.values()), k)
-    kept, magnitude = 0, {}
-    for name, component in components.items():
-        count, magnitude[name] = percentile.kept(component, low_bits[name], cut.pattern)
-        kept += count
-    return Share(cut.value, cut.pattern, histogram.nonzero, kept, magnitude, cut.rank_error)
+def _all_preserved(layers: Sequence[Shares], model: Weights) -> list[Preserved]:
+    """The model's lambda, or each layer's; nothing where it is a number."""
+    if model.preserved:
+        return [model.preserved]
+    return [found for layer in layers if (found := _preserved(layer, model))]
+
+
+def _weighed(law: WeightLaw, shares: Iterable[Share]) -> float:
+    """x: the exact sum of what weights follow from, rounded once to float64."""
+    if law.norm == 1:
+        return total_magnitude(shares)
+    return sum(share.squares or 0 for share in shares) / (1 << SQUARES_EXPONENT)
 
 
 def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
@@ -329,6 +340,24 @@ def _sums(shares: Sequence[Share]) -> dict[str, Fact]:
         "kept_share": kept / nonzero if nonzero else None,
         "magnitude_by_component": {name: total / (1 << UNIT_EXPONENT) for name, total in by_component.items()},
     }
+
+
+def _weight_of(share: Share) -> dict[str, Fact]:
+    """The layer's W, where it has one."""
+    return {} if share.weight is None else {"weight": share.weight}
+
+
+def _more_sums(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
+    """The sum of squares of one model, where it was measured."""
+    squares = [each for layer in layers if (each := layer[model].squares) is not None]
+    return {"squares": sum(squares) / (1 << SQUARES_EXPONENT)} if squares else {}
+
+
+def _mean_weight(layers: Sequence[Shares], model: int) -> dict[str, Fact]:
+    """The mean of one model's weights over the layers that any model changes."""
+    changed = [layer[model].weight for layer in layers if any(each.kept for each in layer)]
+    weights = [weight for weight in changed if weight is not None]
+    return {"mean_weight": math.fsum(weights) / len(weights)} if weights else {}
 
 
 def _share_of_schema_1(facts: Facts) -> Share:

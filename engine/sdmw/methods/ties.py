@@ -144,7 +144,7 @@ class Trimmed(Method[TrimParams, tuple[Kept, ...], None]):
             )
         )  # fmt: skip
 
-    def layer_facts(self, layer: tuple[Kept, ...]) -> tuple[Facts, ...]:
+    def layer_facts(self, layer: tuple[Kept, ...], model: None) -> tuple[Facts, ...]:
         """Counts of each model."""
         return tuple({"nonzero": each.nonzero, "kept": each.kept, "tied": each.tied} for each in layer)
 

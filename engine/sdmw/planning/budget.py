@@ -13,7 +13,7 @@ from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
 from sdmw.tensors.mapping import WINDOWS
 from sdmw.tensors.tensor import Tensor
-from sdmw.writing.shard_writer import IN_FLIGHT
+from sdmw.writing.shard_writer import in_flight
 
 MB = 10**6
 MiB = 1 << 20
@@ -82,7 +82,7 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     tile += demand.beside
     worker = tile * demand.element + demand.working + demand.models * looks.counter
     statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
-    written = (IN_FLIGHT + threads * MOST_EARLY) * tile * demand.output
+    written = (in_flight(threads) + threads * MOST_EARLY) * tile * demand.output
     running = demand.reserved + threads * worker + written + statistics + STAGING
     return max(demand.loading, running)
 

@@ -163,6 +163,7 @@ def build(
             *counts.integers(recipe, tables),
             *(said(recipe, vocabularies, found.tallies, found.spare) if vocabularies else ()),
             *_auxiliary(tables, wanted),
+            *method.notes(dict.fromkeys(params.values())),
         ),
         warnings=(
             *inputs.warnings,

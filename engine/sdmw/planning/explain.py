@@ -132,8 +132,8 @@ def _place(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], name: 
     """Where the first level stands that says something."""
     for level in levels:
         setting = level.get(parameter.name)
-        if parameter.kind == "choice" and setting is not None:
+        if isinstance(setting, str | Mapping):
             return f"parameters.{parameter.name}"
-        if parameter.kind != "choice" and (rule := rule_for(setting, name)):
+        if rule := rule_for(setting, name):
             return rule.place
     return DEFAULT

@@ -26,7 +26,7 @@ from sdmw.views.renamed import renaming, told, under
 from sdmw.views.tied_adapter import tie_of
 from sdmw.writing import licences
 from sdmw.writing.layout import ADAPTER, ShardLayout, lay_out
-from sdmw.writing.shard_writer import IN_FLIGHT
+from sdmw.writing.shard_writer import in_flight
 from sdmw.writing.target import check_target, replaced
 
 OVERSAMPLED = 8  # columns beyond the rank while the range is looked for
@@ -205,7 +205,12 @@ def extraction_tasks(weights: Sequence[Weight], rest: Sequence[Rest], rank: int,
     kernels = budget.kernels_to_load()
     return Tasks(
         loading=resident + kernels.most,
-        reserved=resident + kernels.stay + ALGEBRA + blas + NUMBER * (len(weights) + len(rest)) + IN_FLIGHT * matrices,
+        reserved=resident
+        + kernels.stay
+        + ALGEBRA
+        + blas
+        + NUMBER * (len(weights) + len(rest))
+        + in_flight(1) * matrices,
         waiting=matrices,
         each=[*working, *compared],
     )

@@ -189,7 +189,7 @@ def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint], *, written: 
         return [Problem(base.path, "a model for the base", "an adapter", mend)]
     if reference.adapter is None:
         return base
-    on_it = _put(read[reference.adapter], base, reference.alone, meant=True, deltas=False)
+    on_it = put_on(read[reference.adapter], base, reference.alone, meant=True, deltas=False)
     return on_it if isinstance(on_it, list) else replace(on_it, path=base.path, adapts=None)
 
 
@@ -206,10 +206,10 @@ def _model(
     if reference.adapter is None and model.adapts is None:
         return base if reference == base_reference else model
     if reference.adapter is None:
-        return _put(model, base, base_reference, meant=False, deltas=deltas)
+        return put_on(model, base, base_reference, meant=False, deltas=deltas)
     on = base if reference.alone == base_reference else model
     same = on is base or (base_reference.adapter is None and on.path == base.path and on.written and base.written)
-    return _put(read[reference.adapter], on, reference.alone, meant=True, deltas=deltas and same)
+    return put_on(read[reference.adapter], on, reference.alone, meant=True, deltas=deltas and same)
 
 
 def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelRef, Checkpoint]) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def _folders(reference: ModelRef, base_reference: ModelRef, read: Mapping[ModelR
     return tuple(read[part].path if read[part].written else str(part) for part in parts)
 
 
-def _put(
+def put_on(
     adapter: Checkpoint, on: Checkpoint, called: ModelRef, *, meant: bool, deltas: bool
 ) -> Checkpoint | list[Problem]:
     """An adapter on a model, or all that prevents it."""

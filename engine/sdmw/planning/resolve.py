@@ -66,9 +66,9 @@ def resolve(recipe: Recipe, method: AnyMethod, asked: Asked) -> Settings:
 
 def _first(levels: Sequence[Mapping[str, Setting]], parameter: Parameter, name: str, depth: float) -> Chosen:
     """What the first level says that says something of a tensor; words stand at the last, the top, alone."""
-    if parameter.kind == "choice":
-        setting = levels[-1].get(parameter.name)
-        return parameter.default if setting is None else cast("str | Mapping[str, float]", setting)
+    word = levels[-1].get(parameter.name)
+    if parameter.kind == "choice" or isinstance(word, str | Mapping):
+        return parameter.default if word is None else cast("str | Mapping[str, float | str]", word)
     for level in levels:
         if (value := value_of(level.get(parameter.name), name, depth)) is not None:
             return _bounded(parameter, value)
@@ -97,12 +97,13 @@ def check_settings(
         values: of each tensor.
     """
     problems = []
+    same = method.same_within_layer(recipe.parameters)
     for parameter in method.parameters:
         if parameter.by_model and parameter.default is None and not parameter.required:
             problems += _check_all_or_none(recipe, parameter, values)
         if parameter.required:
             problems += _check_given(parameter, values)
-        if parameter.same_within_layer:
+        if parameter.name in same:
             for layer, tensors in layers.items():
                 problems += _check_same(recipe, parameter, layer, list(tensors), values)
     return problems

@@ -74,7 +74,7 @@ def load(
         ignore_unknown: unknown fields become notes; what is known and not built yet stays an error.
 
     Returns:
-        The recipe: every setting a tuple of rules, a word or `{power: p}`, every model an entry, the base not among
+        The recipe: every setting a tuple of rules, a word or a mapping form, every model an entry, the base not among
         them where the method takes deltas from it. Loading it again gives an equal one.
 
     Raises:
@@ -175,6 +175,7 @@ def _composed(data: Any, methods: Mapping[str, MethodGrammar], findings: Finding
     settings = Settings(checked, findings, ignore_unknown=ignore_unknown, of_others=of_others)
     parameters = settings.read(top, ("parameters",), "top")
     slices = [_slice(each, references, method, top, settings, findings) for each in given]
+    settings.check_together(parameters)
     settings.note_idle()
     findings.check()
     assert shape is not None  # else there were findings

@@ -31,7 +31,23 @@ class Rule:
         return matching and not any(word == "*" or word in tensor for word in self.exclude)
 
 
-Setting = tuple[Rule, ...] | str | Mapping[str, float]  # rules in order; or a choice; or {power: p}
+Chosen = float | str  # what a key of a mapping form may be
+Setting = tuple[Rule, ...] | str | Mapping[str, Chosen]  # rules in order; or a word; or a mapping form
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a parameter's mapping form: the `power` of `{power: 5.5}`.
+
+    Attributes:
+        name: the key.
+        choices: what it may be, words or whole numbers; any finite number where there are none.
+        replaced_by: a choice, and the parameter that takes its place and so may be given nowhere beside it.
+    """
+
+    name: str
+    choices: tuple[str | int, ...] = ()
+    replaced_by: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +63,8 @@ class Parameter:
         same_within_layer: all tensors of a layer must resolve to one value (for a model, where it is `by_model`). What
             `decide_layer` reads needs it, since that is given the parameters of the layer's first tensor alone.
         minimum, maximum: the closed range of a number; also finite as float32.
-        choices: the words of a choice.
-        keyed: the one key of the mapping form of a choice (`{power: 5.5}`), its value a positive number.
+        choices: the words of a choice; of a number, those that may stand in its place, at the top only.
+        keyed: the keys of the mapping form of such a word, which stands at the top only; the first is compulsory.
         whole: of a number: it has no fraction.
         percent: of a number: a value below 1 is likely meant as a share, and is noted.
         required: it has no default and must be given for every tensor that is merged.
@@ -63,7 +79,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
-    keyed: str | None = None
+    keyed: tuple[Key, ...] = ()
     whole: bool = False
     percent: bool = False
     required: bool = False

@@ -2,11 +2,11 @@
 
 import math
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from sdmw.recipes.findings import Findings, Path, close, described, guess
-from sdmw.recipes.recipe import MethodGrammar, Parameter, Rule, Setting, Value
+from sdmw.recipes.recipe import Chosen, Key, MethodGrammar, Parameter, Rule, Setting, Value
 from sdmw.recipes.schema import RuleShape, shaped
 from sdmw.sizes import counted
 
@@ -46,6 +46,7 @@ class Settings:
         self._findings = findings
         self._ignore_unknown, self._of_others = ignore_unknown, of_others
         self._idle: dict[str, list[Path]] = {}
+        self._given: dict[str, list[Path]] = {}  # where each parameter says something
 
     def read(self, given: Any, path: Path, level: Level) -> dict[str, Setting]:
         """One level of parameters, in the order of the recipe.
@@ -71,7 +72,7 @@ class Settings:
                 found = f"unknown parameter of {self._method.name}"
                 mend = _share_kept(name, value, known) or close(name, [*known, *_ANYWHERE]) or guess(name, known)
                 self._findings.add(at, found, mend=mend, key=True)
-            elif level == "slice" and not known[name].varies:
+            elif level == "slice" and (not known[name].varies or _is_worded(known[name], value)):
                 mend = "Move it to the top level's parameters"
                 self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
             elif level == "model" and not known[name].by_model and name in self._of_others:
@@ -82,7 +83,34 @@ class Settings:
                 self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
             else:
                 result[name] = self._setting(known[name], value, at)
+                if result[name]:
+                    self._given.setdefault(name, []).append(at)
         return result
+
+    def check_together(self, top: Mapping[str, Setting]) -> None:
+        """Find what cannot hold together; once all levels are read, of which `top` is the top one."""
+        for parameter in self._method.parameters:
+            said = top.get(parameter.name, ())
+            if isinstance(said, Mapping):
+                self._check_replaced(parameter, said)
+            if isinstance(said, str | Mapping):
+                self._check_apart(parameter)
+
+    def _check_replaced(self, parameter: Parameter, said: Mapping[str, Chosen]) -> None:
+        """A choice that another parameter takes the place of."""
+        for key in parameter.keyed:
+            choice, other = key.replaced_by or ("", "")
+            if said.get(key.name) == choice and other in self._given:
+                found = f"{choice}, and {other} is given: {self._findings.name(self._given[other][0])}"
+                mend = f"Leave out {key.name}, or {other} everywhere"
+                self._findings.add(("parameters", parameter.name, key.name), found, mend=mend)
+
+    def _check_apart(self, parameter: Parameter) -> None:
+        """Numbers in slices where the top level has a word."""
+        for path in self._given.get(parameter.name, ()):
+            if path[:-1] != ("parameters",):
+                found = f"a number, and the top level's {parameter.name} is none"
+                self._findings.add(path, found, mend="Leave it out here, or write numbers everywhere", key=True)
 
     def note_idle(self) -> None:
         """A note for each parameter that only other methods take, wherever it stands."""
@@ -92,7 +120,7 @@ class Settings:
             self._findings.note(f"{where} has no effect: {self._method.name} does not take it{more}")
 
     def _setting(self, parameter: Parameter, given: Any, at: Path) -> Setting:
-        if parameter.kind == "choice":
+        if parameter.kind == "choice" or _is_worded(parameter, given):
             return self._choice(parameter, given, at)
         if not parameter.varies and isinstance(given, list | dict):
             found = f"{described(given)}; {parameter.name} takes neither filter nor gradient"
@@ -151,20 +179,40 @@ class Settings:
         return 0.0
 
     def _choice(self, parameter: Parameter, given: Any, at: Path) -> Setting:
-        keyed = parameter.keyed
+        names = [key.name for key in parameter.keyed]
         if isinstance(given, str) and given in parameter.choices:
             return given
-        if keyed is None or not isinstance(given, dict) or list(given) != [keyed]:
+        if not names or not isinstance(given, dict) or names[0] not in given or not given.keys() <= set(names):
             mend = close(given, parameter.choices) if isinstance(given, str) else ""
             if isinstance(given, list) or (isinstance(given, dict) and "value" in given):
                 mend = f"{parameter.name} takes neither filter nor gradient"
             self._findings.add(at, described(given), expected=_wanted(parameter), mend=mend)
-            return ""
-        power = _number_in(given[keyed])
-        if isinstance(given[keyed], bool) or not isinstance(power, int | float) or not 0 < power < math.inf:
-            self._findings.add((*at, keyed), described(given[keyed]), expected="a positive finite number")
-            return ""
-        return {keyed: float(power)}
+            return ()
+        found = {key.name: self._keyed(key, given[key.name], at) for key in parameter.keyed if key.name in given}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _keyed(self, key: Key, given: Any, at: Path) -> Chosen | None:
+        """The value of one key of a mapping form."""
+        number = _number_in(given)
+        if isinstance(given, bool) or (isinstance(number, float) and not math.isfinite(number)):
+            number = None
+        if not key.choices and isinstance(number, int | float):
+            return float(number)
+        chosen = next((each for each in key.choices if number == each), None)
+        if chosen is None:
+            words = [each for each in key.choices if isinstance(each, str)]
+            mend = close(given, words) if isinstance(given, str) else ""
+            self._findings.add((*at, key.name), described(given), expected=_wanted_of(key, "finite "), mend=mend)
+        return chosen
+
+
+def _is_worded(parameter: Parameter, given: Any) -> bool:
+    """Whether what is given of a number is to be one of the words that may stand in its place, or their mapping."""
+    if parameter.kind != "number" or not parameter.choices:
+        return False
+    if isinstance(given, str):
+        return isinstance(_number_in(given), str)
+    return isinstance(given, dict) and any(key.name in given for key in parameter.keyed)
 
 
 def _share_kept(name: str, given: Any, known: Collection[str]) -> str:
@@ -181,15 +229,26 @@ def _wanted(parameter: Parameter) -> str:
     low, high = parameter.minimum, parameter.maximum
     if parameter.kind == "flag":
         return "true or false"
-    if parameter.kind == "choice":
-        words = [*parameter.choices, *([f"{{{parameter.keyed}: a positive number}}"] if parameter.keyed else [])]
-        return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     number = "a whole number" if parameter.whole else "a number"
     if low is not None and high is not None:
-        return f"{number} from {low:g} to {high:g}"
-    if low is not None:
-        return f"{number} of at least {low:g}"
-    return number if high is None else f"{number} of at most {high:g}"
+        number = f"{number} from {low:g} to {high:g}"
+    elif low is not None:
+        number = f"{number} of at least {low:g}"
+    elif high is not None:
+        number = f"{number} of at most {high:g}"
+    forms = f"{{{', '.join(f'{key.name}: {_wanted_of(key)}' for key in parameter.keyed)}}}"
+    words = [*parameter.choices, *([forms] if parameter.keyed else [])]
+    return _listed(words if parameter.kind == "choice" else [number, *words])
+
+
+def _wanted_of(key: Key, number: str = "") -> str:
+    """What a key takes; `number` says more of one that may be any."""
+    return _listed([str(each) for each in key.choices]) if key.choices else f"a {number}number"
+
+
+def _listed(words: list[str]) -> str:
+    """`a, b or c`."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _broken(parameter: Parameter, number: float) -> bool:

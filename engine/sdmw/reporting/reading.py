@@ -113,11 +113,12 @@ def decisions_of(report: Report, plan: Plan) -> Decisions:
             return _decisions_of_schema_1(report, plan, method)
         kind = decision_type(method)
         layers = [codec.decode(kind, layer.decision) for layer in report.layers]
+        model = decide_model(plan, method, layers)
         for each, layer in zip(plan.layers, layers, strict=True):
             models = len(plan.tensors[each.tensors[0]].among)
-            if (facts := method.layer_facts(layer)) and len(facts) != models:
+            if (facts := method.layer_facts(layer, model)) and len(facts) != models:
                 raise ValueError(f"layer {quoted(each.name)}: a decision on {len(facts)} models of {models}")
-        return Decisions(tuple(layers), decide_model(plan, method, layers))
+        return Decisions(tuple(layers), model)
     # A method may stumble over numbers that it has never decided.
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         found = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"

@@ -286,7 +286,7 @@ def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...])
         "seed": plan.recipe.random_seed if method.draws else None,
         "models": models,
         "facts": method.facts(params, decisions.layers, decisions.model),
-        "layers": _layers(plan, method, decisions.layers),
+        "layers": _layers(plan, method, decisions),
         "missing": dict(plan.missing),
         "extra": dict(plan.extra),
         "tally": tally_of(plan),
@@ -299,15 +299,15 @@ def _told_by(plan: Plan) -> tuple[AnyMethod, list[Any]]:
     return all_methods()[plan.recipe.merge_method], list(params)
 
 
-def _layers(plan: Plan, method: AnyMethod, decisions: Sequence[Any]) -> tuple[LayerReport, ...]:
+def _layers(plan: Plan, method: AnyMethod, decisions: "Decisions") -> tuple[LayerReport, ...]:
     return tuple(
         LayerReport(
             layer.name,
             tuple(plan.tensors[tensor].name for tensor in layer.tensors),
-            method.layer_facts(decision),
+            method.layer_facts(decision, decisions.model),
             decision,
         )
-        for layer, decision in zip(plan.layers, decisions, strict=True)
+        for layer, decision in zip(plan.layers, decisions.layers, strict=True)
     )
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
-from sdmw.reporting import tally
+from sdmw.reporting import comparison_lines, tally
 from sdmw.reporting.display import say
 from sdmw.reporting.loading import loading
 from sdmw.reporting.sweep import SETTINGS
@@ -19,6 +19,7 @@ from sdmw.sizes import counted, shown
 
 if TYPE_CHECKING:  # a command prints one of them, and has loaded that
     from sdmw.planning.explain import Explanation
+    from sdmw.reporting.comparison import Comparison
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Amount, Inspection
     from sdmw.reporting.packing import PackReport
@@ -222,6 +223,23 @@ def _amounts(title: str, amounts: "Iterable[tuple[str, Amount]]") -> Table:
     for name, amount in amounts:
         table.add_row(_plain(name), f"{amount.tensors:,}", f"{amount.parameters:,}", shown(amount.bytes))
     return table
+
+
+def print_comparison(found: "Comparison") -> None:
+    """The totals; then the tensors that were chosen, and how many more there are."""
+    _print(_pairs(*comparison_lines.lines(found)))
+    if found.rows:
+        table = _table(*comparison_lines.COLUMNS)
+        for row in found.rows:
+            table.add_row(_plain(row.name), *comparison_lines.cells(row))
+        _print(table)
+    elif found.unmatched:
+        table = _table("tensor", "in a", "in b")
+        for each in found.unmatched:
+            table.add_row(_plain(each.name), each.a or "–", each.b or "–")
+        _print(table)
+    if found.left_out:
+        _print(_plain(f"and {counted(found.left_out, 'more tensor')}: see --top, --sort, --only, --filter"))
 
 
 def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:

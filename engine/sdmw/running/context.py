@@ -95,6 +95,7 @@ def publishing(
     overwrite: bool,
     identity: Identity | None = None,
     resume: bool = False,
+    threads: int = 1,
 ) -> Iterator[Publication]:
     """An output that appears when the block ends, if its inputs are still those whose headers were read.
 
@@ -106,13 +107,16 @@ def publishing(
         overwrite: a directory there may be replaced.
         identity: of the run; an earlier one is resumed only if it has the same.
         resume: False removes what an earlier run left.
+        threads: of this process that compute what is written.
 
     Raises:
         ResumeError, OutputError: as `Publication` does.
         InputChangedError: an input changed.
         StoppedError: a signal came.
     """
-    with Publication.begin(target, shards, overwrite=overwrite, identity=identity, resume=resume) as publication:
+    with Publication.begin(
+        target, shards, overwrite=overwrite, identity=identity, resume=resume, threads=threads
+    ) as publication:
         yield publication
         check_unchanged(inputs)
         context.signals.check()

@@ -35,14 +35,13 @@ class Written:
 class Deal:
     """The tiles of a span for those who share the work, and the checksum of what they make of them.
 
-    In another process it is the whole span, of which nothing is dealt.
-
     Attributes:
         span: the piece.
+        shared: several workers of this process take tiles of it; in another process nobody does.
     """
 
-    def __init__(self, span: Span) -> None:
-        self.span = span
+    def __init__(self, span: Span, *, shared: bool = False) -> None:
+        self.span, self.shared = span, shared
         self._borders = span.borders()
         self._changed = threading.Condition()  # guards what follows
         self._checksum = xxhash.xxh3_128()
@@ -52,6 +51,10 @@ class Deal:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Span]]:
         return type(self), (self.span,)
+
+    def begun(self) -> "Deal":
+        """What a worker takes its tiles of: where nobody shares it all of them, also if it is done once more."""
+        return self if self.shared else Deal(self.span)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """First element and the one behind the last of each tile that falls to the caller."""

@@ -117,10 +117,17 @@ class Run:
         warnings = list(self._method.warnings(decisions.layers, decisions.model, strict=self._strict))
         tasks = self._applying(Job(self._plan, decisions), output.sink, self._checked(output.sink))
         self._run(lambda: next(tasks, None))
+        self._check_complete()
         pieces = {piece: written.checksum for piece, written in self._journal.written.items()}
         nonfinite = self._nonfinite()
         warnings += _passed(nonfinite)
         return Outcome(decisions, pieces, nonfinite, self._read + self._read_again, self._read_again, tuple(warnings))
+
+    def _check_complete(self) -> None:
+        """RuntimeError where a piece was not written: an executor gave results of what it had not done."""
+        planned = sum(1 for tensor in range(len(self._plan.tensors)) for _ in self._plan.pieces_of(tensor))
+        if (written := len(self._journal.written)) != planned:
+            raise RuntimeError(f"{written} of {planned} pieces were written")
 
     def _nonfinite(self) -> dict[str, int]:
         """How many elements of the output are NaN or infinite, by tensor, where any is."""
@@ -172,9 +179,10 @@ class Run:
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:
-                portions = tuple(job.portion(piece, self._pool.given_up) for piece in pieces)
+                shares = self._shares(self._span(pieces[0])) if len(pieces) == 1 else 1
+                portions = tuple(job.portion(piece, self._pool.given_up, shared=shares > 1) for piece in pieces)
                 arguments = (portions, job.method, job.decisions.model, sink)
-                for _ in range(self._shares(portions[0].deal.span) if len(portions) == 1 else 1):
+                for _ in range(shares):
                     yield Task(work.write_portions, arguments, partial(take, pieces))
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:

@@ -54,9 +54,9 @@ class Job:
         number = self.layer_of.get(tensor)
         return None if number is None else self.decisions.layers[number]
 
-    def portion(self, piece: Piece, given_up: GivenUp) -> Portion:
-        """A piece with all that is needed to write it."""
-        return Portion(Deal(span_of(self.plan, piece, given_up)), self.decision_of(piece.tensor))
+    def portion(self, piece: Piece, given_up: GivenUp, *, shared: bool) -> Portion:
+        """A piece with all that is needed to write it, by workers that may share it."""
+        return Portion(Deal(span_of(self.plan, piece, given_up), shared=shared), self.decision_of(piece.tensor))
 
 
 def span_of(plan: Plan, piece: Piece, given_up: GivenUp) -> Span:

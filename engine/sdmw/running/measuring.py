@@ -119,7 +119,7 @@ class Measuring:
     def _tasks(self, number: int, look: Look[Any]) -> "Iterator[_Asked]":
         first = not self._open[number].have.looks
         for tensor, span, shares in self._dealt(number, look):
-            models, deal = len(self._plan.tensors[tensor].among), Deal(span)
+            models, deal = len(self._plan.tensors[tensor].among), Deal(span, shared=shares > 1)
             read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
             size = span.nbytes if first else read
             for share in range(shares):

@@ -101,9 +101,12 @@ class Pool:
                     self._submit(task, running, again)
                 if not running:
                     return
+                ended = None
                 with suppress(Empty):
-                    self._take(self._ended.get(timeout=SIGNAL_CHECK), running, again)
+                    ended = self._ended.get(timeout=SIGNAL_CHECK)
                 self._signals.check()
+                if ended:
+                    self._take(ended, running, again)
         except BaseException:
             self.given_up.set()
             raise

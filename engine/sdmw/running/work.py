@@ -39,7 +39,7 @@ class Looking:
 
 def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
     """The statistic of each piece; errors as of `measure`."""
-    return tuple(measure(each.deal, each.look, each.models) for each in lookings)
+    return tuple(measure(each.deal.begun(), each.look, each.models) for each in lookings)
 
 
 def measure(deal: Deal, look: Look[S], models: int) -> S:
@@ -105,10 +105,10 @@ def write_portions(
 
 def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> Written | None:
     """One of them; `write` takes its tiles one by one."""
-    action = portion.deal.span.tensor.action
-    if action == "merge":
-        return apply(portion.deal, method, portion.layer, model, write)
-    return (copy if action == "copy" else convert)(portion.deal, write)
+    deal = portion.deal.begun()
+    if deal.span.tensor.action == "merge":
+        return apply(deal, method, portion.layer, model, write)
+    return (copy if deal.span.tensor.action == "copy" else convert)(deal, write)
 
 
 def apply(deal: Deal, method: AnyMethod, layer: object, model: object, write: Write) -> Written | None:
@@ -237,10 +237,15 @@ def _produce(deal: Deal, write: Write, kernel: Callable[[Tile, Destination], boo
 
 
 def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
+    tile = tile_of(inputs, arrays, start)
+    return replace(tile, tensor=tensor.name, row=tensor.row, columns=tensor.columns)
+
+
+def tile_of(inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
+    """The tile of some inputs, whose elements from `start` on are in arrays."""
     addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
     codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
-    codes_ = np.array(codes, np.int64)
-    return Tile(addresses, codes_, arrays[0].size, tensor.name, start, tensor.row, tensor.columns)
+    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, first=start)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:

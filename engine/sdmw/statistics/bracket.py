@@ -19,8 +19,11 @@ from sdmw.statistics.near import MOST_OF_PIECE, NOTHING, Near, bracket
 MiB = 1 << 20
 SAMPLED = 16  # blocks of a tile that are counted to guess a bracket from
 SAMPLE = SAMPLED * BLOCK  # elements
+FINER = 4  # times as many where a float32 takes part
 SPREAD = 4  # standard deviations by which a sample's rank may be off, beside
-HALF_MARGIN = 0.05  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
+HALF_MARGIN = 0.03  # of ranks: deltas between halves mostly have low bits of zero, so a wide bracket lists few
+TILES = 8  # of a piece, that one worker may take
+EDGES = 0.01  # of ranks, in the bins at a bracket's ends
 WIDE_MARGIN = 0.01  # of ranks: where a float32 takes part, every delta in the bracket is listed
 
 
@@ -99,16 +102,19 @@ class BracketCounter:
 
     def _guess(self, tile: Tile) -> None:
         """New brackets, from blocks all over a tile; of a model without changes there all bins."""
-        step = max(BLOCK, tile.count // SAMPLED)
+        wide = np.isin(tile.codes, (F32, DELTA)).any()
+        step = max(BLOCK, tile.count // (SAMPLED * (FINER if wide else 1)))
         self._sample(
             tile.addresses, tile.codes, tile.count, step, self._packed, self._counts, self._low_sums, self._unlisted,
             self._listed, self._sizes,
         )  # fmt: skip
-        margin = WIDE_MARGIN if np.isin(tile.codes, (F32, DELTA)).any() else HALF_MARGIN
+        margin = WIDE_MARGIN if wide else HALF_MARGIN
+        # All that is listed of a piece has to find room.
+        most = (MOST_OF_PIECE / (TILES * tile.count) - EDGES) / 2 if wide else 1.0
         for model, k in enumerate(self._k):
             counts = self._counts[model, :FIRST_NONFINITE_BIN]
             spread = SPREAD * math.sqrt(k / 100 * (1 - k / 100) / max(1, counts.sum()))
-            found = bracket(counts, k, margin + spread)
+            found = bracket(counts, k, max(spread, min(margin + spread, most)))
             self._brackets[model], self._guessed[model] = found or (0, FIRST_NONFINITE_BIN), found is not None
         self._tensor, self._sampled = tile.tensor, min(tile.count, SAMPLE)
         self._counts[:] = self._low_sums[:] = 0  # they were samples

@@ -9,9 +9,7 @@ from sdmw.kernels.bins import BINS, LOW
 from sdmw.statistics.histogram import Histogram
 from sdmw.statistics.look import Look, LookMemory, Tile, check_models
 from sdmw.statistics.low_bits import LowBits
-
-UNIT_EXPONENT = 298  # sums of squares of float32 are integers times 2**-298
-_INFINITE = 255  # the exponent of infinity and NaN
+from sdmw.statistics.squares import total_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +133,11 @@ class SquaresCounter:
     """Adds squares by exponent, as integers."""
 
     def __init__(self, models: int, look: SquaresLook) -> None:
-        from sdmw.kernels import chance, consensus
+        from sdmw.kernels import consensus
+        from sdmw.kernels.chance import EXPONENTS
 
         self._add, self._look = consensus.sum_squares, look
-        self._sums = np.zeros((models, chance.EXPONENTS, 2), np.int64)
+        self._sums = np.zeros((models, EXPONENTS, 2), np.int64)
 
     def add(self, tile: Tile) -> None:
         """Count a tile."""
@@ -151,12 +150,6 @@ class SquaresCounter:
 
     def result(self) -> tuple[int, ...]:
         """The sums so far; counting begins again."""
-        found = tuple(
-            sum(
-                ((upper << 24) + lower) << 2 * (max(exponent, 1) - 1)
-                for exponent, (upper, lower) in enumerate(model[:_INFINITE].tolist())
-            )
-            for model in self._sums
-        )
+        found = tuple(map(total_of, self._sums))
         self._sums[:] = 0
         return found

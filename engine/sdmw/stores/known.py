@@ -8,6 +8,7 @@ import numpy as np
 
 from sdmw.errors import PlanError, Problem, some
 from sdmw.methods.sdm_w import SdmWParams
+from sdmw.methods.shares import Filter
 from sdmw.planning.plan import Plan
 from sdmw.statistics import percentile
 from sdmw.statistics.bracket import BracketLook
@@ -46,17 +47,17 @@ def known_of(plan: Plan, store: Store) -> Callable[[int], Measured]:
         params = tensors[0].params
         assert isinstance(params, SdmWParams)
         places = [numbers.get(tensor.name) for tensor in tensors]
-        if params.keeps_all or (params.exact and params.small):
+        if params.keeps_all or (params.filter.exact and params.filter.small):
             return Measured()  # a small tensor is read sooner than its histogram
         if any(place is None or (strict and place in odd) for place in places):
             return Measured()
         bins = [reader.magnitudes(place) for place in places if place is not None]
-        return _measured(params, [tensor.component for tensor in tensors], bins)
+        return _measured(params.filter, [tensor.component for tensor in tensors], bins)
 
     return known
 
 
-def _measured(params: SdmWParams, components: list[str], bins: list[list[StoredBins]]) -> Measured:
+def _measured(asked: Filter, components: list[str], bins: list[list[StoredBins]]) -> Measured:
     """As the method's own looks would have found it."""
     found: dict[str, tuple[Histogram, ...]] = {}
     whole = list(bins[0])
@@ -65,9 +66,9 @@ def _measured(params: SdmWParams, components: list[str], bins: list[list[StoredB
         before = found.get(component)
         found[component] = own if before is None else tuple(a + b for a, b in zip(before, own, strict=True))
         whole = [a + b for a, b in zip(whole, models, strict=True)] if number else whole
-    measured = Measured().with_look(BracketLook if params.exact and params.alone else HistogramLook, found)
-    if params.exact and all(map(_at_edges, whole, params.k)):
-        measured = measured.with_look(LowBitsLook, dict.fromkeys(found, (EMPTY,) * len(params.k)))
+    measured = Measured().with_look(BracketLook if asked.exact and asked.alone else HistogramLook, found)
+    if asked.exact and all(map(_at_edges, whole, asked.k)):
+        measured = measured.with_look(LowBitsLook, dict.fromkeys(found, (EMPTY,) * len(asked.k)))
     return measured
 
 

@@ -2,22 +2,15 @@
 
 from collections.abc import Sequence
 
-from sdmw.methods.sdm_w import weights_by_magnitude
+from sdmw.methods.weight_law import WeightLaw
 
 Interval = tuple[float, float]
 ROUNDED = 1e-13  # by which a weight may be off for its roundings, relative to it
 
 
 def weights_of(sums: Sequence[float], power: float) -> tuple[float, ...]:
-    """W_i = x_i**power over their sum, left to right; 0 where x_i is 0, for every power."""
-    if power >= 0:
-        return weights_by_magnitude(sums, power)
-    smallest = min((each for each in sums if each), default=0.0)
-    powers = [(each / smallest) ** power if each else 0.0 for each in sums]
-    total = 0.0
-    for each in powers:  # not sum(), which compensates from Python 3.12 on
-        total += each
-    return tuple(each / total if each else 0.0 for each in powers)
+    """W_i = x_i**power over their sum, as of the merge itself."""
+    return WeightLaw(power).weights(sums)
 
 
 def bounded_weights(sums: Sequence[Interval], power: float) -> tuple[Interval, ...]:

@@ -108,7 +108,7 @@ class MappedFile:
         found = self._tiles.get(place)
         if found is None:
             found = self.tile(*place)
-            kept_windows().append(found)
+            kept_windows().keep(found)
         return found, first
 
     def release(self, start: int, stop: int) -> None:
@@ -164,7 +164,9 @@ class MappedBytes:
         # By touching them where no SIGBUS can come of it. MADV_POPULATE_READ marks every page as used, and a large
         # folio once for each of its pages: the kernel then keeps what was read and drops what it reads ahead. In
         # 350 MiB it read 1.17 times what it was asked for, and in 200 MiB 1.29 times; touching, once.
-        if self._protected and (there := lost_pages.touch(self._address, self._read)) is not None:
+        # Of a window more is touched than is asked for, so pages that are lost there must not count.
+        large = self.nbytes > 2 * _WINDOW
+        if large and self._protected and (there := lost_pages.touch(self._address, self._read)) is not None:
             return 0 if there else errno.EFAULT
         number = _advise(self._address, self._read, _MADV_POPULATE_READ)
         return 0 if number == errno.EINVAL else number  # a kernel before 5.14: pages come when they are touched
@@ -242,28 +244,52 @@ class Mappings:
             self._kept.clear()
 
     def after_fork(self) -> None:
-        """Makes the mappings usable in a forked child, where the thread that held the lock may be gone."""
+        """Forgets all in a forked child, where the threads that held their locks may be gone."""
         self._lock = threading.Lock()
+        self._all, self._kept = weakref.WeakValueDictionary(), OrderedDict()
 
 
 _mappings = Mappings(_MOST_MAPPINGS)
 _local = threading.local()
+_windows: weakref.WeakSet["Windows"] = weakref.WeakSet()  # of all threads
 
 
-def kept_windows() -> deque[MappedBytes]:
-    """The windows that this thread keeps, the latest last."""
+class Windows:
+    """The windows that a thread keeps, the latest last."""
+
+    def __init__(self) -> None:
+        self._kept: deque[MappedBytes] = deque(maxlen=_MOST_WINDOWS)
+
+    def keep(self, window: MappedBytes) -> None:
+        """One more, in the place of the oldest."""
+        self._kept.append(window)
+
+    def clear(self) -> None:
+        """Lets all of them go; from any thread."""
+        self._kept.clear()
+
+
+def kept_windows() -> Windows:
+    """Of this thread."""
     if not hasattr(_local, "windows"):
-        _local.windows = deque(maxlen=_MOST_WINDOWS)
-    return cast("deque[MappedBytes]", _local.windows)
+        _local.windows = Windows()
+        _windows.add(_local.windows)
+    return cast(Windows, _local.windows)
+
+
+def _drop_windows() -> None:
+    for each in list(_windows):
+        each.clear()
 
 
 os.register_at_fork(after_in_child=_mappings.after_fork)
+os.register_at_fork(after_in_child=_drop_windows)
 
 
 def unmap() -> None:
-    """Unmaps everything, but windows of other threads; a source that still reads maps its file again."""
+    """Unmaps everything; a source that still reads maps its file again."""
     _mappings.clear()
-    kept_windows().clear()
+    _drop_windows()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,13 @@ class Publication:
         warnings: what is odd about the output or its place.
     """
 
-    def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool) -> None:
+    def __init__(self, target: str, layouts: Sequence[ShardLayout], *, overwrite: bool, threads: int = 1) -> None:
         self.layouts = tuple(layouts)
         self._overwrite = overwrite
         self._work = WorkDirectory(target)
         self.target, self.path = self._work.target, self._work.out
         self.sink = Sink.of(self.path, self.layouts, uuid.uuid4().hex)
-        self._writer = self.sink.at_home()
+        self._writer = self.sink.at_home(threads)
         self._failure = self._writer.failure
         self.records: list[object] = []
         self.warnings: list[str] = []
@@ -63,6 +63,7 @@ class Publication:
         overwrite: bool,
         identity: Identity | None = None,
         resume: bool = True,
+        threads: int = 1,
     ) -> Self:
         """Takes the lock, reserves every shard and writes headers and index, or finds them as an earlier run left them.
 
@@ -72,12 +73,13 @@ class Publication:
             overwrite: whether publishing may replace a directory.
             identity: of the run; an earlier one is resumed if it has the same.
             resume: False removes what an earlier run left.
+            threads: how many compute what is written.
 
         Raises:
             ResumeError: what is there is of a run with another identity; it stays.
             OutputError: another run writes there, or there is no room; nothing is left behind.
         """
-        output = cls(target, layouts, overwrite=overwrite)
+        output = cls(target, layouts, overwrite=overwrite, threads=threads)
         try:
             with output._failure.final(output._work.path):
                 output._work.take()

@@ -9,9 +9,18 @@ from sdmw.errors import OutputError, Problem
 from sdmw.writing.failure import FirstFailure
 from sdmw.writing.streamed import StreamedFile
 
-IN_FLIGHT = 3  # writes handed over and not done, before the next one waits
+FEWEST = 2  # threads that wait for the disk; measured: with two that compute a third gains nothing
 _MOST_OPEN = 16  # shards open at once, two descriptors each: an output of a thousand must not use them up
-_WRITERS = 2  # threads that wait for the disk; measured: a third gains nothing
+
+
+def writers_for(threads: int) -> int:
+    """How many threads should wait for the disk where so many compute: one write at a time is a part of a fast disk."""
+    return max(FEWEST, threads // 2)
+
+
+def in_flight(threads: int) -> int:
+    """How many writes may be handed over and not done, before the next one waits."""
+    return writers_for(threads) + 1
 
 
 class ShardWriter:
@@ -21,11 +30,12 @@ class ShardWriter:
         failure: the first failure to write.
     """
 
-    def __init__(self, folder: str, sizes: Sequence[int]) -> None:
-        """`sizes`: of the shards, in bytes."""
+    def __init__(self, folder: str, sizes: Sequence[int], threads: int = 1) -> None:
+        """`sizes`: of the shards, in bytes; `threads`: how many give it something to write."""
         self.failure = FirstFailure(folder, sizes)
         self._folder = folder
-        self._writing = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sdmw-write")
+        self._writing = ThreadPoolExecutor(writers_for(threads), thread_name_prefix="sdmw-write")
+        self._most = in_flight(threads)
         self._changed = threading.Condition()  # guards what follows; told when a writer leaves a shard
         self._in_flight: set[object] = set()
         self._files: dict[str, StreamedFile] = {}  # the last used one last
@@ -42,7 +52,7 @@ class ShardWriter:
             raise ValueError("no write may follow finish")
         ticket = object()
         with self._changed:
-            self._changed.wait_for(lambda: self.failure.error or len(self._in_flight) < IN_FLIGHT)
+            self._changed.wait_for(lambda: self.failure.error or len(self._in_flight) < self._most)
             self.failure.check()
             self._in_flight.add(ticket)
             try:

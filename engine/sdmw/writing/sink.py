@@ -85,9 +85,13 @@ class Sink:
         if writer:
             writer.close(sync=True)
 
-    def at_home(self) -> ShardWriter:
-        """The writer of the process that makes the output: it keeps the writer, and closes it in the end."""
-        writer = ShardWriter(self.folder, [shard.stop for shard in self.shards])
+    def at_home(self, threads: int) -> ShardWriter:
+        """The writer of the process that makes the output: it keeps the writer, and closes it in the end.
+
+        Args:
+            threads: how many compute what is written.
+        """
+        writer = ShardWriter(self.folder, [shard.stop for shard in self.shards], threads)
         with _lock:
             return _at_home.setdefault(self.run, writer)
 

@@ -1,0 +1,140 @@
+"""The merges of the study as recipes for sdmw. What a recipe cannot say yet is computed here and given as weights."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deltas
+import numpy as np
+from deltas import Deltas
+
+POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0)  # of the weight law's curve
+POWERS_OF_SQUARES = (-2.0, 1.0, 2.0, 4.0)  # where q = 2, which for two experts only stretches the curve
+PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
+SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # lambda of the plain sum of deltas; 0.5 is the average of two
+K = 10.0  # the article's
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One merge of the study.
+
+    Attributes:
+        name: as tables call it.
+        recipe: for sdmw.
+        like: merge again, scaled so that the length of the applied delta is this times the average's; None: as it is.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    like: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trio:
+    """A base and two experts: folders, and what their deltas say."""
+
+    base: Path
+    experts: tuple[Path, Path]
+    deltas: Deltas
+
+    @classmethod
+    def of(cls, base: Path, *experts: Path) -> "Trio":
+        """By the folders of the models."""
+        return cls(base, experts, Deltas.of(base, experts))
+
+    def recipe(self, method: str, weights: Sequence[Any] | None = None, **parameters: Any) -> dict[str, Any]:
+        """A recipe of the two experts, with a weight each or the method's own."""
+        models: list[dict[str, Any]] = [{"model": str(expert)} for expert in self.experts]
+        for model, weight in zip(models, weights or (), strict=bool(weights)):
+            model["parameters"] = {"weight": weight}
+        found = {"merge_method": method, "models": models, "parameters": parameters}
+        return found if method == "linear" else {"base_model": str(self.base), **found}
+
+    def sums(self, k: float, norm: int) -> np.ndarray:
+        """(N,) float64: sum of |kept delta|**norm of each expert over the whole model."""
+        return sum(self.deltas.sums(k, norm).values())
+
+
+def common(trio: Trio) -> Iterator[Merge]:
+    """What is merged for every pair, equally trained or not: the average, the law's curve, the blind rules."""
+    yield Merge("average", trio.recipe("linear"))
+    gram = trio.deltas.gram()
+    equal = (0.5, 0.5)
+    sums = {norm: trio.sums(K, norm) for norm in (1, 2)}
+    for norm in sums:
+        for power in (*POWERS, *PRINTED) if norm == 1 else POWERS_OF_SQUARES:
+            # normalization: {power, norm} with norm 2 is not in the recipe language yet, so weights are given.
+            weights = deltas.weights(sums[norm], power, norm)
+            given = {"normalization": {"power": power}} if norm == 1 and power > 0 else {}
+            yield Merge(f"law q={norm} p={power:g}", trio.recipe("sdm_w", None if given else weights, k=K, **given))
+    for power in (0.0, 1.0, 2.0, -1.0):
+        # lambda: preserve_norm is not in the recipe language yet, so the number is given.
+        weights = deltas.weights(sums[1], power)
+        scale = deltas.norm_preserving(weights, gram)
+        yield Merge(f"preserve_norm p={power:g}", trio.recipe("sdm_w", weights, k=K, **{"lambda": scale}))
+    half = deltas.norm_preserving(equal, gram) / 2
+    yield Merge("preserve_norm average", trio.recipe("task_arithmetic", (half, half)))
+    yield Merge("sum of deltas, lambda=0.7", trio.recipe("task_arithmetic", (0.7, 0.7)))
+
+
+def thorough(trio: Trio) -> Iterator[Merge]:
+    """What is merged for equally trained pairs alone."""
+    for scale in SCALES:
+        if scale != 0.7:
+            yield Merge(f"sum of deltas, lambda={scale:g}", trio.recipe("task_arithmetic", (scale, scale)))
+    for k in (0.0, 50.0, 90.0):
+        for power in (1.0, 2.0) if k < 90 else (1.0,):
+            yield Merge(f"sdm_w k={k:g} p={power:g}", trio.recipe("sdm_w", k=k, normalization={"power": power}))
+        if k:
+            yield Merge(f"equal weights k={k:g}", trio.recipe("sdm_w", (0.5, 0.5), k=k))
+    for granularity in ("module", "block", "component", "model"):
+        yield Merge(f"sdm_w k=50 p=1 by {granularity}", trio.recipe("sdm_w", k=50, granularity=granularity))
+    yield from by_layer(trio)
+    yield from others(trio)
+
+
+def by_layer(trio: Trio) -> Iterator[Merge]:
+    """The law with each tensor as its own scope, and MetaGPT's weights (q = 2, p = 2, k = 0, the whole model)."""
+    for norm, power in ((1, 1.0), (2, 2.0)):
+        by_tensor = {name: deltas.weights(sums, power, norm) for name, sums in trio.deltas.sums(K, norm).items()}
+        rules = [[{"filter": name, "value": weights[n]} for name, weights in by_tensor.items()] for n in range(2)]
+        yield Merge(f"law q={norm} p={power:g} by layer", trio.recipe("sdm_w", rules, k=K))
+    yield Merge("law q=2 p=2 k=0", trio.recipe("sdm_w", deltas.weights(trio.sums(0, 2), 2.0, 2), k=0))
+
+
+def others(trio: Trio) -> Iterator[Merge]:
+    """The field's methods at their papers' scale, and scaled to the length of other merges' deltas."""
+    own = {
+        "ties density=0.2": trio.recipe("ties", (1.0, 1.0), density=0.2),
+        "ties density=0.5": trio.recipe("ties", (1.0, 1.0), density=0.5),
+        "ties density=0.9": trio.recipe("ties", (1.0, 1.0), density=0.9),
+        "dare density=0.5": trio.recipe("dare_linear", (1.0, 1.0), density=0.5),
+        "dare density=0.1": trio.recipe("dare_linear", (1.0, 1.0), density=0.1),
+        "breadcrumbs density=0.9": trio.recipe("breadcrumbs", (1.0, 1.0), density=0.9),
+        "sdm_w k=50 p=1": trio.recipe("sdm_w", k=50),
+    }
+    preserved = deltas.norm_preserving((0.5, 0.5), trio.deltas.gram())
+    for name, recipe in own.items():
+        if not name.startswith("sdm_w"):
+            yield Merge(name, recipe)
+            yield Merge(f"{name}, average's length", recipe, like=1.0)
+        yield Merge(f"{name}, experts' length", recipe, like=preserved)
+    yield Merge("model_stock", trio.recipe("model_stock"))
+    slerp = trio.recipe("slerp", t=0.5)
+    yield Merge("slerp t=0.5", {**slerp, "base_model": str(trio.experts[0])})
+
+
+def lora(base: Path, adapters: Sequence[Path]) -> Iterator[Merge]:
+    """Merging of low-rank adapters, which sdmw extracted from the experts: equal weights, and lambda 0.7."""
+    for weight in (0.5, 0.7):
+        models = [{"model": str(adapter), "parameters": {"weight": weight}} for adapter in adapters]
+        recipe = {"merge_method": "lora", "base_model": str(base), "models": models}
+        yield Merge(f"lora svd, weights {weight:g}", recipe)
+
+
+def length(base: deltas.Tensors, merged: deltas.Tensors) -> tuple[float, float]:
+    """(sum of absolute values, Euclidean length) of what a merge applied to the base."""
+    parts = [(merged[name].astype(np.float64) - base[name]).ravel() for name in base]
+    return float(sum(np.abs(part).sum() for part in parts)), float(np.sqrt(sum((part**2).sum() for part in parts)))

@@ -1,0 +1,70 @@
+"""Two checkpoints compared."""
+
+import os
+from typing import TYPE_CHECKING
+
+from sdmw.api.arguments import Path, ProgressLike, Size, access_of, check_progress, limits_of, receiver
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.storage.files import HEADER_LIMIT
+
+if TYPE_CHECKING:
+    from sdmw.reporting.comparison import Comparison
+
+
+def compare(
+    a: Path,
+    b: Path,
+    *,
+    sort: str = "name",
+    only: str | None = None,
+    filter: str | None = None,  # noqa: A002  the word of recipes
+    top: int | None = None,
+    budget: Size | None = None,
+    threads: int | None = None,
+    progress: ProgressLike = True,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    follow_links: bool = False,
+) -> "Comparison":
+    """How B differs from A, tensor by tensor: each is read once, in bounded memory.
+
+    Sums are exact, so nothing depends on threads or budget. A tensor that only one of them has, or that has another
+    shape or dtype in B, is told and not compared.
+
+    Args:
+        a: a model as in recipes: a directory, an id in the Hub cache, `path@revision`, `model+adapter`.
+        b: another one. An adapter alone is put on the other model; of two adapters the matrices are compared.
+        sort: changed, sum, largest or ratio, the largest first; or name.
+        only: rows of tensors that are `changed` or `equal`, or none but what is `missing`. None for all.
+        filter: a part of the names of tensors that are compared, as in recipes; `*`, `?` and `[]` are wildcards.
+        top: the number of rows in the result. None for all.
+        budget: as for `merge`.
+        threads: number of worker threads; default: one per core.
+        progress: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+
+    Raises:
+        UsageError: an argument is none of these, or no tensor's name has the filter in it.
+        CheckpointError: all that is wrong with a checkpoint.
+        PlanError: an adapter does not fit its model, or the comparison does not fit into the budget.
+        InputChangedError: a checkpoint changed while it was read.
+        StoppedError: a signal came.
+    """
+    from sdmw.reporting.comparison import Choice, comparison
+
+    choice = Choice(sort, only, top)
+    check_progress(progress)
+    limits, access = limits_of(budget, threads), access_of(header_limit, download, follow_links)
+    from sdmw.planning.comparison import KERNELS, plan_comparison
+    from sdmw.planning.pair import open_pair
+    from sdmw.running import comparison as running
+    from sdmw.running.context import working
+
+    names = os.fspath(a), os.fspath(b)
+    below, above = open_pair(ModelRef.parse(names[0]), ModelRef.parse(names[1]), access)
+    planned = plan_comparison(below, above, filter, limits)
+    with receiver(progress) as tell, working(tell, planned.threads, kernels=KERNELS) as context:
+        compared = running.compare(planned, context)
+    return comparison(names, planned, compared, choice)

@@ -1,0 +1,116 @@
+"""The quality benchmark: its one-minute version trains, merges and scores, and its README shows its results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+QUALITY = ROOT / "benchmarks" / "quality"
+EXTRA = "needs the quality extra"
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    """The benchmark's modules, which its scripts import by their plain names."""
+    monkeypatch.syspath_prepend(QUALITY)
+
+
+@pytest.mark.slow
+def test_the_short_version_runs_and_goes_on_from_its_cache(tmp_path, quality):
+    for module in ("torch", "transformers", "tokenizers", "scipy"):
+        pytest.importorskip(module, reason=EXTRA)
+    environment = os.environ | {"SDMW_QUALITY": str(tmp_path), "PYTHONPATH": str(ROOT / "engine")}
+
+    def run(script, *arguments):
+        command = [sys.executable, QUALITY / script, "--short", "--bases", "1", "--pairs", "1", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "multitask-8" in run("train.py")
+    results = tmp_path / "results"
+    run("measure.py", "--results", results)
+    assert "multitask" not in run("train.py")
+
+    import seeds
+
+    (measured,) = seeds.measured(results)
+    assert {"base", "corp", "func", "corp-third", "multitask-4"} <= measured.single()
+    for pairing in ("equal", "corp third", "func third"):
+        assert measured.names(pairing)[0] == "average"
+        assert 0 <= measured.of(pairing, "average")["overall average"] <= 1
+    assert measured.facts["equal", "average"]["times_average"] == 1
+
+
+def test_results_hold_no_text_and_no_path():
+    for path in (QUALITY / "results").glob("base-*.json"):
+        content = json.loads(path.read_text())
+        assert "Q: " not in path.read_text()
+        assert str(Path.home()) not in path.read_text()
+        for row in content["scored"]:
+            assert {name: len(bits) for name, bits in row["right"].items()} == {
+                name: 2 * -(-count // 8) for name, count in content["counts"].items()
+            }
+
+
+def test_the_readmes_show_what_the_results_say(quality):
+    pytest.importorskip("scipy", reason=EXTRA)
+    import tables
+
+    made = tables.made()
+    for path in (tables.README, tables.FIRST_PAGE):
+        assert path.read_text() == tables.filled(path.read_text(), made)
+
+
+def test_one_pass_scores_as_greedy_decoding_does(quality, monkeypatch):
+    """An answer counts as right exactly where generate() would print it."""
+    torch = pytest.importorskip("torch", reason=EXTRA)
+    pytest.importorskip("transformers", reason=EXTRA)
+    import scoring
+    import sizes
+    import training
+    from suites import Rows
+
+    model = training.new_model(sizes.SHORT, 0).eval()
+    prompts = torch.randint(1, 2048, (6, 5), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        said = model.generate(prompts, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    rows = said.tolist()
+    rows[1][7] ^= 1  # one wrong token late in one answer, and one in the first place
+    rows[2][5] ^= 1
+    right = scoring.hits(model, Rows(tuple(rows), (5,) * 6))
+    assert right.tolist() == [True, False, False, True, True, True]
+
+
+def test_the_weight_law_is_the_engine_s(quality):
+    import deltas
+    import numpy as np
+
+    from sdmw.methods.sdm_w import weights_by_magnitude
+
+    sums = np.array([3.0, 1.5, 0.5])
+    for power in (0.0, 1.0, 2.0, 5.5, -1.0):
+        np.testing.assert_allclose(deltas.weights(sums, power), weights_by_magnitude(list(sums), power))
+    squares = np.array([9.0, 1.0])  # norms 3 and 1
+    np.testing.assert_allclose(deltas.weights(squares, 1, norm=2), [0.75, 0.25])
+
+
+def test_orthogonal_experts_of_equal_length_are_scaled_by_the_root_of_their_number(quality):
+    import deltas
+    import numpy as np
+
+    assert deltas.norm_preserving([0.25] * 4, 9 * np.eye(4)) == pytest.approx(2)
+
+
+def test_holm_and_intervals(quality):
+    pytest.importorskip("scipy", reason=EXTRA)
+    import intervals
+
+    assert intervals.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    found = intervals.difference([0.5, 0.7, 0.6], [0.4, 0.5, 0.6])
+    assert (found.mean, found.spread) == pytest.approx((0.1, 0.1))
+    assert found.half_width == pytest.approx(0.1 * 4.302653 / 3**0.5, rel=1e-5)
