@@ -4,9 +4,9 @@ python benchmarks/floor.py '{"inputs": [...], "passes": 2, "bytes": B, "out": FI
                              "threads": 2, "cold": false}'
 
 Same threads, same tiles, in order in both passes; inputs are mapped, each word is read (a sum that the compiler cannot
-leave out), pages are let go of behind. The output is reserved, written in the last pass by threads of its own, as ours is, and synced; past the
-page cache or through it, in one of the ways of `writing.py`. Prints the seconds of the work, without the start of the
-interpreter.
+leave out), pages are let go of behind. The output is reserved, written in the last pass by threads of its own, as ours
+is, and synced; past the page cache or through it, in one of the ways of `writing.py`. Prints the seconds of the work,
+without the start of the interpreter.
 """
 
 import ctypes

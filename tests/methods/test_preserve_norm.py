@@ -137,3 +137,21 @@ def test_the_plan_says_what_is_read_once_more(folder):
     assert [(each.value, each.place) for each in told if each.parameter == "lambda"] == [
         ("preserve_norm", "parameters.lambda")
     ]
+
+
+@pytest.mark.parametrize(("chosen", "refused"), [(0.5, False), ({"preserve_norm": "layer"}, False),
+                                                 ("preserve_norm", True)])  # fmt: skip
+def test_slices_may_have_unlike_models_unless_these_are_weighed_as_wholes(tmp_path, chosen, refused):
+    rng = np.random.default_rng(3)
+    shapes = {f"model.layers.{n}.w": (8, 8) for n in range(2)}
+    for name in ("base", "one", "two"):
+        tensors = {key: rng.normal(0, 1, shape).astype(np.float32) for key, shape in shapes.items()}
+        write_checkpoint(tmp_path / name, tensors, config={"model_type": "llama", "num_hidden_layers": 2})
+    sources = [[{"model": str(tmp_path / name), "layer_range": [n, n + 1]} for name in names]
+               for n, names in enumerate((("base", "one", "two"), ("base", "one")))]  # fmt: skip
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"),
+              "slices": [{"sources": each} for each in sources],
+              "parameters": {"lambda": chosen, "weight": 0.5}}  # fmt: skip
+    problems = sdmw.plan(recipe).problems
+    assert any("weighs as wholes" in str(each) for each in problems) == refused
+    assert refused or problems == ()

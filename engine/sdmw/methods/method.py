@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from types import NoneType
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
@@ -144,6 +145,10 @@ class Method(ABC, Generic[P, D, M]):
     def same_within_layer(self, top: Mapping[str, Setting]) -> tuple[str, ...]:
         """Parameters of which all tensors of a layer must have one value, by the recipe's top level."""
         return tuple(parameter.name for parameter in self.parameters if parameter.same_within_layer)
+
+    def weighs_wholes(self, top: Mapping[str, Setting]) -> bool:
+        """Whether models are weighed as wholes, so that the same ones take part in every slice; by the top level."""
+        return own_types(self)[2] is not NoneType
 
     def product(self, top: Mapping[str, Setting]) -> Product:
         """What the merge makes, by the recipe's top level of parameters."""

@@ -1,6 +1,6 @@
 """Task arithmetic: the base plus a weighted sum of deltas. Source: arXiv:2212.04089, section 2; METHOD.md."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from sdmw.methods.preserve_norm import (
     preserved,
     products_of,
 )
-from sdmw.recipes.recipe import Parameter
+from sdmw.recipes.recipe import Parameter, Setting
 from sdmw.statistics.gram import GramLook
 from sdmw.statistics.look import Look, Measured, Tile
 
@@ -70,6 +70,11 @@ class TaskArithmetic(Method[TaskArithmeticParams, Weighed | None, Preserved | No
         return TaskArithmeticParams(
             settings.numbers("weight"), settings.flag("normalize"), scaling.scale, scaling.preserve
         )
+
+    def weighs_wholes(self, top: Mapping[str, Setting]) -> bool:
+        """Only where the norms of the whole model are preserved."""
+        chosen = top.get("lambda", ())
+        return isinstance(chosen, str) or (isinstance(chosen, Mapping) and chosen["preserve_norm"] == "model")
 
     def kernels(self, params: Iterable[TaskArithmeticParams]) -> tuple[str, ...]:
         """Those of dot products where norms are preserved."""

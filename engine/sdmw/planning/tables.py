@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import NoneType
 
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, quoted, shorten, some
-from sdmw.methods.method import AnyMethod, own_types
+from sdmw.methods.method import AnyMethod
 from sdmw.planning.inputs import Inputs
 from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.rows import completed
@@ -79,7 +78,7 @@ def _tables(
     if not recipe.slices:
         return Tables(whole[BASE], {name: whole[name] for name in inputs.models})
     sources = [{entry.model for entry in each.sources} for each in recipe.slices]
-    if own_types(method)[2] is not NoneType and any(each != sources[0] for each in sources):
+    if method.weighs_wholes(recipe.parameters) and any(each != sources[0] for each in sources):
         expected = f"the same models in all, which {method.name} weighs as wholes"
         mend = "Give every slice the same models, or choose a method that decides each tensor by itself"
         return [Problem("recipe: slices", expected, "others in some slices", mend)]
