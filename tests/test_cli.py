@@ -441,7 +441,7 @@ def tensors_of(folder):
 
 
 @pytest.mark.parametrize("end", [fail, stop])
-def test_the_mend_of_a_changed_recipe_is_followed(recipe, capsys, monkeypatch, end):
+def test_the_mend_of_a_changed_recipe_is_followed(recipe, capsys, monkeypatch, no_bundles, end):
     """An interrupted merge, then another recipe: the message names the option that gives the right result."""
     ended = interrupted(capsys, monkeypatch, end, "merge", recipe, "out")
     assert ended.code == (1 if end is fail else 128 + signal.SIGTERM)
