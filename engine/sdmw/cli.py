@@ -258,7 +258,7 @@ def sweep(
 ) -> None:
     """Show what SDM-W would decide at many settings.
 
-    It is told by a store, without the models, for every combination, as of --k 0,10,50 --power 1,2.
+    A store answers for every combination, without the models: of --k 0,10,50 --power 1,2 for six.
     """
     from sdmw import api
     from sdmw.reporting import terminal

@@ -29,7 +29,7 @@ def compare(
     """How B differs from A, tensor by tensor: each is read once, in bounded memory.
 
     Sums are exact, so nothing depends on threads or budget. A tensor that only one of them has, or that has another
-    shape or dtype in B, is told and not compared.
+    shape or dtype in B, is listed and not compared.
 
     Args:
         a: a model as in recipes: a directory, an id in the Hub cache, `path@revision`, `model+adapter`.

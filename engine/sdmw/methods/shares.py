@@ -24,7 +24,7 @@ LARGEST = float(np.finfo(np.float32).max)
 @tagged
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """How the deltas that count are told from the others.
+    """Which deltas of a layer count.
 
     Attributes:
         k: percent of the nonzero deltas dropped, 0 to 100, for each model.

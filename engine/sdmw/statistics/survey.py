@@ -186,5 +186,5 @@ class SurveyCounter:
 
 
 def subsets_of(models: int) -> int:
-    """How many subsets of so many models are told apart."""
+    """How many subsets of so many models are counted apart."""
     return 1 << models if models <= MOST_OVERLAPPING else 1

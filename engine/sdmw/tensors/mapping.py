@@ -149,7 +149,7 @@ class MappedBytes:
         self._error: int | None = None
 
     def populate(self) -> int:
-        """Reads them into memory, so that touching them raises no SIGBUS; once, whoever asks for them.
+        """Reads them into memory, so that touching them raises no SIGBUS; once, however many ask for them.
 
         Returns:
             0, or the error: EFAULT where the file ends before they do or the disk cannot read. Another thing may still
@@ -251,7 +251,7 @@ class Mappings:
 
 _mappings = Mappings(_MOST_MAPPINGS)
 _local = threading.local()
-_windows: weakref.WeakSet["Windows"] = weakref.WeakSet()  # of all threads
+_windows: weakref.WeakValueDictionary[int, "Windows"] = weakref.WeakValueDictionary()  # by thread
 
 
 class Windows:
@@ -273,13 +273,14 @@ def kept_windows() -> Windows:
     """Of this thread."""
     if not hasattr(_local, "windows"):
         _local.windows = Windows()
-        _windows.add(_local.windows)
+        _windows[threading.get_ident()] = _local.windows
     return cast(Windows, _local.windows)
 
 
 def _drop_windows() -> None:
-    for each in list(_windows):
-        each.clear()
+    for reference in _windows.valuerefs():  # a list that is made at once: other threads may begin meanwhile
+        if each := reference():
+            each.clear()
 
 
 os.register_at_fork(after_in_child=_mappings.after_fork)
