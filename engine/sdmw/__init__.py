@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sdmw.api import (
         apply,
         compare,
+        dask_cluster,
         explain,
         extract,
         inspect,
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "dask_cluster",
     "errors",
     "explain",
     "extract",
@@ -88,6 +90,7 @@ _HOMES = {
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "compare": "sdmw.api",
+    "dask_cluster": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",

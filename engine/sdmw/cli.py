@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sdmw.reporting.packing import PackReport
     from sdmw.reporting.report import Report
+    from sdmw.running.dask_cluster import DaskCluster
 
 app = typer.Typer(
     name="sdmw",
@@ -46,6 +47,7 @@ IntermediateDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where documents are written that others use, each as DIR/NAME.")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
+Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
 
@@ -84,6 +86,7 @@ def merge(
     recipe: RecipeArgument,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
     threads: Threads = None,
+    dask: Dask = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
@@ -108,7 +111,7 @@ def merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
         random_seed=random_seed, intermediate_dir=intermediate_dir, resume=not restart, progress=not quiet,
-        statistics=statistics,
+        statistics=statistics, executor=_cluster(dask),
     )  # fmt: skip
     _print_merged(report, as_json)
 
@@ -118,6 +121,7 @@ def plan(
     recipe: RecipeArgument,
     out: Annotated[str | None, typer.Argument(metavar="OUT", help="Where the result would go.")] = None,
     threads: Threads = None,
+    dask: Dask = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
@@ -149,7 +153,7 @@ def plan(
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
-        header_limit=header_limit, intermediate_dir=intermediate_dir,
+        header_limit=header_limit, intermediate_dir=intermediate_dir, executor=_cluster(dask),
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -366,6 +370,7 @@ def verify(
         str | None, typer.Option(metavar="FOLDER", help="Folder that holds the recipe's models; default: here.")
     ] = None,
     threads: Threads = None,
+    dask: Dask = None,
     quiet: Quiet = False,
     as_json: Json = False,
     download: Download = False,
@@ -384,6 +389,7 @@ def verify(
     found = api.verify(
         out, sample=1 if everything else share, inputs=inputs, threads=threads, header_limit=header_limit,
         download=download, follow_links=follow_links, progress=not quiet,
+        executor=_cluster(dask),
     )  # fmt: skip
     if as_json:
         _print_json(found.to_dict())
@@ -491,6 +497,12 @@ def _show_warning(
 
 def _same_command() -> str:
     return shlex.join(["sdmw", *(each for each in sys.argv[1:] if each != "--restart")])
+
+
+def _cluster(address: str | None) -> "DaskCluster | None":
+    from sdmw import api
+
+    return None if address is None else api.dask_cluster(address)
 
 
 def _print_merged(report: "Report", as_json: bool) -> None:

@@ -150,6 +150,10 @@ class InputChangedError(RunError):
     resumable = False
 
 
+class OtherFilesError(RunError):
+    """A worker in another process sees another file under an input's path, or none."""
+
+
 class OtherModelError(RunError):
     """A delta archive was given a model that it does not belong to."""
 

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -298,10 +299,61 @@ def test_a_worker_is_set_up_once_a_run(monkeypatch):
     monkeypatch.setattr(lost_pages, "guard_for_good", lambda: guarded.append(1))
     monkeypatch.setattr(elsewhere, "forget", lambda: forgotten.append(1))
     monkeypatch.setattr(elsewhere, "_run", None)
+    setting = pickle.dumps(elsewhere.Setting(("cuts",), ()))
     for run in ("a", "a", "a", "b", "b"):
-        assert elsewhere.elsewhere(run, ("cuts",), max, (3, 4)) == 4
+        assert elsewhere.elsewhere(run, setting, elsewhere.packed(max, (3, 4))) == 4
     assert (len(guarded), len(forgotten)) == (2, 2)
     assert loaded == [("cuts",)] * 2  # a kernel that is loaded in the middle of a run takes memory that no plan counts
+
+
+class Losing(Executor):
+    """An executor with an error of its own for lost workers, as dask has one: every `period`-th task is lost."""
+
+    def __init__(self, period, made):
+        made.append(self)
+        self._period, self._count = period, 0
+
+    def submit(self, function, /, *arguments):
+        self._count += 1
+        future = Future()
+        if self._count % self._period == 0:
+            future.set_exception(OSError("the worker died"))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+def test_whatever_an_executor_raises_itself_is_a_lost_worker(world, tmp_path):
+    """What tasks raise comes as a value."""
+    expected, made = merged(world, tmp_path / "own"), []
+    assert merged(world, tmp_path / "out", executor=lambda: Losing(10**9 if made else 5, made)) == expected
+    assert len(made) == 2
+    with pytest.raises(LostWorkerError, match="a worker was lost: the worker died"):
+        merged(world, tmp_path / "never", executor=lambda: Losing(2, made))
+    assert len(made) == 6
+
+
+def test_a_worker_that_sees_other_files_or_has_another_version_takes_no_task(world, monkeypatch):
+    monkeypatch.setattr(elsewhere, "_run", None)
+    (shard,) = sdmw.plan(recipe(world)).checkpoints[0].shards
+
+    def said_of(setting):
+        raised = elsewhere.elsewhere("run", pickle.dumps(setting), elsewhere.packed(os._exit, (1,)))
+        return str(raised.error)
+
+    changes = {
+        "path": ("nowhere", "on a worker this file is not there"),
+        "size": (7, "on a worker this file has .* bytes, and 7 there"),
+        "mtime_ns": (7, "on a worker this file was changed at another time"),
+        "header_hash": ("7", "on a worker this file has another header"),
+    }
+    for field, (value, expected) in changes.items():
+        other = elsewhere.Setting((), (shard, replace(shard, **{field: value})))
+        assert re.search(expected, said_of(other))
+    assert "worker: expected sdmw 0.0" in said_of(elsewhere.Setting((), (), "0.0"))
+    seen_otherwise = replace(shard, inode=7, ctime_ns=7)  # as another machine may see them
+    setting = pickle.dumps(elsewhere.Setting((), (seen_otherwise,)))
+    assert elsewhere.elsewhere("run", setting, elsewhere.packed(max, (3, 4))) == 4
 
 
 def test_groups_apart_share_no_block(world):

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sdmw.api.archiving import apply, pack, revert
     from sdmw.api.checking import inspect, verify
+    from sdmw.api.clusters import dask_cluster
     from sdmw.api.comparing import compare
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
     from sdmw.api.stores import measure, open_store, sweep
 
 __all__ = [
-    "apply", "compare", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack", "plan",
-    "revert", "sweep", "verify",
+    "apply", "compare", "dask_cluster", "explain", "extract", "inspect", "measure", "merge", "open", "open_store",
+    "pack", "plan", "revert", "sweep", "verify",
 ]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("apply", "pack", "revert"), "archiving"),
     **dict.fromkeys(("inspect", "verify"), "checking"),
     "compare": "comparing",
+    "dask_cluster": "clusters",
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
     **dict.fromkeys(("measure", "open_store", "sweep"), "stores"),

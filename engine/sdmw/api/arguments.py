@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sdmw.errors import PlanError, Problem, UsageError, quoted
-from sdmw.planning.limits import Limits
+from sdmw.planning.limits import Apart, Limits
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import expanded
 from sdmw.recipes.recipe import Recipe
@@ -37,11 +37,13 @@ def path_of(given: Path) -> str:
     return expanded(os.fspath(given))
 
 
-def limits_of(budget: Size | None, threads: int | None) -> Limits:
-    """What a call allows; UsageError where that is no number."""
+def limits_of(budget: Size | None, threads: int | None, executor: object = None) -> Limits:
+    """What a call allows; UsageError where that is no number. An executor's maker may tell of its workers (`apart`)."""
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
         raise UsageError([Problem("threads", f"a whole number from 1 to {MOST_THREADS}", quoted(threads))])
-    return Limits(None if budget is None else parse_size(budget, "budget"), threads)
+    apart = getattr(executor, "apart", None)
+    known = apart if isinstance(apart, Apart) else None
+    return Limits(None if budget is None else parse_size(budget, "budget"), threads, known)
 
 
 def access_of(header_limit: Size, download: bool, follow_links: bool = False, folder: Path | None = None) -> Access:

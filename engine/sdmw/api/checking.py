@@ -105,7 +105,7 @@ def verify(
         raise UsageError([Problem("sample", "a share above 0, at most 1", quoted(sample))])
     check_progress(progress)
     check_executor(executor)
-    limits, access = limits_of(None, threads), access_of(header_limit, download, follow_links, inputs)
+    limits, access = limits_of(None, threads, executor), access_of(header_limit, download, follow_links, inputs)
     from sdmw.checkpoints import formats
     from sdmw.planning.build import kernels_of
     from sdmw.planning.inputs import Inputs, not_found
@@ -128,9 +128,9 @@ def verify(
         recipe = load(text, all_methods(), ignore_unknown=True)
         lost = not_found(recipe, access)
     if lost or is_another:
-        with receiver(progress) as tell, working(tell, limits.most_threads(), executor) as context:
+        with receiver(progress) as tell, working(tell, limits.most_threads(), executor, inputs=[merged]) as context:
             return verification.verify_checksums(merged, report.pieces, report.headers, files, context, lost)
-    prepared = prepared_of(recipe, access, threads=threads, ignore_unknown=True)
+    prepared = prepared_of(recipe, access, threads=threads, ignore_unknown=True, executor=executor)
     if isinstance(prepared.inputs, Inputs):
         verification.check_inputs(prepared.inputs.sources, fingerprints_of(report))
         verification.check_configs(prepared.inputs.sources, report.configs)
@@ -138,7 +138,8 @@ def verify(
     # Whether tied heads differ was found out by the merge: what it wrote tells.
     untied = {tied.head.name for tied in planned.heads} & merged.tensors.keys()
     kernels = kernels_of(planned)
-    with receiver(progress) as tell, working(tell, planned.threads, executor, kernels) as context:
+    read = (merged, *planned.checkpoints)
+    with receiver(progress) as tell, working(tell, planned.threads, executor, kernels, read) as context:
         prepared = decided(prepared, context)
         if untied or recipe.documents:
             planned = sound(prepared.plan(untied))

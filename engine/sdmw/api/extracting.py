@@ -93,7 +93,7 @@ def extract(
 
     with (
         receiver(progress) as tell,
-        working(tell, planned.threads, executor) as context,
+        working(tell, planned.threads, executor, inputs=[below, above]) as context,
         publishing(
             context, target, planned.shards, [below, above],
             overwrite=overwrite, identity=identity_of(planned), resume=resume,

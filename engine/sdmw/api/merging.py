@@ -85,8 +85,9 @@ def merge(
         resume: False starts over where an interrupted run has left something.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
             `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
-            makes one, which is called again, up to three times, when a worker is lost. Workers in other processes must
-            see the same files; the budget bounds each of them by itself.
+            makes one, which is called again, up to three times, when a worker is lost: `dask_cluster(ADDRESS)` gives
+            such a function. Workers in other processes must see the same files; the budget bounds each of them by
+            itself.
         statistics: for `sdm_w`, a store that `measure` made of the same inputs: what it decides is not measured again.
             The result has the same bits.
 
@@ -107,7 +108,9 @@ def merge(
     loaded = _loaded(recipe, ignore_unknown, random_seed)
     target, folder = path_of(out), None if intermediate_dir is None else path_of(intermediate_dir)
     places = documents.places_of(loaded, target, folder)
-    options = _options(documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without)
+    options = _options(
+        documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without, executor
+    )
     access = access_of(header_limit, download, follow_links)
     prepared = prepare(_noted(loaded, places), options, access)
     if places:
@@ -146,7 +149,7 @@ def _written(
         from sdmw.running.events import Planned
         from sdmw.running.identity import identity_of
 
-        with working(tell, planned.threads, executor, kernels) as context:
+        with working(tell, planned.threads, executor, kernels, planned.checkpoints) as context:
             planned = settled_with_documents(prepared, planned, context)
             known = nothing_known if statistics is None else _known(planned, statistics)
             with publishing(
@@ -186,6 +189,7 @@ def plan(
     random_seed: int | None = None,
     without: Collection[str] = (),
     intermediate_dir: Path | None = None,
+    executor: "ExecutorLike" = None,
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
@@ -196,7 +200,9 @@ def plan(
     target = None if out is None else path_of(out)
     folder = None if intermediate_dir is None else path_of(intermediate_dir)
     places = documents.places_of(loaded, target, folder)
-    options = _options(documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without)
+    options = _options(
+        documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without, executor
+    )
     return prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
 
 
@@ -267,8 +273,9 @@ def open(  # noqa: A001  the word of safetensors
     check_executor(executor)
     access = access_of(header_limit, download, follow_links)
     prepared = prepared_of(
-        recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown, random_seed=random_seed
-    )
+        recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown, random_seed=random_seed,
+        executor=executor,
+    )  # fmt: skip
     planned = sound(prepared.plan())
     from sdmw.running.context import load_kernels, working
 
@@ -281,7 +288,7 @@ def open(  # noqa: A001  the word of safetensors
         from sdmw.running.merged import opened
         from sdmw.running.reader import MergeReader
 
-        with working(tell, planned.threads, executor, kernels) as context:
+        with working(tell, planned.threads, executor, kernels, planned.checkpoints) as context:
             planned = settled_with_documents(prepared, planned, context)
             decisions = Run(planned, context).decide()
     return MergeReader(opened(Job(planned, decisions)))
@@ -295,9 +302,12 @@ def prepared_of(
     threads: int | None = None,
     ignore_unknown: bool = False,
     random_seed: int | None = None,
+    executor: object = None,
 ) -> Prepared:
     """A recipe whose result is not written, with its inputs open; arguments and errors as for `merge`."""
-    options = _options(None, budget, threads, overwrite=False, max_shard_size=DEFAULT_SHARD, without=())
+    options = _options(
+        None, budget, threads, overwrite=False, max_shard_size=DEFAULT_SHARD, without=(), executor=executor
+    )
     return prepare(_noted(_loaded(recipe, ignore_unknown, random_seed), {}), options, access)
 
 
@@ -308,10 +318,11 @@ def _options(
     overwrite: bool,
     max_shard_size: Size,
     without: Collection[str],
+    executor: object = None,
 ) -> Options:
     if without and (unknown := set(without) - {"tokenizer", "card"}):
         raise UsageError([Problem("without", "tokenizer, card", quoted(sorted(unknown)[0]))])
-    limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
+    limits, most = limits_of(budget, threads, executor), parse_size(max_shard_size, "max_shard_size")
     return Options(target, overwrite, most, limits, frozenset(without))
 
 

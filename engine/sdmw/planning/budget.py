@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdmw.errors import Problem
 from sdmw.kernels import ready
@@ -26,6 +26,7 @@ LOADING = 116 * MiB  # at most while kernels are loaded; measured 100, with the 
 COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM's code stays mapped
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
+AT_REST = 96 * MiB  # a worker of dask before its first task; measured 75, with the modules of a merge
 APART = 64  # of one column or range that is decided by itself: eleven letters in the decision, the report and its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
@@ -85,6 +86,13 @@ def projected_peak(demand: Demand, tile: int, threads: int) -> int:
     written = (in_flight(threads) + threads * MOST_EARLY) * tile * demand.output
     running = demand.reserved + threads * worker + written + statistics + STAGING
     return max(demand.loading, running)
+
+
+def driver_peak(demand: Demand, threads: int) -> int:
+    """Bound on the resident memory of a process that drives so many threads of other processes, in bytes."""
+    looks = demand.looks
+    statistics = demand.models * (looks.kept * (demand.components + 1) + looks.result * 2 * threads)
+    return max(demand.loading, demand.reserved + statistics + STAGING)
 
 
 def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
@@ -172,6 +180,20 @@ def kernels_to_load(groups: Collection[str] = ()) -> Kernels:
             return Kernels(LOADING, LOADED)
 
 
+def of_a_worker(demand: Demand, kernels: Kernels, resident: int) -> Demand:
+    """What a process that works for a driver asks of memory.
+
+    Args:
+        demand: of the driver, if it did the work itself.
+        kernels: what they add to the driver.
+        resident: bytes that the driver occupies.
+    """
+    compiles = kernels.most == COMPILING
+    own = Kernels(COMPILING, COMPILING) if compiles else Kernels(LOADING, LOADED)
+    reserved = demand.reserved - resident - kernels.stay + AT_REST + own.stay
+    return replace(demand, reserved=reserved, loading=AT_REST + own.most)
+
+
 def least_peak(demand: Demand) -> int:
     """The bound with the smallest tile in one thread."""
     return projected_peak(demand, SMALLEST_TILE, 1)
@@ -180,15 +202,22 @@ def least_peak(demand: Demand) -> int:
 def fit(demand: Demand, budget: int, threads: int) -> Fit | Problem:
     """The largest tile that keeps within the budget; fewer threads only where the smallest tile does not."""
     for count in range(threads, 0, -1):
-        tile = LARGEST_TILE
-        while tile > SMALLEST_TILE and tile * demand.element > TILES:
-            tile //= 2
-        while tile >= SMALLEST_TILE:
-            peak = projected_peak(demand, tile, count)
-            if peak <= budget:
-                return Fit(count, tile, peak)
-            tile //= 2
+        if isinstance(found := fit_tile(demand, budget, count), Fit):
+            return found
     return refusal(least_peak(demand), budget)
+
+
+def fit_tile(demand: Demand, budget: int, threads: int) -> Fit | Problem:
+    """The largest tile with which so many threads keep within the budget."""
+    tile = LARGEST_TILE
+    while tile > SMALLEST_TILE and tile * demand.element > TILES:
+        tile //= 2
+    while tile >= SMALLEST_TILE:
+        peak = projected_peak(demand, tile, threads)
+        if peak <= budget:
+            return Fit(threads, tile, peak)
+        tile //= 2
+    return refusal(projected_peak(demand, SMALLEST_TILE, threads), budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sdmw.planning.auxiliary import auxiliary
 from sdmw.planning.beside import Beside
 from sdmw.planning.check import check_inputs
 from sdmw.planning.inputs import Inputs
-from sdmw.planning.limits import Limits
+from sdmw.planning.limits import Apart, Limits
 from sdmw.planning.output_tokens import Vocabularies
 from sdmw.planning.plan import LayerPlan, Plan, TensorPlan, output_dtype
 from sdmw.planning.resolve import check_settings
@@ -309,9 +309,26 @@ def _fitted(plan: Plan, method: AnyMethod, options: Options) -> Plan:
     allowed = options.limits.allowed(resident, output)
     if target and (problems := memory.check_output(target, plan.bytes_written, budget.least_peak(demand) - resident)):
         return replace(plan, problems=(*plan.problems, *problems))
+    if options.limits.apart:
+        return _fitted_apart(plan, demand, resident, options.limits, options.limits.apart)
     found = budget.fit(demand, allowed, options.limits.most_threads())
     if isinstance(found, Problem):
         return replace(plan, problems=(*plan.problems, found))
     problems = memory.check_output(target, plan.bytes_written, found.peak - resident) if target else []
     fitted = replace(plan, threads=found.threads, tile=found.tile, peak_bytes=found.peak)
+    return replace(fitted, problems=(*plan.problems, *problems))
+
+
+def _fitted_apart(plan: Plan, demand: budget.Demand, resident: int, limits: Limits, apart: Apart) -> Plan:
+    """Tile and bounds where other processes do the work: each of them, and this one, keeps within the budget."""
+    threads = limits.most_threads()
+    allowed = limits.budget or budget.AT_REST + budget.DEFAULT_CAP
+    here, allowed_here = budget.driver_peak(demand, threads), limits.allowed(resident)
+    worker = budget.of_a_worker(demand, budget.kernels_to_load(kernels_of(plan)), resident)
+    found = budget.fit_tile(worker, min(allowed, apart.memory or allowed), apart.most_threads)
+    problems = [] if here <= allowed_here else [budget.refusal(here, allowed_here)]
+    if isinstance(found, Problem):
+        return replace(plan, problems=(*plan.problems, *problems, replace(found, where="memory of a worker")))
+    fitted = replace(plan, threads=threads, tile=found.tile, peak_bytes=here)
+    fitted = replace(fitted, workers=apart.workers, worker_bytes=found.peak)
     return replace(fitted, problems=(*plan.problems, *problems))

@@ -9,16 +9,35 @@ from sdmw.planning.budget import Tasks, Workers
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """The workers of a run that are processes of their own.
+
+    Attributes:
+        workers: number of processes.
+        threads: of all of them together.
+        most_threads: of one of them, at most.
+        memory: bytes that the smallest of them may occupy; None where there is no limit.
+    """
+
+    workers: int
+    threads: int
+    most_threads: int
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Memory and threads that a run may take.
 
     Attributes:
         budget: bytes that the process may occupy; None for the default.
         threads: number of worker threads; None for one a core that the process may use.
+        apart: where the workers are processes of their own, which the budget bounds each by itself; else None.
     """
 
     budget: int | None = None
     threads: int | None = None
+    apart: Apart | None = None
 
     def allowed(self, resident: int, promised: int = 0) -> int:
         """Bytes that a process may occupy that has so many now; `promised` bytes of what is free are another's."""
@@ -26,7 +45,7 @@ class Limits:
 
     def most_threads(self) -> int:
         """Worker threads, where memory allows them."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or (self.apart.threads if self.apart else len(os.sched_getaffinity(0)))
 
     def fit(self, tasks: Tasks, resident: int) -> Workers | Problem:
         """As many threads as these limits allow, for tasks in a process that occupies `resident` bytes.

@@ -158,6 +158,8 @@ class Plan:
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
+        workers: number of other processes in which the work is done; 0 for none.
+        worker_bytes: proved bound on the resident memory of each of them.
         free_bytes: free disk where the output goes.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
@@ -193,6 +195,8 @@ class Plan:
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0
+    workers: int = 0
+    worker_bytes: int = 0
     free_bytes: int = 0
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
@@ -266,6 +270,8 @@ class Plan:
             "seconds": self.seconds,
             "rate": RATE,
             "threads": self.threads,
+            "workers": self.workers,
+            "worker_bytes": self.worker_bytes,
             "missing": dict(self.missing),
             "extra": dict(self.extra),
             "dropped": dict(self.dropped),

@@ -1,7 +1,7 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -141,7 +141,7 @@ def print_plan(plan: Plan) -> None:
             ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
             ("written", shown(plan.bytes_written)),
-            ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
+            *_memory(plan),
             ("free disk", shown(plan.free_bytes)),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
             *tally.lines(
@@ -154,6 +154,15 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
+    threads = counted(plan.threads, "thread")
+    if not plan.workers:
+        yield "peak memory", f"at most {shown(plan.peak_bytes)}, with {threads}"
+        return
+    yield "workers", f"{plan.workers}, with {threads} in all"
+    yield "peak memory", f"at most {shown(plan.worker_bytes)} in each worker, {shown(plan.peak_bytes)} here"
 
 
 def print_explanation(told: "Explanation") -> None:

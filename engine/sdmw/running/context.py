@@ -10,6 +10,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.kernels import ready
 from sdmw.running.collector import collect_from_here
+from sdmw.running.elsewhere import Setting
 from sdmw.running.events import Compiling, Published, Receiver
 from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
@@ -56,7 +57,11 @@ def load_kernels(tell: Receiver, groups: Collection[str] = ()) -> bool:
 
 @contextmanager
 def working(
-    tell: Receiver, workers: int, executor: ExecutorLike = None, kernels: Collection[str] = ()
+    tell: Receiver,
+    workers: int,
+    executor: ExecutorLike = None,
+    kernels: Collection[str] = (),
+    inputs: Iterable[Checkpoint] = (),
 ) -> Iterator[Context]:
     """A context in which signals are noted, lost pages do not end the process, and nothing stays mapped behind.
 
@@ -65,6 +70,7 @@ def working(
         workers: number of threads, or of the executor's workers to be kept busy.
         executor: None for threads; an executor that the caller owns; or a function that makes one.
         kernels: groups that the run needs beside those that every run does.
+        inputs: what is read; workers in other processes make sure that they see the same files.
 
     Raises:
         UsageError: the function makes no executor.
@@ -73,7 +79,9 @@ def working(
         executor = partial(_made, executor)
     load_kernels(tell, kernels)  # before signals are noted: while they are compiled, one ends the process at once
     collect_from_here()
-    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals, kernels) as pool:
+    shards = {shard.path: shard for checkpoint in inputs for shard in checkpoint.shards}
+    setting = Setting(tuple(kernels), tuple(shards.values()))
+    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals, setting) as pool:
         yield Context(tell, signals, pool)
 
 

@@ -1,39 +1,92 @@
 """What is particular about a task that runs in another process than the one that drives the merge."""
 
+import pickle
 import threading
-from collections.abc import Callable, Collection
-from typing import TypeVar
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from sdmw.errors import OtherFilesError, Problem, RunError, SdmwError
 from sdmw.kernels import ready
+from sdmw.storage.shard import Shard
 from sdmw.tensors import lost_pages
 from sdmw.tensors.tile_memory import forget
-
-R = TypeVar("R")
+from sdmw.version import __version__
 
 _lock = threading.Lock()
 _run: str | None = None  # whose tasks this process has last carried out
 
 
-def elsewhere(run: str, kernels: Collection[str], function: Callable[..., R], arguments: tuple[object, ...]) -> R:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a process needs to know of a run before its first task.
+
+    Attributes:
+        kernels: groups that the run needs beside those that every run does.
+        inputs: fingerprints of the files that are read, as the driver saw them.
+        version: of the driver's sdmw.
+    """
+
+    kernels: tuple[str, ...]
+    inputs: tuple[Shard, ...]
+    version: str = __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What a task raised, as a value: what an executor itself raises then tells of a lost worker, whatever it is."""
+
+    error: Exception
+
+
+def packed(function: Callable[..., object], arguments: tuple[object, ...]) -> bytes:
+    """A task as it travels."""
+    return pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
+
+
+def elsewhere(run: str, setting: bytes, task: bytes) -> object:
     """Carry out a task in a process that was set up for its run.
 
     Args:
         run: tells runs apart: what is kept of the files of one may be wrong for another.
-        kernels: groups that the run needs beside those that every run does.
-        function: what to do.
-        arguments: of the function.
+        setting: a pickled `Setting`, which the first task of a run looks at.
+        task: as `packed`. Both have come by the executor, which already had to be trusted.
+
+    Returns:
+        The task's result, or what was raised, as `Raised`.
     """
-    _set_up(run, kernels)
-    return function(*arguments)
+    try:
+        _set_up(run, setting)
+        function, arguments = pickle.loads(task)  # noqa: S301
+        return function(*arguments)
+    except Exception as error:
+        if not isinstance(error, SdmwError):
+            error.add_note(traceback.format_exc())  # a traceback does not travel
+        return Raised(error)
 
 
-def _set_up(run: str, kernels: Collection[str]) -> None:
-    """Once for each run in a process: a lost page does not end the process, and nothing of another run is left."""
+def _set_up(run: str, setting: bytes) -> None:
+    """Once for each run in a process: a lost page does not end the process, and nothing of another run is left.
+
+    Raises:
+        OtherFilesError: this process does not see the files that the driver sees.
+        RunError: it has another version of sdmw.
+    """
     global _run
     with _lock:
         if _run == run:
             return
-        ready.prepare(lambda _: None, groups=kernels)
+        needs: Setting = pickle.loads(setting)  # noqa: S301
+        if needs.version != __version__:
+            mend = "Install the same version on all machines"
+            raise RunError([Problem("worker", f"sdmw {needs.version}, as where the merge runs", __version__, mend)])
+        if other := [(shard.path, found) for shard in needs.inputs if (found := shard.seen_here())]:
+            mend = "Have the workers see the same files under the same paths"
+            raise OtherFilesError(
+                [Problem(path, "", f"on a worker this file {found}, unlike where the merge runs", mend)
+                 for path, found in other]
+            )  # fmt: skip
+        ready.prepare(lambda _: None, groups=needs.kernels)
         lost_pages.guard_for_good()
         forget()
         _run = run

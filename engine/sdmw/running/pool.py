@@ -1,8 +1,10 @@
 """Runs tasks on an executor, a few at a time; results are taken in the thread that drives the run."""
 
+import asyncio
+import pickle
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -15,18 +17,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from sdmw.errors import LostWorkerError, Problem
-from sdmw.running.elsewhere import elsewhere
+from sdmw.running.elsewhere import Raised, Setting, elsewhere, packed
 from sdmw.running.stop import GivenUp, StopSignals
 
 AHEAD = 2  # tasks handed over for each worker: one that runs, one that waits
 SIGNAL_CHECK = 0.1  # seconds
 MOST_OPENED = 3  # times that an executor is made anew after it broke
 
-ExecutorLike = Executor | Callable[[], Executor] | None
+LONGEST_REASON = 300  # characters of what an executor says
+NOTHING_SET = Setting((), ())
 
+ExecutorLike = Executor | Callable[[], Executor] | None
 
 R = TypeVar("R")
 
@@ -61,9 +65,10 @@ class Pool:
     """
 
     def __init__(
-        self, executor: ExecutorLike, workers: int, signals: StopSignals, kernels: Collection[str] = ()
+        self, executor: ExecutorLike, workers: int, signals: StopSignals, setting: Setting = NOTHING_SET
     ) -> None:
-        self._workers, self._signals, self._kernels = workers, signals, kernels
+        self._workers, self._signals = workers, signals
+        self._setting = pickle.dumps(setting, pickle.HIGHEST_PROTOCOL)
         self._make = None if isinstance(executor, Executor) else executor
         self._given = executor if isinstance(executor, Executor) else None
         self._opened = 0
@@ -132,7 +137,8 @@ class Pool:
 
     def _submitted(self, task: Task[R]) -> Future[R]:
         if self.apart:
-            return self._executor.submit(elsewhere, self._run, self._kernels, task.function, task.arguments)
+            task_packed = packed(task.function, task.arguments)
+            return cast("Future[R]", self._executor.submit(elsewhere, self._run, self._setting, task_packed))
         return self._executor.submit(task.function, *task.arguments)
 
     def _take(self, future: Future[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
@@ -141,18 +147,27 @@ class Pool:
             return
         try:
             result = future.result()
-        except (BrokenExecutor, CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if not (self._is_apart(task) or isinstance(error, BrokenExecutor | CancelledError)):
+                raise
             again.append(task)
             self._renew(error, running, again)
-        else:
-            task.then(result)
+            return
+        if isinstance(result, Raised):
+            raise result.error
+        task.then(result)
+
+    def _is_apart(self, task: Task[Any]) -> bool:
+        """Whether what the task itself raises comes as a value."""
+        return self.apart and not task.here
 
     def _renew(self, error: BaseException, running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         """Another executor in the place of one that broke; what that one had goes to it."""
         if self._make is None or self._opened > MOST_OPENED:
             if self._given and isinstance(error, BrokenExecutor):
                 self._given.shutdown()  # what is left of its workers may still write
-            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {error or type(error).__name__}")])
+            reason = str(error)[:LONGEST_REASON] or type(error).__name__
+            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {reason}")])
         lost = [future for future, task in running.items() if not task.here]
         again.extend(running.pop(future) for future in lost)
         self._own.close()

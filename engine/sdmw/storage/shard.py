@@ -70,15 +70,38 @@ class Shard:
             return "was modified"
         return None
 
+    def seen_here(self) -> str | None:
+        """What differs between this fingerprint, taken on another machine, and the file under its path here.
+
+        Its size, last change and header are compared. Another machine may see another inode, and another ctime.
+
+        Returns:
+            What differs; None where nothing does.
+        """
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                now, header = os.fstat(file.fileno()), _header(file.fileno(), self.size)
+        except OSError as error:
+            return "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        if now.st_size != self.size:
+            return f"has {now.st_size:,} bytes, and {self.size:,} there"
+        if now.st_mtime_ns != self.mtime_ns:
+            return "was changed at another time"
+        return None if xxhash.xxh3_128_hexdigest(header) == self.header_hash else "has another header"
+
     def _looks_the_same(self, now: os.stat_result) -> bool:
         """Whether size, times and header are those of this fingerprint."""
         seen = (now.st_size, now.st_mtime_ns, now.st_ctime_ns)
         if seen != (self.size, self.mtime_ns, self.ctime_ns):
             return False
         with open(self.path, "rb", buffering=0) as file:
-            size = int.from_bytes(os.pread(file.fileno(), _LENGTH, 0), "little")
-            header = read_exactly(file.fileno(), min(size, self.size), _LENGTH)
+            header = _header(file.fileno(), self.size)
         return xxhash.xxh3_128_hexdigest(header) == self.header_hash
+
+
+def _header(fd: int, most: int) -> bytes:
+    """The JSON header of a safetensors file."""
+    return read_exactly(fd, min(int.from_bytes(os.pread(fd, _LENGTH, 0), "little"), most), _LENGTH)
 
 
 SAMPLED, BLOCK = 64, 64 * 2**10  # blocks of a file that its sample is made of, and bytes of one

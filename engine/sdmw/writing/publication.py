@@ -82,7 +82,7 @@ class Publication:
         output = cls(target, layouts, overwrite=overwrite, threads=threads)
         try:
             with output._failure.final(output._work.path):
-                output._work.take()
+                output._work.take(output.sink.run)
                 output._work.restore()
                 for folder in (*map(os.path.dirname, output._work.made), output._work.parent):
                     output._sync_folder(folder)

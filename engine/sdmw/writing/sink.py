@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
+from sdmw.errors import OutputError, Problem
 from sdmw.writing.shard_writer import ShardWriter
+from sdmw.writing.work_directory import run_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -57,7 +59,7 @@ class Sink:
             data: a contiguous buffer, not to be changed any more.
 
         Raises:
-            OutputError: an earlier write failed, or the output was discarded.
+            OutputError: an earlier write failed, the output was discarded, or another run writes it now.
         """
         place = self.shards[shard]
         view = memoryview(cast("ReadableBuffer", data))  # NumPy says so to type checkers from Python 3.12 on only
@@ -106,6 +108,8 @@ class Sink:
             # By thread, so that one task's end closes nothing that another still writes.
             key = (self.run, threading.get_ident())
             if key not in _elsewhere:
+                if run_of(self.folder) != self.run:
+                    raise OutputError([Problem(self.folder, "", "the run that this task belongs to has ended")])
                 _elsewhere[key] = ShardWriter(self.folder, [shard.stop for shard in self.shards])
             return _elsewhere[key]
 

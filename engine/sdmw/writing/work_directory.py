@@ -19,6 +19,7 @@ _LOCKS = (
     "Write to a local disk, and move the result. Or have locks (flock) allowed there: NFS needs its lock service, "
     "Lustre the mount option flock"
 )
+_LONGEST_NOTE = 100  # characters of `pid`
 _LEFT = "left-"  # a name's beginning that means nothing
 
 
@@ -35,13 +36,31 @@ def standing(path: str) -> str:
     return path
 
 
+def run_of(out: str) -> str:
+    """The name of the run that holds the work directory of an `out/`; empty where none does.
+
+    From any machine that sees the directory: a task of a run whose driver was killed learns that another has begun.
+    """
+    return _noted(os.path.join(os.path.dirname(out), "pid"))[1]
+
+
+def _noted(path: str) -> tuple[str, str]:
+    """Process number and name of a run, as `take` has written them."""
+    try:
+        with open(path) as file:
+            pid, _, run = file.read(_LONGEST_NOTE).partition(" ")
+    except (OSError, ValueError):
+        return "", ""
+    return pid, run
+
+
 def work_path(parent: str, name: str) -> str:
     """The work directory of a target."""
     return os.path.join(parent, f".{name}.sdmw")
 
 
 class WorkDirectory:
-    """`.NAME.sdmw/` with `lock`, `pid` of the run that holds it, `journal`, and `out/`, which becomes the target.
+    """`.NAME.sdmw/` with `lock`, `pid` and name of the run that holds it, `journal`, and `out/`, the target to be.
 
     Methods raise OSError where the file system refuses.
 
@@ -65,8 +84,8 @@ class WorkDirectory:
         self.made: list[str] = []  # directories above it that this run has made, the highest first
         self._lock: int | None = None  # the descriptor that holds it
 
-    def take(self) -> None:
-        """Makes the directory where there is none, and those above it; locks it.
+    def take(self, run: str = "") -> None:
+        """Makes the directory where there is none, and those above it; locks it, for the run of this name.
 
         The lock is the kernel's (flock): it goes with its process, however that ends. Without one there is no run: no
         file of our own would keep runs of several machines apart and be gone after a kill.
@@ -84,7 +103,7 @@ class WorkDirectory:
             found = "its lock is another file at each look"
             raise OutputError([Problem(self.path, "", found, "Write to another file system, and move the result")])
         with open(self._pid_path, "w") as file:
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} {run}")
 
     def _make(self) -> bool:
         """Whether the directory was not there."""
@@ -162,11 +181,7 @@ class WorkDirectory:
             os.close(there)
 
     def _pid(self) -> str:
-        try:
-            with open(self._pid_path) as file:
-                pid = file.read(20)
-        except (OSError, ValueError):
-            pid = ""
+        pid, _ = _noted(self._pid_path)
         return f"pid {pid}" if pid.isdecimal() else "pid unknown"
 
     @property
