@@ -31,6 +31,7 @@ FOREIGN = {
     "ru_maxrss": "the kernel's own account, getrusage(2)",
     "save_embedding_layers": "an argument of peft's save_pretrained",
     "trust_remote_code": "an argument of transformers' from_pretrained",
+    **dict.fromkeys(("--name", "--nthreads", "--memory-limit"), "options of dask-worker"),
 }
 # What follows the name of the program where it is the subject of a sentence, beside verbs that end in s.
 AFTER_THE_SUBJECT = {"and", "can", "cannot", "could", "in", "may", "must", "or", "to", "will"}

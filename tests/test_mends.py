@@ -42,6 +42,12 @@ def test_a_mend_mends(row, scene):
 WITHOUT = {
     "Stack layers of one shape: the output has one config": "needs models of two widths: tests/test_slices.py",
     "Stack layers of one kind: the output has one config": "needs models of two kinds: tests/test_slices.py",
+    "pip install 'sdmw[dask]'": "needs an environment without dask: tests/contracts/test_dask.py",
+    "Start one for each machine: dask worker ADDRESS": "needs a scheduler: tests/contracts/test_dask.py",
+    "Start one (dask scheduler), or correct the address, as in tcp://10.0.0.1:8786": "needs a cluster: "
+    "tests/contracts/test_dask.py",
+    "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
+    "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",

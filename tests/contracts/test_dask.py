@@ -3,13 +3,15 @@
 What becomes of it when workers and drivers are killed: tests/faults/test_clusters.py.
 """
 
+import sys
+
 import numpy as np
 import pytest
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import told
-from sdmw.errors import LostWorkerError
+from sdmw.errors import LostWorkerError, MissingExtraError
 from sdmw.running import dask_cluster
 
 pytest.importorskip("distributed")
@@ -51,6 +53,18 @@ def test_dask_gives_the_same_bits(world, monkeypatch, capsys):
     monkeypatch.setattr(dask_cluster, "PATIENCE", 0.5)
     with pytest.raises(LostWorkerError, match="no scheduler answers"):
         dask()  # it is gone
+
+
+def test_a_scheduler_without_workers(tmp_path):
+    lacking = pytest.raises(LostWorkerError, match="expected a scheduler with workers, found one without")
+    with cluster(tmp_path / "cluster", workers=0) as found, lacking:
+        sdmw.dask_cluster(found.address)
+
+
+def test_without_dask(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        sdmw.dask_cluster("tcp://127.0.0.1:1")
 
 
 def _peak(process):
