@@ -15,6 +15,10 @@ MOST_KINDS = 20  # with more, the last kinds share one count
 _PARTICULARS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|/\S+|[\d,.]*\d""")
 
 
+_USER = re.compile(r"(\w://)[^\s/'\"]*@")
+_PARAMETERS = re.compile(r"(\w://[^\s?'\"]*)\?[^\s'\"]*")
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong.
@@ -32,6 +36,13 @@ class Problem:
     found: str
     mend: str = ""
     excerpt: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("where", "expected", "found", "mend"):
+            if "://" in (said := getattr(self, name)):
+                object.__setattr__(self, name, without_secrets(said))
+        if any("://" in line for line in self.excerpt):
+            object.__setattr__(self, "excerpt", tuple(map(without_secrets, self.excerpt)))
 
     def __str__(self) -> str:
         said = f"expected {self.expected}, found {self.found}" if self.expected else self.found
@@ -192,6 +203,11 @@ def some(names: Sequence[str]) -> str:
     """The first few of many names, and how many more there are."""
     shown = ", ".join(quoted(name) for name in names[:MOST_NAMES])
     return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
+
+
+def without_secrets(text: str) -> str:
+    """The text with what addresses in it may have of credentials and signatures left out."""
+    return _PARAMETERS.sub(r"\1?…", _USER.sub(r"\1…@", text))
 
 
 def printable(text: str) -> str:

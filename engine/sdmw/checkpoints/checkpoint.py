@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdmw.addresses import is_remote
 from sdmw.checkpoints.alike import once
 from sdmw.errors import Problem
 from sdmw.storage.hub_cache import commit_of
@@ -59,12 +60,14 @@ class Checkpoint:
 
 
 def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """Every folder that an input lies in: its own, and those that its shards are links into.
+    """Every folder of this machine that an input lies in: its own, and those that its shards are links into.
 
     Links that lead anywhere may lead to a file in a folder of many things: then it is the file that counts.
     """
     folders: dict[str, None] = {}
     for checkpoint in checkpoints:
+        if is_remote(checkpoint.path):
+            continue
         folders[checkpoint.path] = None
         files = [os.path.realpath(shard.path) for shard in checkpoint.shards]
         if checkpoint.follow_links:

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from sdmw.addresses import is_remote
+
 _DEFAULT_BRANCH = "main"  # the Hub's
 _MOST_MARKS = 16  # of one kind, in one name, that are tried: each costs a look at the file system
 
@@ -13,7 +15,7 @@ class ModelRef:
     """A model, perhaps with an adapter on it.
 
     Attributes:
-        path: a directory, `~` allowed, or a Hub id: `org/name` or `name`.
+        path: a directory, `~` allowed; an address, such as `s3://bucket/folder`; or a Hub id: `org/name` or `name`.
         revision: a branch, tag or commit on the Hub; None for the default branch.
         adapter: the adapter on the model, which has none itself; None for the model alone.
     """
@@ -29,13 +31,15 @@ class ModelRef:
         A directory may have both in its own name. So the longest beginning that is a directory is the path, and a name
         that begins with none is cut at its first mark.
         """
-        model, adapter = _cut(text, "+")
+        model, adapter = _cut_address(text) if is_remote(text) else _cut(text, "+")
+        if is_remote(model):
+            return cls(model, None, None if adapter is None else cls.parse_alone(adapter))
         return cls(*_cut(model, "@"), None if adapter is None else cls.parse_alone(adapter))
 
     @classmethod
     def parse_alone(cls, text: str) -> "ModelRef":
         """What `path@revision` means where no adapter can follow: every `+` belongs to the name."""
-        return cls(*_cut(text, "@"))
+        return cls(text) if is_remote(text) else cls(*_cut(text, "@"))
 
     def __str__(self) -> str:
         """The name in the recipe: of a parsed reference the same text."""
@@ -87,6 +91,14 @@ def _cut(text: str, mark: str) -> tuple[str, str | None]:
     return text[:end], text[end + 1 :]
 
 
+def _cut_address(text: str) -> tuple[str, str | None]:
+    """An address, and what follows a `+` in it if that is an address or a directory: keys may have a `+` too."""
+    for place in [place for place, character in enumerate(text) if character == "+"][:_MOST_MARKS]:
+        if is_remote(text[place + 1 :]) or _directory(text[place + 1 :]):
+            return text[:place], text[place + 1 :]
+    return text, None
+
+
 def expanded(path: str) -> str:
     """A path with `~` expanded where that is possible."""
     try:
@@ -96,6 +108,8 @@ def expanded(path: str) -> str:
 
 
 def _resolved(path: str) -> str:
+    if is_remote(path):
+        return path.rstrip("/")
     try:
         return os.path.realpath(expanded(path))
     except (OSError, ValueError):  # no working directory, or a NUL: the name itself must do

@@ -3,7 +3,9 @@
 import os
 import stat
 
+from sdmw.addresses import absolute, is_remote
 from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.storage import remote_folder
 from sdmw.storage.links import follow
 
 LEAVES, TO_A_FOLDER = "a link that leaves the folder", "a link to a folder"  # why a file is not read
@@ -16,6 +18,8 @@ def listing(path: str) -> frozenset[str]:
     Raises:
         CheckpointError: no such directory, not a directory, or not readable.
     """
+    if is_remote(path):
+        return frozenset(remote_folder.contents(absolute(path)))
     try:
         return frozenset(os.listdir(path))
     except FileNotFoundError:
@@ -29,6 +33,14 @@ def listing(path: str) -> frozenset[str]:
     raise CheckpointError([problem])
 
 
+def names_in(path: str) -> frozenset[str]:
+    """The names in a directory; none where it cannot be listed."""
+    try:
+        return listing(path)
+    except (CheckpointError, ValueError):
+        return frozenset()
+
+
 def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
     """The names in a folder of a checkpoint, each with whether it is a folder; a link to one is not.
 
@@ -40,6 +52,8 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
         CheckpointError: the folder cannot be read.
     """
     path = os.path.join(directory, folder) if folder else directory
+    if is_remote(directory):
+        return [(name, found is None) for name, found in remote_folder.contents(path).items()]
     try:
         with os.scandir(path) as found:
             return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
@@ -49,6 +63,11 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
 
 def size_of(directory: str, name: str, *, follow_links: bool = False) -> int | str:
     """The bytes of a file of a checkpoint, or why `open_file` would refuse it."""
+    if is_remote(directory):
+        try:
+            return remote_folder.found_of(directory, name).size
+        except CheckpointError as error:
+            return error.problems[0].found
     target, allowed = follow(directory, name, anywhere=follow_links)
     if not allowed:
         return LEAVES
@@ -131,6 +150,8 @@ def read_exactly(fd: int, size: int, offset: int) -> bytes:
 
 def _start(directory: str, name: str, most: int, follow_links: bool | None) -> tuple[int, bytes]:
     """The size of a file, and its first bytes."""
+    if is_remote(directory):
+        return remote_folder.start_of(directory, name, most)
     fd, status = open_file(directory, name, follow_links=follow_links)
     try:
         return status.st_size, read_exactly(fd, min(status.st_size, most), 0)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from itertools import islice
 
+from sdmw.addresses import absolute, is_remote, objection
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
 from sdmw.recipes.model_ref import ModelRef, expanded
 from sdmw.storage.weight_files import not_fetched
@@ -24,13 +25,13 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
 
     Args:
         model: a directory, relative to the working directory, `~` allowed; or a Hub id, with a revision or without. An
-            adapter is a model of its own here: see `ModelRef.parts`.
+            adapter is a model of its own here: see `ModelRef.parts`. Or the address of a folder in a store.
         download: whether the network may be used for what the Hub cache lacks.
         folder: where a directory is looked for instead of the working directory, by its path and then by the path's
             last part alone; an absolute path only where it is no directory.
 
     Returns:
-        The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache.
+        The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache; an address as it is.
 
     Raises:
         CheckpointError: no such directory, not in the cache, or not to be fetched; or a model with an adapter.
@@ -40,6 +41,10 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
     if model.adapter is not None:
         mend = f"Write {quoted(str(model.alone))}, or merge the adapter first"
         raise CheckpointError([Problem(name, "a model alone", "a model with an adapter on it", mend)])
+    if is_remote(model.path) and ("/resolve/" in model.path or not _PAGE.match(model.path)):
+        if (refused := objection(model.path)) is not None:
+            raise CheckpointError([Problem(name, "", *refused)])
+        return absolute(model.path)
     if folder is not None and not _is_there(model):
         if (found := _moved(model, folder)) is not None:
             return found

@@ -1,11 +1,14 @@
 """The fingerprint of an input file, and how a file differs from it later."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
 
+from sdmw.addresses import is_remote
 from sdmw.sizes import shown
+from sdmw.storage import remote
 from sdmw.storage.files import read_exactly
 
 _LENGTH = 8  # bytes of a safetensors file that tell the size of its header, and precede it
@@ -30,6 +33,7 @@ class Shard:
         ctime_ns: last change of data or inode, nanoseconds since 1970; a writer cannot set it back.
         inode: its number.
         header_hash: XXH3-128 of the JSON header (with its padding, without the length before it), in hex. No signature.
+        version: of an object in a store, which every read asks for; None for a file.
     """
 
     path: str
@@ -38,6 +42,7 @@ class Shard:
     ctime_ns: int
     inode: int
     header_hash: str
+    version: str | None = None
 
     @classmethod
     def of(cls, path: str, status: os.stat_result, header: bytes) -> "Shard":
@@ -55,8 +60,11 @@ class Shard:
         """What differs between this fingerprint and the file as it is now; None where nothing does.
 
         The header is read again only where nothing but the inode is another: rewriting it changes the ctime.
-        Some file systems (FUSE) give a file another inode at each look, or once they are mounted again.
+        Some file systems (FUSE) give a file another inode at each look, or once they are mounted again. Of an object in
+        a store nothing is asked: no read takes another version.
         """
+        if self.version is not None:
+            return None
         try:
             now = os.stat(self.path)
             replaced = now.st_ino != self.inode and not self._looks_the_same(now)
@@ -78,6 +86,8 @@ class Shard:
         Returns:
             What differs; None where nothing does.
         """
+        if self.version is not None:
+            return None
         try:
             with open(self.path, "rb", buffering=0) as file:
                 now, header = os.fstat(file.fileno()), _header(file.fileno(), self.size)
@@ -104,6 +114,7 @@ def _header(fd: int, most: int) -> bytes:
     return read_exactly(fd, min(int.from_bytes(os.pread(fd, _LENGTH, 0), "little"), most), _LENGTH)
 
 
+ASKED = 8  # blocks of an object that are asked for at once
 SAMPLED, BLOCK = 64, 64 * 2**10  # blocks of a file that its sample is made of, and bytes of one
 
 
@@ -115,13 +126,21 @@ def sample_of(path: str) -> str:
     Raises:
         OSError: the file cannot be read.
     """
+    if is_remote(path):
+        size = remote.head(path).size
+        places = _sampled(size)
+        with ThreadPoolExecutor(ASKED) as threads:
+            blocks = list(threads.map(lambda place: remote.fetch(path, place, min(place + BLOCK, size))[0], places))
+        return xxhash.xxh3_128_hexdigest(b"".join(blocks))
     checksum = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        last = max(0, size - BLOCK)
-        places = (
-            range(0, size, BLOCK) if size <= SAMPLED * BLOCK else (last * n // (SAMPLED - 1) for n in range(SAMPLED))
-        )
-        for place in places:
+        for place in _sampled(os.fstat(file.fileno()).st_size):
             checksum.update(os.pread(file.fileno(), BLOCK, place))
     return checksum.hexdigest()
+
+
+def _sampled(size: int) -> list[int]:
+    """Where the blocks begin, of a file of so many bytes."""
+    if size <= SAMPLED * BLOCK:
+        return list(range(0, size, BLOCK))
+    return [(size - BLOCK) * n // (SAMPLED - 1) for n in range(SAMPLED)]

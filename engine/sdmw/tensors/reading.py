@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdmw import linux
+from sdmw.addresses import is_remote
 from sdmw.errors import RunError
 from sdmw.storage.shard import size_change
 from sdmw.tensors.read_errors import changed, not_opened, unreadable
@@ -78,6 +79,9 @@ def read_runs(
     from sdmw.kernels.rows import read_runs as gather
 
     itemsize = info.dtype.itemsize
+    if is_remote(info.file):
+        _read_remote_runs(info, firsts, sizes, places, out)
+        return
     offsets, bytes_of, to = info.offset + firsts * itemsize, sizes * itemsize, places * itemsize
     with _opened(info) as fd:
         done = gather(fd, offsets, bytes_of, to, out.ctypes.data)
@@ -85,6 +89,23 @@ def read_runs(
         for run in range(done, firsts.size):
             part = memoryview(out.data).cast("B")[to[run] : to[run] + bytes_of[run]]
             _fill(info, fd, part, int(offsets[run]))
+
+
+def _read_remote_runs(
+    info: "Stored",
+    firsts: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    places: NDArray[np.int64],
+    out: NDArray[np.generic],
+) -> None:
+    from sdmw.tensors.remote import StoredRemotely, fill
+
+    assert isinstance(info, StoredRemotely)
+    itemsize, buffer = info.dtype.itemsize, memoryview(out.data).cast("B")
+    for first, size, place in zip(firsts.tolist(), sizes.tolist(), places.tolist(), strict=True):
+        if size:
+            part = buffer[place * itemsize : (place + size) * itemsize]
+            fill(info, info.offset + first * itemsize, part)
 
 
 @contextmanager

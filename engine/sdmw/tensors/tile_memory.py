@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sdmw.tensors import combined, lost_pages, mapping, matrices, rows
+from sdmw.tensors.read_ahead import blocks
 from sdmw.tensors.staging import staging
 
 
@@ -27,3 +28,4 @@ def forget() -> None:
     matrices.computed.clear()
     combined.forget()
     rows.forget()
+    blocks.forget()

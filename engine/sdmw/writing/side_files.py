@@ -3,14 +3,15 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import BinaryIO
 
 import xxhash
 
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.linux import write_failed
-from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, open_file, read_bounded, read_start, size_of
+from sdmw.storage.files import LEAVES, TO_A_FOLDER, entries, read_bounded, read_start, size_of
+from sdmw.storage.opened import OpenFile, chunks, opened
 from sdmw.storage.pointers import FETCH, IS_POINTER, LARGEST_POINTER, is_pointer
 from sdmw.storage.weight_files import OTHER_FORM, format_of, not_beside_a_merge
 
@@ -77,7 +78,7 @@ def copy(base_dir: str, names: Sequence[str], out_dir: str, *, follow_links: boo
                 with open(target, "xb") as copied:
                     copied.writelines(_chunks(source, name))
             except OSError as error:
-                raise write_failed(target, error, os.fstat(source.fileno()).st_size) from error
+                raise write_failed(target, error, source.size) from error
 
 
 def all_but_weights(folder: str, *, follow_links: bool = False) -> tuple[list[str], list[tuple[str, str]]]:
@@ -204,15 +205,16 @@ def _unfit(base_dir: str, path: str, follow_links: bool) -> str:
     return IS_POINTER if is_pointer(start) else ""
 
 
-def _opened(base_dir: str, name: str, follow_links: bool) -> BinaryIO:
+@contextmanager
+def _opened(base_dir: str, name: str, follow_links: bool) -> Iterator[OpenFile]:
     if reason := _unfit(base_dir, name, follow_links):
         raise CheckpointError([Problem(quoted(name), "a file that can be copied", reason)])
-    return os.fdopen(open_file(base_dir, name, follow_links=follow_links)[0], "rb")
+    with opened(base_dir, name, follow_links=follow_links) as file:
+        yield file
 
 
-def _chunks(source: BinaryIO, name: str) -> Iterator[bytes]:
+def _chunks(source: OpenFile, name: str) -> Iterator[bytes]:
     try:
-        while chunk := source.read(2**20):
-            yield chunk
+        yield from chunks(source)
     except OSError as error:
         raise CheckpointError([Problem(quoted(name), "", f"cannot be read: {error.strerror}")]) from error

@@ -8,7 +8,7 @@ from sdmw.checkpoints.formats._json import told
 from sdmw.checkpoints.formats._quantised import DEQUANTISE, quantised_by_config
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.access import Access
-from sdmw.storage.files import read_bounded
+from sdmw.storage.files import names_in, read_bounded
 from sdmw.storage.pointers import FETCH, IS_POINTER, is_pointer
 
 CONFIG = "config.json"
@@ -21,7 +21,7 @@ def read_config(directory: str, access: Access) -> tuple[dict[str, Any] | None, 
     Read as leniently as transformers reads it: `Infinity` is a number there, and Mamba's published configs use it.
     """
     where = os.path.join(directory, CONFIG)
-    if not os.path.lexists(where):
+    if CONFIG not in names_in(directory):
         return None, [Problem(where, "", "no such file", "Copy it from the model's repository")]
     try:
         raw = read_bounded(directory, CONFIG, LARGEST_CONFIG, follow_links=access.follow_links)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection
 
+from sdmw.addresses import absolute, is_remote
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.errors import CheckpointError, Problem, some
 from sdmw.storage.access import Access
@@ -23,6 +24,10 @@ _INSTEAD: dict[Format, tuple[str, str]] = {
 }
 
 
+def _has_weights(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, own)) for own in WEIGHTS)
+
+
 def is_archive(names: Collection[str]) -> bool:
     """Whether a folder with these names is a delta archive."""
     return set(names) >= _OF_ARCHIVES
@@ -41,7 +46,7 @@ def refusal(path: str, access: Access) -> CheckpointError:
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:
         expected = "model.safetensors or model.safetensors.index.json"
-        below = [name for name in names if any(os.path.isfile(os.path.join(path, name, own)) for own in WEIGHTS)]
+        below = [] if is_remote(path) else [name for name in names if _has_weights(os.path.join(path, name))]
         mend = f"Give the directory in it that has them: {some(below)}" if below else _NONE
         problem = Problem(path, expected, "no weights", mend)
     else:
@@ -49,4 +54,4 @@ def refusal(path: str, access: Access) -> CheckpointError:
         found = some([name for name in names if format_of(name) == instead])
         problem = Problem(path, "safetensors weights", f"{said}: {found}", mend)
     # A folder of GGUF files needs no config.json.
-    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(os.path.abspath(path), access)[1])])
+    return CheckpointError([problem, *([] if instead == "GGUF" else read_config(absolute(path), access)[1])])

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from sdmw.addresses import absolute
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._adapter_config import ADAPTER_CONFIG, MOST_MATCHES, AdapterConfig, read_adapter_config
 from sdmw.checkpoints.formats.safetensors.directory import SINGLE
@@ -16,7 +17,7 @@ from sdmw.checkpoints.formats.safetensors.header import read_header
 from sdmw.checkpoints.formats.safetensors.index import INDEX
 from sdmw.errors import CheckpointError, Problem, quoted
 from sdmw.storage.access import LEAST, Access
-from sdmw.storage.files import listing
+from sdmw.storage.files import listing, names_in
 from sdmw.tensors.low_rank import PREFIX, LowRank, Sum
 from sdmw.tensors.matrices import StoredMatrix
 from sdmw.tensors.stored import Stored
@@ -33,10 +34,7 @@ def recognises(path: str) -> bool:
     """Whether a path is an adapter's file by its name, or a directory with an adapter's files and no model's."""
     if os.path.basename(path) == WEIGHTS and not os.path.isdir(path):
         return True
-    try:
-        names = set(os.listdir(path))
-    except OSError:
-        return False
+    names = names_in(path)
     return bool(names & {ADAPTER_CONFIG, WEIGHTS}) and not names & {SINGLE, INDEX}
 
 
@@ -53,7 +51,7 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
     Raises:
         CheckpointError: with all that is wrong with it, and all of it that sdmw cannot do exactly.
     """
-    directory = os.path.abspath(path)
+    directory = absolute(path)
     names = listing(path)
     problems: list[Problem] = []
     if ADAPTER_CONFIG not in names:
@@ -96,7 +94,7 @@ def read_matrices(path: str, access: Access = LEAST) -> Checkpoint:
     Raises:
         CheckpointError: as `read`.
     """
-    directory = os.path.abspath(path)
+    directory = absolute(path)
     header = read_header(directory, WEIGHTS, access)
     tensors = {info.name: info for info in header.tensors}
     return Checkpoint(directory, (header.shard,), tensors, None, header.warnings, follow_links=access.follow_links)

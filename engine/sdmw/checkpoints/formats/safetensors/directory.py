@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
+from sdmw.addresses import absolute
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._config import read_config
 from sdmw.checkpoints.formats._quantised import DEQUANTISE, quantised_by_names
@@ -19,7 +20,7 @@ from sdmw.checkpoints.formats.safetensors.index import (
 )
 from sdmw.errors import CheckpointError, Problem, some
 from sdmw.storage.access import LEAST, Access
-from sdmw.storage.files import listing
+from sdmw.storage.files import listing, names_in
 from sdmw.tensors.tensor import Tensor
 
 SINGLE = "model.safetensors"
@@ -31,10 +32,7 @@ def recognises(path: str) -> bool:
     """Whether a path is a safetensors file by its name, or a directory with such files or their index."""
     if path.endswith(SUFFIX) and not os.path.isdir(path):
         return True
-    try:
-        return any(name.endswith(SUFFIX) or name == INDEX for name in os.listdir(path))
-    except OSError:
-        return False
+    return any(name.endswith(SUFFIX) or name == INDEX for name in names_in(path))
 
 
 def read(path: str, access: Access = LEAST) -> Checkpoint:
@@ -49,7 +47,7 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
     Raises:
         CheckpointError: with all that is wrong with all files.
     """
-    directory = os.path.abspath(path)
+    directory = absolute(path)
     names = listing(path)
     files = {name for name in names if name.endswith(SUFFIX)}
     if not files and INDEX not in names:

@@ -8,13 +8,16 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from sdmw.checkpoints.formats._json import members, most_values, told, width
 from sdmw.errors import CheckpointError, Problem
 from sdmw.storage.access import Access
-from sdmw.storage.files import HEADER_LIMIT, open_file, read_exactly
+from sdmw.storage.files import HEADER_LIMIT
+from sdmw.storage.opened import OpenFile, opened
 from sdmw.storage.shard import Shard
 from sdmw.tensors.dtype import DType
+from sdmw.tensors.remote import StoredRemotely
 from sdmw.tensors.stored import Stored
 
 LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -60,24 +63,23 @@ def read_header(directory: str, name: str, access: Access) -> Header:
         CheckpointError: with all that is wrong with this file, at most ten tensors of it; or too much to look at.
     """
     path = os.path.join(directory, name)
-    fd, status = open_file(directory, name, follow_links=access.follow_links)
-    try:
-        raw = _raw_header(fd, status.st_size, path, min(access.header_limit, LARGEST_HEADER))
-    except OSError as error:
-        raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
-    finally:
-        os.close(fd)
+    with opened(directory, name, follow_links=access.follow_links) as file:
+        try:
+            raw = _raw_header(file, path, min(access.header_limit, LARGEST_HEADER))
+        except OSError as error:
+            raise CheckpointError([Problem(path, "", f"cannot be read: {error.strerror}")]) from None
     _check_work(path, raw, access.header_limit)
-    shard, data = Shard.of(path, status, raw), 8 + len(raw)
+    shard, data = file.fingerprint(path, raw), 8 + len(raw)
     entries, warnings, metadata = _entries(path, raw)
     del raw
-    _check_layout(path, entries, status.st_size - data)
-    tensors = tuple(Stored(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
+    _check_layout(path, entries, file.size - data)
+    make = Stored if file.version is None else partial(StoredRemotely, version=file.version)
+    tensors = tuple(make(tensor, dtype, shape, path, data + a) for tensor, (a, _, dtype, shape) in entries)
     return Header(shard, tensors, tuple(warnings), metadata)
 
 
-def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
-    start = read_exactly(fd, 8, 0)
+def _raw_header(file: OpenFile, path: str, limit: int) -> bytes:
+    start, size = file.read(8, 0), file.size
     if start == b"version ":
         mend = "Run `git lfs pull` in the repository"
         raise CheckpointError([Problem(path, "a safetensors file", "a Git LFS pointer to one", mend)])
@@ -90,7 +92,7 @@ def _raw_header(fd: int, size: int, path: str, limit: int) -> bytes:
     if length > limit:
         mend = _RAISE if length <= LARGEST_HEADER else ""
         raise CheckpointError([Problem(path, f"a header of at most {limit:,} bytes", f"{length:,} bytes", mend)])
-    raw = read_exactly(fd, length, 8)
+    raw = file.read(length, 8)
     if len(raw) < length:
         raise CheckpointError([Problem(path, "", "the file became shorter while its header was read")])
     return raw

@@ -1,0 +1,121 @@
+"""A file of a checkpoint while it is read, on this machine or in a store."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import xxhash
+
+from sdmw.addresses import is_remote
+from sdmw.storage import remote, remote_folder
+from sdmw.storage.files import open_file, read_exactly
+from sdmw.storage.shard import Shard
+
+START = 4096  # bytes of a remote file that its first read fetches: mostly a whole header
+CHUNK = 1 << 20  # bytes, where a file is read from its beginning to its end
+
+
+class OpenFile(Protocol):
+    """What can be asked of it.
+
+    Attributes:
+        size: in bytes.
+        version: of an object in a store; None for a file.
+    """
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def version(self) -> str | None:
+        """Of an object in a store; None for a file."""
+
+    def read(self, size: int, offset: int) -> bytes:
+        """So many bytes from an offset on, fewer only where the file ends; OSError where it cannot be read."""
+
+    def fingerprint(self, path: str, header: bytes) -> Shard:
+        """Of the file under this path, with this header."""
+
+
+@contextmanager
+def opened(directory: str, name: str, *, follow_links: bool | None = None) -> Iterator[OpenFile]:
+    """A file of a checkpoint for reading.
+
+    Args:
+        directory: the checkpoint.
+        name: the file's name in it.
+        follow_links: as for `open_file`.
+
+    Raises:
+        CheckpointError: as `open_file`.
+    """
+    if is_remote(directory):
+        yield _Object(f"{directory}/{name}", remote_folder.found_of(directory, name))
+        return
+    fd, status = open_file(directory, name, follow_links=follow_links)
+    try:
+        yield _File(fd, status)
+    finally:
+        os.close(fd)
+
+
+def chunks(file: OpenFile) -> Iterator[bytes]:
+    """The whole content, piece by piece; OSError where it cannot be read."""
+    for offset in range(0, file.size, CHUNK):
+        yield file.read(min(CHUNK, file.size - offset), offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    fd: int
+    status: os.stat_result
+
+    @property
+    def size(self) -> int:
+        return self.status.st_size
+
+    @property
+    def version(self) -> None:
+        return None
+
+    def read(self, size: int, offset: int) -> bytes:
+        return read_exactly(self.fd, size, offset)
+
+    def fingerprint(self, path: str, header: bytes) -> Shard:
+        return Shard.of(path, self.status, header)
+
+
+@dataclass(slots=True)
+class _Object:
+    address: str
+    found: remote.Found
+    _start: bytes = field(default=b"")
+
+    @property
+    def size(self) -> int:
+        return self.found.size
+
+    @property
+    def version(self) -> str:
+        return self.found.version
+
+    def read(self, size: int, offset: int) -> bytes:
+        stop = min(offset + size, self.size)
+        if offset >= stop:
+            return b""
+        if not self._start:
+            self._start = self._fetched(0, min(max(stop, START), self.size)) if stop <= CHUNK else b""
+        if stop <= len(self._start):
+            return self._start[offset:stop]
+        known = self._start[offset:]
+        return known + self._fetched(offset + len(known), stop)
+
+    def fingerprint(self, path: str, header: bytes) -> Shard:
+        hashed = xxhash.xxh3_128_hexdigest(header)
+        return Shard(path, self.size, self.found.modified_ns, 0, 0, hashed, self.version)
+
+    def _fetched(self, start: int, stop: int) -> bytes:
+        return remote.fetch(self.address, start, stop, self.version)[0]

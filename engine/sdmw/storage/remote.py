@@ -1,0 +1,204 @@
+"""Objects of a store (S3, Google, Azure) or a web server, read by ranges; every error is an OSError in our own words.
+
+Credentials are found by obstore in the environment, and what it says never goes into a message: it may hold addresses
+with signatures. Certificates are always verified.
+"""
+
+import errno
+import importlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+from sdmw.addresses import place_and_key
+from sdmw.errors import MissingExtraError, Problem, quoted
+
+R = TypeVar("R")
+
+TRIES = 5  # of a request whose answer breaks off
+RETRIES = 4  # that obstore makes of a request that a server refuses for the moment
+PATIENCE = 60  # seconds for one request, all that is tried again included
+BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
+
+_STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
+_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+# Words of an error, and what to say of it.
+_CAUSES = (
+    ("certificate", "its certificate is not trusted"),
+    ("BadScheme", "it is reached without TLS, which AWS_ALLOW_HTTP=true would allow"),
+    ("timed out", "no answer in time"),
+    ("timeout", "no answer in time"),
+    ("dns", "its name is not known"),
+    ("connect", "it cannot be reached"),
+    ("credential", "no credentials are found in the environment"),
+)
+
+
+class ChangedError(OSError):
+    """An object is another one than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a store says of an object.
+
+    Attributes:
+        size: in bytes.
+        version: its ETag, or what there is instead: the time of its last change.
+        modified_ns: its last change, nanoseconds since 1970.
+    """
+
+    size: int
+    version: str
+    modified_ns: int
+
+    @classmethod
+    def of(cls, told: Any) -> "Found":
+        """From obstore's words."""
+        modified = int(told["last_modified"].timestamp() * 10**9)
+        return cls(told["size"], told["e_tag"] or f"{modified} {told['size']}", modified)
+
+
+def head(address: str) -> Found:
+    """What is known of an object.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be asked for.
+    """
+    place, key = place_and_key(address)
+    return Found.of(_asked(lambda: _obstore().head(_store(place), key)))
+
+
+def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
+    """Bytes of an object, from `start` up to `stop` or its end, and what it is.
+
+    Args:
+        address: of the object.
+        start: of the first byte.
+        stop: of the one behind the last, beyond `start`.
+        version: that it must have; None for any.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        ChangedError: it has another version.
+        OSError: it cannot be read.
+    """
+    place, key = place_and_key(address)
+    options: dict[str, Any] = {"range": (start, stop)}
+    if version is not None and version.startswith('"'):  # a weak one matches nothing
+        options["if_match"] = version
+
+    def ask() -> tuple[bytes, Found]:
+        answer = _obstore().get(_store(place), key, options=options)
+        found = Found.of(answer.meta)
+        if version is not None and found.version != version:
+            raise ChangedError(errno.ESTALE, "was replaced")
+        data = bytes(answer.bytes())
+        if len(data) != min(stop, found.size) - start:
+            raise _BrokenOffError
+        return data, found
+
+    return _asked(ask)
+
+
+def names_below(address: str) -> dict[str, Found | None]:
+    """What lies in a folder of a store, by name; None for a folder.
+
+    Raises:
+        OSError: it cannot be listed, or has a name that is none.
+    """
+    place, key = place_and_key(address)
+    told = _asked(lambda: _obstore().list_with_delimiter(_store(place), key or None))
+    named: list[tuple[str, Found | None]] = [(each["path"], Found.of(each)) for each in told["objects"]]
+    named += [(prefix.rstrip("/"), None) for prefix in told["common_prefixes"]]
+    return {path.removeprefix(key).removeprefix("/"): found for path, found in named if path.rstrip("/") != key}
+
+
+class _BrokenOffError(Exception):
+    """An answer had fewer bytes than it announced."""
+
+
+def _asked(ask: Callable[[], R]) -> R:
+    """What a store answers; tried again where the answer breaks off."""
+    for attempt in range(TRIES):
+        try:
+            return ask()
+        except (OSError, MissingExtraError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(errno.ENOENT, "no such object") from None
+            raise
+        except Exception as error:
+            kind, said = type(error).__name__, str(error)
+            if kind == "PreconditionError":
+                raise ChangedError(errno.ESTALE, "was replaced") from None
+            broken = isinstance(error, _BrokenOffError) or (kind == "GenericError" and not _STATUS.search(said))
+            if not broken or attempt == TRIES - 1:
+                raise OSError(errno.EIO, _reason(kind, said)) from None
+        time.sleep(BACKOFF * 2**attempt * random.uniform(0.5, 1))
+    raise AssertionError
+
+
+def _reason(kind: str, said: str) -> str:
+    """In our own words: those of the library may hold an address with its signature."""
+    status, code = _STATUS.search(said), _CODE.search(said)
+    if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+        return "access is denied; credentials come from the environment"
+    if status:
+        return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"
+    if kind == "_BrokenOffError":
+        return "answers broke off"
+    return next((words for part, words in _CAUSES if part.lower() in said.lower()), "the request failed")
+
+
+@cache
+def _obstore() -> Any:
+    try:
+        return importlib.import_module("obstore")
+    except ImportError:
+        found = "obstore is needed to read it, and not installed"
+        raise MissingExtraError([Problem("remote models", "", found, "pip install 'sdmw[remote]'")]) from None
+
+
+_lock = threading.Lock()
+_stores: dict[str, Any] = {}
+
+
+def _store(place: str) -> Any:
+    _obstore()
+    with _lock:
+        if place not in _stores:
+            _stores[place] = _opened(place)
+        return _stores[place]
+
+
+def _opened(place: str) -> Any:
+    scheme = place.partition("://")[0]
+    variable = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}.get(scheme)
+    plain = variable is not None and os.environ.get(f"{variable}_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+    client = {"allow_invalid_certificates": False, "allow_http": plain, "timeout": f"{PATIENCE}s"}
+    backoff = {
+        "init_backoff": timedelta(seconds=BACKOFF), "max_backoff": timedelta(seconds=PATIENCE / 8), "base": 2
+    }  # fmt: skip
+    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=PATIENCE), "backoff": backoff}
+    try:
+        return importlib.import_module("obstore.store").from_url(place, client_options=client, retry_config=retry)
+    except Exception as error:
+        raise OSError(errno.EINVAL, f"the store cannot be opened: {quoted(type(error).__name__)}") from None
+
+
+def _after_fork() -> None:
+    """Connections and the threads behind them stay with the parent."""
+    global _lock
+    _lock = threading.Lock()
+    _stores.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
