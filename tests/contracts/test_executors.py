@@ -350,7 +350,7 @@ def test_a_worker_that_sees_other_files_or_has_another_version_takes_no_task(wor
     for field, (value, expected) in changes.items():
         other = elsewhere.Setting((), (shard, replace(shard, **{field: value})))
         assert re.search(expected, said_of(other))
-    assert "worker: expected sdmw 0.0" in said_of(elsewhere.Setting((), (), "0.0"))
+    assert "worker: expected sdmw 0.0" in said_of(elsewhere.Setting((), (), version="0.0"))
     seen_otherwise = replace(shard, inode=7, ctime_ns=7)  # as another machine may see them
     setting = pickle.dumps(elsewhere.Setting((), (seen_otherwise,)))
     assert elsewhere.elsewhere("run", setting, elsewhere.packed(max, (3, 4))) == 4

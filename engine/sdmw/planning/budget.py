@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from sdmw.addresses import is_remote
 from sdmw.errors import Problem
 from sdmw.kernels import ready
 from sdmw.methods.method import AnyMethod
@@ -27,6 +28,7 @@ COMPILING = 250 * MiB  # measured: where this process compiles kernels, and LLVM
 STAGING = 8 * MiB  # what the driver, its events and the allocator hold beside
 DECISION = 2560  # measured: of one model in one layer, as a decision, in the report and in its JSON
 AT_REST = 96 * MiB  # a worker of dask before its first task; measured 75, with the modules of a merge
+STORES = 48 * MiB  # the library that reads stores, its threads and connections
 APART = 64  # of one column or range that is decided by itself: eleven letters in the decision, the report and its JSON
 PIECE = 1024  # of one tensor: its first piece in the journal and the report; further ones are larger than this
 ROOM = 8 * MiB  # added to the budget that a message asks for: what is resident differs a little from run to run
@@ -109,6 +111,7 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         + kernels.stay
         + DECISION * len(plan.layers) * len(plan.models)
         + PIECE * len(tensors)
+        + (STORES if any(is_remote(each.path) for each in plan.checkpoints) else 0)
         + APART * (sum(columns for columns, _ in by_column) + sum(ranges))
         + OPEN_RANGE * max(ranges, default=0),
         loading=resident + kernels.most,

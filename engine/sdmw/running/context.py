@@ -1,11 +1,13 @@
 """What every run shares: where events go, signals, the memory of tiles, workers; and how an output is published."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from sdmw.addresses import is_remote
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.kernels import ready
@@ -15,6 +17,7 @@ from sdmw.running.events import Compiling, Published, Receiver
 from sdmw.running.journal import check_unchanged
 from sdmw.running.pool import ExecutorLike, Pool
 from sdmw.running.stop import StopSignals
+from sdmw.tensors.read_ahead import HELD
 from sdmw.tensors.tile_memory import tile_memory
 from sdmw.writing.kept_run import Identity
 from sdmw.writing.layout import ShardLayout
@@ -80,8 +83,9 @@ def working(
     load_kernels(tell, kernels)  # before signals are noted: while they are compiled, one ends the process at once
     collect_from_here()
     shards = {shard.path: shard for checkpoint in inputs for shard in checkpoint.shards}
-    setting = Setting(tuple(kernels), tuple(shards.values()))
-    with StopSignals() as signals, tile_memory(), Pool(executor, workers, signals, setting) as pool:
+    ahead = HELD * len({os.path.dirname(path) for path in shards if is_remote(path)})
+    setting = Setting(tuple(kernels), tuple(shards.values()), ahead)
+    with StopSignals() as signals, tile_memory(workers * ahead), Pool(executor, workers, signals, setting) as pool:
         yield Context(tell, signals, pool)
 
 

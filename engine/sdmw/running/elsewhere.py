@@ -10,6 +10,7 @@ from sdmw.errors import OtherFilesError, Problem, RunError, SdmwError
 from sdmw.kernels import ready
 from sdmw.storage.shard import Shard
 from sdmw.tensors import lost_pages
+from sdmw.tensors.read_ahead import HELD, blocks
 from sdmw.tensors.tile_memory import forget
 from sdmw.version import __version__
 
@@ -24,11 +25,13 @@ class Setting:
     Attributes:
         kernels: groups that the run needs beside those that every run does.
         inputs: fingerprints of the files that are read, as the driver saw them.
+        ahead: bytes that may be fetched ahead from stores, for each thread.
         version: of the driver's sdmw.
     """
 
     kernels: tuple[str, ...]
     inputs: tuple[Shard, ...]
+    ahead: int = 0
     version: str = __version__
 
 
@@ -89,4 +92,5 @@ def _set_up(run: str, setting: bytes) -> None:
         ready.prepare(lambda _: None, groups=needs.kernels)
         lost_pages.guard_for_good()
         forget()
+        blocks.capacity = max(needs.ahead, HELD)
         _run = run
