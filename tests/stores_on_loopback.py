@@ -1,13 +1,16 @@
 """Stores on loopback: moto's S3 behind a layer that breaks what it is told to, and a plain web server with ranges."""
 
 import os
+import ssl
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import obstore
+import trustme
 from obstore.store import from_url
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -26,8 +29,8 @@ class Store:
     Attributes:
         url: of its server.
         requests: method, path and range of each.
-        answer: called with method, path and range before each answer; what it returns happens: "500", "slow" or
-            "short" (half of the body), or None.
+        answer: called with method, path and range before each answer; what it returns happens: "500", "403",
+            "slow" or "short" (half of the body), or None.
         sent: bytes of bodies.
     """
 
@@ -57,8 +60,8 @@ def s3(monkeypatch):
         request = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")
         store.requests.append(request)
         fault = store.answer(*request) if store.answer else None
-        if fault == "500":
-            start("500 Internal Server Error", [("Content-Length", "0")])
+        if fault in ("500", "403"):
+            start({"500": "500 Internal Server Error", "403": "403 Forbidden"}[fault], [("Content-Length", "0")])
             return [b""]
         body = b"".join(real(environ, start))
         store.sent += len(body)
@@ -67,7 +70,7 @@ def s3(monkeypatch):
         return [body[: len(body) // 2]] if fault == "short" else [body]
 
     server = make_server("127.0.0.1", 0, served, threaded=True, request_handler=Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     store.url = f"http://127.0.0.1:{server.port}"
     for name, value in {
         "ENDPOINT_URL": store.url, "ALLOW_HTTP": "true", "REGION": "us-east-1", "ACCESS_KEY_ID": "someone",
@@ -87,3 +90,87 @@ def slowly(body):
     for start in range(0, len(body), 1 << 16):
         time.sleep(0.02)
         yield body[start : start + (1 << 16)]
+
+
+class Ranges(BaseHTTPRequestHandler):
+    """Answers for files of which the server knows the beginning, the size and an ETag; the rest is zeros."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        web = self.server.web
+        content, size = web.files.get(self.path, (None, 0))
+        web.requests.append((self.command, self.path, self.headers.get("Range", "")))
+        if content is None:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        first, last = 0, size - 1
+        if asked := self.headers.get("Range"):
+            first, last = (int(each) for each in asked.removeprefix("bytes=").split("-"))
+            last = min(last, size - 1)
+        part = content[first : last + 1] if body else b""
+        part += bytes(last + 1 - first - len(part)) if body else b""
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(last + 1 - first))
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("ETag", web.etag)
+        self.send_header("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(part)
+        web.sent += len(part)
+
+    def log_message(self, *arguments):
+        """Nothing."""
+
+
+@dataclass
+class Web:
+    """A web server with TLS.
+
+    Attributes:
+        url: of it.
+        files: by path, the content, or its beginning, and the size.
+        requests: method, path and range of each.
+        etag: of all files.
+        sent: bytes of bodies.
+    """
+
+    url: str = ""
+    files: dict = field(default_factory=dict)
+    requests: list = field(default_factory=list)
+    etag: str = '"one"'
+    sent: int = 0
+
+    def put(self, folder, prefix):
+        """Serve a folder's files."""
+        for path in (each for each in Path(folder).iterdir() if each.is_file()):
+            content = path.read_bytes()
+            self.files[f"/{prefix}/{path.name}"] = content, len(content)
+
+
+@contextmanager
+def web(folder):
+    """A web server whose certificate is signed by an authority of its own, in `folder/authority.pem`."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # a client that does not trust it
+    server.web = Web(f"https://localhost:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server.web
+    finally:
+        server.shutdown()
+        server.server_close()

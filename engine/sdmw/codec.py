@@ -200,7 +200,8 @@ def _object(kind: type[Any], data: Any, at: str) -> Any:
     if not isinstance(data, dict):
         _refuse(at, "an object", data)
     if is_tagged(kind) and data.get(TAG, _tag(kind)) != _tag(kind):
-        _refuse(at, f"a {kind.__name__}", data[TAG])
+        own = _tagged.get(data[TAG]) if isinstance(data[TAG], str) else None
+        kind = own if own is not None and issubclass(own, kind) else _refuse(at, f"a {kind.__name__}", data[TAG])
     fields = _fields_of(cast(Hashable, kind))
     if lacking := [name for name, _ in fields if name not in data]:
         _refuse(at, f"a field {lacking[0]!r}", sorted(data)[:10])

@@ -117,6 +117,12 @@ class CheckpointError(SdmwError):
     """An input is not a checkpoint that can be read: files, headers, index, config."""
 
 
+class UnreachableError(CheckpointError):
+    """A file of an input lies in a store that cannot be read now."""
+
+    resumable = True
+
+
 class ArchiveError(SdmwError):
     """A delta archive cannot be read: it is damaged, or none of this format."""
 

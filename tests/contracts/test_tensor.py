@@ -1,8 +1,14 @@
 """What every kind of tensor must do. A class brings its example in SAMPLES; one without fails here."""
 
+import atexit
+import functools
 import json
+import os
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +28,12 @@ from sdmw.tensors.joined import Joined
 from sdmw.tensors.low_rank import Factor, LowRank, Sum
 from sdmw.tensors.low_rank import factors as factors_of
 from sdmw.tensors.part import Part
+from sdmw.tensors.remote import StoredRemotely
 from sdmw.tensors.row_table import ZEROS
 from sdmw.tensors.rows import Mean, MeanRow, Rows
 from sdmw.tensors.stored import Stored
 from sdmw.tensors.tensor import Tensor
+from stores_on_loopback import web
 
 SHAPE = (13, 1021)  # primes: no tiling falls on rows or pages
 ELEMENTS = SHAPE[0] * SHAPE[1]
@@ -105,11 +113,29 @@ def joined_sample(directory: Path) -> Tensor:
     return Joined.of("m.weight", SHAPE, [*rows[4:], *rows[:4]])
 
 
+@functools.cache
+def server():
+    """For all samples of the process; it ends with it."""
+    running, folder = ExitStack(), Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(running.close)
+    found = running.enter_context(web(folder))
+    os.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
+    return found
+
+
+def remote_sample(directory: Path) -> Tensor:
+    """The same file on a web server."""
+    stored_sample(directory)
+    server().put(directory / "model", directory.name)
+    return read(f"{server().url}/{directory.name}").tensors["m.weight"]
+
+
 # By class: writes a checkpoint and gives a tensor of SHAPE.
 SAMPLES: dict[type[Tensor], Callable[[Path], Tensor]] = {
     Stored: stored_sample, LowRank: low_rank_sample, Sum: sum_sample, Factor: factor_sample,
     Rows: rows_sample, Mean: mean_sample, MeanRow: mean_row_sample,
-    Part: part_sample, Joined: joined_sample,
+    Part: part_sample, Joined: joined_sample, StoredRemotely: remote_sample,
 }  # fmt: skip
 
 
@@ -204,7 +230,7 @@ def test_it_names_the_files_that_it_is_made_of(tensor):
     files = {leaf.file for leaf in tensor.leaves()}
     assert files
     assert all(file in tensor.where for file in files)
-    assert all(type(leaf) is Stored for leaf in tensor.leaves())
+    assert all(isinstance(leaf, Stored) for leaf in tensor.leaves())
 
 
 def test_what_it_costs(tensor):

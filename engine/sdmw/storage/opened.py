@@ -3,17 +3,18 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import xxhash
 
 from sdmw.addresses import is_remote
+from sdmw.errors import Problem, UnreachableError
 from sdmw.storage import remote, remote_folder
 from sdmw.storage.files import open_file, read_exactly
 from sdmw.storage.shard import Shard
 
-START = 4096  # bytes of a remote file that its first read fetches: mostly a whole header
+START = 4096  # bytes of an object that are fetched at once: mostly a whole header
 CHUNK = 1 << 20  # bytes, where a file is read from its beginning to its end
 
 
@@ -53,7 +54,7 @@ def opened(directory: str, name: str, *, follow_links: bool | None = None) -> It
         CheckpointError: as `open_file`.
     """
     if is_remote(directory):
-        yield _Object(f"{directory}/{name}", remote_folder.found_of(directory, name))
+        yield _object(f"{directory}/{name}", remote_folder.found_of(directory, name))
         return
     fd, status = open_file(directory, name, follow_links=follow_links)
     try:
@@ -88,11 +89,20 @@ class _File:
         return Shard.of(path, self.status, header)
 
 
-@dataclass(slots=True)
+def _object(address: str, listed: remote.Found) -> "_Object":
+    """An object as it is now: since it was listed another may have taken its place."""
+    try:
+        start, found = remote.fetch(address, 0, START) if listed.size else (b"", listed)
+    except OSError as error:
+        raise UnreachableError([Problem(address, "", f"cannot be read: {error.strerror}")]) from None
+    return _Object(address, found, start)
+
+
+@dataclass(frozen=True, slots=True)
 class _Object:
     address: str
     found: remote.Found
-    _start: bytes = field(default=b"")
+    start: bytes
 
     @property
     def size(self) -> int:
@@ -106,16 +116,11 @@ class _Object:
         stop = min(offset + size, self.size)
         if offset >= stop:
             return b""
-        if not self._start:
-            self._start = self._fetched(0, min(max(stop, START), self.size)) if stop <= CHUNK else b""
-        if stop <= len(self._start):
-            return self._start[offset:stop]
-        known = self._start[offset:]
-        return known + self._fetched(offset + len(known), stop)
+        known = self.start[offset:stop]
+        if len(known) == stop - offset:
+            return known
+        return known + remote.fetch(self.address, offset + len(known), stop, self.version)[0]
 
     def fingerprint(self, path: str, header: bytes) -> Shard:
         hashed = xxhash.xxh3_128_hexdigest(header)
         return Shard(path, self.size, self.found.modified_ns, 0, 0, hashed, self.version)
-
-    def _fetched(self, start: int, stop: int) -> bytes:
-        return remote.fetch(self.address, start, stop, self.version)[0]

@@ -139,7 +139,7 @@ def _asked(ask: Callable[[], R]) -> R:
             kind, said = type(error).__name__, str(error)
             if kind == "PreconditionError":
                 raise ChangedError(errno.ESTALE, "was replaced") from None
-            broken = isinstance(error, _BrokenOffError) or (kind == "GenericError" and not _STATUS.search(said))
+            broken = isinstance(error, _BrokenOffError) or (kind == "GenericError" and "body" in said)
             if not broken or attempt == TRIES - 1:
                 raise OSError(errno.EIO, _reason(kind, said)) from None
         time.sleep(BACKOFF * 2**attempt * random.uniform(0.5, 1))
@@ -149,7 +149,7 @@ def _asked(ask: Callable[[], R]) -> R:
 def _reason(kind: str, said: str) -> str:
     """In our own words: those of the library may hold an address with its signature."""
     status, code = _STATUS.search(said), _CODE.search(said)
-    if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+    if kind in ("PermissionDeniedError", "UnauthenticatedError") or (status and status[1][:3] in ("401", "403")):
         return "access is denied; credentials come from the environment"
     if status:
         return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"

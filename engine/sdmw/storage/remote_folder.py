@@ -6,7 +6,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 from sdmw.addresses import is_plain
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, UnreachableError, quoted
 from sdmw.storage import remote
 from sdmw.storage.remote import ChangedError, Found
 
@@ -41,7 +41,7 @@ def contents(address: str) -> dict[str, Found | None]:
     try:
         found = _probed(address) if _lists_nothing(address) else remote.names_below(address)
     except OSError as error:
-        raise CheckpointError([Problem(address, "", f"the folder cannot be listed: {error.strerror}")]) from None
+        raise UnreachableError([Problem(address, "", f"the folder cannot be listed: {error.strerror}")]) from None
     if not found:
         raise CheckpointError([Problem(address, "", "no such folder, or an empty one")])
     if bad := [name for name in found if not is_plain(name)]:
@@ -64,8 +64,10 @@ def found_of(address: str, name: str) -> Found:
                 raise FileNotFoundError
             found = remote.head(f"{place}/{last}")  # an index may name files that nobody looks for
     except OSError as error:
-        said = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise CheckpointError([Problem(f"{address}/{name}", "", said)]) from None
+        where = f"{address}/{name}"
+        if isinstance(error, FileNotFoundError):
+            raise CheckpointError([Problem(where, "", "no such file")]) from None
+        raise UnreachableError([Problem(where, "", f"cannot be read: {error.strerror}")]) from None
     return found
 
 
@@ -90,7 +92,7 @@ def start_of(address: str, name: str, most: int) -> tuple[int, bytes]:
                 continue
             raise CheckpointError([Problem(key[0], "", "is replaced again and again")]) from None
         except OSError as error:
-            raise CheckpointError([Problem(key[0], "", f"cannot be read: {error.strerror}")]) from None
+            raise UnreachableError([Problem(key[0], "", f"cannot be read: {error.strerror}")]) from None
         _keep(key, data)
         return found.size, data
     raise AssertionError
@@ -125,5 +127,8 @@ def _probed(address: str) -> dict[str, Found | None]:
         except FileNotFoundError:
             return None
 
+    first, *others = NAMES
+    probed = {first: probe(first)}  # by itself: a server that cannot be reached is not asked thirty times
     with ThreadPoolExecutor(PROBES) as threads:
-        return {name: found for name, found in zip(NAMES, threads.map(probe, NAMES), strict=True) if found}
+        probed |= zip(others, threads.map(probe, others), strict=True)
+    return {name: found for name, found in probed.items() if found}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import xxhash
 
 from sdmw.addresses import is_remote
+from sdmw.errors import Problem, RunError
 from sdmw.sizes import shown
 from sdmw.storage import remote
 from sdmw.storage.files import read_exactly
@@ -125,18 +126,26 @@ def sample_of(path: str) -> str:
 
     Raises:
         OSError: the file cannot be read.
+        RunError: the object cannot be.
     """
     if is_remote(path):
-        size = remote.head(path).size
-        places = _sampled(size)
-        with ThreadPoolExecutor(ASKED) as threads:
-            blocks = list(threads.map(lambda place: remote.fetch(path, place, min(place + BLOCK, size))[0], places))
-        return xxhash.xxh3_128_hexdigest(b"".join(blocks))
+        return _sample_of_object(path)
     checksum = xxhash.xxh3_128()
     with open(path, "rb", buffering=0) as file:
         for place in _sampled(os.fstat(file.fileno()).st_size):
             checksum.update(os.pread(file.fileno(), BLOCK, place))
     return checksum.hexdigest()
+
+
+def _sample_of_object(address: str) -> str:
+    try:
+        size = remote.head(address).size
+        with ThreadPoolExecutor(ASKED) as threads:
+            asked = ((address, place, min(place + BLOCK, size)) for place in _sampled(size))
+            blocks = list(threads.map(lambda each: remote.fetch(*each)[0], asked))
+    except OSError as error:
+        raise RunError([Problem(address, "", f"cannot be read: {error.strerror}")]) from None
+    return xxhash.xxh3_128_hexdigest(b"".join(blocks))
 
 
 def _sampled(size: int) -> list[int]:
