@@ -95,7 +95,15 @@ def layers_of(store: Store, granularity: str) -> Iterator[tuple[str, tuple[Ranke
     Raises:
         StoreError: the store is damaged.
     """
-    names = [layer_of(tensor.name, granularity) for tensor in store.tensors]
+    return gathered(store, [layer_of(tensor.name, granularity) for tensor in store.tensors])
+
+
+def gathered(store: Store, names: Sequence[str]) -> Iterator[tuple[str, tuple[Ranked, ...]]]:
+    """Each layer as `layers_of` gives it, by the layer of each tensor.
+
+    Raises:
+        StoreError: the store is damaged.
+    """
     waiting, held, reader = Counter(names), dict[str, list[StoredBins]](), StoreReader(store)
     for number, name in enumerate(names):
         found = reader.magnitudes(number)
