@@ -36,7 +36,7 @@ KINDS = {
     "extract": sdmw.ExtractionReport, "pack": sdmw.PackReport, "apply": sdmw.PackReport, "revert": sdmw.PackReport,
     "measure": sdmw.Store, "open_store": sdmw.Store, "sweep": sdmw.Sweep,
 }  # fmt: skip
-NO_RESULT = {"open"}  # a reader, as of safetensors
+NO_RESULT = {"open", "report"}  # a reader, as of safetensors; the path of a page
 
 
 @pytest.fixture(scope="module")

@@ -155,6 +155,7 @@ class Plan:
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
         card: the output gets one.
+        page: the output gets one.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
@@ -190,6 +191,7 @@ class Plan:
     overwrite: bool = False
     max_shard_size: int = 0
     card: bool = True
+    page: bool = True
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0

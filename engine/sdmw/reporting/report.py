@@ -29,6 +29,7 @@ REPORT = "sdmw_report.json"
 _ABSOLUTE = re.compile(r"(?<=')/[^']*(?=')|(?<=\")/[^\"]*(?=\")|(?<![^\s(])/\S+")  # quoted, or a word
 
 Seconds = Annotated[float, Within(0)]
+Sample = tuple[Seconds, Count]
 Piece = tuple[str, Count, Count, Checksum]
 
 
@@ -68,7 +69,9 @@ class LayerReport:
 class RunReport:
     """What it took: seconds, bytes of tensors read (again: by further looks at a layer), bytes of memory.
 
-    `planned_peak` is the bound that the plan had proved.
+    `planned_peak` is the bound that the plan had proved. `stages` are the seconds from the first piece of a stage to
+    its last. `memory` is what was resident over time, as seconds since the start and bytes, at most 200 times. Both are
+    empty in reports of earlier versions.
     """
 
     wall_s: Seconds
@@ -79,6 +82,8 @@ class RunReport:
     peak_rss: Count
     peak_anonymous: Count
     planned_peak: Count
+    stages: Mapping[str, Seconds]
+    memory: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +317,7 @@ def _layers(plan: Plan, method: AnyMethod, decisions: "Decisions") -> tuple[Laye
 
 
 def _run(plan: Plan, outcome: "Outcome", usage: "Usage") -> RunReport:
+    memory = tuple((round(seconds, 3), size) for seconds, size in usage.memory)  # before the time: samples go on
     return RunReport(
         round(usage.wall_s, 3),
         round(usage.cpu_s, 3),
@@ -321,6 +327,8 @@ def _run(plan: Plan, outcome: "Outcome", usage: "Usage") -> RunReport:
         usage.peak_rss,
         usage.peak_anonymous,
         plan.peak_bytes,
+        {stage: round(seconds, 3) for stage, seconds in usage.stages.items()},
+        memory,
     )
 
 
