@@ -244,6 +244,13 @@ def test_what_a_notebook_shows_is_one_line(world):
         assert repr(each).startswith(f"{type(each).__name__}(")
         assert len(repr(each)) < 400
         assert "\n" not in repr(each)
+    sweep = sdmw.sweep(sdmw.measure(RECIPE, "store", progress=False), k=[*range(30)])
+    for each in [plan, refused, report, sweep, sdmw.compare("base", "corp", progress=False)]:
+        assert "<script" not in each._repr_html_()
+        assert len(each._repr_html_()) < 20_000
+    assert "it exists" in refused._repr_html_()
+    assert "and 10 more" in sweep._repr_html_()
+    assert f"{report.models[0].facts['weight']:.4f}" in report._repr_html_()
     assert "2 models" in repr(plan)
     assert "no problem" in repr(plan)
     assert "1 problem: out: " in repr(refused)

@@ -211,6 +211,21 @@ class Plan:
         size = f"{shown(self.bytes_read)} to read, {shown(self.bytes_written)} to write"
         return f"Plan({', '.join(found)}, {size}, at most {shown(self.peak_bytes)} of memory, no problem)"
 
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import fragment
+
+        rows = [
+            ("models", ", ".join(self.models)),
+            ("tensors", f"{len(self.tensors):,} in {counted(self.blocks, 'block')}"),
+            ("read", shown(self.bytes_read)),
+            ("written", shown(self.bytes_written)),
+            ("peak memory", f"at most {shown(self.peak_bytes)}, with {counted(self.threads, 'thread')}"),
+            ("time", f"{self.seconds:.1f} s at {shown(RATE)}/s"),
+            *(("problem", str(problem)) for problem in self.problems),
+            *(("warning", warning) for warning in self.warnings),
+        ]
+        return fragment(f"Plan of a merge by {self.recipe.merge_method}", (), rows)
+
     @property
     def makes_adapter(self) -> bool:
         """The output is a PEFT adapter, and no model."""

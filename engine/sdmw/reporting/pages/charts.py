@@ -215,4 +215,4 @@ def histogram(title: str, table: str, *, cut: bool, said: str) -> Chart:
 
 
 def _axis(share: bool) -> Mapping[str, Any]:
-    return {"format": ".0%"} if share else {"format": ".3~g"}
+    return {"format": ".2~%"} if share else {"format": ".3~g"}
