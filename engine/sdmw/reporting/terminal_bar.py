@@ -22,6 +22,11 @@ MARGIN = 3  # columns right of the bar: what a terminal prints there for Ctrl-C 
 class Bar(Progress):
     """A bar for each stage."""
 
+    def __init__(self, console: Console) -> None:
+        self._on = console  # rich asks for what to draw before it knows its own
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn()
+        super().__init__(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console, expand=True)
+
     def show(self, event: events.Progress) -> None:
         """Draw how far a stage is."""
         task = next((each.id for each in self.tasks if each.description == event.stage), None)
@@ -31,19 +36,11 @@ class Bar(Progress):
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What rich draws: less wide than the terminal."""
-        yield Constrain(self.make_tasks_table(self.tasks), max(1, self.console.width - MARGIN))
+        yield Constrain(self.make_tasks_table(self.tasks), max(1, self._on.width - MARGIN))
 
 
 def started_bar(console: Console) -> Bar:
     """A bar that is drawn already."""
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        expand=True,
-    )
+    bar = Bar(console)
     bar.start()
     return bar
