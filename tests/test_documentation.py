@@ -189,6 +189,7 @@ READ_BY = {
         "merge", "mergekit-yaml", "plan", "extract", "measure", "pack", "apply", "revert",
     },
     "--restart": {"merge", "mergekit-yaml", "extract"},  # what another run left
+    "--statistics": {"doctor"},  # evidence
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip

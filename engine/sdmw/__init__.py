@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sdmw.api import (
         apply,
         compare,
+        doctor,
         explain,
         extract,
         inspect,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.comparison import Comparison
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Diagnosis",
     "Explanation",
     "ExtractionReport",
     "Inspection",
@@ -58,6 +61,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "doctor",
     "errors",
     "explain",
     "extract",
@@ -76,6 +80,7 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "sdmw.reporting.comparison",
+    "Diagnosis": "sdmw.reporting.diagnosis",
     "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
@@ -90,6 +95,7 @@ _HOMES = {
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "compare": "sdmw.api",
+    "doctor": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",

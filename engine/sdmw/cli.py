@@ -249,6 +249,42 @@ def measure(
 
 
 @app.command()
+def doctor(
+    recipe: RecipeArgument,
+    statistics: Annotated[
+        str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: evidence.")
+    ] = None,
+    threads: Threads = None,
+    budget: Budget = None,
+    as_json: Json = False,
+    ignore_unknown: IgnoreUnknown = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Show all that speaks against a merge, before it is made.
+
+    Headers tell problems, warnings and notes; a store adds evidence and findings. Nothing is a verdict: the exit code
+    is 1 only for problems that would stop the merge.
+    """
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    found = api.doctor(
+        recipe, statistics=statistics, threads=threads, budget=budget, ignore_unknown=ignore_unknown,
+        download=download, follow_links=follow_links, header_limit=header_limit,
+    )  # fmt: skip
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_warnings(found.warnings, found.notes)
+        terminal.print_diagnosis(found, recipe)
+        for problem in found.problems:
+            terminal.print_error(str(problem))
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@app.command()
 def sweep(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Directory that sdmw measure made.")],
     k: Annotated[str, typer.Option(help="Percents of nonzero deltas to drop.")] = "10",

@@ -137,10 +137,11 @@ def test_the_merge_lies_within_its_bounds(models, parameters):
 
 def test_settings_that_a_store_does_not_know_are_equal_weights(models):
     store = measured()
-    plans = [None, sdmw.plan({**RECIPE, "merge_method": "ties", "parameters": {"density": 0.5}})]
+    plans = [None, sdmw.plan({**RECIPE, "merge_method": "ties", "parameters": {"density": 0.5, "weight": 1}})]
     scales = [{"filter": "q_proj", "value": 0}, {"value": 1}]  # within one layer, which cannot be taken apart
     plans.append(sdmw.plan({**RECIPE, "parameters": {"granularity": "block", "lambda": scales}}))
     for plan in plans:
+        assert plan is None or not plan.problems
         found = merged_of(numbers_of(store), plan)
         assert (found.own, found.weights) == (False, ((0.5, 0.5), (0.5, 0.5)))
         deltas = [np.concatenate([e.reshape(-1) for e in own.values()]) for own in deltas_of(models).values()]
@@ -242,8 +243,8 @@ def test_nan_in_a_model(models):
     shutil.rmtree("corp")
     write_checkpoint(Path("corp"), models["corp"])
     (found,) = [each for each in diagnose(measured({**RECIPE, "nonfinite": "pass"})) if each.kind == "nonfinite"]
-    assert found.said == ("corp: 1 deltas",)
-    assert found.places == ("model.norm.weight (corp: 1)",)
+    assert found.said == ("corp: 1 delta",)
+    assert found.places == ("model.norm.weight, corp: 1",)
 
 
 def test_every_finding_has_words():

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
     from sdmw.api.pages import report
-    from sdmw.api.stores import measure, open_store, sweep
+    from sdmw.api.stores import doctor, measure, open_store, sweep
 
 __all__ = [
-    "apply", "compare", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack", "plan",
-    "report", "revert", "sweep", "verify",
+    "apply", "compare", "doctor", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack",
+    "plan", "report", "revert", "sweep", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -27,7 +27,7 @@ _HOMES = {
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
     "report": "pages",
-    **dict.fromkeys(("measure", "open_store", "sweep"), "stores"),
+    **dict.fromkeys(("doctor", "measure", "open_store", "sweep"), "stores"),
 }
 
 

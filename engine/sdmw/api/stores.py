@@ -22,6 +22,7 @@ from sdmw.planning.build import Options
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.sweep import Sweep
     from sdmw.stores.store import Store
 
@@ -131,12 +132,64 @@ def sweep(
         StoreError: the store is damaged.
     """
     from sdmw.reporting.sweep import sweep_of
-    from sdmw.stores.store import Store
     from sdmw.stores.sweeping import Grid, sweep_rows
 
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = _opened(store)
     grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_))
     return sweep_of(opened.models, sweep_rows(opened, grid))
+
+
+def doctor(
+    recipe: RecipeLike,
+    *,
+    statistics: "Store | Path | None" = None,
+    budget: Size | None = None,
+    threads: int | None = None,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    follow_links: bool = False,
+    ignore_unknown: bool = False,
+) -> "Diagnosis":
+    """All that speaks against a merge before hours are spent; no tensor data are read.
+
+    Headers tell problems, warnings and notes, as in `plan`. A store adds evidence: how long each model's delta is and
+    how much of the merge, how the models agree, and findings with what people do about them. There is no score, as
+    known measures of parameters do not predict whether a merge works (arXiv:2603.09463).
+
+    Args:
+        recipe: as for `merge`.
+        statistics: a store that `measure` made of the same inputs, or its directory.
+        budget: as for `merge`.
+        threads: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        ignore_unknown: report unknown recipe fields and go on.
+
+    Returns:
+        What was found. Problems of the plan are in it, and no error; the store is not asked where there are any.
+
+    Raises:
+        RecipeError, UsageError: as for `merge`.
+        StoreError: the store is damaged, or none.
+        PlanError: the store is of other inputs.
+    """
+    from sdmw.reporting.diagnosis import diagnosis_of
+    from sdmw.stores.known import check_inputs
+
+    access = access_of(header_limit, download, follow_links)
+    store = None if statistics is None else _opened(statistics)
+    planned = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown).plan()
+    if store is None or planned.problems:
+        return diagnosis_of(planned, None)
+    check_inputs(planned, store)
+    return diagnosis_of(planned, store)
+
+
+def _opened(store: "Store | Path") -> "Store":
+    from sdmw.stores.store import Store
+
+    return store if isinstance(store, Store) else open_store(store)
 
 
 def _listed(given: T | Sequence[T]) -> Sequence[T]:

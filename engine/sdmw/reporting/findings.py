@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdmw.sizes import counted
 from sdmw.stores.evidence.merged import Merged, merged_of
 from sdmw.stores.evidence.numbers import Numbers, numbers_of
 from sdmw.stores.evidence.observed import Kind, Observation, Of, Place, observations
@@ -89,11 +90,11 @@ def _finding(found: Observation) -> Finding:
 
 
 def _place(place: Place, spec: str) -> str:
-    return f"{place.tensor} ({' and '.join(place.models)}: {place.value:{spec}})"
+    return f"{place.tensor}, {' and '.join(place.models)}: {place.value:{spec}}"
 
 
 def _drowned(of: Measures) -> str:
-    return f"norm {of['norm']:.3g}, weight {of['weight']:.3g}: {of['share']:.1%} of the sum of all weighted norms"
+    return f"norm {of['norm']:.3g}, weight {of['weight']:.3g}: {of['share']:.2%} of the sum of all weighted norms"
 
 
 def _length(of: Measures) -> str:
@@ -107,7 +108,7 @@ def _length(of: Measures) -> str:
 
 def _moved(of: Measures) -> str:
     told = f"root mean square of its changes {of['rms']:.2g}"
-    return f"{told}, {of['rms'] / of['rest']:.2g} times that of other tensors" if of["rest"] else f"{told}, of others 0"
+    return f"{told}, {of['rms'] / of['rest']:.1f} times that of others" if of["rest"] else f"{told}, of others 0"
 
 
 _WORDS: dict[Kind, _Words] = {
@@ -119,14 +120,14 @@ _WORDS: dict[Kind, _Words] = {
     ),
     "nonfinite": _Words(
         "NaN or infinity in what models changed",
-        lambda of: f"{of['deltas']:,.0f} deltas",
+        lambda of: counted(int(of["deltas"]), "delta"),
         ",",
         "A merge stops there unless the recipe has `nonfinite: pass`. Take a checkpoint from before training diverged.",
     ),
     "drowned": _Words(
         "One model drowns another",
         _drowned,
-        ".1%",
+        ".2%",
         "Give weights (`weight`), or weigh all alike or against their norms (`normalization: {power: 0}`, "
         "`{power: -1}`).",
         "NAN, arXiv:2505.16148",
@@ -135,8 +136,8 @@ _WORDS: dict[Kind, _Words] = {
         "The merged delta is shorter than the deltas that it is made of",
         _length,
         "",
-        "`lambda: preserve_norm` gives their norm back, at the price of general knowledge; or choose lambda on data "
-        "that no model was trained on.",
+        "`lambda: preserve_norm` gives their norm back. In a pilot with small models a larger lambda helped the "
+        "trained domains and cost general knowledge: choose it on data that no model was trained on.",
         "task arithmetic, arXiv:2212.04089",
     ),
     "far": _Words(
@@ -163,7 +164,7 @@ _WORDS: dict[Kind, _Words] = {
     ),
     "conflict": _Words(
         "Signs differ more often than by chance",
-        lambda of: f"{of['conflict']:.1%} of the elements that both change; by chance it were half",
+        lambda of: f"{of['conflict']:.1%} of the elements that both change; by chance it would be half",
         ".1%",
         "Let a method elect signs (`ties`), or leave one of the models out.",
         "TIES, arXiv:2306.01708",
@@ -192,16 +193,15 @@ _WORDS: dict[Kind, _Words] = {
         "Routers of experts moved",
         _moved,
         ".2g",
-        "Experts and the router that chooses among them are trained together. Keep the base's router where the models "
-        "allow it: `lambda: [{filter: mlp.gate, value: 0}, {value: 1}]`. Fine-tunes of experts often leave it fixed.",
+        "Experts and the router that chooses among them are trained together, and fine-tunes of experts often leave "
+        "the router fixed. `lambda: [{filter: mlp.gate.weight, value: 0}, {value: 1}]` keeps the base's.",
         "ESFT, arXiv:2407.01906",
     ),
     "embeddings": _Words(
         "Embeddings changed more than other tensors",
         _moved,
         ".2g",
-        "Tokens were added, or a chat template was trained. Compare tokenizers (`sdmw plan` says what differs), and "
-        "choose `tokenizer_source` and `chat_template`.",
+        "Tokens were added, or a chat template was trained: choose `tokenizer_source` and `chat_template`.",
     ),
     "norms": _Words(
         "Norms changed more than other tensors",

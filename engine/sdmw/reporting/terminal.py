@@ -11,7 +11,7 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
-from sdmw.reporting import comparison_lines, tally
+from sdmw.reporting import comparison_lines, diagnosis_lines, tally
 from sdmw.reporting.display import say
 from sdmw.reporting.loading import loading
 from sdmw.reporting.sweep import SETTINGS
@@ -20,6 +20,7 @@ from sdmw.sizes import counted, shown
 if TYPE_CHECKING:  # a command prints one of them, and has loaded that
     from sdmw.planning.explain import Explanation
     from sdmw.reporting.comparison import Comparison
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Amount, Inspection
     from sdmw.reporting.packing import PackReport
@@ -240,6 +241,29 @@ def print_comparison(found: "Comparison") -> None:
         _print(table)
     if found.left_out:
         _print(_plain(f"and {counted(found.left_out, 'more tensor')}: see --top, --sort, --only, --filter"))
+
+
+def print_diagnosis(found: "Diagnosis", recipe: str | None = None) -> None:
+    """What was looked at; models and pairs; each finding below its title; what all this cannot tell."""
+    _print(_pairs(*diagnosis_lines.summary(found, recipe)))
+    if found.evidence is None:
+        return
+    for columns, rows in (
+        (diagnosis_lines.MODELS, diagnosis_lines.models(found.evidence)),
+        (diagnosis_lines.PAIRS, diagnosis_lines.pairs(found.evidence)),
+    ):
+        table = _table(*columns)
+        for first, *others in rows:
+            table.add_row(_plain(first), *others)
+        if table.row_count:
+            _print(Text(""))
+            _print(table)
+    if more := diagnosis_lines.left_out(found.evidence):
+        _print(_plain(more))
+    for finding in found.findings:
+        _print(Text("\n") + Text(finding.title, style="bold"))
+        _print(_pairs(*diagnosis_lines.lines(finding)))
+    _print(Text("\n") + _plain(found.caution))
 
 
 def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:

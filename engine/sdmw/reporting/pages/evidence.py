@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sdmw.errors import Problem, UsageError, quoted
+from sdmw.reporting.diagnosis import CAUTION
 from sdmw.reporting.findings import findings_of
 from sdmw.reporting.pages import charts
 from sdmw.reporting.pages.page import Cell, Part, Table, Text, columns_of
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 K = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
 POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
-NO_VERDICT = (
-    "None of this says how well the merge will work: measures of parameters do not predict that (arXiv:2603.09463)."
-)
 MOST_PAIRS = 10  # lines in a picture
 
 
@@ -218,4 +216,4 @@ def _findings(numbers: Numbers) -> Iterator[Part]:
         ("what", "what stands out"), ("numbers", "numbers"), ("where", "where"), ("advice", "what people do")
     )
     yield Table("findings", "What stands out among what the models changed", columns, rows)
-    yield Text(NO_VERDICT)
+    yield Text(CAUTION)
