@@ -322,7 +322,7 @@ def sweep(
 @app.command()
 def report(
     of: Annotated[
-        str | None, typer.Argument(metavar="[OUT|STORE]", help="Directory of a merge, or of a statistics store.")
+        str | None, typer.Argument(metavar="OUT", help="Directory of a merge, or of a statistics store.")
     ] = None,
     compare: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two models, and show that.")
@@ -332,14 +332,22 @@ def report(
     ] = None,
     to: Annotated[str, typer.Option(metavar="FILE", help="The page that will appear.")] = "sdmw_report.html",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    threads: Threads = None,
+    budget: Budget = None,
     quiet: Quiet = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
 ) -> None:
     """Write the page of a merge, a store, a comparison."""
     from sdmw import api
 
     if (of is None) == (compare is None):
         raise typer.BadParameter("give either a directory or --compare A B")
-    shown = of if compare is None else api.compare(*compare, progress=not quiet)
+    shown = of if compare is None else api.compare(
+        *compare, threads=threads, budget=budget, header_limit=header_limit, download=download,
+        follow_links=follow_links, progress=not quiet,
+    )  # fmt: skip
     assert shown is not None
     sys.stdout.write(f"{api.report(shown, to, statistics=statistics, overwrite=overwrite)}\n")
 

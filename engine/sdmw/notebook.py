@@ -1,12 +1,11 @@
 """What a notebook shows of a result: a line and a small table, as HTML without scripts (IPython's `_repr_html_`)."""
 
 from collections.abc import Sequence
-from html import escape
+from importlib.resources import files
 
 from sdmw.errors import printable
 
 MOST_ROWS = 20
-BAR = "#4c78a8"
 Cell = str | tuple[str, float]  # a text, or a text over a bar of this share of its cell's width
 
 
@@ -18,21 +17,23 @@ def fragment(title: str, headings: Sequence[str], rows: Sequence[Sequence[Cell]]
         headings: of the columns; empty for a table of pairs.
         rows: cells for each column.
     """
-    head = "".join(f'<th style="text-align:left">{_plain(heading)}</th>' for heading in headings)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows[:MOST_ROWS])
-    more = f"<div>and {len(rows) - MOST_ROWS:,} more</div>" if len(rows) > MOST_ROWS else ""
-    top = f"<thead><tr>{head}</tr></thead>" if headings else ""
-    return f"<div><div>{_plain(title)}</div><table>{top}<tbody>{body}</tbody></table>{more}</div>"
+    from jinja2 import Template
+
+    template = Template(
+        files("sdmw").joinpath("notebook.html.jinja").read_text(), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    text: str = template.render(
+        title=printable(title),
+        headings=[*map(printable, headings)],
+        rows=[[*map(_drawn, row)] for row in rows[:MOST_ROWS]],
+        more=f"{left:,}" if (left := len(rows) - MOST_ROWS) > 0 else "",
+    )
+    return text
 
 
-def _cell(cell: Cell) -> str:
+def _drawn(cell: Cell) -> tuple[str, float | None]:
+    """The text, and the width of its bar in percent."""
     if isinstance(cell, str):
-        return f'<td style="text-align:left">{_plain(cell)}</td>'
+        return printable(cell), None
     text, share = cell
-    width = round(100 * min(1.0, max(0.0, share)), 1)
-    drawn = f"background:linear-gradient(to right,{BAR}55 {width}%,transparent {width}%)"
-    return f'<td style="text-align:left;min-width:8em;{drawn}">{_plain(text)}</td>'
-
-
-def _plain(text: str) -> str:
-    return escape(printable(text))
+    return printable(text), round(100 * min(1.0, max(0.0, share)), 1)

@@ -8,6 +8,7 @@ from sdmw.running import events
 from sdmw.sizes import shown
 
 REDRAW = 0.25  # seconds
+WIDTH = 40  # characters of a bar
 
 
 class NotebookBars:
@@ -34,9 +35,10 @@ class NotebookBars:
     def _draw(self, event: events.Progress, rate: int) -> None:
         ipython: Any = import_module("IPython.display")
         left = f", {shown(rate)}/s" if rate else ""
+        full = WIDTH * event.done // max(1, event.total)
+        drawn = "█" * full + "░" * (WIDTH - full)
         html = ipython.HTML(
-            f'<div>{event.stage} <progress value="{event.done}" max="{event.total}"></progress> '
-            f"{shown(event.done)} of {shown(event.total)}{left}</div>"
+            f"<div>{event.stage} <code>{drawn}</code> {shown(event.done)} of {shown(event.total)}{left}</div>"
         )
         if bar := self._bars.get(event.stage):
             bar.update(html)
