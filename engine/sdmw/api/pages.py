@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sdmw.stores.store import Store
 
 LARGEST_RECIPE = 16 * 2**20  # bytes
-FREE = "Give another name, or replace it (--overwrite)"
 
 
 def report(
@@ -44,9 +43,11 @@ def report(
         OutputError: the file cannot be written.
     """
     path = path_of(to)
-    if os.path.isdir(path) or (os.path.lexists(path) and not overwrite):
-        kind = "a directory" if os.path.isdir(path) else "a file"
-        raise UsageError([Problem(quoted(path), "a file that is not there yet", kind, FREE)])
+    if os.path.isdir(path):
+        raise UsageError([Problem(quoted(path), "the name of a file", "a directory", "Name a file in it")])
+    if os.path.lexists(path) and not overwrite:
+        mend = "Choose another name, or ask for it to be overwritten (--overwrite)"
+        raise UsageError([Problem(quoted(path), "a file that is not there yet", "one that is", mend)])
     from sdmw.reporting.pages.page import html_of
 
     _write(path, html_of(_page(of, statistics)))
