@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
@@ -192,7 +192,7 @@ class Report:
 
     def to_json(self) -> str:
         """As JSON, indented."""
-        return as_json(self.to_dict())
+        return as_json({each.name: getattr(self, each.name) for each in fields(self) if each.name != "path"})
 
 
 def model_reports(plan: Plan, decisions: "Decisions") -> tuple[ModelReport, ...]:
