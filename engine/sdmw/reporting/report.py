@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
@@ -212,7 +212,7 @@ class Report:
 
     def to_json(self) -> str:
         """As JSON, indented."""
-        return as_json(self.to_dict())
+        return as_json({each.name: getattr(self, each.name) for each in fields(self) if each.name != "path"})
 
 
 def _shown_in_notebook(fact: Fact, spec: str) -> "Cell":
