@@ -25,7 +25,7 @@ INTERRUPTED = 2.5  # seconds after its start
 CHROMIUM = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-quic", "--hide-scrollbars",
-    "--virtual-time-budget=20000", "--window-size=1100,1500",
+    "--virtual-time-budget=20000",
 )  # fmt: skip
 
 
@@ -50,8 +50,13 @@ def page(folder: Path) -> None:
         ["report", out, "--statistics", store, "--to", file],
     ):  # fmt: skip
         subprocess.run([*sdmw, *map(str, arguments)], cwd=ROOT, check=True)
-    command = [shutil.which("chromium") or "chromium", *CHROMIUM, f"--user-data-dir={folder / 'profile'}"]
-    subprocess.run([*command, f"--screenshot={RESULTS / 'page.png'}", file.as_uri()], check=True)
+    browser(file, folder, "--window-size=1100,1500", f"--screenshot={RESULTS / 'page.png'}")
+
+
+def browser(page: Path, folder: Path, *options: str) -> str:
+    """What Chromium prints of a page; its profile is kept in the folder."""
+    command = [shutil.which("chromium") or "chromium", *CHROMIUM, f"--user-data-dir={folder / 'profile'}", *options]
+    return subprocess.run([*command, page.as_uri()], check=True, capture_output=True, text=True).stdout
 
 
 def recording(models: str) -> None:
