@@ -216,3 +216,23 @@ def test_a_merge_with_the_store_of_others(store, merges, tmp_path):
     with pytest.raises(UsageError, match="statistics: expected a merge to tell more of, found a store"):
         sdmw.report(store, tmp_path / "page.html", statistics=store)
     assert not list(tmp_path.iterdir())
+
+
+def test_slices_of_some_of_the_models(folder, tmp_path, monkeypatch):
+    """A report does not say which models a slice has: the page does not make it up."""
+    monkeypatch.chdir(folder)
+
+    def of(models, start):
+        return {"sources": [{"model": model, "layer_range": [start, start + 1]} for model in models]}
+
+    recipe = {"merge_method": "slerp", "base_model": "base", "parameters": {"t": 0.3},
+              "slices": [of(["base", "corp"], 0), of(["base", "same"], 1)]}  # fmt: skip
+    sdmw.merge(recipe, tmp_path / "out", progress=False)
+    page = Page((tmp_path / "out" / NAME).read_text())
+    report = sdmw.Report.load(tmp_path / "out")
+    names = {model.name for model in report.models}
+    told = {layer.name: len(layer.facts) for layer in report.layers}
+    expected = set()
+    for count in told.values():
+        expected |= names if count == len(names) else {f"model {n} of its slice" for n in range(1, count + 1)}
+    assert set(page.column("layers", "model")) == expected

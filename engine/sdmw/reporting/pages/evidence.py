@@ -71,7 +71,8 @@ def _cuts_of(report: "Report") -> Mapping[str, float]:
     """The median threshold of each model."""
     found: dict[str, list[float]] = {}
     for layer in report.layers:
-        for model, facts in zip(report.models, layer.facts, strict=False):
+        of_all = len(layer.facts) == len(report.models)  # else of some of them, in a slice
+        for model, facts in zip(report.models, layer.facts if of_all else (), strict=of_all):
             if isinstance(threshold := facts.get("threshold"), float) and threshold > 0:
                 found.setdefault(model.name, []).append(threshold)
     return {model: median(thresholds) for model, thresholds in found.items()}

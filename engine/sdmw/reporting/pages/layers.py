@@ -75,10 +75,16 @@ def _rows(
     """Numbers of each model in each place: counts added up, other numbers as their mean."""
     found: dict[tuple[str, Place], list[Facts]] = {}
     for name, told in layers.items():
-        for model, facts in zip(models, told, strict=False):
+        for model, facts in zip(_named(models, len(told)), told, strict=True):
             found.setdefault((model, places[name]), []).append(facts)
-    ordered = sorted(found, key=lambda key: (models.index(key[0]), key[1].depth is None, key[1].depth or 0))
+    names = list(dict.fromkeys((*models, *(model for model, _ in found))))
+    ordered = sorted(found, key=lambda key: (names.index(key[0]), key[1].depth is None, key[1].depth or 0))
     return {key: _together(found[key]) for key in ordered}
+
+
+def _named(models: Sequence[str], count: int) -> Sequence[str]:
+    """The models of a layer. A report does not say which of all a slice is made of, only in which order."""
+    return models if count == len(models) else [f"model {number} of its slice" for number in range(1, count + 1)]
 
 
 def _together(told: Sequence[Facts]) -> Facts:
