@@ -288,7 +288,8 @@ def sweep(
     power: Annotated[str, typer.Option(help="Powers of the weights: 1 linear, 2 square.")] = "1",
     norm: Annotated[str, typer.Option(help="Norms that weigh: 1 sums magnitudes, 2 their squares.")] = "1",
     granularity: Annotated[str, typer.Option(help="Which tensors are cut together.")] = "tensor",
-    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta.")] = "1",
+    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta: numbers, preserve_norm.")] = "1",
+    scope: Annotated[str, typer.Option(help="Whose sums weigh: model, layer.")] = "model",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
@@ -304,9 +305,10 @@ def sweep(
         store,
         k=parse_numbers(k, "k"),
         power=parse_numbers(power, "power"),
-        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],  # type: ignore[misc]
+        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],
         granularity=granularity.split(","),
-        lambda_=parse_numbers(lambda_, "lambda"),
+        lambda_=parse_numbers(lambda_, "lambda", "preserve_norm"),
+        scope=scope.split(","),
     )
     if as_json:
         _print_json(found.to_dict())

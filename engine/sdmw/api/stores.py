@@ -112,7 +112,8 @@ def sweep(
     power: float | Sequence[float] = (1.0,),
     norm: int | Sequence[int] = (1,),
     granularity: str | Sequence[str] = ("tensor",),
-    lambda_: float | Sequence[float] = (1.0,),
+    lambda_: float | str | Sequence[float | str] = (1.0,),
+    scope: str | Sequence[str] = ("model",),
 ) -> "Sweep":
     """What SDM-W would decide at every combination of settings, from a store: seconds, and no model is read.
 
@@ -122,7 +123,8 @@ def sweep(
         power: p of the weights; 1 is linear, 2 square, 0 the average.
         norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
         granularity: which tensors are cut together.
-        lambda_: what the merged delta is scaled by.
+        lambda_: what the merged delta is scaled by; `preserve_norm` for what gives it the norm of the deltas.
+        scope: whose sums the weights follow from: `model`, or `layer`, where each has weights of its own.
 
     Returns:
         A row for each setting. What the bins of the store do not decide has a lower and an upper bound.
@@ -132,10 +134,11 @@ def sweep(
         StoreError: the store is damaged.
     """
     from sdmw.reporting.sweep import sweep_of
-    from sdmw.stores.sweeping import Grid, sweep_rows
+    from sdmw.stores.grid import Grid
+    from sdmw.stores.sweeping import sweep_rows
 
     opened = _opened(store)
-    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_))
+    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_), _listed(scope))
     return sweep_of(opened.models, sweep_rows(opened, grid))
 
 

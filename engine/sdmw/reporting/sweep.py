@@ -20,9 +20,10 @@ class Sweep:
     Attributes:
         version: of sdmw.
         models: names in the recipe, in order.
-        rows: one mapping a setting: k, power, norm, scope, granularity, lambda; for each model the bounds of `weights`,
-            `magnitudes` (the sum of what is kept) and `kept`, and `nonzero`; bounds of `merged_norm`, the norm of
-            what is added to the base; and whether all but this norm is `exact`, so that bounds are equal.
+        rows: one mapping a setting: k, power, norm, scope, granularity, lambda (a number or preserve_norm); for each
+            model the bounds of `weights` (of layers with their own weights the mean), `magnitudes` (the sum of what is
+            kept) and `kept`, and `nonzero`; bounds of `scale`, which is what lambda comes to, and of `merged_norm`, the
+            norm of what is added to the base; and whether weights and counts are `exact`, so that bounds are equal.
     """
 
     version: str
@@ -54,8 +55,9 @@ def _flat(row: Mapping[str, Any], models: tuple[str, ...]) -> Iterator[tuple[str
             yield f"{name} {model} low", low
             yield f"{name} {model} high", high
     yield from ((f"nonzero {model}", count) for model, count in zip(models, row["nonzero"], strict=True))
-    yield "merged_norm low", row["merged_norm"][0]
-    yield "merged_norm high", row["merged_norm"][1]
+    for name in ("scale", "merged_norm"):
+        yield f"{name} low", row[name][0]
+        yield f"{name} high", row[name][1]
     yield "exact", row["exact"]
 
 

@@ -1,8 +1,8 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -116,7 +116,7 @@ def print_sweep(sweep: "Sweep") -> None:
     of_models = [f"{what} {_plain(model)}" for model in sweep.models for what in ("weight", "kept")]
     table = _table(*varied, *of_models, "norm")
     for row in sweep.rows:
-        cells = [_number(row[name]) for name in varied]
+        cells = [_setting(row, name) for name in varied]
         for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
             shares = [each / nonzero if nonzero else 0.0 for each in kept]
             cells += [_bounds(weight, ".4f"), _bounds(shares, ".2%")]
@@ -124,7 +124,11 @@ def print_sweep(sweep: "Sweep") -> None:
     _print(table)
 
 
-def _number(value: object) -> str:
+def _setting(row: Mapping[str, Any], name: str) -> str:
+    """A setting as it was asked for; of a lambda that is found, what it is."""
+    value = row[name]
+    if name == "lambda" and isinstance(value, str):
+        return f"{value}: {_bounds(row['scale'], '.4g')}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
