@@ -4,11 +4,14 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sdmw import codec
 from sdmw.reporting.as_json import as_json
 from sdmw.version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SETTINGS = ("k", "power", "norm", "scope", "granularity", "lambda")
 
@@ -38,9 +41,49 @@ class Sweep:
         """As JSON text."""
         return as_json(self.to_dict())
 
+    def flat(self) -> list[dict[str, Any]]:
+        """The rows with a plain number for each bound of each model: `weights corp low`, `weights corp high`, ..."""
+        return [dict(_flat(row, self.models)) for row in self.rows]
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The flat rows as Arrow's C stream, for `polars.DataFrame(sweep)` or `pyarrow.table(sweep)`.
+
+        Where lambda is found, it is null, and `scale low` and `scale high` say what it is.
+
+        Args:
+            requested_schema: a capsule of the schema that the reader asks for.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed (the extra `arrow`).
+        """
+        from sdmw.reporting.sweep_exchange import stream_of
+
+        return stream_of(self, requested_schema)
+
+    def plot(self, y: str = "weights", *, x: str | None = None, ax: "Axes | None" = None) -> "Axes":
+        """Draw a number of the rows along a setting, a line for each model and for each combination of the others.
+
+        Between the bounds of a number is a band.
+
+        Args:
+            y: weights, kept (as shares of the nonzero deltas), magnitudes, merged_norm or scale.
+            x: k, power or lambda; by default the first of them that varies.
+            ax: where to draw; by default a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            UsageError: there is no such number or setting.
+            MissingExtraError: matplotlib is not installed (the extra `plots`).
+        """
+        from sdmw.reporting.sweep_plot import plot_of
+
+        return plot_of(self, y, x, ax)
+
     def to_csv(self) -> str:
         """As CSV text: a line for each setting, a column for each bound of each model."""
-        lines = [dict(_flat(row, self.models)) for row in self.rows]
+        lines = self.flat()
         text = io.StringIO()
         writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
         writer.writeheader()
