@@ -46,6 +46,9 @@ IntermediateDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where documents are written that others use, each as DIR/NAME.")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
+Statistics = Annotated[
+    str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again.")
+]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
 
@@ -96,10 +99,7 @@ def merge(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
-    statistics: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again."),
-    ] = None,
+    statistics: Statistics = None,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -131,6 +131,7 @@ def plan(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
+    statistics: Statistics = None,
 ) -> None:
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
@@ -149,7 +150,7 @@ def plan(
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
-        header_limit=header_limit, intermediate_dir=intermediate_dir,
+        header_limit=header_limit, intermediate_dir=intermediate_dir, statistics=statistics,
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())

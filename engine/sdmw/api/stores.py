@@ -45,9 +45,11 @@ def measure(
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
 
     `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
+    Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
+    that bins do not decide are read once more for it: of bfloat16 models hardly any, of float32 models most.
 
     Args:
-        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change nothing here.
+        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change no statistics.
         store: the directory that will appear, complete or not at all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
@@ -72,21 +74,27 @@ def measure(
     options = Options(target, overwrite, 0, limits)
     from sdmw.stores.planning import kernels_of, plan_measuring
 
-    planned = sound(plan_measuring(sound(prepared.plan()), options))
+    merging = sound(prepared.plan())
+    planned = sound(plan_measuring(merging, options))
+    planned = replace(planned, threads=min(merging.threads, planned.threads))
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
+    from sdmw.stores.decisions import decide
     from sdmw.stores.measuring import measure as measured
     from sdmw.stores.sources import store_of
-    from sdmw.stores.store import read_store
+    from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
     with receiver(progress) as tell, working(tell, planned.threads, None, kernels_of(planned)) as context:
-        settled = settled_with_documents(prepared, sound(prepared.plan()), context)
-        planned = replace(sound(plan_measuring(settled, options)), threads=planned.threads)
+        merging = settled_with_documents(prepared, sound(prepared.plan()), context)
+        merging = replace(merging, threads=planned.threads)
+        planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
         with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
             with StoreWriter(publication.path, len(planned.models)) as writer:
                 measured(planned, writer, context)
                 writer.close(store_of(planned, target).attributes())
+            if merging.recipe.merge_method == "sdm_w":
+                publication.add(DECISIONS, decide(merging, read_store(publication.path), context))
             publication.finish()
     return with_warnings(read_store(target), publication, *planned.warnings)
 

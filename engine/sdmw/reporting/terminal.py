@@ -105,6 +105,7 @@ def print_store(store: "Store") -> None:
             ("models", ", ".join(store.models)),
             ("tensors", f"{len(store.tensors):,}"),
             ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
+            ("decided", "the recipe's own settings" if store.decided else "nothing: the recipe's method is not sdm_w"),
         )
     )
 
@@ -145,6 +146,7 @@ def print_plan(plan: Plan) -> None:
             ("blocks", f"{plan.blocks:,}"),
             ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
+            *([("statistics", _spared(plan))] if plan.spared else []),
             ("written", shown(plan.bytes_written)),
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
@@ -159,6 +161,12 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def _spared(plan: Plan) -> str:
+    """What a store spares a merge."""
+    left = f"; {shown(plan.read_again)} of them are read all the same, once" if plan.read_again else ""
+    return f"spare {shown(plan.spared)} of {shown(plan.measured_bytes)} that measuring reads{left}"
 
 
 def print_explanation(told: "Explanation") -> None:
