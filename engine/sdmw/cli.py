@@ -46,6 +46,9 @@ IntermediateDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where documents are written that others use, each as DIR/NAME.")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
+Statistics = Annotated[
+    str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again.")
+]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
 
@@ -96,10 +99,7 @@ def merge(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
-    statistics: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again."),
-    ] = None,
+    statistics: Statistics = None,
     no_page: Annotated[
         bool, typer.Option("--no-page", help="Leave out sdmw_report.html, the page for people.")
     ] = False,
@@ -134,6 +134,7 @@ def plan(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
+    statistics: Statistics = None,
 ) -> None:
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
@@ -152,7 +153,7 @@ def plan(
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
-        header_limit=header_limit, intermediate_dir=intermediate_dir,
+        header_limit=header_limit, intermediate_dir=intermediate_dir, statistics=statistics,
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -291,7 +292,8 @@ def sweep(
     power: Annotated[str, typer.Option(help="Powers of the weights: 1 linear, 2 square.")] = "1",
     norm: Annotated[str, typer.Option(help="Norms that weigh: 1 sums magnitudes, 2 their squares.")] = "1",
     granularity: Annotated[str, typer.Option(help="Which tensors are cut together.")] = "tensor",
-    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta.")] = "1",
+    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta: numbers, preserve_norm.")] = "1",
+    scope: Annotated[str, typer.Option(help="Whose sums weigh: model, layer.")] = "model",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
@@ -307,9 +309,10 @@ def sweep(
         store,
         k=parse_numbers(k, "k"),
         power=parse_numbers(power, "power"),
-        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],  # type: ignore[misc]
+        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],
         granularity=granularity.split(","),
-        lambda_=parse_numbers(lambda_, "lambda"),
+        lambda_=parse_numbers(lambda_, "lambda", "preserve_norm"),
+        scope=scope.split(","),
     )
     if as_json:
         _print_json(found.to_dict())

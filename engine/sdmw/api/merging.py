@@ -1,6 +1,6 @@
 """Merging: planned, written, or opened without being written."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from sdmw.api.arguments import (
     sound,
     with_warnings,
 )
-from sdmw.errors import Problem, UsageError, quoted
+from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options, kernels_of
 from sdmw.planning.plan import Plan
@@ -35,9 +35,9 @@ DEFAULT_SHARD = "5GB"
 if TYPE_CHECKING:
     from sdmw.planning.explain import Explanation
     from sdmw.reporting.report import Report
+    from sdmw.running.measuring import Known
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
-    from sdmw.statistics.look import Measured
     from sdmw.stores.store import Store
 
 
@@ -170,11 +170,11 @@ def _written(
     return with_warnings(report, publication)
 
 
-def _known(planned: Plan, statistics: "Store | Path") -> "Callable[[int], Measured]":
-    from sdmw.stores.known import known_of
+def _known(planned: Plan, statistics: "Store | Path") -> "Known":
+    from sdmw.stores.spared import known_or_decided
     from sdmw.stores.store import Store, read_store
 
-    return known_of(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
+    return known_or_decided(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
 
 
 def plan(
@@ -192,18 +192,31 @@ def plan(
     random_seed: int | None = None,
     without: Collection[str] = (),
     intermediate_dir: Path | None = None,
+    statistics: "Store | Path | None" = None,
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
-    Of several documents the plan is that of the last; the others are checked.
+    Of several documents the plan is that of the last; the others are checked. With `statistics` it counts what the
+    store spares (`spared`), and what is read of that all the same (`read_again`).
     """
     loaded = _loaded(recipe, ignore_unknown, random_seed)
     target = None if out is None else path_of(out)
     folder = None if intermediate_dir is None else path_of(intermediate_dir)
     places = documents.places_of(loaded, target, folder)
     options = _options(documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without)
-    return prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
+    planned = prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
+    return planned if statistics is None or planned.problems else _with_spared(planned, statistics)
+
+
+def _with_spared(planned: Plan, statistics: "Store | Path") -> Plan:
+    from sdmw.stores.spared import spared_of
+
+    try:
+        found = spared_of(planned, _known(planned, statistics))
+    except PlanError as error:
+        return replace(planned, problems=error.problems)
+    return replace(planned, spared=found.spared, read_again=found.again)
 
 
 def explain(

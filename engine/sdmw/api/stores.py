@@ -45,9 +45,11 @@ def measure(
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
 
     `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
+    Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
+    that bins do not decide are read once more for it: of bfloat16 models hardly any, of float32 models most.
 
     Args:
-        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change nothing here.
+        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change no statistics.
         store: the directory that will appear, complete or not at all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
@@ -72,21 +74,27 @@ def measure(
     options = Options(target, overwrite, 0, limits)
     from sdmw.stores.planning import kernels_of, plan_measuring
 
-    planned = sound(plan_measuring(sound(prepared.plan()), options))
+    merging = sound(prepared.plan())
+    planned = sound(plan_measuring(merging, options))
+    planned = replace(planned, threads=min(merging.threads, planned.threads))
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
+    from sdmw.stores.decisions import decide
     from sdmw.stores.measuring import measure as measured
     from sdmw.stores.sources import store_of
-    from sdmw.stores.store import read_store
+    from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
     with receiver(progress) as tell, working(tell, planned.threads, None, kernels_of(planned)) as context:
-        settled = settled_with_documents(prepared, sound(prepared.plan()), context)
-        planned = replace(sound(plan_measuring(settled, options)), threads=planned.threads)
+        merging = settled_with_documents(prepared, sound(prepared.plan()), context)
+        merging = replace(merging, threads=planned.threads)
+        planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
         with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
             with StoreWriter(publication.path, len(planned.models)) as writer:
                 measured(planned, writer, context)
                 writer.close(store_of(planned, target).attributes())
+            if merging.recipe.merge_method == "sdm_w":
+                publication.add(DECISIONS, decide(merging, read_store(publication.path), context))
             publication.finish()
     return with_warnings(read_store(target), publication, *planned.warnings)
 
@@ -112,7 +120,8 @@ def sweep(
     power: float | Sequence[float] = (1.0,),
     norm: int | Sequence[int] = (1,),
     granularity: str | Sequence[str] = ("tensor",),
-    lambda_: float | Sequence[float] = (1.0,),
+    lambda_: float | str | Sequence[float | str] = (1.0,),
+    scope: str | Sequence[str] = ("model",),
 ) -> "Sweep":
     """What SDM-W would decide at every combination of settings, from a store: seconds, and no model is read.
 
@@ -122,7 +131,8 @@ def sweep(
         power: p of the weights; 1 is linear, 2 square, 0 the average.
         norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
         granularity: which tensors are cut together.
-        lambda_: what the merged delta is scaled by.
+        lambda_: what the merged delta is scaled by; `preserve_norm` for what gives it the norm of the deltas.
+        scope: whose sums the weights follow from: `model`, or `layer`, where each has weights of its own.
 
     Returns:
         A row for each setting. What the bins of the store do not decide has a lower and an upper bound.
@@ -132,10 +142,11 @@ def sweep(
         StoreError: the store is damaged.
     """
     from sdmw.reporting.sweep import sweep_of
-    from sdmw.stores.sweeping import Grid, sweep_rows
+    from sdmw.stores.grid import Grid
+    from sdmw.stores.sweeping import sweep_rows
 
     opened = _opened(store)
-    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_))
+    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_), _listed(scope))
     return sweep_of(opened.models, sweep_rows(opened, grid))
 
 

@@ -160,6 +160,8 @@ class Plan:
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
         free_bytes: free disk where the output goes.
+        spared: bytes that need not be read to measure, since a statistics store has what they tell.
+        read_again: bytes of these that are read to measure all the same: bins do not decide their layers.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
         dropped: models of which tensors are left out that the base lacks, and how many.
@@ -196,6 +198,8 @@ class Plan:
     tile: int = 0
     peak_bytes: int = 0
     free_bytes: int = 0
+    spared: int = 0
+    read_again: int = 0
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
@@ -251,8 +255,8 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of tensors that are read, further looks not counted."""
-        return self.measured_bytes + self.applied_bytes
+        """Bytes of tensors that are read, further looks not counted but those that a statistics store leaves."""
+        return self.measured_bytes - self.spared + self.read_again + self.applied_bytes
 
     @property
     def bytes_written(self) -> int:
@@ -278,6 +282,8 @@ class Plan:
             "tensors": len(self.tensors),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
+            "bytes_spared": self.spared,
+            "bytes_read_again": self.read_again,
             "peak_bytes": self.peak_bytes,
             "free_bytes": self.free_bytes,
             "seconds": self.seconds,

@@ -1,8 +1,8 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -105,6 +105,7 @@ def print_store(store: "Store") -> None:
             ("models", ", ".join(store.models)),
             ("tensors", f"{len(store.tensors):,}"),
             ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
+            ("decided", "the recipe's own settings" if store.decided else "nothing: the recipe's method is not sdm_w"),
         )
     )
 
@@ -116,7 +117,7 @@ def print_sweep(sweep: "Sweep") -> None:
     of_models = [f"{what} {_plain(model)}" for model in sweep.models for what in ("weight", "kept")]
     table = _table(*varied, *of_models, "norm")
     for row in sweep.rows:
-        cells = [_number(row[name]) for name in varied]
+        cells = [_setting(row, name) for name in varied]
         for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
             shares = [each / nonzero if nonzero else 0.0 for each in kept]
             cells += [_bounds(weight, ".4f"), _bounds(shares, ".2%")]
@@ -124,7 +125,11 @@ def print_sweep(sweep: "Sweep") -> None:
     _print(table)
 
 
-def _number(value: object) -> str:
+def _setting(row: Mapping[str, Any], name: str) -> str:
+    """A setting as it was asked for; of a lambda that is found, what it is."""
+    value = row[name]
+    if name == "lambda" and isinstance(value, str):
+        return f"{value}: {_bounds(row['scale'], '.4g')}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -141,6 +146,7 @@ def print_plan(plan: Plan) -> None:
             ("blocks", f"{plan.blocks:,}"),
             ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
+            *([("statistics", _spared(plan))] if plan.spared else []),
             ("written", shown(plan.bytes_written)),
             ("peak memory", f"at most {shown(plan.peak_bytes)}, with {plan.threads} thread{'s' * (plan.threads > 1)}"),
             ("free disk", shown(plan.free_bytes)),
@@ -155,6 +161,12 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def _spared(plan: Plan) -> str:
+    """What a store spares a merge."""
+    left = f"; {shown(plan.read_again)} of them are read all the same, once" if plan.read_again else ""
+    return f"spare {shown(plan.spared)} of {shown(plan.measured_bytes)} that measuring reads{left}"
 
 
 def print_explanation(told: "Explanation") -> None:

@@ -1,15 +1,18 @@
 """How long the weighted sum of kept deltas is, by the dot products of unfiltered ones and bounds of what is dropped."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdmw.methods.preserve_norm import Weighed, preserved
+from sdmw.methods.preserve_norm import SMALLEST
+from sdmw.statistics.histogram import UNIT_EXPONENT
+from sdmw.stores.cuts import Bounds
 from sdmw.stores.law import Interval
 
+_SQUARE = 1 << 2 * UNIT_EXPONENT
 ROUNDED = 2.0**-20  # by which a lambda of bounded weights may be off, relative to it: more than float32's rounding
 
 
@@ -32,55 +35,89 @@ class Part:
         """Of the unfiltered deltas."""
         return [math.sqrt(max(0.0, square)) for square in np.diagonal(self.gram).tolist()]
 
+    @property
+    def unfiltered(self) -> Interval:
+        """Bounds of the norm of the weighted sum of the unfiltered deltas.
 
-def norm_of(part: Part) -> Interval:
-    """Bounds of the norm of the weighted sum of the kept deltas.
+        What the weights may be off moves it by no more than the deltas' norms: the triangle's inequality.
+        """
+        middle = np.array([(low + high) / 2 for low, high in self.weights])
+        whole = math.sqrt(max(0.0, float(middle @ self.gram @ middle)))
+        halves = ((high - low) / 2 for low, high in self.weights)
+        off = math.fsum(half * norm for half, norm in zip(halves, self.norms, strict=True))
+        return max(0.0, whole - off), whole + off
 
-    What is dropped, and what the weights may be off, moves it by no more than their norms: the triangle's inequality.
+    @property
+    def kept(self) -> Interval:
+        """The same of the kept deltas: what is dropped moves it by no more than its norms."""
+        low, high = self.unfiltered
+        weights = (max(abs(least), abs(most)) for least, most in self.weights)
+        off = math.fsum(weight * most for weight, (_, most) in zip(weights, self.dropped, strict=True))
+        return max(0.0, low - off), high + off
+
+
+@dataclass(slots=True)
+class Together:
+    """Parts of a model that share no tensor: squares of their norms add up.
+
+    Attributes:
+        kept: bounds of the square of the norm of the weighted sum of the kept deltas.
+        unfiltered: bounds of that of the unfiltered deltas.
+        alone: of each model, bounds of the square of the norm of its weighted delta, unfiltered.
     """
-    whole, off = _whole(part)
-    most = [max(abs(low), abs(high)) for low, high in part.weights]
-    off += math.fsum(weight * left[1] for weight, left in zip(most, part.dropped, strict=True))
-    return max(0.0, whole - off), whole + off
+
+    kept: Interval = (0.0, 0.0)
+    unfiltered: Interval = (0.0, 0.0)
+    alone: list[Interval] = field(default_factory=list)
+
+    def add(self, part: Part) -> None:
+        """Add the squares of a part's norms."""
+        self.kept = _more(self.kept, part.kept)
+        self.unfiltered = _more(self.unfiltered, part.unfiltered)
+        alone = self.alone or [(0.0, 0.0)] * len(part.weights)
+        lengths = (_scaled(weight, norm) for weight, norm in zip(part.weights, part.norms, strict=True))
+        self.alone = [_more(before, length) for before, length in zip(alone, lengths, strict=True)]
+
+    @property
+    def norm(self) -> Interval:
+        """Bounds of the norm of the weighted sum of the kept deltas."""
+        return math.sqrt(self.kept[0]), math.sqrt(self.kept[1])
+
+    @property
+    def unturned(self) -> Interval:
+        """Bounds of the sum of the models' weighted norms: what the norm would be if all deltas were parallel."""
+        return math.fsum(math.sqrt(low) for low, _ in self.alone), math.fsum(math.sqrt(high) for _, high in self.alone)
+
+    @property
+    def preserving(self) -> Interval:
+        """Bounds of the lambda that preserves norms; equal, as `merge` finds it, where all weights are known."""
+        (least, most), whole = self.unturned, (math.sqrt(self.unfiltered[0]), math.sqrt(self.unfiltered[1]))
+        if whole[1] <= SMALLEST * least or not most:
+            return 1.0, 1.0
+        if least == most and whole[0] == whole[1]:
+            scale = float(np.float32(most / whole[0]))
+            return scale, scale
+        low, high = least / whole[1] * (1 - ROUNDED), most / max(whole[0], SMALLEST * most) * (1 + ROUNDED)
+        # Where deltas may cancel, lambda may be 1.
+        return (min(low, 1.0) if whole[0] <= SMALLEST * most else low), high
 
 
-def norm_of_all(norms: Iterable[Interval]) -> Interval:
-    """The norm of parts that share no tensor."""
-    bounds = list(norms)
-    return math.hypot(*(low for low, _ in bounds)), math.hypot(*(high for _, high in bounds))
+def dropped(whole: int, kept: Bounds) -> Interval:
+    """The norm of what is left out, from sums of squares as multiples of 2**-298."""
+    return math.sqrt(max(0, whole - kept[1]) / _SQUARE), math.sqrt(max(0, whole - kept[0]) / _SQUARE)
 
 
-def unturned(parts: Iterable[Part]) -> Interval:
-    """Bounds of the sum of the weighted norms, parts together: what the norm would be if all deltas were parallel.
-
-    Squares under each root are added up over the parts, as `preserved` does.
-    """
-    squares = [([low * norm for (low, _), norm in zip(part.weights, part.norms, strict=True)],
-                [high * norm for (_, high), norm in zip(part.weights, part.norms, strict=True)])
-               for part in parts]  # fmt: skip
-    least, most = (zip(*(each[side] for each in squares), strict=True) for side in (0, 1))
-    return math.fsum(math.hypot(*each) for each in least), math.fsum(math.hypot(*each) for each in most)
+def scaled(bounds: Interval, scale: Interval) -> Interval:
+    """Bounds of a product with numbers between others, of whatever sign."""
+    products = [one * other for one in bounds for other in scale]
+    return min(products), max(products)
 
 
-def preserving(parts: Sequence[Part]) -> Interval:
-    """Bounds of the lambda that preserves norms over parts; equal, as `merge` finds it, where all weights are known."""
-    if all(low == high for part in parts for low, high in part.weights):
-        weighed = (Weighed(tuple(low for low, _ in part.weights), _rows(part.gram)) for part in parts)
-        scale = preserved(weighed).scale
-        return scale, scale
-    low, high = unturned(parts)
-    bounds = [(max(0.0, whole - off), whole + off) for whole, off in map(_whole, parts)]
-    least, most = norm_of_all(bounds)
-    return low / most * (1 - ROUNDED) if most else 1.0, high / least * (1 + ROUNDED) if least else math.inf
+def _scaled(weight: Interval, norm: float) -> Interval:
+    """The least and the largest length."""
+    low, high = abs(weight[0]) * norm, abs(weight[1]) * norm
+    return min(low, high), max(low, high)
 
 
-def _whole(part: Part) -> tuple[float, float]:
-    """The norm of the unfiltered sum with the weights in the middle of their bounds, and by how much they move it."""
-    middle = np.array([(low + high) / 2 for low, high in part.weights])
-    whole = math.sqrt(max(0.0, float(middle @ part.gram @ middle)))
-    halves = ((high - low) / 2 for low, high in part.weights)
-    return whole, math.fsum(half * norm for half, norm in zip(halves, part.norms, strict=True))
-
-
-def _rows(gram: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, gram.tolist()))
+def _more(squares: Interval, lengths: Interval) -> Interval:
+    return squares[0] + lengths[0] ** 2, squares[1] + lengths[1] ** 2

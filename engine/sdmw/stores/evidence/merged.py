@@ -1,19 +1,16 @@
 """What the recipe's own settings make of the models, as far as a store tells."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.methods.sdm_w import SdmWParams
 from sdmw.planning.plan import Plan
-from sdmw.statistics.histogram import UNIT_EXPONENT
 from sdmw.stores.cuts import Bounds, Cut, in_units
 from sdmw.stores.evidence.numbers import Floats, Numbers, added
 from sdmw.stores.law import Interval, bounded_weights
-from sdmw.stores.norms import Part, norm_of, norm_of_all, preserving, unturned
-from sdmw.stores.sweeping import gathered
-
-_SQUARE = 1 << 2 * UNIT_EXPONENT
+from sdmw.stores.layered import gathered, places_of
+from sdmw.stores.norms import Part, Together, dropped, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class _Layer:
         return [cut.magnitude if self.params.law.norm == 1 else cut.squares for cut in self.cuts]
 
     def part(self, weights: Sequence[Interval]) -> Part:
-        return Part(self.gram, weights, [_dropped(s, c) for s, c in zip(self.squares, self.cuts, strict=True)])
+        return Part(self.gram, weights, [dropped(s, c.squares) for s, c in zip(self.squares, self.cuts, strict=True)])
 
 
 def merged_of(numbers: Numbers, plan: Plan | None) -> Merged:
@@ -65,12 +62,13 @@ def merged_of(numbers: Numbers, plan: Plan | None) -> Merged:
     if not settings:
         models = len(numbers.norms)
         part = Part(numbers.total, ((1 / models,) * 2,) * models, ((0.0, 0.0),) * models)
-        return Merged(False, tuple(part.weights), norm_of(part), unturned([part]))
+        found = _together([part])
+        return Merged(False, tuple(part.weights), found.norm, found.unturned)
     layers = list(_layers(numbers, settings))
     weights = _weights(layers)
     parts = [layer.part(own) for layer, own in zip(layers, weights, strict=True)]
-    norm = norm_of_all(map(norm_of, _scaled(parts, layers)))
-    return Merged(True, _means(layers, weights), norm, unturned(parts))
+    norm = _together(_scaled(parts, layers)).norm
+    return Merged(True, _means(layers, weights), norm, _together(parts).unturned)
 
 
 def _settings(numbers: Numbers, plan: Plan) -> Mapping[str, tuple[str, SdmWParams]] | None:
@@ -96,9 +94,7 @@ def _essence(params: object) -> SdmWParams | None:
 def _layers(numbers: Numbers, settings: Mapping[str, tuple[str, SdmWParams]]) -> Iterator[_Layer]:
     tensors = numbers.store.tensors
     names = [settings[tensor.name][0] for tensor in tensors]
-    places: dict[str, list[int]] = {}
-    for number, name in enumerate(names):
-        places.setdefault(name, []).append(number)
+    places = places_of(names)
     for name, layer in gathered(numbers.store, names):
         _, params = settings[tensors[places[name][0]].name]
         cuts = tuple(ranked.cut(k) for ranked, k in zip(layer, params.filter.k, strict=True))
@@ -124,15 +120,19 @@ def _by_law(params: SdmWParams, sums: Sequence[Bounds]) -> tuple[Interval, ...]:
     return bounded_weights([in_units(each, params.law.norm) for each in sums], params.law.power / params.law.norm)
 
 
-def _scaled(parts: Sequence[Part], layers: Sequence[_Layer]) -> list[Part]:
+def _scaled(parts: Sequence[Part], layers: Sequence[_Layer]) -> Iterator[Part]:
     """Weights times lambda."""
-    whole = preserving(parts) if layers[0].params.preserve == "model" else None
-    found = []
+    whole = _together(parts).preserving if layers[0].params.preserve == "model" else None
     for part, layer in zip(parts, layers, strict=True):
         own = layer.params
-        scale = whole or (preserving([part]) if own.preserve else (own.scale, own.scale))
-        products = [[weight * each for weight in bounds for each in scale] for bounds in part.weights]
-        found.append(replace(part, weights=[(min(each), max(each)) for each in products]))
+        scale = whole or (_together([part]).preserving if own.preserve else (own.scale, own.scale))
+        yield replace(part, weights=[scaled(bounds, scale) for bounds in part.weights])
+
+
+def _together(parts: Iterable[Part]) -> Together:
+    found = Together()
+    for part in parts:
+        found.add(part)
     return found
 
 
@@ -146,8 +146,3 @@ def _means(layers: Sequence[_Layer], weights: Sequence[tuple[Interval, ...]]) ->
         (math.fsum(low for low, _ in column) / len(column), math.fsum(high for _, high in column) / len(column))
         for column in columns
     )
-
-
-def _dropped(whole: int, kept: Cut) -> Interval:
-    low, high = kept.squares
-    return math.sqrt(max(0, whole - high) / _SQUARE), math.sqrt(max(0, whole - low) / _SQUARE)
