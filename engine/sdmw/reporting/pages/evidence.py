@@ -16,7 +16,8 @@ from sdmw.stores.evidence.agreement import Agreement, Pair, agreement, overlap
 from sdmw.stores.evidence.merged import merged_of
 from sdmw.stores.evidence.numbers import Numbers, numbers_of
 from sdmw.stores.evidence.powers import histograms
-from sdmw.stores.sweeping import Grid, sweep_rows
+from sdmw.stores.grid import Grid
+from sdmw.stores.sweeping import sweep_rows
 
 if TYPE_CHECKING:
     from sdmw.reporting.report import Report
