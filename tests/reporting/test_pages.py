@@ -159,8 +159,13 @@ def test_places():
     }
     alike = ["x.0.weight", "x.0.weight.weight"]
     assert len({place.component for place in places_of(alike).values()}) == 2
-    experts = [f"model.layers.{n}.mlp.experts.{e}.up.weight" for n in range(70) for e in range(100)]
-    assert set(places_of(experts).values()) == {Place(n, "mlp.experts.*.up", 100) for n in range(70)}
+    experts = [f"model.layers.{n}.mlp.experts.{e}.up.weight" for n in range(7) for e in range(10)]
+    assert set(places_of(experts, 70).values()) == {
+        Place(n, f"mlp.experts.{e}.up") for n in range(7) for e in range(10)
+    }
+    assert set(places_of(experts, 69).values()) == {Place(n, "mlp.experts.*.up", 10) for n in range(7)}
+    assert set(places_of(experts, 6).values()) == {Place(None, "model.layers.mlp.experts.*.up", 70)}
+    assert set(places_of([f"w{n}" for n in range(70)], 69).values()) == {Place(None, "*", 70)}
 
 
 @pytest.mark.parametrize(

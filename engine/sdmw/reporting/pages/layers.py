@@ -6,7 +6,7 @@ from statistics import median
 from sdmw.methods.method import Facts
 from sdmw.reporting.pages import charts
 from sdmw.reporting.pages.page import Cell, Chart, Column, Kind, Part, Table
-from sdmw.reporting.pages.places import Place, places_of
+from sdmw.reporting.pages.places import MOST, Place, places_of
 
 NAME = "layers"
 SHARE = "kept_share"
@@ -21,7 +21,7 @@ def layer_parts(models: Sequence[str], layers: Mapping[str, Sequence[Facts]]) ->
         models: names, in order.
         layers: by the name of each layer, what is told of each model in it.
     """
-    places = places_of(layers)
+    places = places_of(layers, MOST // max(1, len(models)))
     rows = _rows(models, layers, places)
     if not (fields := _fields(rows)):
         return ()
@@ -43,7 +43,7 @@ def layer_parts(models: Sequence[str], layers: Mapping[str, Sequence[Facts]]) ->
         )
         for (model, place), facts in rows.items()
     )
-    title = "All layers, those of experts together" if folded else "All layers"
+    title = "All layers, alike ones together" if folded else "All layers"
     return (*_maps(places.values(), fields), Table(NAME, title, columns, cells, folded=True))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sdmw.views.layers import component_of, layer_index, place_in_stack
 
-MOST = 6000  # places that are told one by one; of more, those of experts stand together
+MOST = 20_000  # rows of a table
 _NUMBER = re.compile(r"(?:(?<=\.)|\A)[0-9]+(?=\.|\Z)")
 
 
@@ -25,12 +25,17 @@ class Place:
     count: int = 1
 
 
-def places_of(names: Iterable[str]) -> dict[str, Place]:
-    """The place of each name; of more than 6,000 names those that differ by the number of an expert share one."""
+def places_of(names: Iterable[str], most: int = MOST) -> dict[str, Place]:
+    """The place of each name.
+
+    Where there are more than `most`, names that differ by the number of an expert share one; where these are still too
+    many, those of all blocks do; and where these are too, all of them.
+    """
     names = tuple(names)
-    own = {name: (layer_index(name), component_of(name)) for name in names}
-    if len(own) > MOST:
-        own = {name: (depth, _NUMBER.sub("*", component)) for name, (depth, component) in own.items()}
+    own: dict[str, tuple[int | None, str]] = {name: (layer_index(name), component_of(name)) for name in names}
+    for coarser in (_without_experts, _without_depth, _without_names):
+        if len({*own.values()}) > most:
+            own = {name: coarser(*place) for name, place in own.items()}
     counts: dict[tuple[int | None, str], int] = {}
     for place in own.values():
         counts[place] = counts.get(place, 0) + 1
@@ -38,6 +43,18 @@ def places_of(names: Iterable[str]) -> dict[str, Place]:
     short = _shortened({*own.values()}, f"{stems.pop()}." if len(stems) == 1 else "")
     return {name: Place(depth, short[depth is None, component], counts[depth, component])
             for name, (depth, component) in own.items()}  # fmt: skip
+
+
+def _without_experts(depth: int | None, component: str) -> tuple[int | None, str]:
+    return depth, _NUMBER.sub("*", component)
+
+
+def _without_depth(depth: int | None, component: str) -> tuple[int | None, str]:
+    return None, component
+
+
+def _without_names(depth: int | None, component: str) -> tuple[int | None, str]:
+    return None, "*"
 
 
 def _shortened(places: Iterable[tuple[int | None, str]], stem: str) -> Mapping[tuple[bool, str], str]:
