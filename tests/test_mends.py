@@ -43,6 +43,8 @@ WITHOUT = {
     "Stack layers of one shape: the output has one config": "needs models of two widths: tests/test_slices.py",
     "Stack layers of one kind: the output has one config": "needs models of two kinds: tests/test_slices.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
+    "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",
+    "pip install 'sdmw[plots]'": "needs an environment without matplotlib: tests/stores/test_sweep_exchange.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",
     "Choose another source of the tokenizer": "needs numbers with gaps: tests/test_vocabularies.py",

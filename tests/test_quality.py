@@ -96,19 +96,6 @@ def test_one_pass_scores_as_greedy_decoding_does(quality, monkeypatch):
     assert right.tolist() == [True, False, False, True, True, True]
 
 
-def test_the_weight_law_is_the_engine_s(quality):
-    import deltas
-    import numpy as np
-
-    from sdmw.methods.weight_law import WeightLaw
-
-    sums = np.array([3.0, 1.5, 0.5])
-    for power in (0.0, 1.0, 2.0, 5.5, -1.0):
-        np.testing.assert_allclose(deltas.weights(sums, power), WeightLaw(power).weights(list(sums)))
-    squares = np.array([9.0, 1.0])  # norms 3 and 1
-    np.testing.assert_allclose(deltas.weights(squares, 1, norm=2), [0.75, 0.25])
-
-
 def test_orthogonal_experts_of_equal_length_are_scaled_by_the_root_of_their_number(quality):
     import deltas
     import numpy as np

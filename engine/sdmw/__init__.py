@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sdmw.api import (
         apply,
         compare,
+        doctor,
         explain,
         extract,
         inspect,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         open_store,
         pack,
         plan,
+        report,
         revert,
         sweep,
         verify,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.comparison import Comparison
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Diagnosis",
     "Explanation",
     "ExtractionReport",
     "Inspection",
@@ -57,6 +61,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "doctor",
     "errors",
     "explain",
     "extract",
@@ -67,6 +72,7 @@ __all__ = [
     "open_store",
     "pack",
     "plan",
+    "report",
     "revert",
     "sweep",
     "verify",
@@ -74,6 +80,7 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "sdmw.reporting.comparison",
+    "Diagnosis": "sdmw.reporting.diagnosis",
     "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
@@ -88,6 +95,7 @@ _HOMES = {
     "Verification": "sdmw.running.verification",
     "apply": "sdmw.api",
     "compare": "sdmw.api",
+    "doctor": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
@@ -97,6 +105,7 @@ _HOMES = {
     "open_store": "sdmw.api",
     "pack": "sdmw.api",
     "plan": "sdmw.api",
+    "report": "sdmw.api",
     "revert": "sdmw.api",
     "sweep": "sdmw.api",
     "verify": "sdmw.api",

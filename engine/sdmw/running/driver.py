@@ -17,7 +17,7 @@ from sdmw.running.deal import Written
 from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
-from sdmw.running.measuring import Measuring
+from sdmw.running.measuring import Known, Measuring
 from sdmw.running.pool import Task
 from sdmw.running.span import Span
 from sdmw.sizes import counted
@@ -60,7 +60,7 @@ class Outcome:
 class Run:
     """One run of a plan: `carry_out` does all of it, `decide` the first half."""
 
-    def __init__(self, plan: Plan, context: Context, known: Callable[[int], Measured] = nothing_known) -> None:
+    def __init__(self, plan: Plan, context: Context, known: Known = nothing_known) -> None:
         """`known` is what need not be measured of each layer, by its number."""
         self._plan, self._context, self._pool = plan, context, context.pool
         self._method = all_methods()[plan.recipe.merge_method]
