@@ -49,6 +49,8 @@ WITHOUT = {
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
     "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
+    "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",
+    "pip install 'sdmw[plots]'": "needs an environment without matplotlib: tests/stores/test_sweep_exchange.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",
     "Change a weight, or leave one of them out": "needs models that cancel each other: tests/methods/test_sphere.py",
     "Choose another source of the tokenizer": "needs numbers with gaps: tests/test_vocabularies.py",

@@ -29,14 +29,18 @@ ARGUMENTS = {
     "measure": (RECIPE, "store"),
     "open_store": ("store",),
     "sweep": ("store",),
+    "doctor": (RECIPE,),
 }
 KINDS = {
     "merge": sdmw.Report, "plan": sdmw.Plan, "explain": sdmw.Explanation, "inspect": sdmw.Inspection,
     "verify": sdmw.Verification, "compare": sdmw.Comparison,
     "extract": sdmw.ExtractionReport, "pack": sdmw.PackReport, "apply": sdmw.PackReport, "revert": sdmw.PackReport,
     "measure": sdmw.Store, "open_store": sdmw.Store, "sweep": sdmw.Sweep,
+    "doctor": sdmw.Diagnosis,
 }  # fmt: skip
-NO_RESULT = {"open", "dask_cluster"}  # a reader, as of safetensors; a function that makes executors
+OPTIONS = {"doctor": {"statistics": "store"}}
+# A reader, as of safetensors; the path of a page; a function that makes executors.
+NO_RESULT = {"open", "report", "dask_cluster"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def results(folder):
         found = {}
         for name, arguments in ARGUMENTS.items():
             quiet = {"progress": False} if "progress" in inspect.signature(getattr(sdmw, name)).parameters else {}
-            found[name] = getattr(sdmw, name)(*arguments, **quiet)
+            found[name] = getattr(sdmw, name)(*arguments, **quiet, **OPTIONS.get(name, {}))
         return found
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         apply,
         compare,
         dask_cluster,
+        doctor,
         explain,
         extract,
         inspect,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         open_store,
         pack,
         plan,
+        report,
         revert,
         sweep,
         verify,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sdmw.planning.plan import Plan
     from sdmw.recipes.recipe import Recipe
     from sdmw.reporting.comparison import Comparison
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Inspection
     from sdmw.reporting.packing import PackReport
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Diagnosis",
     "Explanation",
     "ExtractionReport",
     "Inspection",
@@ -59,6 +63,7 @@ __all__ = [
     "apply",
     "compare",
     "dask_cluster",
+    "doctor",
     "errors",
     "explain",
     "extract",
@@ -69,6 +74,7 @@ __all__ = [
     "open_store",
     "pack",
     "plan",
+    "report",
     "revert",
     "sweep",
     "verify",
@@ -76,6 +82,7 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "sdmw.reporting.comparison",
+    "Diagnosis": "sdmw.reporting.diagnosis",
     "Explanation": "sdmw.planning.explain",
     "ExtractionReport": "sdmw.reporting.extraction",
     "Inspection": "sdmw.reporting.inspection",
@@ -91,6 +98,7 @@ _HOMES = {
     "apply": "sdmw.api",
     "compare": "sdmw.api",
     "dask_cluster": "sdmw.api",
+    "doctor": "sdmw.api",
     "explain": "sdmw.api",
     "extract": "sdmw.api",
     "inspect": "sdmw.api",
@@ -100,6 +108,7 @@ _HOMES = {
     "open_store": "sdmw.api",
     "pack": "sdmw.api",
     "plan": "sdmw.api",
+    "report": "sdmw.api",
     "revert": "sdmw.api",
     "sweep": "sdmw.api",
     "verify": "sdmw.api",

@@ -48,6 +48,9 @@ IntermediateDir = Annotated[
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")]
 Dask = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Compute on the workers of this dask scheduler.")]
+Statistics = Annotated[
+    str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again.")
+]
 HeaderLimit = Annotated[str, typer.Option(help="Largest header of an input file.")]
 
 
@@ -99,10 +102,10 @@ def merge(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
-    statistics: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="What sdmw measure made of the same models: it is not read again."),
-    ] = None,
+    statistics: Statistics = None,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="Leave out sdmw_report.html, the page for people.")
+    ] = False,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -111,7 +114,7 @@ def merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
         random_seed=random_seed, intermediate_dir=intermediate_dir, resume=not restart, progress=not quiet,
-        statistics=statistics, executor=_cluster(dask),
+        statistics=statistics, without=("page",) if no_page else (), executor=_cluster(dask),
     )  # fmt: skip
     _print_merged(report, as_json)
 
@@ -135,6 +138,7 @@ def plan(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
+    statistics: Statistics = None,
 ) -> None:
     """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
     from sdmw import api
@@ -153,7 +157,7 @@ def plan(
     planned = api.plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
-        header_limit=header_limit, intermediate_dir=intermediate_dir, executor=_cluster(dask),
+        header_limit=header_limit, intermediate_dir=intermediate_dir, statistics=statistics, executor=_cluster(dask),
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -250,13 +254,50 @@ def measure(
 
 
 @app.command()
+def doctor(
+    recipe: RecipeArgument,
+    statistics: Annotated[
+        str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: evidence.")
+    ] = None,
+    threads: Threads = None,
+    budget: Budget = None,
+    as_json: Json = False,
+    ignore_unknown: IgnoreUnknown = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Show all that speaks against a merge, before it is made.
+
+    Headers tell problems, warnings and notes; a store adds evidence and findings. Nothing is a verdict: the exit code
+    is 1 only for problems that would stop the merge.
+    """
+    from sdmw import api
+    from sdmw.reporting import terminal
+
+    found = api.doctor(
+        recipe, statistics=statistics, threads=threads, budget=budget, ignore_unknown=ignore_unknown,
+        download=download, follow_links=follow_links, header_limit=header_limit,
+    )  # fmt: skip
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        terminal.print_warnings(found.warnings, found.notes)
+        terminal.print_diagnosis(found, recipe)
+        for problem in found.problems:
+            terminal.print_error(str(problem))
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@app.command()
 def sweep(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Directory that sdmw measure made.")],
     k: Annotated[str, typer.Option(help="Percents of nonzero deltas to drop.")] = "10",
     power: Annotated[str, typer.Option(help="Powers of the weights: 1 linear, 2 square.")] = "1",
     norm: Annotated[str, typer.Option(help="Norms that weigh: 1 sums magnitudes, 2 their squares.")] = "1",
     granularity: Annotated[str, typer.Option(help="Which tensors are cut together.")] = "tensor",
-    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta.")] = "1",
+    lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta: numbers, preserve_norm.")] = "1",
+    scope: Annotated[str, typer.Option(help="Whose sums weigh: model, layer.")] = "model",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
@@ -272,9 +313,10 @@ def sweep(
         store,
         k=parse_numbers(k, "k"),
         power=parse_numbers(power, "power"),
-        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],  # type: ignore[misc]
+        norm=[int(each) if each == int(each) else each for each in parse_numbers(norm, "norm")],
         granularity=granularity.split(","),
-        lambda_=parse_numbers(lambda_, "lambda"),
+        lambda_=parse_numbers(lambda_, "lambda", "preserve_norm"),
+        scope=scope.split(","),
     )
     if as_json:
         _print_json(found.to_dict())
@@ -282,6 +324,39 @@ def sweep(
         sys.stdout.write(found.to_csv())
     else:
         terminal.print_sweep(found)
+
+
+@app.command()
+def report(
+    of: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="Directory of a merge, or of a statistics store.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two models, and show that.")
+    ] = None,
+    statistics: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Of a merge's inputs: how the models agree is told too.")
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="FILE", help="The page that will appear.")] = "sdmw_report.html",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    threads: Threads = None,
+    budget: Budget = None,
+    quiet: Quiet = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Write the page of a merge, a store, a comparison."""
+    from sdmw import api
+
+    if (of is None) == (compare is None):
+        raise typer.BadParameter("give either a directory or --compare A B")
+    shown = of if compare is None else api.compare(
+        *compare, threads=threads, budget=budget, header_limit=header_limit, download=download,
+        follow_links=follow_links, progress=not quiet,
+    )  # fmt: skip
+    assert shown is not None
+    sys.stdout.write(f"{api.report(shown, to, statistics=statistics, overwrite=overwrite)}\n")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import math
 import re
 from decimal import Decimal
+from typing import Any
 
 from sdmw.errors import Problem, UsageError, quoted
 
@@ -41,18 +42,27 @@ def parse_size(text: int | str, argument: str = "size") -> int:
     return _in_range(int(number * _UNITS.get(unit, 1)), text, argument)
 
 
-def parse_numbers(text: str, argument: str) -> list[float]:
+def parse_numbers(text: str, argument: str, *words: str) -> list[Any]:
     """Numbers between commas, such as `0,10,50`.
 
+    Args:
+        text: the numbers.
+        argument: what they are for, in an error.
+        words: what may stand in the place of a number.
+
+    Returns:
+        Floats, and words as they are.
+
     Raises:
-        UsageError: a part is no number.
+        UsageError: a part is no number, and none of these words.
     """
     try:
-        found = [float(part) for part in text.split(",")]
+        found: list[Any] = [part if part in words else float(part) for part in text.split(",")]
     except ValueError:
         found = [math.nan]
-    if not all(map(math.isfinite, found)):
-        raise UsageError([Problem(argument, "numbers between commas, such as 0,10,50", quoted(text))])
+    if not all(each in words or math.isfinite(each) for each in found):
+        expected = " or ".join(("numbers between commas, such as 0,10,50", *words))
+        raise UsageError([Problem(argument, expected, quoted(text))])
     return found
 
 

@@ -1,7 +1,9 @@
 """A merge with the statistics of a store has the same bits, and reads less."""
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from safetensors.numpy import load_file
 import sdmw
 from checkpoints_on_disk import write_checkpoint
 from command_line import told
-from sdmw.errors import PlanError
+from sdmw.errors import PlanError, StoreError
 from stores.stores_on_disk import RECIPE, measured, recipe_of, write_models
 
 SHAPE = (80, 100)  # not small, so that it is measured by bins
@@ -44,7 +46,7 @@ def merged(out, statistics=None, **parameters):
 @pytest.mark.parametrize("granularity", ["tensor", "block", "component", "model"])
 @pytest.mark.parametrize("others", [{}, {"k": 62.5}, {"k": 0}, {"percentile": "approximate"}])
 def test_the_bits_are_the_same(models, granularity, others):
-    measured()
+    measured({**RECIPE, "parameters": {"k": 33}})
     plain, known = (
         merged(out, store, granularity=granularity, **others) for out, store in (("a", None), ("b", "store"))
     )
@@ -53,6 +55,95 @@ def test_the_bits_are_the_same(models, granularity, others):
     assert known.run.bytes_read <= plain.run.bytes_read
     if models == "few bits" or "percentile" in others:
         assert known.run.bytes_read < 0.6 * plain.run.bytes_read
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"k": 62.5, "granularity": "block"},
+        {"normalization": {"power": 2, "norm": 2, "scope": "layer"}},
+        {"lambda": "preserve_norm", "granularity": "model"},
+    ],
+    ids=str,
+)
+def test_the_recipe_of_a_store_measures_nothing(models, parameters):
+    recipe = {**RECIPE, "parameters": parameters}
+    store = measured(recipe)
+    assert store.decided
+    assert measured(recipe, "again").fingerprints == store.fingerprints
+    assert Path("again/decisions.json").read_bytes() == Path("store/decisions.json").read_bytes()
+    plain, known = merged("a", **parameters), merged("b", "store", **parameters)
+    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+    assert [layer.decision for layer in plain.layers] == [layer.decision for layer in known.layers]
+    assert plain.facts == known.facts
+    planned = sdmw.plan(recipe, statistics="store")
+    assert known.run.bytes_read == planned.bytes_read == planned.applied_bytes
+    assert (planned.spared, planned.read_again) == (planned.measured_bytes, 0)
+    sdmw.verify("b")
+    typed = sdmw.merge({**recipe, "out_dtype": "bfloat16"}, "c", progress=False, statistics=store)
+    assert typed.run.bytes_read == planned.applied_bytes  # a dtype decides nothing
+
+
+def test_the_plan_counts_what_is_spared(models, capsys, monkeypatch):
+    recipe = {**RECIPE, "parameters": {"k": 30}}
+    store = measured()
+    planned, report = sdmw.plan(recipe, statistics=store), merged("out", store, k=30)
+    assert planned.bytes_read == report.run.bytes_read
+    large = sum(tensor.read * tensor.elements for tensor in planned.tensors if tensor.elements > 4096)
+    assert planned.spared == large
+    assert planned.read_again == (0 if models == "few bits" else large)
+    assert planned.to_dict()["bytes_spared"] == planned.spared
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    line = next(
+        line
+        for line in told(capsys, monkeypatch, "plan", "recipe.yaml", "--statistics", "store").out.splitlines()
+        if line.startswith("statistics")
+    )
+    assert ("read all the same" in line) == (models == "all bits")
+    assert "spare" in line
+
+
+def test_a_plan_says_that_a_store_does_not_fit(models):
+    store = measured()
+    for recipe in (recipe_of(["corp"]), recipe_of(["corp", "func"], merge_method="ties", parameters={"weight": 1})):
+        (problem,) = sdmw.plan(recipe, statistics=store).problems
+        assert problem.where in ("statistics", "store")
+
+
+def test_other_settings_are_not_those_of_the_store(models, monkeypatch):
+    store = measured()
+    for others in ({"k": 20}, {"normalization": "square"}):
+        plain, known = merged(f"a{others}", **others), merged(f"b{others}", store, **others)
+        assert [layer.decision for layer in plain.layers] == [layer.decision for layer in known.layers]
+        assert known.run.bytes_read > sdmw.plan({**RECIPE, "parameters": others}).applied_bytes
+    later = replace(store, version="9.9")
+    assert merged("c", later).run.bytes_read > merged("d", store).run.bytes_read
+
+
+def test_a_method_with_other_decisions_keeps_none(models):
+    assert not measured(recipe_of(["corp", "func"], merge_method="ties", parameters={"weight": 1})).decided
+
+
+def test_damaged_decisions(models):
+    store, path = measured(), Path("store/decisions.json")
+    whole = json.loads(path.read_text())
+    for damaged in (
+        {**whole, "version": "9"},
+        {**whole, "layers": whole["layers"][1:]},
+        {**whole, "layers": [{**each, "decision": each["decision"][:1]} for each in whole["layers"]]},
+        {**whole, "layers": [{**each, "decision": "x"} for each in whole["layers"]]},
+        [],
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(StoreError, match="as sdmw measure leaves it"):
+            merged("out", store)
+    path.write_text("{")
+    with pytest.raises(StoreError):
+        merged("out", store)
+    path.unlink()
+    assert not sdmw.open_store("store").decided
+    merged("out", sdmw.open_store("store"))
 
 
 def test_what_a_store_has_of_other_models_is_refused(models):

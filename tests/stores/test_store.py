@@ -121,6 +121,35 @@ def test_a_store_is_not_replaced_unasked(models):
     assert measured(overwrite=True) == sdmw.open_store("store")
 
 
+def test_a_histogram_reads_its_own_tensor_alone(models, monkeypatch):
+    monkeypatch.setattr(shards, "CHUNK", 64)
+    monkeypatch.setattr(shards, "SHARD", 128)
+    store = measured()
+    *_, last = store.tensors
+    expected = store.histogram(last.name, "func")
+    for name in ("bin", "count", "at_edge", "low_sum", "low_squares"):
+        next(path for path in Path("store", name).rglob("0") if path.is_file()).unlink()  # the first shard
+    np.testing.assert_array_equal(store.histogram(last.name, "func"), expected)
+    with pytest.raises(StoreError):
+        store.histogram(store.tensors[0].name, "func")
+
+
+def test_a_reader_that_failed_reads_on(models):
+    store = measured()
+    reader, expected = StoreReader(store), StoreReader(store).magnitudes(1)
+    reader.magnitudes(0)
+    path = Path("store/count/c/0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-9])
+    fresh = StoreReader(store)
+    with pytest.raises(StoreError):
+        fresh.magnitudes(1)
+    path.write_bytes(data)
+    for one, other in zip(fresh.magnitudes(1), expected, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_array_equal(one.low_sums, other.low_sums)
+
+
 def test_names_that_there_are_not(models):
     store = measured()
     for arguments in (("lm_head.weight", "nobody"), ("nothing", "corp")):

@@ -11,7 +11,7 @@ import sdmw
 from checkpoints_on_disk import write_checkpoint
 from command_line import told
 from sdmw.errors import StoreError, UsageError
-from sdmw.stores.sweeping import MOST_SETTINGS
+from sdmw.stores.grid import MOST_SETTINGS
 from stores.stores_on_disk import RECIPE, measured, write_models
 
 
@@ -23,6 +23,15 @@ def models(tmp_path, monkeypatch):
 
 def merged(name, **parameters):
     return sdmw.merge({**RECIPE, "parameters": parameters}, name, progress=False)
+
+
+def norm_of_a_merge(models, row):
+    """Of what a merge with the settings of a row adds to the base."""
+    law = {"power": row["power"], "norm": row["norm"], "scope": row["scope"]}
+    parameters = {"k": row["k"], "lambda": row["lambda"], "granularity": row["granularity"], "normalization": law}
+    reader = sdmw.open({**RECIPE, "parameters": parameters, "out_dtype": "float32"}, progress=False)
+    added = (reader.get_tensor(name).astype("f8") - base.astype("f8") for name, base in models["base"].items())
+    return np.sqrt(sum(float(np.square(each).sum()) for each in added))
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "module", "block", "component", "model"])
@@ -52,16 +61,8 @@ def test_thresholds_are_what_a_merge_decides(models):
 def test_the_norm_of_a_merge_lies_within_its_bounds(models):
     rows = sdmw.sweep(measured(), k=[0, 30], lambda_=[1, 2.5]).rows
     for row in rows:
-        parameters = {"k": row["k"], "lambda": row["lambda"]}
-        reader = sdmw.open({**RECIPE, "parameters": parameters, "out_dtype": "float32"}, progress=False)
-        norm = np.sqrt(
-            sum(
-                float(np.square(reader.get_tensor(name).astype(np.float64) - models["base"][name].astype("f8")).sum())
-                for name in models["base"]
-            )
-        )
         low, high = row["merged_norm"]
-        assert low * (1 - 1e-5) <= norm <= high * (1 + 1e-5)
+        assert low * (1 - 1e-5) <= norm_of_a_merge(models, row) <= high * (1 + 1e-5)
         assert (low == high) == (row["k"] == 0)
 
 
@@ -75,6 +76,45 @@ def test_squares_weigh_as_plain_numpy_has_it(models):
         powers = [each ** (row["power"] / 2) for each in squares]
         expected = [each / sum(powers) for each in powers]
         assert [low for low, _ in row["weights"]] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "block"])
+@pytest.mark.parametrize(("k", "norm"), [(0, 1), (30, 1), (0, 2), (30, 2)])
+def test_weights_of_layers_are_those_of_a_merge(models, granularity, k, norm):
+    (row,) = sdmw.sweep(measured(), k=k, power=2, norm=norm, granularity=granularity, scope="layer").rows
+    law = {"power": 2, "norm": norm, "scope": "layer"}
+    report = merged("out", k=k, granularity=granularity, normalization=law)
+    for (low, high), model in zip(row["weights"], report.models, strict=True):
+        assert low * (1 - 1e-12) <= model.facts["mean_weight"] <= high * (1 + 1e-12)
+    assert row["exact"] or k
+    low, high = row["merged_norm"]
+    assert low * (1 - 1e-5) <= norm_of_a_merge(models, row) <= high * (1 + 1e-5)
+    assert (low == high) == (k == 0)
+
+
+@pytest.mark.parametrize("scope", ["model", "layer"])
+@pytest.mark.parametrize("k", [0, 30])
+def test_preserve_norm_is_what_a_merge_finds(models, k, scope):
+    (row,) = sdmw.sweep(measured(), k=k, lambda_="preserve_norm", scope=scope).rows
+    law = {"power": 1, "scope": scope}
+    report = merged("out", k=k, normalization=law, **{"lambda": "preserve_norm"})
+    low, high = row["scale"]
+    assert low <= report.facts["lambda"] <= high
+    assert (low == high == report.facts["lambda"]) or not row["exact"]
+    assert high - low < 1e-2
+    low, high = row["merged_norm"]
+    assert low * (1 - 1e-5) <= norm_of_a_merge(models, row) <= high * (1 + 1e-5)
+
+
+def test_models_that_cancel(models, tmp_path):
+    opposed = {
+        name: (2 * base.astype("f4") - models["corp"][name].astype("f4")) for name, base in models["base"].items()
+    }
+    write_checkpoint(tmp_path / "opposed", opposed)
+    store = measured({**RECIPE, "models": [{"model": "corp"}, {"model": "opposed"}]})
+    first, second = sdmw.sweep(store, k=[0, 30], lambda_="preserve_norm").rows
+    assert first["scale"] == (1.0, 1.0)
+    assert second["scale"][0] == 1.0
 
 
 def test_every_combination_is_a_row(models):
@@ -113,6 +153,8 @@ def test_models_that_change_nothing(models, tmp_path):
         ({"norm": [3]}, "norm: expected 1 or 2"),
         ({"granularity": ["head"]}, "granularity: expected tensor, module"),
         ({"lambda_": [float("inf")]}, "lambda: expected"),
+        ({"lambda_": "keep_norm"}, "lambda: expected a number that float32 holds, or preserve_norm, found 'keep_norm'"),
+        ({"scope": ["block"]}, "scope: expected model, layer, found 'block'"),
         ({"k": []}, "found 0 "),
         ({"k": range(10**9), "power": range(100)}, r"found 100,000,000,000 \(1,000,000,000 k × 100 power × 1 norm"),
         ({"k": range(MOST_SETTINGS + 1)}, "1 to 10,000 settings"),

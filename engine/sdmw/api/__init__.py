@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from sdmw.api.comparing import compare
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
-    from sdmw.api.stores import measure, open_store, sweep
+    from sdmw.api.pages import report
+    from sdmw.api.stores import doctor, measure, open_store, sweep
 
 __all__ = [
-    "apply", "compare", "dask_cluster", "explain", "extract", "inspect", "measure", "merge", "open", "open_store",
-    "pack", "plan", "revert", "sweep", "verify",
+    "apply", "compare", "dask_cluster", "doctor", "explain", "extract", "inspect", "measure", "merge", "open",
+    "open_store", "pack", "plan", "report", "revert", "sweep", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -27,7 +28,8 @@ _HOMES = {
     "dask_cluster": "clusters",
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
-    **dict.fromkeys(("measure", "open_store", "sweep"), "stores"),
+    "report": "pages",
+    **dict.fromkeys(("doctor", "measure", "open_store", "sweep"), "stores"),
 }
 
 

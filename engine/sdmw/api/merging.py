@@ -1,6 +1,6 @@
 """Merging: planned, written, or opened without being written."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from sdmw.api.arguments import (
     sound,
     with_warnings,
 )
-from sdmw.errors import Problem, UsageError, quoted
+from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.build import Options, kernels_of
 from sdmw.planning.plan import Plan
@@ -35,9 +35,9 @@ DEFAULT_SHARD = "5GB"
 if TYPE_CHECKING:
     from sdmw.planning.explain import Explanation
     from sdmw.reporting.report import Report
+    from sdmw.running.measuring import Known
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
-    from sdmw.statistics.look import Measured
     from sdmw.stores.store import Store
 
 
@@ -77,7 +77,7 @@ def merge(
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: say unknown recipe fields and go on.
         random_seed: what methods that leave something to chance draw from, instead of the recipe's; it is recorded.
-        without: what the output shall not get: "tokenizer" (its files), "card" (README.md).
+        without: what the output shall not get: "tokenizer" (its files), "card" (README.md), "page" (sdmw_report.html).
         intermediate_dir: of a recipe of several documents, where those that others use are written, each in a folder
             called as it is; one that is there already, of the same recipe and inputs, is read as it is. By default
             they are computed wherever they are read. Where all documents have names, each is written to such a folder
@@ -138,7 +138,8 @@ def _written(
     from sdmw.running.context import load_kernels, publishing, working
     from sdmw.running.usage import Usage
 
-    with receiver(progress) as tell, Usage() as usage:
+    with receiver(progress) as heard, Usage() as usage:
+        tell = usage.hearing(heard)
         if not load_kernels(tell, kernels := kernels_of(planned)):
             planned = sound(prepared.plan())
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
@@ -164,14 +165,19 @@ def _written(
                 report = build_report(planned, outcome, usage, models, publication.checksums())
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())
+                if planned.page:
+                    from sdmw.reporting.pages.merge import page_of_merge
+                    from sdmw.reporting.pages.page import NAME, html_of
+
+                    publication.add(NAME, html_of(page_of_merge(report, planned.recipe.text)).encode())
     return with_warnings(report, publication)
 
 
-def _known(planned: Plan, statistics: "Store | Path") -> "Callable[[int], Measured]":
-    from sdmw.stores.known import known_of
+def _known(planned: Plan, statistics: "Store | Path") -> "Known":
+    from sdmw.stores.spared import known_or_decided
     from sdmw.stores.store import Store, read_store
 
-    return known_of(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
+    return known_or_decided(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
 
 
 def plan(
@@ -190,11 +196,13 @@ def plan(
     without: Collection[str] = (),
     intermediate_dir: Path | None = None,
     executor: "ExecutorLike" = None,
+    statistics: "Store | Path | None" = None,
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
-    Of several documents the plan is that of the last; the others are checked.
+    Of several documents the plan is that of the last; the others are checked. With `statistics` it counts what the
+    store spares (`spared`), and what is read of that all the same (`read_again`).
     """
     loaded = _loaded(recipe, ignore_unknown, random_seed)
     target = None if out is None else path_of(out)
@@ -203,7 +211,18 @@ def plan(
     options = _options(
         documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without, executor
     )
-    return prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
+    planned = prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
+    return planned if statistics is None or planned.problems else _with_spared(planned, statistics)
+
+
+def _with_spared(planned: Plan, statistics: "Store | Path") -> Plan:
+    from sdmw.stores.spared import spared_of
+
+    try:
+        found = spared_of(planned, _known(planned, statistics))
+    except PlanError as error:
+        return replace(planned, problems=error.problems)
+    return replace(planned, spared=found.spared, read_again=found.again)
 
 
 def explain(
@@ -320,8 +339,8 @@ def _options(
     without: Collection[str],
     executor: object = None,
 ) -> Options:
-    if without and (unknown := set(without) - {"tokenizer", "card"}):
-        raise UsageError([Problem("without", "tokenizer, card", quoted(sorted(unknown)[0]))])
+    if without and (unknown := set(without) - {"tokenizer", "card", "page"}):
+        raise UsageError([Problem("without", "tokenizer, card, page", quoted(sorted(unknown)[0]))])
     limits, most = limits_of(budget, threads, executor), parse_size(max_shard_size, "max_shard_size")
     return Options(target, overwrite, most, limits, frozenset(without))
 

@@ -22,6 +22,7 @@ from sdmw.planning.build import Options
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.sweep import Sweep
     from sdmw.stores.store import Store
 
@@ -44,9 +45,11 @@ def measure(
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
 
     `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
+    Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
+    that bins do not decide are read once more for it: of bfloat16 models hardly any, of float32 models most.
 
     Args:
-        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change nothing here.
+        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change no statistics.
         store: the directory that will appear, complete or not at all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
@@ -71,21 +74,27 @@ def measure(
     options = Options(target, overwrite, 0, limits)
     from sdmw.stores.planning import kernels_of, plan_measuring
 
-    planned = sound(plan_measuring(sound(prepared.plan()), options))
+    merging = sound(prepared.plan())
+    planned = sound(plan_measuring(merging, options))
+    planned = replace(planned, threads=min(merging.threads, planned.threads))
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
+    from sdmw.stores.decisions import decide
     from sdmw.stores.measuring import measure as measured
     from sdmw.stores.sources import store_of
-    from sdmw.stores.store import read_store
+    from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
     with receiver(progress) as tell, working(tell, planned.threads, None, kernels_of(planned)) as context:
-        settled = settled_with_documents(prepared, sound(prepared.plan()), context)
-        planned = replace(sound(plan_measuring(settled, options)), threads=planned.threads)
+        merging = settled_with_documents(prepared, sound(prepared.plan()), context)
+        merging = replace(merging, threads=planned.threads)
+        planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
         with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
             with StoreWriter(publication.path, len(planned.models)) as writer:
                 measured(planned, writer, context)
                 writer.close(store_of(planned, target).attributes())
+            if merging.recipe.merge_method == "sdm_w":
+                publication.add(DECISIONS, decide(merging, read_store(publication.path), context))
             publication.finish()
     return with_warnings(read_store(target), publication, *planned.warnings)
 
@@ -111,7 +120,8 @@ def sweep(
     power: float | Sequence[float] = (1.0,),
     norm: int | Sequence[int] = (1,),
     granularity: str | Sequence[str] = ("tensor",),
-    lambda_: float | Sequence[float] = (1.0,),
+    lambda_: float | str | Sequence[float | str] = (1.0,),
+    scope: str | Sequence[str] = ("model",),
 ) -> "Sweep":
     """What SDM-W would decide at every combination of settings, from a store: seconds, and no model is read.
 
@@ -121,7 +131,8 @@ def sweep(
         power: p of the weights; 1 is linear, 2 square, 0 the average.
         norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
         granularity: which tensors are cut together.
-        lambda_: what the merged delta is scaled by.
+        lambda_: what the merged delta is scaled by; `preserve_norm` for what gives it the norm of the deltas.
+        scope: whose sums the weights follow from: `model`, or `layer`, where each has weights of its own.
 
     Returns:
         A row for each setting. What the bins of the store do not decide has a lower and an upper bound.
@@ -131,12 +142,65 @@ def sweep(
         StoreError: the store is damaged.
     """
     from sdmw.reporting.sweep import sweep_of
-    from sdmw.stores.store import Store
-    from sdmw.stores.sweeping import Grid, sweep_rows
+    from sdmw.stores.grid import Grid
+    from sdmw.stores.sweeping import sweep_rows
 
-    opened = store if isinstance(store, Store) else open_store(store)
-    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_))
+    opened = _opened(store)
+    grid = Grid(_listed(k), _listed(power), _listed(norm), _listed(granularity), _listed(lambda_), _listed(scope))
     return sweep_of(opened.models, sweep_rows(opened, grid))
+
+
+def doctor(
+    recipe: RecipeLike,
+    *,
+    statistics: "Store | Path | None" = None,
+    budget: Size | None = None,
+    threads: int | None = None,
+    header_limit: Size = HEADER_LIMIT,
+    download: bool = False,
+    follow_links: bool = False,
+    ignore_unknown: bool = False,
+) -> "Diagnosis":
+    """All that speaks against a merge before hours are spent; no tensor data are read.
+
+    Headers tell problems, warnings and notes, as in `plan`. A store adds evidence: how long each model's delta is and
+    how much of the merge, how the models agree, and findings with what people do about them. There is no score, as
+    known measures of parameters do not predict whether a merge works (arXiv:2603.09463).
+
+    Args:
+        recipe: as for `merge`.
+        statistics: a store that `measure` made of the same inputs, or its directory.
+        budget: as for `merge`.
+        threads: as for `merge`.
+        header_limit: bytes that an input's header may have.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        ignore_unknown: report unknown recipe fields and go on.
+
+    Returns:
+        What was found. Problems of the plan are in it, and no error; the store is not asked where there are any.
+
+    Raises:
+        RecipeError, UsageError: as for `merge`.
+        StoreError: the store is damaged, or none.
+        PlanError: the store is of other inputs.
+    """
+    from sdmw.reporting.diagnosis import diagnosis_of
+    from sdmw.stores.known import check_inputs
+
+    access = access_of(header_limit, download, follow_links)
+    store = None if statistics is None else _opened(statistics)
+    planned = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown).plan()
+    if store is None or planned.problems:
+        return diagnosis_of(planned, None)
+    check_inputs(planned, store)
+    return diagnosis_of(planned, store)
+
+
+def _opened(store: "Store | Path") -> "Store":
+    from sdmw.stores.store import Store
+
+    return store if isinstance(store, Store) else open_store(store)
 
 
 def _listed(given: T | Sequence[T]) -> Sequence[T]:

@@ -108,14 +108,25 @@ class ArrayWriter:
 
 
 class ArrayReader:
-    """Reads the entries of an array once, in order; nothing stays open between chunks."""
+    """Reads the entries of an array in order, from any of them on; nothing stays open between chunks."""
 
     def __init__(self, folder: str, length: int, dtype: str, shuffle: Shuffle, row: int = 1, axes: int = 1) -> None:
-        self._folder, self._left, self._shuffle = folder, length, shuffle
+        self._folder, self._length, self._shuffle = folder, length, shuffle
         self._entries, self._axes = entries(row), axes
         self._chunk = np.empty(0, dtype)  # as much of it as is not taken yet
-        self._number = 0
+        self._number, self._shard = 0, -1  # of the next chunk; of the shard whose index is held
         self._index: list[tuple[int, int]] = []
+
+    def seek(self, entry: int) -> None:
+        """Go on with an entry, the first being 0. Chunks before its own are not read.
+
+        Raises:
+            ArchiveError: there is none, or the archive is damaged.
+        """
+        self._number, before = divmod(entry, self._entries)
+        self._chunk = self._chunk[:0]
+        if before:
+            self._chunk = self._next()[before:]
 
     def take(self, out: Words) -> Words:
         """The next entries, as many as `out` holds; they are written to it.
@@ -137,21 +148,21 @@ class ArrayReader:
         shard, place = divmod(self._number, SHARD // CHUNK)
         name = _place(shard, self._axes)
         with believed(os.path.join(self._folder, name)):
-            if not self._left:
+            left = self._length - self._number * self._entries
+            if left <= 0:
                 raise ValueError("fewer entries than the counts of blocks add up to")
             fd, status = open_file(self._folder, name)
             try:
-                if not place:
-                    self._index = _index(fd, status.st_size, min(SHARD // CHUNK, -(-self._left // self._entries)))
+                if shard != self._shard:
+                    chunks = min(SHARD // CHUNK, place - -left // self._entries)
+                    self._index, self._shard = _index(fd, status.st_size, chunks), shard
                 packed = _chunk(fd, self._index[place], self._entries * self._chunk.itemsize)
             finally:
                 os.close(fd)
             chunk = np.empty(self._entries, self._chunk.dtype)
             _codec(self._shuffle).decode(packed, chunk)
         self._number += 1
-        count = min(self._entries, self._left)
-        self._left -= count
-        return chunk[:count]
+        return chunk[:left]
 
 
 def _index(fd: int, size: int, chunks: int) -> list[tuple[int, int]]:

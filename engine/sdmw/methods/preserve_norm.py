@@ -23,7 +23,7 @@ LAMBDA = Parameter(
     choices=("preserve_norm",),
     keyed=(Key("preserve_norm", ("model", "layer")),),
 )
-_SMALLEST = 1e-6  # of the norm of a sum over the sum of the norms; below it the deltas cancel
+SMALLEST = 1e-6  # of the norm of a sum over the sum of the norms; below it the deltas cancel
 
 Scope = Literal["model", "layer"]
 
@@ -99,7 +99,7 @@ def preserved(layers: Iterable[Weighed]) -> Preserved:
             squares[model] += (abs(weight) * math.sqrt(gram[model][model])) ** 2  # its root is what was squared
         square += _sum(weight * _dot(row, weights) for weight, row in zip(weights, gram, strict=True))
     parts, whole = _sum(map(math.sqrt, squares)), math.sqrt(max(square, 0.0))
-    if whole <= _SMALLEST * parts:
+    if whole <= SMALLEST * parts:
         return Preserved(1.0, cancel=parts > 0)
     return Preserved(float(np.float32(parts / whole)), cancel=False)
 

@@ -10,10 +10,11 @@ from sdmw.sizes import counted
 from sdmw.views.layers import place_in_stack
 from sdmw.views.stacked import main_stack
 
+ROUTER = re.compile(r"\.(?:gate|router)(?:\.\w+)*\.(?:weight|bias|e_score_correction_bias|expert_bias)$")
 _DRAFTING = "layers for drafting"
 _KINDS = (
     ("scales of the key-value cache", re.compile(r"\.(?:[kv]_(?:proj\.output_)?scale|kv_scale)$")),
-    ("routers", re.compile(r"\.(?:gate|router)(?:\.\w+)*\.(?:weight|bias|e_score_correction_bias|expert_bias)$")),
+    ("routers", ROUTER),
 )
 
 

@@ -155,12 +155,15 @@ class Plan:
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
         card: the output gets one.
+        page: the output gets one.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
         workers: number of other processes in which the work is done; 0 for none.
         worker_bytes: proved bound on the resident memory of each of them.
         free_bytes: free disk where the output goes.
+        spared: bytes that need not be read to measure, since a statistics store has what they tell.
+        read_again: bytes of these that are read to measure all the same: bins do not decide their layers.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
         dropped: models of which tensors are left out that the base lacks, and how many.
@@ -192,12 +195,15 @@ class Plan:
     overwrite: bool = False
     max_shard_size: int = 0
     card: bool = True
+    page: bool = True
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0
     workers: int = 0
     worker_bytes: int = 0
     free_bytes: int = 0
+    spared: int = 0
+    read_again: int = 0
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
@@ -212,6 +218,21 @@ class Plan:
             return f"Plan({', '.join(found)}, {counted(len(self.problems), 'problem')}: {self.problems[0]})"
         size = f"{shown(self.bytes_read)} to read, {shown(self.bytes_written)} to write"
         return f"Plan({', '.join(found)}, {size}, at most {shown(self.peak_bytes)} of memory, no problem)"
+
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import fragment
+
+        rows = [
+            ("models", ", ".join(self.models)),
+            ("tensors", f"{len(self.tensors):,} in {counted(self.blocks, 'block')}"),
+            ("read", shown(self.bytes_read)),
+            ("written", shown(self.bytes_written)),
+            ("peak memory", f"at most {shown(self.peak_bytes)}, with {counted(self.threads, 'thread')}"),
+            ("time", f"{self.seconds:.1f} s at {shown(RATE)}/s"),
+            *(("problem", str(problem)) for problem in self.problems),
+            *(("warning", warning) for warning in self.warnings),
+        ]
+        return fragment(f"Plan of a merge by {self.recipe.merge_method}", (), rows)
 
     @property
     def makes_adapter(self) -> bool:
@@ -238,8 +259,8 @@ class Plan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of tensors that are read, further looks not counted."""
-        return self.measured_bytes + self.applied_bytes
+        """Bytes of tensors that are read, further looks not counted but those that a statistics store leaves."""
+        return self.measured_bytes - self.spared + self.read_again + self.applied_bytes
 
     @property
     def bytes_written(self) -> int:
@@ -265,6 +286,8 @@ class Plan:
             "tensors": len(self.tensors),
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
+            "bytes_spared": self.spared,
+            "bytes_read_again": self.read_again,
             "peak_bytes": self.peak_bytes,
             "free_bytes": self.free_bytes,
             "seconds": self.seconds,

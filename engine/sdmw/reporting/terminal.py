@@ -1,8 +1,8 @@
 """Tables and messages on a terminal. Tables fold, nothing is cut."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +11,7 @@ from rich.text import Text
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
-from sdmw.reporting import comparison_lines, tally
+from sdmw.reporting import comparison_lines, diagnosis_lines, tally
 from sdmw.reporting.display import say
 from sdmw.reporting.loading import loading
 from sdmw.reporting.sweep import SETTINGS
@@ -20,6 +20,7 @@ from sdmw.sizes import counted, shown
 if TYPE_CHECKING:  # a command prints one of them, and has loaded that
     from sdmw.planning.explain import Explanation
     from sdmw.reporting.comparison import Comparison
+    from sdmw.reporting.diagnosis import Diagnosis
     from sdmw.reporting.extraction import ExtractionReport
     from sdmw.reporting.inspection import Amount, Inspection
     from sdmw.reporting.packing import PackReport
@@ -104,6 +105,7 @@ def print_store(store: "Store") -> None:
             ("models", ", ".join(store.models)),
             ("tensors", f"{len(store.tensors):,}"),
             ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
+            ("decided", "the recipe's own settings" if store.decided else "nothing: the recipe's method is not sdm_w"),
         )
     )
 
@@ -115,7 +117,7 @@ def print_sweep(sweep: "Sweep") -> None:
     of_models = [f"{what} {_plain(model)}" for model in sweep.models for what in ("weight", "kept")]
     table = _table(*varied, *of_models, "norm")
     for row in sweep.rows:
-        cells = [_number(row[name]) for name in varied]
+        cells = [_setting(row, name) for name in varied]
         for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
             shares = [each / nonzero if nonzero else 0.0 for each in kept]
             cells += [_bounds(weight, ".4f"), _bounds(shares, ".2%")]
@@ -123,7 +125,11 @@ def print_sweep(sweep: "Sweep") -> None:
     _print(table)
 
 
-def _number(value: object) -> str:
+def _setting(row: Mapping[str, Any], name: str) -> str:
+    """A setting as it was asked for; of a lambda that is found, what it is."""
+    value = row[name]
+    if name == "lambda" and isinstance(value, str):
+        return f"{value}: {_bounds(row['scale'], '.4g')}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -140,6 +146,7 @@ def print_plan(plan: Plan) -> None:
             ("blocks", f"{plan.blocks:,}"),
             ("tensors", f"{len(plan.tensors):,}"),
             ("read", shown(plan.bytes_read)),
+            *([("statistics", _spared(plan))] if plan.spared else []),
             ("written", shown(plan.bytes_written)),
             *_memory(plan),
             ("free disk", shown(plan.free_bytes)),
@@ -163,6 +170,12 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
         return
     yield "workers", f"{plan.workers}, with {threads} in all"
     yield "peak memory", f"at most {shown(plan.worker_bytes)} in each worker, {shown(plan.peak_bytes)} here"
+
+
+def _spared(plan: Plan) -> str:
+    """What a store spares a merge."""
+    left = f"; {shown(plan.read_again)} of them are read all the same, once" if plan.read_again else ""
+    return f"spare {shown(plan.spared)} of {shown(plan.measured_bytes)} that measuring reads{left}"
 
 
 def print_explanation(told: "Explanation") -> None:
@@ -249,6 +262,29 @@ def print_comparison(found: "Comparison") -> None:
         _print(table)
     if found.left_out:
         _print(_plain(f"and {counted(found.left_out, 'more tensor')}: see --top, --sort, --only, --filter"))
+
+
+def print_diagnosis(found: "Diagnosis", recipe: str | None = None) -> None:
+    """What was looked at; models and pairs; each finding below its title; what all this cannot tell."""
+    _print(_pairs(*diagnosis_lines.summary(found, recipe)))
+    if found.evidence is None:
+        return
+    for columns, rows in (
+        (diagnosis_lines.MODELS, diagnosis_lines.models(found.evidence)),
+        (diagnosis_lines.PAIRS, diagnosis_lines.pairs(found.evidence)),
+    ):
+        table = _table(*columns)
+        for first, *others in rows:
+            table.add_row(_plain(first), *others)
+        if table.row_count:
+            _print(Text(""))
+            _print(table)
+    if more := diagnosis_lines.left_out(found.evidence):
+        _print(_plain(more))
+    for finding in found.findings:
+        _print(Text("\n") + Text(finding.title, style="bold"))
+        _print(_pairs(*diagnosis_lines.lines(finding)))
+    _print(Text("\n") + _plain(found.caution))
 
 
 def print_warnings(warnings: Iterable[str], notes: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from sdmw.running.deal import Written
 from sdmw.running.events import Progress, Resuming, Stage
 from sdmw.running.job import Decisions, Job, span_of
 from sdmw.running.journal import RunJournal
-from sdmw.running.measuring import Measuring
+from sdmw.running.measuring import Known, Measuring
 from sdmw.running.pool import Task
 from sdmw.running.span import Span
 from sdmw.sizes import counted
@@ -60,7 +60,7 @@ class Outcome:
 class Run:
     """One run of a plan: `carry_out` does all of it, `decide` the first half."""
 
-    def __init__(self, plan: Plan, context: Context, known: Callable[[int], Measured] = nothing_known) -> None:
+    def __init__(self, plan: Plan, context: Context, known: Known = nothing_known) -> None:
         """`known` is what need not be measured of each layer, by its number."""
         self._plan, self._context, self._pool = plan, context, context.pool
         self._method = all_methods()[plan.recipe.merge_method]
@@ -100,6 +100,8 @@ class Run:
 
     def _kept_pieces(self) -> list[Piece]:
         """What an earlier run wrote, as it said, and cut as this plan cuts: another budget may have cut otherwise."""
+        if not self._journal.pieces:
+            return []
         planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
         return [piece for piece in self._journal.pieces if piece in planned]
 
@@ -172,10 +174,13 @@ class Run:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
         def take(pieces: Sequence[Piece], found: Sequence[Written | None]) -> None:
+            done = 0
             for piece, written in zip(pieces, found, strict=True):
                 if written:
                     self._journal.note_piece(piece, written)
-                    told(self._span(piece).nbytes, True)
+                    done += self._plan.read_of(piece)
+            if done:
+                told(done, True)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from sdmw.planning.plan import Plan
 
-Stage = Literal["check", "measure", "apply", "pack", "extract", "verify", "compare"]
+Stage = Literal["check", "measure", "decide", "apply", "pack", "extract", "verify", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Progress:
     """A piece is done; in a resumed merge also what is kept, at the start of a stage.
 
     Attributes:
-        stage: measure or apply; check where the output of an interrupted run is read again; else pack, extract,
-            verify or compare.
+        stage: measure or apply; check where the output of an interrupted run is read again; decide where a statistics
+            store gets its recipe's decisions; else pack, extract, verify or compare.
         done: bytes read in this stage so far, further looks not counted.
         total: bytes that this stage reads.
     """

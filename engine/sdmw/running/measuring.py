@@ -36,6 +36,20 @@ class _Asked:
     take: Callable[[Any], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A layer that need not be looked at.
+
+    Attributes:
+        decision: the method's.
+    """
+
+    decision: object
+
+
+Known = Callable[[int], Measured | Decided]  # what is known of a layer before it is looked at, by its number
+
+
 def _take_all(asked: Sequence[_Asked], results: Sequence[Any]) -> None:
     for each, result in zip(asked, results, strict=True):
         each.take(result)
@@ -56,7 +70,7 @@ class Measuring:
         shares: Callable[[Span], int],
         told: Callable[[int, bool], None],
         journal: RunJournal,
-        known: Callable[[int], Measured],
+        known: Known,
     ) -> None:
         """`told` hears of bytes, and whether they were read; `known` gives what need not be measured of each layer."""
         self.read_again = 0
@@ -89,9 +103,12 @@ class Measuring:
         for number in range(len(self._plan.layers)):
             if number not in self._decided:
                 have = self._known(number)
-                if have.looks:
+                if isinstance(have, Decided) or have.looks:
                     self._told(self._plan.bytes_of(self._plan.layers[number].tensors), False)
-                yield from self._advance(number, have)
+                if isinstance(have, Decided):
+                    self._decide(number, have.decision)
+                else:
+                    yield from self._advance(number, have)
 
     def _advance(self, number: int, have: Measured) -> "Iterator[_Asked]":
         """Look once more, or decide."""
@@ -100,14 +117,21 @@ class Measuring:
         while look := self._method.needs(params, have):
             nothing = look.nothing(len(self._plan.tensors[tensors[0]].among))
             found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if tasks := sum(shares for *_, shares in self._dealt(number, look)):
-                self._open[number] = _OpenLayer(look, tasks, have, found)
-                return self._tasks(number, look)
+            if dealt := list(self._dealt(number, look)):
+                self._open[number] = _OpenLayer(look, sum(shares for *_, shares in dealt), have, found)
+                return self._tasks(number, look, dealt)
             have = have.with_look(type(look), found)
-        self._decided[number] = decision = self._method.decide_layer(params, have)
+        decision = self._method.decide_layer(params, have)
         if have.looks:
-            self._journal.note_layer(number, decision)
+            self._decide(number, decision)
+        else:
+            self._decided[number] = decision
         return iter(())
+
+    def _decide(self, number: int, decision: object) -> None:
+        """Keep what was measured, for a run that goes on too."""
+        self._decided[number] = decision
+        self._journal.note_layer(number, decision)
 
     def _dealt(self, number: int, look: Look[Any]) -> Iterator[tuple[int, Span, int]]:
         """Tensor and span of each piece of a layer, and by how many workers it is looked at."""
@@ -116,16 +140,16 @@ class Measuring:
                 span = self._span(piece)
                 yield tensor, span, 1 if look.in_order else self._shares(span)
 
-    def _tasks(self, number: int, look: Look[Any]) -> "Iterator[_Asked]":
+    def _tasks(self, number: int, look: Look[Any], dealt: Sequence[tuple[int, Span, int]]) -> "Iterator[_Asked]":
         first = not self._open[number].have.looks
-        for tensor, span, shares in self._dealt(number, look):
-            models, deal = len(self._plan.tensors[tensor].among), Deal(span, shared=shares > 1)
+        for tensor, span, shares in dealt:
+            models, shared = len(self._plan.tensors[tensor].among), Deal(span) if shares > 1 else span
             read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
             size = span.nbytes if first else read
             for share in range(shares):
                 told = size * (share + 1) // shares - size * share // shares
                 take = partial(self._take, number, span.tensor.component, told)
-                yield _Asked(work.Looking(deal, look, models), told, take)
+                yield _Asked(work.Looking(shared, look, models), told, take)
 
     def _take(self, number: int, component: str, size: int, result: Any) -> None:
         """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision."""

@@ -36,8 +36,10 @@ def known_of(plan: Plan, store: Store) -> Callable[[int], Measured]:
     Raises:
         PlanError: it is another method, or the store is of other inputs.
     """
-    if problems := list(_differences(plan, store)):
-        raise PlanError(problems)
+    if plan.recipe.merge_method != "sdm_w":
+        found = f"{plan.recipe.merge_method}, which measures otherwise"
+        raise PlanError([Problem("statistics", "a recipe of sdm_w", found)])
+    check_inputs(plan, store)
     reader, numbers = StoreReader(store), {tensor.name: number for number, tensor in enumerate(store.tensors)}
     odd = np.flatnonzero(reader.numbers("nonfinite").sum(axis=1)).tolist()
     strict = plan.recipe.nonfinite == "error"
@@ -81,10 +83,17 @@ def _at_edges(bins: StoredBins, k: float) -> bool:
     return ranked.at_edge(lower) and ranked.at_edge(upper)
 
 
+def check_inputs(plan: Plan, store: Store) -> None:
+    """Refuse a store that is not of a plan's inputs.
+
+    Raises:
+        PlanError: it is of other models, of other files, or of other deltas.
+    """
+    if problems := list(_differences(plan, store)):
+        raise PlanError(problems)
+
+
 def _differences(plan: Plan, store: Store) -> Iterator[Problem]:
-    if plan.recipe.merge_method != "sdm_w":
-        yield Problem("statistics", "a recipe of sdm_w", f"{plan.recipe.merge_method}, which measures otherwise")
-        return
     own = store_of(plan, store.path)
     if own.models != store.models:
         yield Problem(store.path, f"the statistics of {some(own.models)}", some(store.models), MEND)

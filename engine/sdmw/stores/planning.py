@@ -13,6 +13,7 @@ from sdmw.planning import budget, build, memory
 from sdmw.planning.plan import Plan
 from sdmw.statistics.survey import SurveyLook
 from sdmw.stores.forms import forms
+from sdmw.stores.store import DECISIONS
 from sdmw.writing.target import check_target, replaced
 
 KERNELS = ("survey", "dots")
@@ -40,7 +41,7 @@ def plan_measuring(plan: Plan, options: build.Options) -> Plan:
     measured = tuple(replace(t, whole_rows=False) for t in plan.tensors if t.action == "merge" and t.elements)
     size = len(measured) * len(plan.models) * BINS * ENTRY
     problems = check_target(options.target, input_folders(plan.checkpoints), size, options.overwrite)
-    warnings = replaced(options.target, {"zarr.json", *(f"{name}/" for name in forms(len(plan.models)))})
+    warnings = replaced(options.target, {"zarr.json", DECISIONS, *(f"{name}/" for name in forms(len(plan.models)))})
     plan = replace(
         plan,
         tensors=measured,

@@ -40,13 +40,18 @@ class StoreReader:
         Raises:
             StoreError: the store is damaged.
         """
-        if tensor < self._at or not self._entries:
+        if not self._entries:
             length = int(self._offsets[-1])
             self._entries = {name: self._opened(name, self._forms[name], length) for name in ENTRIES}
-            self._at = 0
-        while self._at < tensor:
-            self._next()
-        return self._next()
+        if tensor != self._at:
+            first = int(self._offsets[tensor * len(self._store.models)])
+            with trusted(self._store.path):
+                for name, reader in self._entries.items():
+                    reader.seek(first * self._forms[name].size)
+        self._at = -1  # nowhere, until all of it is read
+        found = self._of_tensor(tensor)
+        self._at = tensor + 1
+        return found
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
@@ -62,9 +67,9 @@ class StoreReader:
     def _extremes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.numbers("smallest"), self.numbers("largest")
 
-    def _next(self) -> list[StoredBins]:
+    def _of_tensor(self, tensor: int) -> list[StoredBins]:
         """Of each model in the tensor that comes next."""
-        models, tensor = len(self._store.models), self._at
+        models = len(self._store.models)
         ends = self._offsets[tensor * models : (tensor + 1) * models + 1]
         size = int(ends[-1] - ends[0])
         with trusted(self._store.path):
@@ -77,7 +82,6 @@ class StoreReader:
             squares = np.stack([low[:, 0] & 0xFFFFFFFF, low[:, 0] >> 32 | low[:, 1] << 32], axis=1).astype(np.int64)
             lows = columns["low_sum"].astype(np.int64)
             smallest, largest = (each[tensor].tolist() for each in self._extremes)
-            self._at += 1
             found = []
             for model in range(models):
                 own = slice(int(ends[model] - ends[0]), int(ends[model + 1] - ends[0]))

@@ -20,6 +20,7 @@ from sdmw.version import __version__
 SCHEMA = 1
 KIND = "sdmw statistics"
 ATTRIBUTES = "zarr.json"
+DECISIONS = "decisions.json"
 MOST_ATTRIBUTES = 64 * 2**20  # bytes
 MOST_AXES = 64
 MOST_MODELS = 1000
@@ -57,6 +58,7 @@ class Store:
         tensors: in the order of the arrays.
         fingerprints: what tells the files of each input from others, by its name in the recipe.
         recipe: what was measured for, as JSON.
+        decided: it holds the decisions of this recipe's own settings.
         warnings: what was odd when it was measured; of a store that is opened nothing.
     """
 
@@ -66,6 +68,7 @@ class Store:
     tensors: tuple[StoredTensor, ...]
     fingerprints: Mapping[str, str]
     recipe: str
+    decided: bool = False
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,7 +185,8 @@ def _store(path: str, node: Any) -> Store:
     found = tuple(map(_tensor, tensors))
     if len({tensor.name for tensor in found}) < len(found):
         raise ValueError("a tensor stands twice")
-    return Store(version, path, tuple(models), found, fingerprints, recipe)
+    decided = os.path.exists(os.path.join(path, DECISIONS))
+    return Store(version, path, tuple(models), found, fingerprints, recipe, decided)
 
 
 def _tensor(entry: Any) -> StoredTensor:

@@ -1,78 +1,30 @@
 """What SDM-W would decide at many settings, from a store alone."""
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
-from numbers import Real
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sdmw.errors import Problem, UsageError, quoted
-from sdmw.statistics.histogram import UNIT_EXPONENT
-from sdmw.stores.bins import StoredBins
-from sdmw.stores.cuts import Bounds, Cut, Ranked, in_units
+from sdmw.errors import UsageError
+from sdmw.stores.cuts import Bounds, Cut, in_units
+from sdmw.stores.evidence.numbers import Floats, Numbers, added, numbers_of
+from sdmw.stores.grid import Grid
 from sdmw.stores.law import Interval, bounded_weights
-from sdmw.stores.reading import StoreReader
+from sdmw.stores.layered import gathered, layers_of, places_of
+from sdmw.stores.norms import Part, Together, dropped, scaled
 from sdmw.stores.store import Store
 from sdmw.views.layers import layer_of
 
-GRANULARITIES = ("tensor", "module", "block", "component", "model")
-MOST_SETTINGS = 10_000
-MOST_POWER = 1000.0
-LARGEST = float(np.finfo(np.float32).max)
+Law = tuple[float, int, float]  # k, norm, power
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """Settings of which every combination is asked for.
+class _Merge:
+    """What one law decides, before lambda."""
 
-    Attributes:
-        k: percent of the nonzero deltas dropped.
-        power: p of the weights.
-        norm: q of the weights, 1 or 2: W_i is proportional to (sum |delta|**q)**(p/q).
-        granularity: which tensors are cut together.
-        scale: lambda.
-    """
-
-    k: Sequence[float]
-    power: Sequence[float]
-    norm: Sequence[int]
-    granularity: Sequence[str]
-    scale: Sequence[float]
-
-    @property
-    def size(self) -> int:
-        """How many combinations there are."""
-        return len(self.k) * len(self.power) * len(self.norm) * len(self.granularity) * len(self.scale)
-
-    def problems(self) -> list[Problem]:
-        """What is wrong with it; its size is said first."""
-        lengths = {"k": self.k, "power": self.power, "norm": self.norm, "granularity": self.granularity,
-                   "lambda": self.scale}  # fmt: skip
-        if not 0 < self.size <= MOST_SETTINGS:
-            said = " × ".join(f"{len(each):,} {name}" for name, each in lengths.items())
-            return [Problem("grid", f"1 to {MOST_SETTINGS:,} settings", f"{self.size:,} ({said})")]
-        return [
-            *_outside("k", self.k, lambda each: 0 <= each <= 100, "a number from 0 to 100"),
-            *_outside("power", self.power, lambda each: abs(each) <= MOST_POWER, "a number from -1000 to 1000"),
-            *_outside("lambda", self.scale, lambda each: abs(each) <= LARGEST, "a number that float32 holds"),
-            *(Problem("norm", "1 or 2", quoted(each)) for each in self.norm if each not in (1, 2)),
-            *(
-                Problem("granularity", ", ".join(GRANULARITIES), quoted(each))
-                for each in self.granularity
-                if each not in GRANULARITIES
-            ),
-        ]
-
-
-def _outside(name: str, values: Iterable[Any], fits: Callable[[Any], bool], expected: str) -> Iterator[Problem]:
-    for each in values:
-        if isinstance(each, bool) or not isinstance(each, Real) or not fits(each):
-            yield Problem(name, expected, quoted(each))
+    weights: tuple[Interval, ...]
+    norms: Together
+    exact: bool
 
 
 @dataclass(slots=True)
@@ -89,20 +41,34 @@ class _Total:
         self.squares = self.squares[0] + cut.squares[0], self.squares[1] + cut.squares[1]
 
 
-def layers_of(store: Store, granularity: str) -> Iterator[tuple[str, tuple[Ranked, ...]]]:
-    """Each layer with the deltas of each model, as soon as all its tensors are read.
+@dataclass(slots=True)
+class _ByLayer:
+    """Of one law whose weights are the layers' own."""
 
-    Raises:
-        StoreError: the store is damaged.
-    """
-    names = [layer_of(tensor.name, granularity) for tensor in store.tensors]
-    waiting, held, reader = Counter(names), dict[str, list[StoredBins]](), StoreReader(store)
-    for number, name in enumerate(names):
-        found = reader.magnitudes(number)
-        held[name] = [one + other for one, other in zip(held[name], found, strict=True)] if name in held else found
-        waiting[name] -= 1
-        if not waiting[name]:
-            yield name, tuple(map(Ranked, held.pop(name)))
+    sums: list[Interval]
+    layers: int = 0
+    norms: Together = field(default_factory=Together)
+    exact: bool = True
+
+    def add(self, part: Part) -> None:
+        self.sums = [(a + low, b + high) for (a, b), (low, high) in zip(self.sums, part.weights, strict=True)]
+        self.layers += 1
+        self.norms.add(part)
+        self.exact = self.exact and all(low == high for low, high in part.weights)
+
+    def merge(self) -> _Merge:
+        """With the mean weights, as in the report."""
+        count = max(1, self.layers)
+        return _Merge(tuple((low / count, high / count) for low, high in self.sums), self.norms, self.exact)
+
+
+@dataclass(slots=True)
+class _Collected:
+    """Of one granularity, over all layers."""
+
+    totals: dict[float, list[_Total]]
+    by_layer: dict[Law, _ByLayer]
+    squares: list[int]  # of each model's deltas, as multiples of 2**-298
 
 
 def sweep_rows(store: Store, grid: Grid) -> tuple[Mapping[str, Any], ...]:
@@ -114,73 +80,86 @@ def sweep_rows(store: Store, grid: Grid) -> tuple[Mapping[str, Any], ...]:
     """
     if problems := grid.problems():
         raise UsageError(problems)
-    reader, rows = StoreReader(store), []
-    gram = np.array([[math.fsum(column) for column in row] for row in reader.numbers("gram").transpose(1, 2, 0)])
-    nonzero = tuple(reader.numbers("nonzero").sum(axis=0).tolist())
-    totals, squares = {}, [0]
+    numbers, found, merges = numbers_of(store), {}, {}
     for granularity in dict.fromkeys(grid.granularity):
-        totals[granularity], squares = _totals(store, granularity, list(map(float, grid.k)))
-    for k, power, norm, granularity, scale in product(grid.k, grid.power, grid.norm, grid.granularity, grid.scale):
-        found = totals[granularity][k]
-        weights = bounded_weights([_measure(each, norm) for each in found], power / norm)
-        dropped = [_dropped(whole, each.squares) for whole, each in zip(squares, found, strict=True)]
+        collected = found[granularity] = _collected(numbers, grid, granularity)
+        for law in _laws(grid):
+            merges[granularity, "model", law] = _of_model(numbers, collected, law)
+        for law, each in collected.by_layer.items():
+            merges[granularity, "layer", law] = each.merge()
+    nonzero = tuple(numbers.nonzero.sum(axis=0).tolist())
+    rows = []
+    for k, power, norm, scope, granularity, scale in product(
+        grid.k, grid.power, grid.norm, grid.scope, grid.granularity, grid.scale
+    ):
+        merge, totals = merges[granularity, scope, (float(k), norm, float(power))], found[granularity].totals[float(k)]
+        asked = merge.norms.preserving if isinstance(scale, str) else (float(scale), float(scale))
         rows.append(
             {
-                "k": float(k), "power": float(power), "norm": int(norm), "scope": "model",
-                "granularity": granularity, "lambda": float(scale),
-                "weights": weights,
-                "magnitudes": tuple(in_units(each.magnitude) for each in found),
-                "kept": tuple(each.kept for each in found),
+                "k": float(k), "power": float(power), "norm": int(norm), "scope": scope, "granularity": granularity,
+                "lambda": scale if isinstance(scale, str) else float(scale),
+                "weights": merge.weights,
+                "magnitudes": tuple(in_units(each.magnitude) for each in totals),
+                "kept": tuple(each.kept for each in totals),
                 "nonzero": nonzero,
-                "merged_norm": merged_norm(gram, weights, dropped, scale),
-                "exact": all(low == high for low, high in weights) and all(e.kept[0] == e.kept[1] for e in found),
+                "scale": asked,
+                "merged_norm": _length(merge.norms.norm, asked),
+                "exact": merge.exact and all(each.kept[0] == each.kept[1] for each in totals),
             }
         )  # fmt: skip
     return tuple(rows)
 
 
-def _totals(store: Store, granularity: str, ks: Sequence[float]) -> tuple[dict[float, list[_Total]], list[int]]:
-    """What each model keeps at each k; and the sums of all its squares, as multiples of 2**-298."""
-    models = range(len(store.models))
-    totals, squares = {k: [_Total() for _ in models] for k in ks}, [0 for _ in models]
-    for _, layer in layers_of(store, granularity):
-        for model, ranked in enumerate(layer):
-            squares[model] += ranked.squares
-            for k, each in totals.items():
-                each[model].add(ranked.cut(k))
-    return totals, squares
+def _laws(grid: Grid) -> Iterator[Law]:
+    for k, norm, power in product(grid.k, grid.norm, grid.power):
+        yield float(k), norm, float(power)
 
 
-def merged_norm(
-    gram: NDArray[np.float64], weights: Sequence[Interval], dropped: Sequence[Interval], scale: float
-) -> Interval:
-    """Bounds of the Euclidean norm of lambda times the weighted sum of the kept deltas.
-
-    What is dropped, and what the weights may be off, moves it by no more than their norms: the triangle's inequality.
-
-    Args:
-        gram: of the unfiltered deltas.
-        weights: of each model.
-        dropped: the norm of what is left out of each.
-        scale: lambda.
-    """
-    middle = np.array([(low + high) / 2 for low, high in weights])
-    whole = math.sqrt(max(0.0, float(middle @ gram @ middle)))
-    off = math.fsum(
-        high * left[1] + (high - low) / 2 * math.sqrt(max(0.0, gram[model, model]))
-        for model, ((low, high), left) in enumerate(zip(weights, dropped, strict=True))
+def _collected(numbers: Numbers, grid: Grid, granularity: str) -> _Collected:
+    """What each model keeps at each k, in one pass over the layers."""
+    store, models = numbers.store, range(len(numbers.norms))
+    names = [layer_of(tensor.name, granularity) for tensor in store.tensors]
+    places = places_of(names)
+    laws = list(_laws(grid)) if "layer" in grid.scope else []
+    found = _Collected(
+        {float(k): [_Total() for _ in models] for k in grid.k},
+        {law: _ByLayer([(0.0, 0.0) for _ in models]) for law in laws},
+        [0 for _ in models],
     )
-    return abs(scale) * max(0.0, whole - off), abs(scale) * (whole + off)
+    for name, layer in gathered(store, names):
+        squares = [ranked.squares for ranked in layer]
+        found.squares = [before + own for before, own in zip(found.squares, squares, strict=True)]
+        cuts = {k: [ranked.cut(k) for ranked in layer] for k in found.totals}
+        for k, totals in found.totals.items():
+            for total, cut in zip(totals, cuts[k], strict=True):
+                total.add(cut)
+        if laws and any(squares):
+            gram = added(numbers.gram[places[name]])
+            for law, each in found.by_layer.items():
+                each.add(_part(gram, cuts[law[0]], squares, law))
+    return found
 
 
-def _measure(total: _Total, norm: int) -> Interval:
-    return in_units(total.magnitude) if norm == 1 else in_units(total.squares, 2)
+def _of_model(numbers: Numbers, collected: _Collected, law: Law) -> _Merge:
+    """Weights that follow from the sums over all layers."""
+    part = _part(numbers.total, collected.totals[law[0]], collected.squares, law)
+    norms = Together()
+    norms.add(part)
+    return _Merge(tuple(part.weights), norms, all(low == high for low, high in part.weights))
 
 
-def _dropped(whole: int, kept: Bounds) -> Interval:
-    """The norm of what is left out, from sums of squares."""
-    unit = 1 << 2 * UNIT_EXPONENT
-    return math.sqrt(max(0, whole - kept[1]) / unit), math.sqrt(max(0, whole - kept[0]) / unit)
+def _part(gram: Floats, kept: Sequence[Cut | _Total], squares: Sequence[int], law: Law) -> Part:
+    """Tensors with the weights that a law gives for what they keep."""
+    _, norm, power = law
+    sums = [in_units(each.magnitude) if norm == 1 else in_units(each.squares, 2) for each in kept]
+    left_out = [dropped(whole, each.squares) for whole, each in zip(squares, kept, strict=True)]
+    return Part(gram, bounded_weights(sums, power / norm), left_out)
+
+
+def _length(norm: Interval, scale: Interval) -> Interval:
+    """Of a vector times lambda."""
+    low, high = sorted(map(abs, scale))
+    return scaled(norm, (low, high))
 
 
 def thresholds_of(store: Store, k: float, granularity: str) -> dict[str, tuple[Interval | None, ...]]:

@@ -1,0 +1,1 @@
+"""What a store says of its models beside what SDM-W decides: plain values, and no judgement."""
