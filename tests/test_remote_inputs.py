@@ -73,7 +73,7 @@ REMOTE = recipe("s3://bucket/models")
 
 def bits(out):
     """Of all but what names the models, or tells times."""
-    named = ("sdmw_report.json", "README.md", "sdmw_recipe.yaml")
+    named = ("sdmw_report.json", "sdmw_report.html", "README.md", "sdmw_recipe.yaml")
     return {path: found[2] for path, found in everything_in(out).items() if path not in named}
 
 
@@ -326,6 +326,29 @@ def test_other_processes_read_stores_too(store, expected, tmp_path):
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         merged(REMOTE, tmp_path / "out", executor=pool)
     assert bits(tmp_path / "out") == expected
+
+
+@everything
+def test_all_that_reads_models_reads_them_in_stores(store, world, tmp_path):
+    base, corp = "s3://bucket/models/base", "s3://bucket/models/corp"
+    assert sdmw.inspect(base).to_dict()["tensors"] == sdmw.inspect(world / "base").to_dict()["tensors"]
+    rows = [sdmw.compare(*each, progress=False).to_dict()["rows"] for each in ((base, corp), local(world))]
+    assert rows[0] == rows[1]
+    sdmw.extract(base, corp, tmp_path / "adapter", rank=2, progress=False)
+    sdmw.extract(*local(world), tmp_path / "local", rank=2, progress=False)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "local" / "adapter_model.safetensors"
+    ).read_bytes()
+    sdmw.pack(base, corp, tmp_path / "archive", progress=False)
+    sdmw.apply(base, tmp_path / "archive", tmp_path / "applied", progress=False)
+    applied, tuned = (folder / "model.safetensors" for folder in (tmp_path / "applied", world / "corp"))
+    assert sdmw.compare(applied.parent, tuned.parent, progress=False).to_dict()["tensors"]["equal"] == 10
+    sdmw.measure(REMOTE, tmp_path / "store", progress=False)
+    assert sdmw.sweep(tmp_path / "store").rows
+
+
+def local(world):
+    return str(world / "base"), str(world / "corp")
 
 
 @everything

@@ -85,7 +85,7 @@ def pack(
 
     with (
         receiver(progress) as tell,
-        working(tell, planned.threads) as context,
+        working(tell, planned.threads, inputs=[below, above]) as context,
         publishing(context, target, (), [below, above], overwrite=overwrite) as publication,
     ):
         archive = packing.pack(planned, publication, context)
@@ -192,7 +192,7 @@ def _restored(
 
     with (
         receiver(progress) as tell,
-        working(tell, planned.threads) as context,
+        working(tell, planned.threads, inputs=[model]) as context,
         publishing(context, target, planned.shards, [model], overwrite=overwrite) as publication,
     ):
         restore(planned, publication, context)

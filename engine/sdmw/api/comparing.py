@@ -65,6 +65,6 @@ def compare(
     names = os.fspath(a), os.fspath(b)
     below, above = open_pair(ModelRef.parse(names[0]), ModelRef.parse(names[1]), access)
     planned = plan_comparison(below, above, filter, limits)
-    with receiver(progress) as tell, working(tell, planned.threads, kernels=KERNELS) as context:
+    with receiver(progress) as tell, working(tell, planned.threads, kernels=KERNELS, inputs=[below, above]) as context:
         compared = running.compare(planned, context)
     return comparison(names, planned, compared, choice)

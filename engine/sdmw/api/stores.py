@@ -85,7 +85,10 @@ def measure(
     from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
-    with receiver(progress) as tell, working(tell, planned.threads, None, kernels_of(planned)) as context:
+    with (
+        receiver(progress) as tell,
+        working(tell, planned.threads, None, kernels_of(planned), planned.checkpoints) as context,
+    ):
         merging = settled_with_documents(prepared, sound(prepared.plan()), context)
         merging = replace(merging, threads=planned.threads)
         planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)

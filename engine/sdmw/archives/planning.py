@@ -1,6 +1,5 @@
 """What packing a delta, or putting one on a model, takes, and what prevents it; from headers alone."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from sdmw.errors import Problem
 from sdmw.methods import all_methods
 from sdmw.planning import budget, memory
 from sdmw.planning.beside import Beside
-from sdmw.planning.budget import MiB, Tasks
+from sdmw.planning.budget import MiB, Tasks, with_stores
 from sdmw.planning.build import Options, build
 from sdmw.planning.check import check_alike
 from sdmw.planning.inputs import Inputs
@@ -22,6 +21,7 @@ from sdmw.planning.limits import Limits
 from sdmw.planning.plan import Plan
 from sdmw.recipes.load import load
 from sdmw.running.pool import AHEAD
+from sdmw.storage.files import is_same
 from sdmw.tensors.staging import resident_bytes
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.layout import ShardLayout, lay_out
@@ -98,7 +98,7 @@ def plan_packing(
         overwrite: a directory there may be replaced.
     """
     problems = [problem for checkpoint in (base, model) for problem in _unfit(checkpoint)]
-    if not problems and os.path.samefile(base.path, model.path):
+    if not problems and is_same(base.path, model.path):
         problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
     if not problems:
         like = {name: (info.dtype, info.shape) for name, info in base.tensors.items()}
@@ -144,7 +144,8 @@ def plan_restoring(
     if problems:
         return plan
     resident = memory.resident()
-    found = limits.fit(restoring_tasks(list(checkpoint.tensors.values()), resident), resident)
+    tasks = with_stores(restoring_tasks(list(checkpoint.tensors.values()), resident), [checkpoint.path])
+    found = limits.fit(tasks, resident)
     if isinstance(found, Problem):
         return replace(plan, problems=(found,))
     problems = memory.check_output(target, size, found.peak - resident)
@@ -213,7 +214,7 @@ def _tile_sizes(tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
 def _fitted(plan: PackingPlan, limits: Limits) -> PackingPlan:
     """Threads within the budget, for packing and for the search for thresholds before it."""
     tensors, resident = list(plan.base.tensors.values()), memory.resident()
-    found = limits.fit(packing_tasks(tensors, resident), resident)
+    found = limits.fit(with_stores(packing_tasks(tensors, resident), (plan.base.path, plan.model.path)), resident)
     if isinstance(found, Problem):
         return replace(plan, problems=(found,))
     if not plan.k or not any(tensor.dtype.merges for tensor in tensors):

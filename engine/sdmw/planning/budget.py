@@ -1,7 +1,7 @@
 """From a budget to the size of a tile and the number of threads, by arithmetic alone."""
 
 import mmap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sdmw.addresses import is_remote
@@ -13,6 +13,7 @@ from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
 from sdmw.tensors.mapping import WINDOWS
+from sdmw.tensors.read_ahead import KEPT
 from sdmw.tensors.tensor import Tensor
 from sdmw.writing.shard_writer import in_flight
 
@@ -243,6 +244,14 @@ class Tasks:
         """Bound on the resident memory of the process, in bytes: the largest tasks may come together."""
         largest = sum(sorted(self.each, reverse=True)[:threads])
         return max(self.loading, self.reserved + threads * self.waiting + largest + STAGING)
+
+
+def with_stores(tasks: Tasks, paths: Iterable[str]) -> Tasks:
+    """The same tasks, where models are read that lie under these paths or addresses."""
+    remote = len({path for path in paths if is_remote(path)})
+    if not remote:
+        return tasks
+    return replace(tasks, reserved=tasks.reserved + STORES, waiting=tasks.waiting + remote * KEPT)
 
 
 @dataclass(frozen=True, slots=True)

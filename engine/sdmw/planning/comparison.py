@@ -9,7 +9,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.kernels.blocks import GRAIN
 from sdmw.planning import budget, memory
-from sdmw.planning.budget import EDGES, Tasks, working_bytes
+from sdmw.planning.budget import EDGES, Tasks, with_stores, working_bytes
 from sdmw.planning.limits import Limits
 from sdmw.recipes.findings import close
 from sdmw.statistics.difference import COUNTER, RESULT
@@ -126,7 +126,7 @@ def plan_comparison(a: Checkpoint, b: Checkpoint, word: str | None, limits: Limi
             unmatched.append(Unmatched(name, _said(ours), _said(theirs)))
     plan = ComparisonPlan(a, b, tuple(pairs), tuple(sorted(unmatched, key=lambda each: each.name)))
     resident = memory.resident()
-    found = limits.fit(comparison_tasks(pairs, resident), resident)
+    found = limits.fit(with_stores(comparison_tasks(pairs, resident), (a.path, b.path)), resident)
     if isinstance(found, Problem):
         raise PlanError([found])
     return replace(plan, threads=found.threads, peak_bytes=found.peak)

@@ -10,10 +10,11 @@ from sdmw.checkpoints.heads import tied_by_config
 from sdmw.checkpoints.tied_names import tied_names
 from sdmw.errors import Problem, quoted, shorten
 from sdmw.planning import budget, memory
-from sdmw.planning.budget import MiB, Tasks, Workers
+from sdmw.planning.budget import MiB, Tasks, Workers, with_stores
 from sdmw.planning.limits import Limits
 from sdmw.planning.misnamed import unmerged_adapter
 from sdmw.planning.plan import SMALLEST
+from sdmw.storage.files import is_same
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.low_rank import matrix_names
 from sdmw.tensors.tensor import Tensor
@@ -145,7 +146,7 @@ def plan_extraction(
         for checkpoint in (base, model)
         if checkpoint.adapts is not None
     ]
-    if not problems and os.path.samefile(base.path, model.path):
+    if not problems and is_same(base.path, model.path):
         problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
     problems = problems or _misnamed(base, model) or shorten(_wrong(base, model))
     weights, rest = _sorted(base, model)
@@ -161,7 +162,8 @@ def plan_extraction(
         resident = memory.resident()
         if not apart and algebra_is_threaded():  # one thread already keeps all cores busy
             limits = replace(limits, threads=limits.threads or 1)
-        found = limits.fit(extraction_tasks(weights, rest, rank, resident), resident)
+        tasks = with_stores(extraction_tasks(weights, rest, rank, resident), (base.path, model.path))
+        found = limits.fit(tasks, resident)
         if isinstance(found, Problem):
             problems.append(found)
         else:

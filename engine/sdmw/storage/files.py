@@ -33,6 +33,11 @@ def listing(path: str) -> frozenset[str]:
     raise CheckpointError([problem])
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two folders that exist are one."""
+    return one == other if is_remote(one) or is_remote(other) else os.path.samefile(one, other)
+
+
 def names_in(path: str) -> frozenset[str]:
     """The names in a directory; none where it cannot be listed."""
     try:
