@@ -52,6 +52,7 @@ WITHOUT = {
     "Leave them out: credentials come from the environment, such as AWS_ACCESS_KEY_ID": "needs a store: "
     "tests/test_remote_inputs.py",
     "Write it as in s3://bucket/folder": "needs a store: tests/test_remote_inputs.py",
+    "Write to a folder of this machine, and copy the result there": "another place: tests/test_remote_inputs.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",

@@ -300,6 +300,24 @@ def test_a_folder_that_is_not_there_and_one_that_may_not_be_read(store, monkeypa
     assert found == "the folder cannot be listed: access is denied; credentials come from the environment"
 
 
+def test_an_output_is_no_address(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanError, match="s3://bucket/out: expected a directory of this machine, found an address"):
+        merged(recipe(world), "s3://bucket/out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_server_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:1"), ("ALLOW_HTTP", "true"), ("ACCESS_KEY_ID", "someone")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    forget()
+    (problem, *_) = sdmw.plan(recipe("s3://bucket/models")).problems
+    assert problem.found == "the folder cannot be listed: it cannot be reached"
+    forget()
+
+
 def test_without_obstore(monkeypatch):
     remote._obstore.cache_clear()
     forget()

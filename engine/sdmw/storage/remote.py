@@ -32,7 +32,7 @@ _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Words of an error, and what to say of it.
 _CAUSES = (
     ("certificate", "its certificate is not trusted"),
-    ("BadScheme", "it is reached without TLS, which AWS_ALLOW_HTTP=true would allow"),
+    ("badscheme", "it is reached without TLS, which AWS_ALLOW_HTTP=true would allow"),
     ("timed out", "no answer in time"),
     ("timeout", "no answer in time"),
     ("dns", "its name is not known"),
@@ -155,7 +155,8 @@ def _reason(kind: str, said: str) -> str:
         return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"
     if kind == "_BrokenOffError":
         return "answers broke off"
-    return next((words for part, words in _CAUSES if part.lower() in said.lower()), "the request failed")
+    said = said.lower().replace("retry_timeout", "")  # a field that is always there
+    return next((words for part, words in _CAUSES if part in said), "the request failed")
 
 
 @cache

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from sdmw.addresses import is_remote
 from sdmw.errors import Problem, quoted
 from sdmw.linux import allocated, free, longest_name, memory_file_system
 from sdmw.sizes import shown
@@ -31,6 +32,9 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         size: bytes that will be written.
         overwrite: whether a directory may be replaced: a model, or a result of ours. Others, files and links never are.
     """
+    if is_remote(target):
+        mend = "Write to a folder of this machine, and copy the result there"
+        return [Problem(target, "a directory of this machine", "an address", mend)]
     parent, name = parted(target)
     if name in ("", ".", "..") or "\0" in target:
         return [Problem("output", "a name for a new directory", repr(target))]
