@@ -227,6 +227,12 @@ def measure(
     download: Download = False,
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
+    add: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Add a model to those of RECIPE, and to STORE, which has them.")
+    ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs/--no-pairs", help="With --add: read the others again, for pairs of models.")
+    ] = True,
 ) -> None:
     """Store the statistics of what models changed.
 
@@ -237,7 +243,8 @@ def measure(
 
     found = api.measure(
         recipe, store, threads=threads, budget=budget, overwrite=overwrite, ignore_unknown=ignore_unknown,
-        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet,
+        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet, add=add,
+        pairs=pairs,
     )  # fmt: skip
     terminal.print_warnings(found.warnings, [])
     if as_json:
