@@ -10,6 +10,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import write_checkpoint
@@ -30,6 +31,24 @@ def models(tmp_path, monkeypatch):
     return write_models(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory):
+    """Models and a store of them in a folder that tests only read."""
+    folder = tmp_path_factory.mktemp("evidence")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        models = write_models(folder)
+        measured()
+    return folder, models
+
+
+@pytest.fixture
+def known(read_only, monkeypatch):
+    folder, models = read_only
+    monkeypatch.chdir(folder)
+    return models
+
+
 def deltas_of(models):
     """By model, by tensor."""
     return {
@@ -41,9 +60,9 @@ def deltas_of(models):
 # Tables
 
 
-def test_a_store_has_the_numbers_of_its_deltas(models):
-    store = measured()
-    deltas = {name: {t.name: own[t.name] for t in store.tensors} for name, own in deltas_of(models).items()}
+def test_a_store_has_the_numbers_of_its_deltas(known):
+    store = sdmw.open_store("store")
+    deltas = {name: {t.name: own[t.name] for t in store.tensors} for name, own in deltas_of(known).items()}
     found, expected = numbers_of(store), numbers_by_hand(deltas)
     for name in ("elements", "nonzero", "nonfinite", "conflict", "overlap"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -86,9 +105,9 @@ def test_above_eight_models_shared_elements_are_unknown():
     assert {round(pair.cosine, 9) for pair in agreement(numbers).pairs} == {1}
 
 
-def test_histograms_are_what_plain_numpy_finds(models):
-    deltas = deltas_of(models)
-    for found in histograms(measured()):
+def test_histograms_are_what_plain_numpy_finds(known):
+    deltas = deltas_of(known)
+    for found in histograms(sdmw.open_store("store")):
         values = np.concatenate([each.reshape(-1) for each in deltas[found.model].values()])
         powers = np.floor(np.log2(np.abs(values[values != 0]))).astype(int)
         counts = [int((powers == power).sum()) for power in range(powers.min(), powers.max() + 1)]
@@ -117,12 +136,12 @@ def test_a_histogram_of_nothing(models):
     ],
     ids=str,
 )
-def test_the_merge_lies_within_its_bounds(models, parameters):
+def test_the_merge_lies_within_its_bounds(known, parameters, tmp_path):
     recipe = {**RECIPE, "out_dtype": "float32", "parameters": parameters}
-    found = merged_of(numbers_of(measured()), sdmw.plan(recipe))
-    report = sdmw.merge(recipe, "out", progress=False)
-    reader = sdmw.open(recipe, progress=False)
-    squares = [np.square(reader.get_tensor(n) - models["base"][n].astype("f8")).sum() for n in models["base"]]
+    found = merged_of(numbers_of(sdmw.open_store("store")), sdmw.plan(recipe))
+    report = sdmw.merge(recipe, tmp_path / "out", progress=False)
+    merged = load_file(tmp_path / "out/model.safetensors")
+    squares = [np.square(each - known["base"][name].astype("f8")).sum() for name, each in merged.items()]
     assert found.own
     for bounds, model in zip(found.weights, report.models, strict=True):
         weight = model.facts["weight"]
@@ -135,8 +154,8 @@ def test_the_merge_lies_within_its_bounds(models, parameters):
         assert low < found.unturned[0] * (1 + 1e-5)
 
 
-def test_settings_that_a_store_does_not_know_are_equal_weights(models):
-    store = measured()
+def test_settings_that_a_store_does_not_know_are_equal_weights(known):
+    store = sdmw.open_store("store")
     plans = [None, sdmw.plan({**RECIPE, "merge_method": "ties", "parameters": {"density": 0.5, "weight": 1}})]
     scales = [{"filter": "q_proj", "value": 0}, {"value": 1}]  # within one layer, which cannot be taken apart
     plans.append(sdmw.plan({**RECIPE, "parameters": {"granularity": "block", "lambda": scales}}))
@@ -144,7 +163,7 @@ def test_settings_that_a_store_does_not_know_are_equal_weights(models):
         assert plan is None or not plan.problems
         found = merged_of(numbers_of(store), plan)
         assert (found.own, found.weights) == (False, ((0.5, 0.5), (0.5, 0.5)))
-        deltas = [np.concatenate([e.reshape(-1) for e in own.values()]) for own in deltas_of(models).values()]
+        deltas = [np.concatenate([e.reshape(-1) for e in own.values()]) for own in deltas_of(known).values()]
         assert found.norm[0] == pytest.approx(np.linalg.norm(sum(deltas).astype("f8") / 2), rel=1e-6)
 
 
@@ -263,14 +282,14 @@ def test_every_finding_has_words():
 # Damage
 
 
-def test_numbers_that_no_deltas_give(models):
-    store = measured()
+def test_numbers_that_no_deltas_give(known, tmp_path):
+    store, damaged = sdmw.open_store("store"), str(tmp_path / "damaged")
     for name, value in (
         ("elements", 7), ("nonzero", -1), ("conflict", 2**50), ("unchanged", 2**50), ("overlap", -1),
         ("gram", np.nan), ("gram", -1.0),
     ):  # fmt: skip
-        shutil.copytree("store", "damaged", dirs_exist_ok=True)
-        zarr.open_array(f"damaged/{name}", mode="r+")[1] = value
+        shutil.copytree("store", damaged)
+        zarr.open_array(f"{damaged}/{name}", mode="r+")[1] = value
         with pytest.raises(StoreError, match="as sdmw measure leaves it"):
-            diagnose(replace(store, path="damaged"))
-        shutil.rmtree("damaged")
+            diagnose(replace(store, path=damaged))
+        shutil.rmtree(damaged)

@@ -25,6 +25,25 @@ def models(tmp_path, monkeypatch):
     return write_models(tmp_path, names=("corp", "func", "law"))
 
 
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A folder that tests only read: models, a store of two and one more, and a store of all three."""
+    folder = tmp_path_factory.mktemp("extended")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        write_models(folder, names=("corp", "func", "law"))
+        measured()
+        add(pairs=False)
+        measured(ALL, "whole")
+    return folder
+
+
+@pytest.fixture
+def stores(extended, monkeypatch):
+    monkeypatch.chdir(extended)
+    return sdmw.open_store("store"), sdmw.open_store("whole")
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
@@ -44,9 +63,8 @@ def test_with_pairs_it_is_what_measuring_all_gives(models):
     assert contents("store") == contents("whole")
 
 
-def test_without_pairs_all_else_is_the_same(models):
-    measured()
-    store, whole = add(pairs=False), measured(ALL, "whole")
+def test_without_pairs_all_else_is_the_same(stores):
+    store, whole = stores
     assert (store.models, store.tensors, store.fingerprints) == (whole.models, whole.tensors, whole.fingerprints)
     assert store.recipe == whole.recipe
     assert not store.decided
@@ -87,10 +105,7 @@ def test_a_merge_with_it_has_the_same_bits(models):
 
 
 @pytest.mark.parametrize("scope", ["model", "layer"])
-def test_a_sweep_has_the_same_weights_and_wider_norms(models, scope):
-    measured()
-    add(pairs=False)
-    measured(ALL, "whole")
+def test_a_sweep_has_the_same_weights_and_wider_norms(stores, scope):
     for one, other in zip(*(sdmw.sweep(each, k=[0, 30], scope=scope).rows for each in ("store", "whole")), strict=True):
         assert {name: one[name] for name in one if name != "merged_norm"} == {
             name: other[name] for name in other if name != "merged_norm"
@@ -101,9 +116,7 @@ def test_a_sweep_has_the_same_weights_and_wider_norms(models, scope):
         sdmw.sweep("store", lambda_=["preserve_norm", 1])
 
 
-def test_the_doctor_says_what_is_not_known(models, capsys, monkeypatch):
-    measured()
-    add(pairs=False)
+def test_the_doctor_says_what_is_not_known(stores, capsys, monkeypatch):
     Path("recipe.yaml").write_text(json.dumps(ALL))
     found = sdmw.doctor("recipe.yaml", statistics="store").evidence
     assert not found.paired
