@@ -4,6 +4,7 @@ python benchmarks/plots.py        (pip install matplotlib)
 """
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def main() -> None:
     memory_over_time(rows("against_peers"))
     time_by_size(rows("parameters"))
     time_by_models(rows("models"))
+    memory_by_size(rows("memory_by_size"))
+    times_of_peers(rows("against_peers"))
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -46,6 +49,32 @@ def memory_over_time(peers: list[dict[str, Any]]) -> None:
     above.legend(frameon=False)
     below.legend(frameon=False, loc="lower right")
     save(figure, "memory_over_time")
+
+
+def memory_by_size(merges: list[dict[str, Any]]) -> None:
+    """Peak resident memory by parameters, ours and mergekit's."""
+    figure, axes = plt.subplots(figsize=(6, 3.5))
+    for name in dict.fromkeys(row["name"] for row in merges):
+        own = [(row["billions"], row["peak_rss"] / 1e9) for row in merges if row["name"] == name]
+        axes.plot(*zip(*own, strict=True), "o-", label=name)
+    axes.set(xlabel="billion parameters, bfloat16, base and two fine-tunes", ylabel="peak memory, GB")
+    axes.set(ylim=(0, None), xlim=(0, None))
+    axes.legend(frameon=False)
+    save(figure, "memory_by_size")
+
+
+def times_of_peers(peers: list[dict[str, Any]]) -> None:
+    """Seconds of whole processes, each peer below our run of the method."""
+    shown = [row for row in peers if not row["name"].endswith("(to memory)")]
+    figure, axes = plt.subplots(figsize=(7, 3))
+    names = [row["name"] for row in shown]
+    medians = [statistics.median(row["seconds"]) for row in shown]
+    colours = ["C0" if name.startswith("sdmw") else "C7" for name in names]
+    drawn = axes.barh(names, medians, color=colours)
+    axes.bar_label(drawn, [f" {seconds:.1f} s" for seconds in medians])
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds, inputs cached: 1.1 B parameters, base and two fine-tunes", xlim=(0, 1.15 * max(medians)))
+    save(figure, "times_of_peers")
 
 
 def time_by_size(sizes: list[dict[str, Any]]) -> None:

@@ -234,6 +234,8 @@ def usage_problems(usage):
     for option in OPTION.findall(usage):
         if option not in options:
             yield f"no option {option} of sdmw {name}"
+    for option in (each for param in command.params if param.nargs == 2 for each in param.opts):
+        usage = re.sub(rf"{option} \S+ \S+", "", usage)
     given = re.sub(r"\[-[^\]]*\]|(?<![\w-])--?[a-z][\w-]* \S+|(?<![\w-])--?[a-z][\w-]*", "", usage).split()[2:]
     words = [each.strip("[]") for each in given]
     if words and all(re.fullmatch(r"[A-Z]+", word) for word in words) and words not in arguments_of(command):

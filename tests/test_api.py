@@ -59,8 +59,8 @@ def test_a_recipe_by_hand_a_mapping_and_a_file_are_one(world):
         for number, recipe in enumerate([by_hand, RECIPE, "r.yaml", Path("r.yaml"), by_hand])
     ]
     outputs = [files_of(f"out{number}") for number in range(5)]
-    for output in outputs:
-        del output["sdmw_report.json"]
+    for output in outputs:  # both tell of the time
+        del output["sdmw_report.json"], output["sdmw_report.html"]
     assert outputs[2]["sdmw_recipe.yaml"] == text.encode()
     assert outputs[2] == outputs[3]
     assert outputs[0] == outputs[4]
@@ -77,7 +77,8 @@ def test_the_same_merge_gives_the_same_files(world):
     first = files_of("out")
     sdmw.merge(RECIPE, world / "out", progress=False, overwrite=True, threads=3, budget="8GiB")
     second = files_of("out")
-    assert first.pop("sdmw_report.json") != second.pop("sdmw_report.json")
+    for name in ("sdmw_report.json", "sdmw_report.html"):
+        assert first.pop(name) != second.pop(name)
     assert first == second
 
 
@@ -85,7 +86,7 @@ def test_what_is_in_the_output(world):
     report = sdmw.merge(RECIPE, "out", progress=False)
     copied = {"tokenizer.json", "generation_config.json", "chat_template.jinja", "LICENSE",
               "additional_chat_templates/tool.jinja"}  # fmt: skip
-    own = {"model.safetensors", "config.json", "README.md", "sdmw_recipe.yaml", "sdmw_report.json"}
+    own = {"model.safetensors", "config.json", "README.md", "sdmw_recipe.yaml", "sdmw_report.json", "sdmw_report.html"}
     output = files_of("out")
     assert output.keys() == own | copied
     for name in copied:
@@ -243,6 +244,13 @@ def test_what_a_notebook_shows_is_one_line(world):
         assert repr(each).startswith(f"{type(each).__name__}(")
         assert len(repr(each)) < 400
         assert "\n" not in repr(each)
+    sweep = sdmw.sweep(sdmw.measure(RECIPE, "store", progress=False), k=[*range(30)])
+    for each in [plan, refused, report, sweep, sdmw.compare("base", "corp", progress=False)]:
+        assert "<script" not in each._repr_html_()
+        assert len(each._repr_html_()) < 20_000
+    assert "it exists" in refused._repr_html_()
+    assert "and 10 more" in sweep._repr_html_()
+    assert f"{report.models[0].facts['weight']:.4f}" in report._repr_html_()
     assert "2 models" in repr(plan)
     assert "no problem" in repr(plan)
     assert "1 problem: out: " in repr(refused)

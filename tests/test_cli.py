@@ -22,7 +22,7 @@ from command_line import everything_in, told
 from ending import processor_seconds, seconds_to_its_end
 from sdmw.api import merging
 from sdmw.errors import OutputError, Problem
-from sdmw.reporting import display, terminal
+from sdmw.reporting import display, terminal, terminal_bar
 from sdmw.running import events
 
 MAIN = [sys.executable, "-c", "from sdmw.cli import main; main()"]
@@ -259,7 +259,7 @@ def test_a_bar_on_a_terminal(recipe):
     assert b"apply" in seen
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", seen.decode()))
     # What a terminal shows for Ctrl-C stays on the line of the bar, which is then wiped away.
-    assert max(map(len, lines)) == 80 - display.MARGIN
+    assert max(map(len, lines)) == 80 - terminal_bar.MARGIN
     assert re.search(rb"20\.3/20\.3\s+kB", seen), seen
 
 

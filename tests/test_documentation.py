@@ -172,7 +172,7 @@ def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch
              "1GiB": "4GiB"}  # fmt: skip  # other tests may have made this process larger than that
     for line in usage_lines():
         name = COMMAND.match(line)[1]
-        out = "out-merge" if name == "verify" else f"out-{name}"
+        out = "out-merge" if name in ("verify", "report") else f"out-{name}"
         brackets = re.sub(r"\[([^\]|]+)(\|[^\]]*)?\]", r"\1", line)  # of alternatives the first
         arguments = [{**given, "OUT": out}.get(word, word) for word in brackets.split()[1:]]
         done = told(capsys, monkeypatch, *arguments)
@@ -186,10 +186,10 @@ READ_BY = {
     "--header-limit": READS_MODELS,  # a large header
     "--follow-links": READS_MODELS,  # a folder of links
     "--overwrite": {  # a target that is there
-        "merge", "mergekit-yaml", "plan", "extract", "measure", "pack", "apply", "revert",
+        "merge", "mergekit-yaml", "plan", "extract", "measure", "pack", "apply", "revert", "report",
     },
     "--restart": {"merge", "mergekit-yaml", "extract"},  # what another run left
-    "--statistics": {"doctor"},  # evidence
+    "--statistics": {"doctor", "report"},  # evidence
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip

@@ -82,7 +82,8 @@ def test_the_combined_adapter_to_the_bit(world, kind, rank, weights):
     assert config["target_modules"] == sorted(MODULES)
     assert config["task_type"] == "CAUSAL_LM"
     assert sorted(os.listdir("out")) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "sdmw_recipe.yaml", "sdmw_report.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "sdmw_recipe.yaml", "sdmw_report.html",
+        "sdmw_report.json",
     ]  # fmt: skip
     assert "library_name: peft" in Path("out/README.md").read_text()
     assert sdmw.verify("out", sample=1).problems == ()

@@ -39,7 +39,7 @@ KINDS = {
     "doctor": sdmw.Diagnosis,
 }  # fmt: skip
 OPTIONS = {"doctor": {"statistics": "store"}}
-NO_RESULT = {"open"}  # a reader, as of safetensors
+NO_RESULT = {"open", "report"}  # a reader, as of safetensors; the path of a page
 
 
 @pytest.fixture(scope="module")

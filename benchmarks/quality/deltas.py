@@ -1,4 +1,4 @@
-"""What the weight law and the matched scales need to know of two experts' deltas: NumPy over whole small models."""
+"""What matched scales need to know of two experts' deltas: NumPy over whole small models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,29 +34,9 @@ class Deltas:
         start, tuned = tensors(base), [tensors(expert) for expert in experts]
         return cls({name: np.stack([(each[name] - start[name]).ravel() for each in tuned]) for name in sorted(start)})
 
-    def kept(self, name: str, k: float) -> np.ndarray:
-        """(N, elements) float64: one tensor's deltas from its k-th percentile on, zero below. METHOD.md, step 2."""
-        kept = self.by_tensor[name].astype(np.float64)
-        for row in kept:
-            magnitudes = np.abs(row)
-            changed = magnitudes[magnitudes > 0]
-            if changed.size:
-                row[magnitudes < np.percentile(changed, k)] = 0
-        return kept
-
-    def sums(self, k: float, norm: int) -> dict[str, np.ndarray]:
-        """Sum of |kept delta|**norm of each expert, (N,), by tensor."""
-        return {name: (np.abs(self.kept(name, k)) ** norm).sum(axis=1) for name in self.by_tensor}
-
     def gram(self) -> np.ndarray:
         """(N, N): products of the unfiltered deltas, over the whole model."""
         return sum(delta.astype(np.float64) @ delta.astype(np.float64).T for delta in self.by_tensor.values())
-
-
-def weights(sums: np.ndarray, power: float, norm: int = 1) -> tuple[float, ...]:
-    """W_i in proportion to (sum of |kept delta|**norm)**(power / norm); they sum to 1."""
-    scaled = (sums / sums.max()) ** (power / norm)
-    return tuple(float(each) for each in scaled / scaled.sum())
 
 
 def norm_preserving(weights: Sequence[float], gram: np.ndarray) -> float:

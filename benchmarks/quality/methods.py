@@ -1,4 +1,4 @@
-"""The merges of the study as recipes for sdmw. What a recipe cannot say yet is computed here and given as weights."""
+"""The merges of the study as recipes for sdmw."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ POWERS_OF_SQUARES = (-2.0, 1.0, 2.0, 4.0)  # where q = 2, which for two experts 
 PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
 SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # lambda of the plain sum of deltas; 0.5 is the average of two
 K = 10.0  # the article's
+PRESERVED = {"lambda": "preserve_norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +53,18 @@ class Trio:
         found = {"merge_method": method, "models": models, "parameters": parameters}
         return found if method == "linear" else {"base_model": str(self.base), **found}
 
-    def sums(self, k: float, norm: int) -> np.ndarray:
-        """(N,) float64: sum of |kept delta|**norm of each expert over the whole model."""
-        return sum(self.deltas.sums(k, norm).values())
-
 
 def common(trio: Trio) -> Iterator[Merge]:
     """What is merged for every pair, equally trained or not: the average, the law's curve, the blind rules."""
     yield Merge("average", trio.recipe("linear"))
-    gram = trio.deltas.gram()
-    equal = (0.5, 0.5)
-    sums = {norm: trio.sums(K, norm) for norm in (1, 2)}
-    for norm in sums:
-        for power in (*POWERS, *PRINTED) if norm == 1 else POWERS_OF_SQUARES:
-            # normalization: {power, norm} with norm 2 is not in the recipe language yet, so weights are given.
-            weights = deltas.weights(sums[norm], power, norm)
-            given = {"normalization": {"power": power}} if norm == 1 and power > 0 else {}
-            yield Merge(f"law q={norm} p={power:g}", trio.recipe("sdm_w", None if given else weights, k=K, **given))
+    for norm, powers in ((1, (*POWERS, *PRINTED)), (2, POWERS_OF_SQUARES)):
+        for power in powers:
+            law = {"power": power, "norm": norm}
+            yield Merge(f"law q={norm} p={power:g}", trio.recipe("sdm_w", k=K, normalization=law))
     for power in (0.0, 1.0, 2.0, -1.0):
-        # lambda: preserve_norm is not in the recipe language yet, so the number is given.
-        weights = deltas.weights(sums[1], power)
-        scale = deltas.norm_preserving(weights, gram)
-        yield Merge(f"preserve_norm p={power:g}", trio.recipe("sdm_w", weights, k=K, **{"lambda": scale}))
-    half = deltas.norm_preserving(equal, gram) / 2
-    yield Merge("preserve_norm average", trio.recipe("task_arithmetic", (half, half)))
+        recipe = trio.recipe("sdm_w", k=K, normalization={"power": power}, **PRESERVED)
+        yield Merge(f"preserve_norm p={power:g}", recipe)
+    yield Merge("preserve_norm average", trio.recipe("task_arithmetic", (0.5, 0.5), **PRESERVED))
     yield Merge("sum of deltas, lambda=0.7", trio.recipe("task_arithmetic", (0.7, 0.7)))
 
 
@@ -98,10 +87,9 @@ def thorough(trio: Trio) -> Iterator[Merge]:
 def by_layer(trio: Trio) -> Iterator[Merge]:
     """The law with each tensor as its own scope, and MetaGPT's weights (q = 2, p = 2, k = 0, the whole model)."""
     for norm, power in ((1, 1.0), (2, 2.0)):
-        by_tensor = {name: deltas.weights(sums, power, norm) for name, sums in trio.deltas.sums(K, norm).items()}
-        rules = [[{"filter": name, "value": weights[n]} for name, weights in by_tensor.items()] for n in range(2)]
-        yield Merge(f"law q={norm} p={power:g} by layer", trio.recipe("sdm_w", rules, k=K))
-    yield Merge("law q=2 p=2 k=0", trio.recipe("sdm_w", deltas.weights(trio.sums(0, 2), 2.0, 2), k=0))
+        law = {"power": power, "norm": norm, "scope": "layer"}
+        yield Merge(f"law q={norm} p={power:g} by layer", trio.recipe("sdm_w", k=K, normalization=law))
+    yield Merge("law q=2 p=2 k=0", trio.recipe("sdm_w", k=0, normalization={"power": 2.0, "norm": 2}))
 
 
 def others(trio: Trio) -> Iterator[Merge]:

@@ -100,6 +100,9 @@ def merge(
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
     statistics: Statistics = None,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="Leave out sdmw_report.html, the page for people.")
+    ] = False,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -108,7 +111,7 @@ def merge(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, download=download, follow_links=follow_links, header_limit=header_limit,
         random_seed=random_seed, intermediate_dir=intermediate_dir, resume=not restart, progress=not quiet,
-        statistics=statistics,
+        statistics=statistics, without=("page",) if no_page else (),
     )  # fmt: skip
     _print_merged(report, as_json)
 
@@ -324,6 +327,39 @@ def sweep(
         sys.stdout.write(found.to_csv())
     else:
         terminal.print_sweep(found)
+
+
+@app.command()
+def report(
+    of: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="Directory of a merge, or of a statistics store.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two models, and show that.")
+    ] = None,
+    statistics: Annotated[
+        str | None, typer.Option(metavar="STORE", help="Of a merge's inputs: how the models agree is told too.")
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="FILE", help="The page that will appear.")] = "sdmw_report.html",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    threads: Threads = None,
+    budget: Budget = None,
+    quiet: Quiet = False,
+    download: Download = False,
+    follow_links: FollowLinks = False,
+    header_limit: HeaderLimit = "16MiB",
+) -> None:
+    """Write the page of a merge, a store, a comparison."""
+    from sdmw import api
+
+    if (of is None) == (compare is None):
+        raise typer.BadParameter("give either a directory or --compare A B")
+    shown = of if compare is None else api.compare(
+        *compare, threads=threads, budget=budget, header_limit=header_limit, download=download,
+        follow_links=follow_links, progress=not quiet,
+    )  # fmt: skip
+    assert shown is not None
+    sys.stdout.write(f"{api.report(shown, to, statistics=statistics, overwrite=overwrite)}\n")
 
 
 @app.command()

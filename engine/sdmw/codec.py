@@ -26,13 +26,18 @@ T = TypeVar("T")
 
 TAG = "type"
 LARGEST = sys.float_info.max
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 _PLAIN = frozenset({type(None), bool, int, str})
 _tagged: dict[str, type[Any]] = {}
+_tags: dict[type[Any], str] = {}  # the other way round
 
 
 def tagged(kind: type[T]) -> type[T]:
     """Let a frozen dataclass be read back where a field is declared as one of its base classes or protocols."""
-    _tagged[_tag(kind)] = kind  # in the place of an earlier one where its module is loaded again
+    name = _tag(kind)
+    if name in _tagged:  # its module is loaded again
+        del _tags[_tagged[name]]
+    _tagged[name], _tags[kind] = kind, name
     return kind
 
 
@@ -42,7 +47,7 @@ def _tag(kind: type[Any]) -> str:
 
 def is_tagged(kind: type[Any]) -> bool:
     """Whether JSON can name a class."""
-    return _tagged.get(_tag(kind)) is kind
+    return kind in _tags
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,16 +91,19 @@ def encode(value: Any) -> Any:
     if kind in _PLAIN:  # by the very type: of 100,000 tensors there are millions of values
         return value
     if kind is tuple or kind is list:
-        return [encode(item) for item in value]
+        return [item if type(item) in _PLAIN else encode(item) for item in value]
+    if (names := _names_of(cast(Hashable, kind))) is not None:
+        found: dict[str, Any] = {TAG: _tags[kind]} if kind in _tags else {}
+        for name in names:
+            item = getattr(value, name)
+            found[name] = item if type(item) in _PLAIN else encode(item)
+        return found
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bool | int | str):
         return value
     if isinstance(value, Enum):
         return value.name
-    if dataclasses.is_dataclass(kind):
-        own = {TAG: _tag(kind)} if is_tagged(kind) else {}
-        return own | {name: encode(getattr(value, name)) for name, _ in _fields_of(cast(Hashable, kind))}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
@@ -105,7 +113,7 @@ def encode(value: Any) -> Any:
 
 def digest(value: Any) -> bytes:
     """XXH3-128 of a value's JSON: equal for equal values, in any process. No signature."""
-    return xxhash.xxh3_128_digest(json.dumps(encode(value), separators=(",", ":")).encode())
+    return xxhash.xxh3_128_digest(_compact(encode(value)).encode())
 
 
 def decode(kind: type[T], data: Any) -> T:
@@ -223,6 +231,15 @@ def _untyped(data: Any, at: str) -> Any:
             return _object(_tagged[tag], data, at)
         return {name: _untyped(item, f"{at}.{name}") for name, item in data.items()}
     return tuple(_untyped(item, at) for item in data) if isinstance(data, list) else data
+
+
+@cache
+def _names_of(kind: Hashable) -> tuple[str, ...] | None:
+    """The fields of a dataclass that are written; None for other classes, and those that are written as a scalar."""
+    of = cast("type[Any]", kind)
+    if not dataclasses.is_dataclass(of) or issubclass(of, Enum | float | int | str):
+        return None
+    return tuple(name for name, _ in _fields_of(kind))
 
 
 @cache

@@ -147,11 +147,16 @@ def output(**environment):
     ).stdout
 
 
+@pytest.fixture(scope="module")
+def in_plain_python():
+    return output(NUMBA_DISABLE_JIT="1")
+
+
 @pytest.mark.parametrize("processor", ["generic", "x86-64-v3"])
-def test_processors_with_and_without_fused_operations_agree(processor):
+def test_processors_with_and_without_fused_operations_agree(in_plain_python, processor):
     """And with fewer registers, where fewer rows are multiplied together."""
     if processor.startswith("x86") and platform.machine() != "x86_64":
         pytest.skip("another kind of processor")
     found = output(NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES="")
     assert len(found) == 2 * 4 * 11 * 75
-    assert found == output(NUMBA_DISABLE_JIT="1")
+    assert found == in_plain_python

@@ -49,7 +49,7 @@ for first, stop in ((0x3D00, 0x3E00), (0, 0x7F80), (0x3D00, 0x7F80), (0x3F10, 0x
     results += [packed, counts, sums, outside, sizes, *(row[:size] for row, size in zip(listed, sizes))]
 patterns, values = np.zeros((2, SMALL), np.uint32), np.zeros(2)
 small.put_patterns(addresses, codes, count, 0, patterns)
-numbers, by_exponent = np.zeros((2, 4), np.int64), np.zeros((2, 256), np.int64)
+numbers, by_exponent = np.zeros((2, 6), np.int64), np.zeros((2, 256), np.int64)
 small.decide_all(patterns, count, np.array([10.0, 66.0]), values, numbers, by_exponent)
 results += [patterns[:, :count].copy(), values, numbers, by_exponent]
 packed[:] = counts[:] = 0

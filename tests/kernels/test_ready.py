@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,15 @@ def warm(tmp_path_factory):
     return home, merged(home, SDM_W, home / "out")
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """A cache of the kernels of all methods: a copy of the one that tests/conftest.py has filled."""
+    home = tmp_path_factory.mktemp("full")
+    kept = Path(folder.folder())
+    shutil.copytree(kept, home / "sdmw" / "kernels" / kept.name)
+    return home
+
+
 def least_budget(home, recipe):
     code = "import json, sys, sdmw; print(sdmw.plan(json.loads(sys.argv[1]), budget=1).problems[0].mend)"
     command = [sys.executable, "-c", code, json.dumps(recipe)]
@@ -143,18 +153,24 @@ SOME = {name: RECIPES[name] for name in RECIPES if ALL or name.split()[0] in ("s
 
 
 @pytest.mark.parametrize("recipe", SOME.values(), ids=SOME)
-def test_whatever_is_merged_finds_its_kernels_compiled(warm, tmp_path, recipe):
-    """By a child where the cache has other methods' alone; and then there is nothing to compile."""
-    first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "out")
-    assert (first in ("Planned", "Compiling"), compiled) == (True, False)
-    assert peak <= planned
-    first, peak, planned, compiled = merged(warm[0], recipe, tmp_path / "again")
+def test_whatever_is_merged_finds_its_kernels_compiled(full, tmp_path, recipe):
+    """A kernel of a group that its method does not name would be compiled in the process."""
+    first, peak, planned, compiled = merged(full, recipe, tmp_path / "out")
     assert (first, compiled) == ("Planned", False)
     assert peak <= planned
 
 
+@pytest.mark.parametrize("name", ["ties {'weight': 1, 'density': 0.5}", *(RECIPES if ALL else ())])
+def test_what_the_cache_lacks_is_compiled_by_a_child(warm, tmp_path, name):
+    """Where it has other methods' kernels alone; and then there is nothing to compile."""
+    for out, told in (("out", ("Planned", "Compiling")), ("again", ("Planned",))):
+        first, peak, planned, compiled = merged(warm[0], RECIPES[name], tmp_path / out)
+        assert (first in told, compiled) == (True, False)
+        assert peak <= planned
+
+
 @pytest.mark.parametrize("name", ["arcee_fusion", "della", "ties"])
-def test_long_rows_find_their_kernels_compiled(warm, tmp_path, name):
+def test_long_rows_find_their_kernels_compiled(full, tmp_path, name):
     """Which some methods look at with kernels of other groups."""
     for number, each in enumerate(("base", "one")):
         values = np.random.default_rng(number).normal(0, 0.02, 300_000).astype(np.float32)
@@ -165,7 +181,7 @@ def test_long_rows_find_their_kernels_compiled(warm, tmp_path, name):
         "models": [{"model": str(tmp_path / "one")}],
         "parameters": {} if name == "arcee_fusion" else {"weight": 1, "density": 0.5},
     }
-    assert merged(warm[0], recipe, tmp_path / "out")[3] is False
+    assert merged(full, recipe, tmp_path / "out")[3] is False
 
 
 def test_whoever_looks_again_finds_its_kernels_compiled(warm, tmp_path):
@@ -237,11 +253,10 @@ def test_an_interrupt_while_they_are_compiled_ends_it_at_once(tmp_path):
     assert os.listdir(tmp_path) == ["sdmw"]
 
 
-def test_of_two_groups_the_second_is_damaged(warm, tmp_path):
+def test_of_two_groups_the_second_is_damaged(full, tmp_path):
     """The first is linked by then, and not again."""
-    merged(warm[0], {**LINEAR, "merge_method": "ram"}, tmp_path / "out")
     home = tmp_path / "home"
-    subprocess.run(["cp", "-a", warm[0], home], check=True)
+    subprocess.run(["cp", "-a", full, home], check=True)
     (kept,) = home.rglob("ram-*.zip")
     kept.write_bytes(kept.read_bytes()[:-100])
     first, peak, planned, compiled = merged(home, {**LINEAR, "merge_method": "ram"}, tmp_path / "again")

@@ -249,6 +249,10 @@ ROWS = [
     Row("an earlier run of another recipe, begun anew", "Restore it, or start over (--restart, resume=False)", begun,
         options(resume=False), expected=by_sdm_w(20)),
     # A merge that is verified.
+    Row("a page in place", "Choose another name, or ask for it to be overwritten (--overwrite)",
+        both(merge, file("page.html", "mine"), then(call("report", "out", "page.html"))), options(overwrite=True)),
+    Row("a page named as a directory", "Name a file in it",
+        both(merge, then(call("report", "out", "out", overwrite=True))), then(call("report", "out", "out/page.html"))),
     Row("weights that were added", "Remove it, since loaders may read it",
         both(merged, file("out/extra.safetensors", "x")), file("out/extra.safetensors", None), call=verify),
     Row("a report that was changed", CHANGED, both(merged, edited_report), back, call=verify),

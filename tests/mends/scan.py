@@ -124,10 +124,19 @@ def _assigned(node: ast.AST, name: str) -> Iterator[ast.expr]:
         yield from (value for one, value in pairs if getattr(one, "id", "") == name)
 
 
-def _returned(name: str, seen: frozenset[str]) -> Iterator[Text]:
+@cache
+def _functions() -> dict[str, list[tuple[ast.AST, ast.Module]]]:
+    """All functions by their names, with their modules."""
+    found: dict[str, list[tuple[ast.AST, ast.Module]]] = {}
     for module in modules().values():
         for node in ast.walk(module):
-            if isinstance(node, FUNCTIONS) and node.name == name:
-                for each in _own(node):
-                    if isinstance(each, ast.Return) and each.value is not None:
-                        yield from _texts(each.value, node, module, seen)
+            if isinstance(node, FUNCTIONS):
+                found.setdefault(node.name, []).append((node, module))
+    return found
+
+
+def _returned(name: str, seen: frozenset[str]) -> Iterator[Text]:
+    for node, module in _functions().get(name, ()):
+        for each in _own(node):
+            if isinstance(each, ast.Return) and each.value is not None:
+                yield from _texts(each.value, node, module, seen)

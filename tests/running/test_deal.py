@@ -1,6 +1,5 @@
 """The tiles of a piece, dealt to those who share it, and the checksum of what they make of them."""
 
-import pickle
 import threading
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdmw.planning.plan import TensorPlan
-from sdmw.running.deal import Deal
+from sdmw.running.deal import Alone, Deal, taken
 from sdmw.running.span import Span
 from sdmw.running.stop import GivenUpError
 from sdmw.tensors.dtype import DType
@@ -19,8 +18,12 @@ from sdmw.writing.layout import Place
 TENSOR = TensorPlan("w", "merge", (), (), None, "w", Place("w", DType.F32, (1000,), 0, 0))
 
 
-def dealt(start: int = 0, stop: int = 1000, tile: int = 100, shared: bool = True) -> Deal:
-    return Deal(Span(TENSOR, start, stop, tile, True), shared=shared)
+def span(start: int = 0, stop: int = 1000, tile: int = 100) -> Span:
+    return Span(TENSOR, start, stop, tile, True)
+
+
+def dealt(start: int = 0, stop: int = 1000, tile: int = 100) -> Deal:
+    return Deal(span(start, stop, tile))
 
 
 def test_each_tile_is_dealt_once_and_in_order():
@@ -29,12 +32,6 @@ def test_each_tile_is_dealt_once_and_in_order():
     assert [next(one), next(other), next(other), next(one)] == [(0, 100), (100, 200), (200, 300), (300, 400)]
     assert [start for start, _ in one] == [400, 500, 600, 700, 800, 900]
     assert list(other) == []
-
-
-def test_in_another_process_it_is_the_whole_piece():
-    deal = dealt()
-    next(deal.tiles())
-    assert len(list(pickle.loads(pickle.dumps(deal)).tiles())) == 10
 
 
 @given(workers=st.integers(1, 5), seed=st.integers(0, 99), start=st.integers(0, 500), tile=st.integers(30, 400))
@@ -89,10 +86,19 @@ def test_who_waits_leaves_when_the_run_is_given_up():
         deal.add(200, 300, made)
 
 
-def test_one_that_is_not_shared_begins_anew_each_time():
+def test_a_piece_of_ones_own_begins_anew_each_time():
     """A task whose worker was lost is done again, with the same arguments."""
-    deal = dealt(shared=False)
+    own = span()
     for _ in range(2):
-        assert len(list(deal.begun().tiles())) == 10
+        assert list(taken(own).tiles()) == [(start, start + 100) for start in range(0, 1000, 100)]
     shared = dealt()
-    assert shared.begun() is shared
+    assert taken(shared) is shared
+
+
+def test_alone_tells_what_sharing_tells():
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    alone, shared = Alone(span(30)), dealt(30)
+    told = [[each.add(*tile, values[slice(*tile)], 2) for tile in each.tiles()] for each in (alone, shared)]
+    assert told[0] == told[1]
+    assert told[0][-1].checksum == xxhash.xxh3_128(values[30:].tobytes()).hexdigest()
+    assert (told[0][:-1], told[0][-1].nonfinite) == ([None] * 9, 20)

@@ -106,7 +106,7 @@ def test_windows_of_other_threads_are_let_go_of_too(file, source):
 def test_a_forked_child_waits_for_no_lock_of_its_parent(file, source):
     """Another thread may hold it, which the child has not."""
     source.tile(0, ELEMENTS)
-    mapped = mapping._mappings.of(str(file))
+    mapped, _ = mapping._mappings.of(str(file))
     tile = mapped.tile(*source._bytes(0, ELEMENTS))
     with tile._populating:
         child = os.fork()

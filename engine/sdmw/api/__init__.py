@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from sdmw.api.comparing import compare
     from sdmw.api.extracting import extract
     from sdmw.api.merging import explain, merge, open, plan  # noqa: A004  the word of safetensors
+    from sdmw.api.pages import report
     from sdmw.api.stores import doctor, measure, open_store, sweep
 
 __all__ = [
     "apply", "compare", "doctor", "explain", "extract", "inspect", "measure", "merge", "open", "open_store", "pack",
-    "plan", "revert", "sweep", "verify",
+    "plan", "report", "revert", "sweep", "verify",
 ]  # fmt: skip
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "compare": "comparing",
     "extract": "extracting",
     **dict.fromkeys(("explain", "merge", "open", "plan"), "merging"),
+    "report": "pages",
     **dict.fromkeys(("doctor", "measure", "open_store", "sweep"), "stores"),
 }
 

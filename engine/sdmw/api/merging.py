@@ -77,7 +77,7 @@ def merge(
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: say unknown recipe fields and go on.
         random_seed: what methods that leave something to chance draw from, instead of the recipe's; it is recorded.
-        without: what the output shall not get: "tokenizer" (its files), "card" (README.md).
+        without: what the output shall not get: "tokenizer" (its files), "card" (README.md), "page" (sdmw_report.html).
         intermediate_dir: of a recipe of several documents, where those that others use are written, each in a folder
             called as it is; one that is there already, of the same recipe and inputs, is read as it is. By default
             they are computed wherever they are read. Where all documents have names, each is written to such a folder
@@ -135,7 +135,8 @@ def _written(
     from sdmw.running.context import load_kernels, publishing, working
     from sdmw.running.usage import Usage
 
-    with receiver(progress) as tell, Usage() as usage:
+    with receiver(progress) as heard, Usage() as usage:
+        tell = usage.hearing(heard)
         if not load_kernels(tell, kernels := kernels_of(planned)):
             planned = sound(prepared.plan())
         # Only now what takes long to load: a plan, an inspection and a faulty recipe need neither kernels nor tables.
@@ -161,6 +162,11 @@ def _written(
                 report = build_report(planned, outcome, usage, models, publication.checksums())
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())
+                if planned.page:
+                    from sdmw.reporting.pages.merge import page_of_merge
+                    from sdmw.reporting.pages.page import NAME, html_of
+
+                    publication.add(NAME, html_of(page_of_merge(report, planned.recipe.text)).encode())
     return with_warnings(report, publication)
 
 
@@ -322,8 +328,8 @@ def _options(
     max_shard_size: Size,
     without: Collection[str],
 ) -> Options:
-    if without and (unknown := set(without) - {"tokenizer", "card"}):
-        raise UsageError([Problem("without", "tokenizer, card", quoted(sorted(unknown)[0]))])
+    if without and (unknown := set(without) - {"tokenizer", "card", "page"}):
+        raise UsageError([Problem("without", "tokenizer, card, page", quoted(sorted(unknown)[0]))])
     limits, most = limits_of(budget, threads), parse_size(max_shard_size, "max_shard_size")
     return Options(target, overwrite, most, limits, frozenset(without))
 

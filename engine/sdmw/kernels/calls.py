@@ -36,7 +36,7 @@ def _tiles() -> Iterator[Call]:
         bracket.count_by_bracket,
         (_BASE, _BASE, 0, brackets, packed, bins, bins, outside, listed, _integers(0)),
     )
-    patterns, numbers, sums = np.zeros((0, 1), np.uint32), _integers(0, 4), _integers(0, 256)
+    patterns, numbers, sums = np.zeros((0, 1), np.uint32), _integers(0, 6), _integers(0, 256)
     yield small.put_patterns, (_BASE, _BASE, 0, 0, patterns)
     yield small.decide_all, (patterns, 0, np.zeros(0), np.zeros(0), numbers, sums)
     yield tiles.count_low_bits, (_BASE, _BASE, 0, _integers(0, 2), _integers(0, 2, 1))

@@ -17,6 +17,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+from numpy.typing import NDArray
 
 from sdmw.kernels.entry import Entry
 from sdmw.kernels.jit import Callback, Kernel
@@ -95,6 +96,7 @@ def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Ca
     kinds: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
     for place, kind in enumerate(takes):
         kinds += [ctypes.c_int64] * (5 + 2 * arrays[place][1]) if place in arrays else [_NUMBERS[kind]]
+    wanted = [arrays.get(place) for place in range(len(takes))]
     code = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
     result_kind: Any = _NUMBERS.get(gives, ctypes.c_void_p)
 
@@ -103,15 +105,22 @@ def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Ca
             raise TypeError(f"{name} takes {len(takes)} arguments, not {len(arguments)}")
         words: list[Any] = []
         for place, given in enumerate(arguments):
-            if place not in arrays:
+            if (array := wanted[place]) is None:
                 words.append(given)
                 continue
-            if (given.dtype, given.ndim) != arrays[place] or not given.flags.c_contiguous:
+            if (given.dtype, given.ndim) != array or not given.flags.c_contiguous:
                 raise TypeError(f"{name} takes {takes[place]} as argument {place}, not {given.dtype}{given.shape}")
-            words += (0, 0, given.size, given.itemsize, given.ctypes.data, *given.shape, *given.strides)
+            words += (0, 0, given.size, given.itemsize, _address(given), *given.shape, *given.strides)
         result, exception = result_kind(), ctypes.c_void_p()
         if code(ctypes.addressof(result), ctypes.addressof(exception), *words) not in _FINE:
             raise MemoryError(f"{name} found no memory")  # nothing else is raised in a kernel
         return bool(result.value) if gives == "bool" else result.value
 
     return run
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Of an array's first byte; its own `ctypes.data` takes four times as long, and small tensors have many."""
+    if array.size and array.flags.writeable:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    return int(array.ctypes.data)

@@ -201,15 +201,16 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         from sdmw.kernels.tiles import merge_deltas
 
         # A model without any delta is left out: its weight of 0 would still turn what is not finite into NaN.
-        taking = np.array([m for m in model.taking if layer[m].kept or not params.by_layer], np.int64)
-        inputs = np.concatenate([np.zeros(1, np.int64), taking + 1])
-        weights = float32s(params.weights or _weights_in(layer, model))
+        taking = [m for m in model.taking if layer[m].kept or not params.by_layer]
+        inputs = [0, *(m + 1 for m in taking)]
+        given = params.weights or _weights_in(layer, model)
+        weights = float32s([given[m] for m in taking])
         found = _preserved(layer, model)
         scale = np.float32(params.scale if found is None else found.scale)
         thresholds = np.array([layer[number].pattern for number in taking], np.uint32).view(np.float32)
         return bool(
             merge_deltas(
-                tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, weights[taking],
+                tile.addresses[inputs], tile.codes[inputs], tile.count, thresholds, weights,
                 np.float32(1), scale, True, destination.address, destination.code,
             )
         )  # fmt: skip

@@ -42,7 +42,7 @@ class Options:
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
         limits: memory and threads.
-        without: what the output does not get: "tokenizer", "card".
+        without: what the output does not get: "tokenizer", "card", "page".
     """
 
     target: str | None
@@ -151,6 +151,7 @@ def build(
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
         card="card" not in options.without,
+        page="page" not in options.without,
         missing=counts.missing(tables, tied.heads),
         untied=tuple(sorted(tied.dropped - unwritten)),
         extra=counts.taken(wanted, tables),

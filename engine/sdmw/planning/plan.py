@@ -155,6 +155,7 @@ class Plan:
         overwrite: a directory there may be replaced.
         max_shard_size: bytes of tensors in a shard.
         card: the output gets one.
+        page: the output gets one.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
@@ -192,6 +193,7 @@ class Plan:
     overwrite: bool = False
     max_shard_size: int = 0
     card: bool = True
+    page: bool = True
     threads: int = 1
     tile: int = 0
     peak_bytes: int = 0
@@ -212,6 +214,21 @@ class Plan:
             return f"Plan({', '.join(found)}, {counted(len(self.problems), 'problem')}: {self.problems[0]})"
         size = f"{shown(self.bytes_read)} to read, {shown(self.bytes_written)} to write"
         return f"Plan({', '.join(found)}, {size}, at most {shown(self.peak_bytes)} of memory, no problem)"
+
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import fragment
+
+        rows = [
+            ("models", ", ".join(self.models)),
+            ("tensors", f"{len(self.tensors):,} in {counted(self.blocks, 'block')}"),
+            ("read", shown(self.bytes_read)),
+            ("written", shown(self.bytes_written)),
+            ("peak memory", f"at most {shown(self.peak_bytes)}, with {counted(self.threads, 'thread')}"),
+            ("time", f"{self.seconds:.1f} s at {shown(RATE)}/s"),
+            *(("problem", str(problem)) for problem in self.problems),
+            *(("warning", warning) for warning in self.warnings),
+        ]
+        return fragment(f"Plan of a merge by {self.recipe.merge_method}", (), rows)
 
     @property
     def makes_adapter(self) -> bool:

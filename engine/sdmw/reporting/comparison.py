@@ -8,6 +8,7 @@ from typing import Any, cast
 from sdmw import codec
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.planning.comparison import ComparisonPlan, Unmatched
+from sdmw.reporting import comparison_lines
 from sdmw.reporting.as_json import as_json
 from sdmw.running.comparison import Compared
 from sdmw.sizes import counted
@@ -134,6 +135,15 @@ class Comparison:
         lacking = counts.only_a + counts.only_b + counts.unlike
         said = f"{counted(counts.compared, 'tensor')} compared, {counts.equal:,} equal, {lacking:,} unmatched"
         return f"Comparison({self.a!r}, {self.b!r}, {said}, {total.changed:,} of {total.elements:,} elements changed)"
+
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import Cell, fragment
+
+        rows: list[tuple[Cell, ...]] = [
+            (row.name, (comparison_lines.share(row.change), _share(row)), *comparison_lines.cells(row)[1:])
+            for row in self.rows
+        ]
+        return fragment(repr(self), comparison_lines.COLUMNS, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

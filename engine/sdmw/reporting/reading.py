@@ -27,6 +27,7 @@ LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
 SCHEMA = 2
 # Fields that reports of earlier versions lack, and what stands for them.
 LATER: dict[str, Any] = {"headers": {}, "configs": {}, "tally": None}
+LATER_OF_RUN: dict[str, Any] = {"stages": {}, "memory": []}
 CHANGED = "The report was changed after the merge"
 
 
@@ -37,7 +38,7 @@ def read_report(folder: str) -> Report:
         CheckpointError: there is no report, or this version cannot read it; the message says what is wrong and where.
     """
     where = os.path.join(folder, REPORT)
-    data = _json(folder)
+    data = _with_run(_json(folder))
     try:
         if isinstance(data, dict) and "schema" not in data and "method" in data:
             return schema_1.report(data, folder)
@@ -54,6 +55,12 @@ def read_report(folder: str) -> Report:
     if any(each.sample is None for each in report.inputs):
         raise CheckpointError([Problem(where, "a sample of every input", "null")])
     return report
+
+
+def _with_run(data: Any) -> Any:
+    """A report, with what its run lacks in earlier versions."""
+    run = data.get("run") if isinstance(data, dict) else None
+    return {**data, "run": {**LATER_OF_RUN, **run}} if isinstance(run, dict) else data
 
 
 def _unknown(data: Any, read: Any) -> Iterator[str]:

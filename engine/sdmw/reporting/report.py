@@ -3,14 +3,14 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
 from sdmw.checkpoints.formats._adapter_config import hash_of_config
 from sdmw.codec import Checksum, Count, Within
 from sdmw.methods import all_methods
-from sdmw.methods.method import AnyMethod, Facts
+from sdmw.methods.method import AnyMethod, Fact, Facts
 from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import expanded
 from sdmw.recipes.recipe import Recipe, Rule
@@ -21,6 +21,7 @@ from sdmw.storage.shard import Shard, sample_of
 from sdmw.version import __version__
 
 if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
+    from sdmw.notebook import Cell
     from sdmw.running.driver import Outcome
     from sdmw.running.job import Decisions
     from sdmw.running.usage import Usage
@@ -29,6 +30,7 @@ REPORT = "sdmw_report.json"
 _ABSOLUTE = re.compile(r"(?<=')/[^']*(?=')|(?<=\")/[^\"]*(?=\")|(?<![^\s(])/\S+")  # quoted, or a word
 
 Seconds = Annotated[float, Within(0)]
+Sample = tuple[Seconds, Count]
 Piece = tuple[str, Count, Count, Checksum]
 
 
@@ -68,7 +70,9 @@ class LayerReport:
 class RunReport:
     """What it took: seconds, bytes of tensors read (again: by further looks at a layer), bytes of memory.
 
-    `planned_peak` is the bound that the plan had proved.
+    `planned_peak` is the bound that the plan had proved. `stages` are the seconds from the first piece of a stage to
+    its last. `memory` is what was resident over time, as seconds since the start and bytes, at most 200 times. Both are
+    empty in reports of earlier versions.
     """
 
     wall_s: Seconds
@@ -79,6 +83,8 @@ class RunReport:
     peak_rss: Count
     peak_anonymous: Count
     planned_peak: Count
+    stages: Mapping[str, Seconds]
+    memory: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,20 @@ class Report:
         took = f"{self.run.wall_s:.1f} s, {shown(self.run.peak_rss)} of memory"
         return f"Report({self.path!r}, {found}, {took}, {counted(len(self.warnings), 'warning')})"
 
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import fragment
+
+        columns = all_methods()[self.method].columns
+        rows = [
+            (each.name, *(_shown_in_notebook(each.facts.get(name), spec) for name, spec in columns.items()))
+            for each in self.models
+        ]
+        run = self.run
+        took = f"{run.wall_s:.1f} s, {shown(run.bytes_written)} written, at most {shown(run.peak_rss)} of memory"
+        warned = "".join(f"; warning: {warning}" for warning in self.warnings)
+        headings = ("model", *(name.replace("_", " ") for name in columns))
+        return fragment(f"{self.path}: merged by {self.method} in {took}{warned}", headings, rows)
+
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "Report":
         """The report in the output of a merge; of schema 1 too, whose layers then have no decisions.
@@ -192,7 +212,15 @@ class Report:
 
     def to_json(self) -> str:
         """As JSON, indented."""
-        return as_json(self.to_dict())
+        return as_json({each.name: getattr(self, each.name) for each in fields(self) if each.name != "path"})
+
+
+def _shown_in_notebook(fact: Fact, spec: str) -> "Cell":
+    """A fact as a table shows it; shares and weights between 0 and 1 over a bar."""
+    if not isinstance(fact, int | float):
+        return "–" if fact is None else str(fact)
+    text = format(fact, spec)
+    return (text, fact) if isinstance(fact, float) and 0 <= fact <= 1 else text
 
 
 def model_reports(plan: Plan, decisions: "Decisions") -> tuple[ModelReport, ...]:
@@ -312,6 +340,7 @@ def _layers(plan: Plan, method: AnyMethod, decisions: "Decisions") -> tuple[Laye
 
 
 def _run(plan: Plan, outcome: "Outcome", usage: "Usage") -> RunReport:
+    memory = tuple((round(seconds, 3), size) for seconds, size in usage.memory)  # before the time: samples go on
     return RunReport(
         round(usage.wall_s, 3),
         round(usage.cpu_s, 3),
@@ -321,6 +350,8 @@ def _run(plan: Plan, outcome: "Outcome", usage: "Usage") -> RunReport:
         usage.peak_rss,
         usage.peak_anonymous,
         plan.peak_bytes,
+        {stage: round(seconds, 3) for stage, seconds in usage.stages.items()},
+        memory,
     )
 
 

@@ -2,16 +2,19 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sdmw import codec
 from sdmw.reporting.as_json import as_json
+from sdmw.sizes import counted
 from sdmw.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from sdmw.notebook import Cell
 
 SETTINGS = ("k", "power", "norm", "scope", "granularity", "lambda")
 
@@ -32,6 +35,17 @@ class Sweep:
     version: str
     models: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
+
+    def __repr__(self) -> str:
+        exact = sum(bool(row["exact"]) for row in self.rows)
+        return f"Sweep({', '.join(self.models)}, {counted(len(self.rows), 'setting')}, {exact:,} of them exact)"
+
+    def _repr_html_(self) -> str:
+        from sdmw.notebook import fragment
+
+        varied = [name for name in SETTINGS if len({str(row[name]) for row in self.rows}) > 1] or ["k"]
+        headings = (*varied, *(f"{what} {model}" for model in self.models for what in ("weight", "kept")))
+        return fragment(repr(self), headings, [_shown_in_notebook(row, varied) for row in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -89,6 +103,15 @@ class Sweep:
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
+
+
+def _shown_in_notebook(row: Mapping[str, Any], varied: Sequence[str]) -> "list[Cell]":
+    """Settings; the middle of each model's weight and of the share that it keeps, over bars."""
+    cells: list[Cell] = [str(row[name]) for name in varied]
+    for (low, high), (least, most), nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
+        weight, share = (low + high) / 2, (least + most) / 2 / max(1, nonzero)
+        cells += [(f"{weight:.4f}", weight), (f"{share:.2%}", share)]
+    return cells
 
 
 def _flat(row: Mapping[str, Any], models: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ Workers with a piece each read in as many places at once, which breaks the kerne
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import xxhash
 from numpy.typing import NDArray
@@ -32,29 +32,44 @@ class Written:
     nonfinite: int = 0
 
 
-class Deal:
-    """The tiles of a span for those who share the work, and the checksum of what they make of them.
+class Alone:
+    """The tiles of a span for a worker that has all of them, and the checksum of what it makes of them.
 
     Attributes:
         span: the piece.
-        shared: several workers of this process take tiles of it; in another process nobody does.
     """
 
-    def __init__(self, span: Span, *, shared: bool = False) -> None:
-        self.span, self.shared = span, shared
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self._checksum = xxhash.xxh3_128()
+        self._nonfinite = 0
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """First element and the one behind the last of each tile."""
+        return self.span.borders()
+
+    def add(self, start: int, stop: int, made: NDArray[Any], nonfinite: int = 0) -> Written | None:
+        """As of `Deal`; tiles come in order."""
+        self._checksum.update(made.data)
+        self._nonfinite += nonfinite
+        return Written(self._checksum.hexdigest(), self._nonfinite) if stop == self.span.stop else None
+
+
+class Deal:
+    """The tiles of a span for workers of this process that share it, and the checksum of what they make of them.
+
+    Attributes:
+        span: the piece.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
         self._borders = span.borders()
         self._changed = threading.Condition()  # guards what follows
         self._checksum = xxhash.xxh3_128()
         self._next = span.start  # the element whose tile is next to be added to the checksum
         self._early: dict[int, tuple[int, NDArray[Any]]] = {}  # tiles made before it, by their first element
         self._nonfinite = 0
-
-    def __reduce__(self) -> tuple[type[Self], tuple[Span]]:
-        return type(self), (self.span,)
-
-    def begun(self) -> "Deal":
-        """What a worker takes its tiles of: where nobody shares it all of them, also if it is done once more."""
-        return self if self.shared else Deal(self.span)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """First element and the one behind the last of each tile that falls to the caller."""
@@ -89,3 +104,11 @@ class Deal:
                 self._checksum.update(tile.data)
             self._changed.notify_all()
             return Written(self._checksum.hexdigest(), self._nonfinite) if self._next == self.span.stop else None
+
+
+Share = Span | Deal  # what a worker is given: a piece of its own, or tiles of one that others have too
+
+
+def taken(share: Share) -> Alone | Deal:
+    """What a worker takes its tiles from: of a piece of its own all, also if it is done once more."""
+    return share if isinstance(share, Deal) else Alone(share)

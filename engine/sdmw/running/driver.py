@@ -100,6 +100,8 @@ class Run:
 
     def _kept_pieces(self) -> list[Piece]:
         """What an earlier run wrote, as it said, and cut as this plan cuts: another budget may have cut otherwise."""
+        if not self._journal.pieces:
+            return []
         planned = {piece for tensor in range(len(self._plan.tensors)) for piece in self._plan.pieces_of(tensor)}
         return [piece for piece in self._journal.pieces if piece in planned]
 
@@ -172,10 +174,13 @@ class Run:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
         def take(pieces: Sequence[Piece], found: Sequence[Written | None]) -> None:
+            done = 0
             for piece, written in zip(pieces, found, strict=True):
                 if written:
                     self._journal.note_piece(piece, written)
-                    told(self._span(piece).nbytes, True)
+                    done += self._plan.read_of(piece)
+            if done:
+                told(done, True)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:

@@ -56,7 +56,8 @@ class Job:
 
     def portion(self, piece: Piece, given_up: GivenUp, *, shared: bool) -> Portion:
         """A piece with all that is needed to write it, by workers that may share it."""
-        return Portion(Deal(span_of(self.plan, piece, given_up), shared=shared), self.decision_of(piece.tensor))
+        span = span_of(self.plan, piece, given_up)
+        return Portion(Deal(span) if shared else span, self.decision_of(piece.tensor))
 
 
 def span_of(plan: Plan, piece: Piece, given_up: GivenUp) -> Span:

@@ -117,9 +117,9 @@ class Measuring:
         while look := self._method.needs(params, have):
             nothing = look.nothing(len(self._plan.tensors[tensors[0]].among))
             found = {self._plan.tensors[tensor].component: nothing for tensor in tensors}
-            if tasks := sum(shares for *_, shares in self._dealt(number, look)):
-                self._open[number] = _OpenLayer(look, tasks, have, found)
-                return self._tasks(number, look)
+            if dealt := list(self._dealt(number, look)):
+                self._open[number] = _OpenLayer(look, sum(shares for *_, shares in dealt), have, found)
+                return self._tasks(number, look, dealt)
             have = have.with_look(type(look), found)
         decision = self._method.decide_layer(params, have)
         if have.looks:
@@ -140,16 +140,16 @@ class Measuring:
                 span = self._span(piece)
                 yield tensor, span, 1 if look.in_order else self._shares(span)
 
-    def _tasks(self, number: int, look: Look[Any]) -> "Iterator[_Asked]":
+    def _tasks(self, number: int, look: Look[Any], dealt: Sequence[tuple[int, Span, int]]) -> "Iterator[_Asked]":
         first = not self._open[number].have.looks
-        for tensor, span, shares in self._dealt(number, look):
-            models, deal = len(self._plan.tensors[tensor].among), Deal(span, shared=shares > 1)
+        for tensor, span, shares in dealt:
+            models, shared = len(self._plan.tensors[tensor].among), Deal(span) if shares > 1 else span
             read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
             size = span.nbytes if first else read
             for share in range(shares):
                 told = size * (share + 1) // shares - size * share // shares
                 take = partial(self._take, number, span.tensor.component, told)
-                yield _Asked(work.Looking(deal, look, models), told, take)
+                yield _Asked(work.Looking(shared, look, models), told, take)
 
     def _take(self, number: int, component: str, size: int, result: Any) -> None:
         """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision."""

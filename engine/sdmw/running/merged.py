@@ -13,7 +13,6 @@ from sdmw.errors import RunError
 from sdmw.methods import all_methods
 from sdmw.planning.plan import TensorPlan
 from sdmw.planning.unmade import cost_of, result
-from sdmw.running.deal import Deal
 from sdmw.running.job import Job
 from sdmw.running.span import Span
 from sdmw.running.work import Portion, write_portion
@@ -86,7 +85,7 @@ class MergedSource:
 
         if values.size:
             span = Span(tensor.part, start, stop, tensor.part.tile(tensor.most), tensor.strict)
-            write_portion(Portion(Deal(span), tensor.layer), all_methods()[tensor.method], tensor.model, take)
+            write_portion(Portion(span, tensor.layer), all_methods()[tensor.method], tensor.model, take)
         values.flags.writeable = False
         return values.view()  # the owner of the memory could be made writeable again
 

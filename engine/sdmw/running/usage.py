@@ -9,7 +9,10 @@ from typing import Self
 
 import psutil
 
+from sdmw.running.events import Event, Progress, Receiver
+
 SAMPLE_EVERY = 0.02  # seconds between samples
+MOST_KEPT = 200  # samples: of a longer run fewer of them are kept
 
 
 class Usage:
@@ -20,11 +23,17 @@ class Usage:
         cpu_s: processor seconds of all threads since entering.
         peak_rss: the largest resident memory, bytes: the kernel's own peak where it was reached in here.
         peak_anonymous: the largest resident memory that no file backs, bytes, by samples.
+        memory: resident memory over time, seconds since entering and bytes: the largest between two of them.
+        stages: seconds between the first and the last that was heard of each stage.
     """
 
     def __init__(self) -> None:
         self.peak_rss = 0
         self.peak_anonymous = 0
+        self.memory: list[tuple[float, int]] = []
+        self.stages: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        self._spacing = 0.0  # seconds between kept samples
         self._process = psutil.Process()
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="sdmw-usage", daemon=True)
@@ -51,6 +60,17 @@ class Usage:
         """Processor seconds since entering."""
         return time.process_time() - self._cpu
 
+    def hearing(self, tell: Receiver) -> Receiver:
+        """A receiver that also notes how long stages take."""
+
+        def told(event: Event) -> None:
+            if isinstance(event, Progress):
+                now = self.wall_s
+                self.stages[event.stage] = now - self._since.setdefault(event.stage, now)
+            tell(event)
+
+        return told
+
     def read_peak(self) -> None:
         """Take a last sample and the kernel's peak, which samples may have missed."""
         self._take()
@@ -66,6 +86,18 @@ class Usage:
         memory = self._process.memory_info()
         self.peak_rss = max(self.peak_rss, memory.rss)
         self.peak_anonymous = max(self.peak_anonymous, memory.rss - getattr(memory, "shared", 0))
+        self._keep(self.wall_s, memory.rss)
+
+    def _keep(self, now: float, rss: int) -> None:
+        """Add a sample to the last one, or as another; when there are too many, every two become one."""
+        kept = self.memory
+        if kept and now - kept[-1][0] < self._spacing:
+            kept[-1] = kept[-1][0], max(kept[-1][1], rss)
+            return
+        kept.append((now, rss))
+        if len(kept) >= MOST_KEPT:
+            kept[:] = [(one[0], max(one[1], other[1])) for one, other in zip(kept[::2], kept[1::2], strict=True)]
+            self._spacing = 2 * (kept[-1][0] - kept[0][0]) / MOST_KEPT
 
 
 def _kernel_peak() -> int:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import tee
 from typing import Any
 
@@ -15,7 +15,7 @@ from sdmw.kernels import tiles
 from sdmw.kernels.codes import BF16, DELTA, F16, F32
 from sdmw.methods.method import AnyMethod, Destination
 from sdmw.planning.plan import TensorPlan
-from sdmw.running.deal import Deal, Written
+from sdmw.running.deal import Alone, Deal, Share, Written, taken
 from sdmw.running.gathered import Gathered, Write
 from sdmw.running.nonfinite import MEND, count, explain
 from sdmw.running.span import Arrays, Span, read_ranges, read_tiles
@@ -32,17 +32,17 @@ CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 class Looking:
     """A piece to be looked at: its tiles, what to measure, and how many models there are."""
 
-    deal: Deal
+    share: Share
     look: Look[Any]
     models: int
 
 
 def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
     """The statistic of each piece; errors as of `measure`."""
-    return tuple(measure(each.deal.begun(), each.look, each.models) for each in lookings)
+    return tuple(measure(taken(each.share), each.look, each.models) for each in lookings)
 
 
-def measure(deal: Deal, look: Look[S], models: int) -> S:
+def measure(deal: Alone | Deal, look: Look[S], models: int) -> S:
     """One look at the tiles of a piece that fall to this worker.
 
     Args:
@@ -70,7 +70,7 @@ def measure(deal: Deal, look: Look[S], models: int) -> S:
 class Portion:
     """A piece to be written, and the decision of its layer; None where it is not merged."""
 
-    deal: Deal
+    share: Share
     layer: object = None
 
 
@@ -105,13 +105,13 @@ def write_portions(
 
 def write_portion(portion: Portion, method: AnyMethod, model: object, write: Write) -> Written | None:
     """One of them; `write` takes its tiles one by one."""
-    deal = portion.deal.begun()
+    deal = taken(portion.share)
     if deal.span.tensor.action == "merge":
         return apply(deal, method, portion.layer, model, write)
     return (copy if deal.span.tensor.action == "copy" else convert)(deal, write)
 
 
-def apply(deal: Deal, method: AnyMethod, layer: object, model: object, write: Write) -> Written | None:
+def apply(deal: Alone | Deal, method: AnyMethod, layer: object, model: object, write: Write) -> Written | None:
     """Merge a piece and write it.
 
     Raises:
@@ -126,7 +126,7 @@ def apply(deal: Deal, method: AnyMethod, layer: object, model: object, write: Wr
     )
 
 
-def convert(deal: Deal, write: Write) -> Written | None:
+def convert(deal: Alone | Deal, write: Write) -> Written | None:
     """Round a piece of one input to the output dtype and write it; NonFiniteError as for `apply`."""
     nothing = np.empty(0, np.float32)
     one = np.float32(1)
@@ -141,7 +141,7 @@ def convert(deal: Deal, write: Write) -> Written | None:
     return _produce(deal, write, rounded, deltas=False)
 
 
-def copy(deal: Deal, write: Write) -> Written | None:
+def copy(deal: Alone | Deal, write: Write) -> Written | None:
     """Write a piece of a tensor that is not merged, which all inputs must agree on.
 
     Raises:
@@ -169,7 +169,7 @@ def copy(deal: Deal, write: Write) -> Written | None:
 
 def check_copy(span: Span) -> None:
     """Raise what `copy` would raise, and write nothing."""
-    copy(Deal(span), lambda shard, offset, data: None)
+    copy(Alone(span), lambda shard, offset, data: None)
 
 
 def holds(span: Span, checksum: str, sink: Sink) -> bool:
@@ -215,13 +215,15 @@ def _same_bits(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
     return np.array_equal(first.view(np.uint8), second.view(np.uint8))
 
 
-def _produce(deal: Deal, write: Write, kernel: Callable[[Tile, Destination], bool], *, deltas: bool) -> Written | None:
+def _produce(
+    deal: Alone | Deal, write: Write, kernel: Callable[[Tile, Destination], bool], *, deltas: bool
+) -> Written | None:
     span, tensor, output, written = deal.span, deal.span.tensor, deal.span.tensor.output, None
     itemsize = output.dtype.itemsize
     borders, asked = tee(deal.tiles())
     read = read_ranges(tensor.inputs, (tensor.read_for(*each) for each in asked), span.given_up.check)
     for (start, stop), (first, arrays) in zip(borders, read, strict=True):
-        tile = replace(_tile(tensor, tensor.inputs, arrays, first), begin=start - first, end=stop - first)
+        tile = _tile(tensor, tensor.inputs, arrays, first, start - first, stop - first)
         offset = output.offset + start * itemsize
         merged = staging.array(offset, (stop - start) * itemsize).view(output.dtype.storage)
         nonfinite = 0
@@ -236,16 +238,22 @@ def _produce(deal: Deal, write: Write, kernel: Callable[[Tile, Destination], boo
     return written
 
 
-def _tile(tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
-    tile = tile_of(inputs, arrays, start)
-    return replace(tile, tensor=tensor.name, row=tensor.row, columns=tensor.columns)
+def _tile(
+    tensor: TensorPlan, inputs: Sequence[Tensor], arrays: Arrays, start: int, begin: int = 0, end: int = -1
+) -> Tile:
+    size = arrays[0].size
+    return Tile(*_addressed(inputs, arrays), size, tensor.name, start, tensor.row, tensor.columns, begin, end)
 
 
 def tile_of(inputs: Sequence[Tensor], arrays: Arrays, start: int) -> Tile:
     """The tile of some inputs, whose elements from `start` on are in arrays."""
-    addresses = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
+    return Tile(*_addressed(inputs, arrays), arrays[0].size, first=start)
+
+
+def _addressed(inputs: Sequence[Tensor], arrays: Arrays) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    addresses = np.array([array.ctypes.data for array in arrays], np.int64)
     codes = [DELTA if one.gives == "delta" else CODES[one.dtype] for one in inputs]
-    return Tile(addresses, np.array(codes, np.int64), arrays[0].size, first=start)
+    return addresses, np.array(codes, np.int64)
 
 
 def _overflow(tensor: TensorPlan, merged: NDArray[Any], start: int) -> Problem:

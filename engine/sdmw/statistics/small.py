@@ -1,4 +1,4 @@
-"""What SDM-W decides of a layer that is one small tensor: sorted as a whole, without bins."""
+"""What SDM-W decides of a layer that is one small tensor: ranked as a whole, without bins."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -77,7 +77,7 @@ class SmallCounter:
         models = len(look.k)
         self._put, self._decide, self._k = put_patterns, decide_all, np.array(look.k)
         self._patterns, self._count = np.empty((models, SMALL), np.uint32), 0
-        self._cuts, self._numbers = np.empty(models), np.empty((models, 4), np.int64)
+        self._cuts, self._numbers = np.empty(models), np.empty((models, 6), np.int64)
         self._sums = np.empty((models, EXPONENTS), np.int64)
 
     def add(self, tile: Tile) -> None:
@@ -98,8 +98,8 @@ class SmallCounter:
 
 
 def _cut(value: float, numbers: list[int], sums: NDArray[np.int64]) -> Cut:
-    nonzero, nonfinite, pattern, kept = numbers
-    exponents = np.flatnonzero(sums)
-    by_exponent = zip(exponents.tolist(), sums[exponents].tolist(), strict=True)
-    magnitude = sum(each << (max(exponent, 1) - 1) for exponent, each in by_exponent)
+    nonzero, nonfinite, pattern, kept, least, behind = numbers
+    magnitude = 0
+    for exponent, each in enumerate(sums[least:behind].tolist(), least):
+        magnitude += each << (max(exponent, 1) - 1)
     return Cut(value if nonzero else None, pattern, nonzero, kept, magnitude, nonfinite)

@@ -17,7 +17,6 @@ from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.bundles import LARGEST, Bundles
 from sdmw.running.context import Context
-from sdmw.running.deal import Deal
 from sdmw.running.events import Progress
 from sdmw.running.in_order import InOrder
 from sdmw.running.job import span_of
@@ -84,7 +83,7 @@ class _Measuring:
         for number, tensor in enumerate(self._plan.tensors):
             for piece in self._plan.looked_at(number, LOOK):
                 span = span_of(self._plan, piece, self._context.pool.given_up)
-                yield _Asked(piece, work.Looking(Deal(span), LOOK, len(tensor.among)), span.nbytes)
+                yield _Asked(piece, work.Looking(span, LOOK, len(tensor.among)), span.nbytes)
 
     def _task(self, asked: Sequence[_Asked]) -> Task[Any] | None:
         if not asked:

@@ -4,6 +4,11 @@ from enum import Enum
 
 import numpy as np
 
+_STORAGE = {
+    "F32": "<u4", "F16": "<u2", "BF16": "<u2", "F64": "<f8", "BOOL": "u1", "U8": "u1", "I8": "i1", "U16": "<u2",
+    "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
+}  # fmt: skip
+
 
 class DType(Enum):
     """An element type by its safetensors name; the value is the size in bits.
@@ -14,12 +19,17 @@ class DType(Enum):
         bits: an element's.
         itemsize: bytes an element; for dtypes of whole bytes only.
         merges: merge arithmetic takes it: the floats that float32 holds exactly.
+        copies: it is copied where all inputs agree: integers, booleans, float64.
+        storage: the NumPy dtype in which a tile is handed out: bit patterns (uint16) for BF16 and F16; of dtypes that
+            merge or are copied.
     """
 
     _value_: tuple[str, int]
     bits: int
     itemsize: int
     merges: bool
+    copies: bool
+    storage: np.dtype[np.generic]
 
     F32 = ("F32", 32)
     F16 = ("F16", 16)
@@ -48,26 +58,13 @@ class DType(Enum):
         # Plain attributes: a plan of 100,000 tensors asks for them a million times.
         self.bits, self.itemsize = bits, bits // 8
         self.merges = name in ("F32", "F16", "BF16")
+        self.copies = name in _STORAGE and not self.merges
+        if name in _STORAGE:
+            self.storage = np.dtype(_STORAGE[name])
 
-    @property
-    def copies(self) -> bool:
-        """Whether it is copied where all inputs agree: integers, booleans, float64."""
-        return self in _COPIED
+    __hash__ = object.__hash__  # as equality is; that of Enum is a function in Python
 
     @property
     def whole(self) -> bool:
         """Whether its elements are integers or truth values, of which a recipe may take the base's."""
         return self.copies and self is not DType.F64
-
-    @property
-    def storage(self) -> np.dtype[np.generic]:
-        """The NumPy dtype in which a tile is handed out: bit patterns (uint16) for BF16 and F16."""
-        return np.dtype(_STORAGE[self])
-
-
-_STORAGE = {
-    DType.F32: "<u4", DType.F16: "<u2", DType.BF16: "<u2", DType.F64: "<f8", DType.BOOL: "u1", DType.U8: "u1",
-    DType.I8: "i1", DType.U16: "<u2", DType.I16: "<i2", DType.U32: "<u4", DType.I32: "<i4", DType.U64: "<u8",
-    DType.I64: "<i8",
-}  # fmt: skip
-_COPIED = frozenset(_STORAGE) - {DType.F32, DType.F16, DType.BF16}

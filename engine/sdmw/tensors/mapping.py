@@ -155,10 +155,11 @@ class MappedBytes:
             0, or the error: EFAULT where the file ends before they do or the disk cannot read. Another thing may still
             truncate the file afterwards.
         """
-        with self._populating:
-            if self._error is None:
-                self._error = self._populated()
-            return self._error
+        if self._error is None:
+            with self._populating:
+                if self._error is None:
+                    self._error = self._populated()
+        return self._error
 
     def _populated(self) -> int:
         # By touching them where no SIGBUS can come of it. MADV_POPULATE_READ marks every page as used, and a large
@@ -211,20 +212,20 @@ class Mappings:
     _all: weakref.WeakValueDictionary[str, MappedFile] = field(default_factory=weakref.WeakValueDictionary)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, path: str) -> MappedFile:
-        """The mapping of the file that the path names now; OSError where it cannot be mapped."""
+    def of(self, path: str) -> tuple[MappedFile, MappedFile | None]:
+        """The mapping of the file that the path names now, and that of before; OSError where it cannot be mapped."""
         # A look costs 2 µs a tile. Without it a file that was replaced since an earlier merge in this process would
         # still give its old content.
         identity = _identity(os.stat(path))
         with self._lock:
-            mapped = self._all.get(path)
+            before = mapped = self._kept.get(path) or self._all.get(path)
             if mapped is None or mapped.identity != identity:
                 mapped = self._all[path] = MappedFile(path)
             self._kept[path] = mapped
             self._kept.move_to_end(path)
             while len(self._kept) > self.most:
                 self._kept.popitem(last=False)
-        return mapped
+        return mapped, before
 
     def found(self, path: str) -> MappedFile | None:
         """The mapping of a file if there is one."""
@@ -317,9 +318,8 @@ class MappedTensor:
             nothing.flags.writeable = False
             return nothing
         first, last = self._bytes(start, stop)
-        before = _mappings.found(info.file)
         try:
-            mapped = _mappings.of(info.file)
+            mapped, before = _mappings.of(info.file)
         except OSError:  # gone, or only not to be mapped: a plain read tells
             return ReadTensor(info).tile(start, stop)
         if (end := info.offset + info.nbytes) > mapped.size:
@@ -336,8 +336,10 @@ class MappedTensor:
 
     def release(self, start: int, stop: int) -> None:
         """Lets go of the memory behind a tile: mapped pages count as resident until then; those of a window stay."""
+        if (stop - start) * self.info.dtype.itemsize <= _WINDOW:
+            return
         first, last = self._bytes(start, stop)
-        if last - first > _WINDOW and (mapped := _mappings.found(self.info.file)):
+        if mapped := _mappings.found(self.info.file):
             mapped.release(first, last)
 
     def lost(self) -> RunError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from sdmw import linux
 from sdmw.codec import tagged
@@ -28,7 +29,7 @@ class Stored(Tensor):
     @property
     def cost(self) -> Cost:
         """Every byte once; tiles are views of mapped pages."""
-        return Cost(read=self.dtype.itemsize, held=self.dtype.itemsize)
+        return _cost(self.dtype.itemsize)
 
     def open(self) -> Source:
         """Through a mapping where that can be trusted, else by `pread`.
@@ -44,3 +45,8 @@ class Stored(Tensor):
     def leaves(self) -> Iterator["Stored"]:
         """Itself."""
         yield self
+
+
+@cache  # a plan asks for it many times a tensor
+def _cost(itemsize: int) -> Cost:
+    return Cost(read=itemsize, held=itemsize)

@@ -1,0 +1,1 @@
+"""Pages that people look at: a merge, a store, a comparison as one HTML file."""

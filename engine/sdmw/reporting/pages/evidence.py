@@ -1,0 +1,221 @@
+"""What a store tells of models: how they agree, how large their changes are, what stands out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log2
+from statistics import median
+from typing import TYPE_CHECKING
+
+from sdmw.errors import Problem, UsageError, quoted
+from sdmw.reporting.diagnosis import CAUTION
+from sdmw.reporting.findings import findings_of
+from sdmw.reporting.pages import charts
+from sdmw.reporting.pages.page import Cell, Part, Table, Text, columns_of
+from sdmw.reporting.pages.places import places_of
+from sdmw.stores.evidence.agreement import Agreement, Pair, agreement, overlap
+from sdmw.stores.evidence.merged import merged_of
+from sdmw.stores.evidence.numbers import Numbers, numbers_of
+from sdmw.stores.evidence.powers import histograms
+from sdmw.stores.grid import Grid
+from sdmw.stores.sweeping import sweep_rows
+
+if TYPE_CHECKING:
+    from sdmw.reporting.report import Report
+    from sdmw.stores.store import Store
+
+K = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0)
+POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+MOST_PAIRS = 10  # lines in a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Answers to a reader's questions.
+
+    Attributes:
+        agreement: whether the models agree.
+        cuts: how large changes are, and what other settings would make of them.
+        findings: what is odd.
+    """
+
+    agreement: tuple[Part, ...]
+    cuts: tuple[Part, ...]
+    findings: tuple[Part, ...]
+
+
+def evidence_for(report: "Report", store: "Store") -> Evidence:
+    """What a store tells of the models of a merge.
+
+    Raises:
+        UsageError: it is a store of other models.
+        StoreError: it is damaged.
+    """
+    merged = tuple(model.name for model in report.models)
+    if merged != store.models:
+        told = ", ".join(map(quoted, store.models))
+        raise UsageError([Problem("statistics", f"a store of {', '.join(map(quoted, merged))}", told)])
+    numbers = numbers_of(store)
+    _check(report, numbers)
+    return evidence_of(numbers, _cuts_of(report))
+
+
+def _check(report: "Report", numbers: Numbers) -> None:
+    """What both have counted must be equal."""
+    for number, model in enumerate(report.models):
+        counted, own = model.facts.get("nonzero"), int(numbers.nonzero[:, number].sum())
+        if isinstance(counted, int) and counted != own:
+            expected = f"a store of the same inputs, with {counted:,} nonzero deltas of {quoted(model.name)}"
+            raise UsageError([Problem("statistics", expected, f"one with {own:,}")])
+
+
+def _cuts_of(report: "Report") -> Mapping[str, float]:
+    """The median threshold of each model."""
+    found: dict[str, list[float]] = {}
+    for layer in report.layers:
+        of_all = len(layer.facts) == len(report.models)  # else of some of them, in a slice
+        for model, facts in zip(report.models, layer.facts if of_all else (), strict=of_all):
+            if isinstance(threshold := facts.get("threshold"), float) and threshold > 0:
+                found.setdefault(model.name, []).append(threshold)
+    return {model: median(thresholds) for model, thresholds in found.items()}
+
+
+def evidence_of(numbers: Numbers, cuts: Mapping[str, float]) -> Evidence:
+    """What a store tells; `cuts` are thresholds of models, shown among their changes."""
+    store = numbers.store
+    return Evidence(
+        tuple(_agreement(numbers)),
+        (*_histograms(store, cuts), *_settings(store)),
+        tuple(_findings(numbers)),
+    )
+
+
+def _agreement(numbers: Numbers) -> Iterator[Part]:
+    found = agreement(numbers)
+    if not found.pairs:
+        yield Text("There is one model.")
+        return
+    columns = columns_of(
+        ("model", "model"), ("other", "other"), ("cosine", "cosine", "number"), ("conflict", "signs differ", "share")
+    )
+    said = "A matrix of models: the cosine of the angle between what two of them changed."
+    yield charts.square("Cosine of the angle between what two models changed", "agreement", "cosine", said=said)
+    if any(pair.conflict is not None for pair in found.pairs):
+        said = "A matrix of models: of the elements that both change, the share that they move in opposed directions."
+        title = "Signs that differ, of elements that both change; half of them by chance"
+        yield charts.square(title, "agreement", "conflict", said=said, share=True)
+    yield Table("agreement", "Every two models", columns, tuple(_both_ways(found)))
+    yield from _by_depth(found, "cosine")
+    yield from _by_depth(found, "conflict")
+    yield from _overlap(numbers)
+
+
+def _both_ways(found: Agreement) -> Iterator[tuple[Cell, ...]]:
+    names = found.models
+    for pair in found.pairs:
+        yield names[pair.one], names[pair.other], pair.cosine, pair.conflict
+        yield names[pair.other], names[pair.one], pair.cosine, pair.conflict
+
+
+def _by_depth(found: Agreement, measure: str) -> Iterator[Part]:
+    """The median over components, of each pair in each block."""
+    places = places_of(found.tensors)
+    rows: list[tuple[Cell, ...]] = []
+    for pair in found.pairs[:MOST_PAIRS]:
+        by_depth: dict[int, list[float]] = {}
+        for name, value in zip(found.tensors, _of_tensors(pair, measure), strict=True):
+            if value is not None and (depth := places[name].depth) is not None:
+                by_depth.setdefault(depth, []).append(value)
+        names = f"{found.models[pair.one]} and {found.models[pair.other]}"
+        rows += [(names, depth, median(values)) for depth, values in sorted(by_depth.items())]
+    if len({row[1] for row in rows}) < 2:
+        return
+    share = measure == "conflict"
+    title = "Signs that differ" if share else "Cosine"
+    name, said = f"{measure}_by_depth", f"A line for every two models: {title.lower()} over blocks."
+    yield charts.lines(
+        f"{title}, by depth, median of the components", name, "depth", measure,
+        said=said, names=("block", ""), by="pair", share=share,
+    )  # fmt: skip
+    columns = columns_of(
+        ("pair", "models"), ("depth", "block", "count"), (measure, title.lower(), "share" if share else "number")
+    )
+    yield Table(name, f"{title} by depth, as numbers", columns, tuple(rows), folded=True)
+
+
+def _of_tensors(pair: Pair, measure: str) -> Sequence[float | None]:
+    return pair.cosines if measure == "cosine" else pair.conflicts
+
+
+def _overlap(numbers: Numbers) -> Iterator[Part]:
+    found = overlap(numbers)
+    if found is None or not found.changed:
+        return
+    rows = tuple((str(count), own, own / found.changed) for count, own in enumerate(found.by_models, 1))
+    columns = columns_of(
+        ("by", "changed by so many models"), ("count", "elements", "count"), ("share", "share", "share")
+    )
+    yield Table("overlap", "Elements that models share", columns, rows)
+
+
+def _histograms(store: "Store", cuts: Mapping[str, float]) -> Iterator[Part]:
+    found = [each for each in histograms(store) if each.power is not None]
+    rows = tuple(
+        (each.model, (each.power or 0) + at, count / sum(each.counts), _log2(cuts.get(each.model)))
+        for each in found
+        for at, count in enumerate(each.counts)
+    )
+    if not rows:
+        yield Text("No model changes anything.")
+        return
+    drawn = f"Magnitudes of what models changed{', and the median threshold' if cuts else ''}"
+    said = "For each model how many of its changes have which magnitude, by powers of two."
+    yield charts.histogram(drawn, "powers", cut=bool(cuts), said=said)
+    columns = columns_of(
+        ("model", "model"), ("power", "power of two", "number"), ("share", "share", "share"),
+        ("cut", "threshold, as a power of two", "number"),
+    )  # fmt: skip
+    yield Table("powers", "Magnitudes as numbers", columns, rows, folded=True)
+
+
+def _log2(value: float | None) -> float | None:
+    return None if value is None else log2(value)
+
+
+def _settings(store: "Store") -> Iterator[Part]:
+    """Weights of SDM-W at other settings: the middle of their bounds."""
+    for name, title, k, power in (
+        ("k", "percent of the nonzero deltas dropped (k), weights linear", K, (1.0,)),
+        ("power", "power of the weights, all deltas kept", (0.0,), POWERS),
+    ):
+        swept = sweep_rows(store, Grid(k, power, (1,), ("tensor",), (1.0,)))
+        rows = tuple(
+            (model, row[name], (low + high) / 2)
+            for row in swept
+            for model, (low, high) in zip(store.models, row["weights"], strict=True)
+        )
+        table, said = f"weights_by_{name}", f"A line for each model: its weight in SDM-W over {name}."
+        drawn = f"Weights of SDM-W by {'k' if name == 'k' else 'their power'}"
+        yield charts.lines(drawn, table, name, "weight", said=said, names=(title, "weight"))
+        columns = columns_of(("model", "model"), (name, name, "number"), ("weight", "weight", "number"))
+        yield Table(table, f"{drawn}, as numbers", columns, rows, folded=True)
+
+
+def _findings(numbers: Numbers) -> Iterator[Part]:
+    found = findings_of(numbers, merged_of(numbers, None), None)
+    if not found:
+        yield Text("Nothing stands out among what the models changed.")
+        return
+    rows = tuple(
+        (
+            each.title,
+            "; ".join(each.said),
+            ", ".join(each.places) + (f" and {each.more:,} more" if each.more else ""),
+            each.advice + (f" ({each.source})" if each.source else ""),
+        )
+        for each in found
+    )
+    columns = columns_of(
+        ("what", "what stands out"), ("numbers", "numbers"), ("where", "where"), ("advice", "what people do")
+    )
+    yield Table("findings", "What stands out among what the models changed", columns, rows)
+    yield Text(CAUTION)
