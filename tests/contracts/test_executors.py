@@ -99,7 +99,7 @@ def recipe(world, *models, **fields):
 
 
 def bits(out):
-    return {path.name: path.read_bytes() for path in Path(out).iterdir() if path.name != "sdmw_report.json"}
+    return {path.name: path.read_bytes() for path in Path(out).iterdir() if not path.name.startswith("sdmw_report.")}
 
 
 def merged(world, out, asked=None, **options):

@@ -542,8 +542,7 @@ def test_della_keeps_as_often(tmp_path, monkeypatch, density, epsilon):
             "merge_method": "della_linear", "base_model": "below", "random_seed": seed,
             "models": [{"model": "above"}], "parameters": {"weight": 1, "density": density, "epsilon": epsilon},
         }  # fmt: skip
-        sdmw.merge(recipe, "out", progress=False, overwrite=True)
-        return load_file("out/model.safetensors")["w"][0].numpy()
+        return np.asarray(sdmw.open(recipe, progress=False).get_tensor("w"))[0]
 
     def theirs(seed):
         torch.manual_seed(seed)

@@ -91,9 +91,9 @@ def test_two_threads_between_each_other(file, tensor, size):
 def test_tiles_that_are_still_held_are_not_read_in_again_by_their_neighbours(file, tensor):
     """A loop's own variable keeps its last tile; and the kernel joins mappings that go on where another one ends."""
     source, held = tensor.open(), []
-    for start, stop in tiles(ALIGNED // 4, backwards=True):
+    for start, stop in tiles(ALIGNED // 2, backwards=True):
         held.append(source.tile(start, stop))
-        assert resident(file) <= whole_pages(ALIGNED // 4)
+        assert resident(file) <= whole_pages(ALIGNED // 2)
         source.release(start, stop)
         assert resident(file) == 0
 

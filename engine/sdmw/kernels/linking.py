@@ -17,7 +17,6 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
-from numpy.typing import NDArray
 
 from sdmw.kernels.entry import Entry
 from sdmw.kernels.jit import Callback, Kernel
@@ -119,7 +118,7 @@ def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Ca
     return run
 
 
-def _address(array: NDArray[Any]) -> int:
+def _address(array: Any) -> int:
     """Of an array's first byte; its own `ctypes.data` takes four times as long, and small tensors have many."""
     if array.size and array.flags.writeable:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
