@@ -239,7 +239,8 @@ def measure(
 ) -> None:
     """Store the statistics of what models changed.
 
-    The models are read once. The store is a zarr group, which sweep and merge --statistics read.
+    The models are read once; layers that histograms do not decide, mostly of float32, once more for what the recipe's
+    own settings decide. The store is a zarr group, which doctor, sweep, plan and merge --statistics read.
     """
     from sdmw import api
     from sdmw.reporting import terminal

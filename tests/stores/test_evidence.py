@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import write_checkpoint
+from reference import survey as reference
 from sdmw.errors import StoreError
 from sdmw.reporting.findings import diagnose, findings_of
 from sdmw.stores.evidence.agreement import agreement, overlap
@@ -228,6 +229,43 @@ def test_what_rounding_swallows():
     found = kinds_of(deltas, unchanged={"y": np.array([[90, 500], [80, 500]])})["swallowed"]
     assert [(row.models, row.numbers["share"]) for row in found.rows] == [(("a",), 90 / 8192)]  # 80 are too few
     assert [(place.tensor, place.value) for place in found.tensors] == [("y", 90 / 4096)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1, {"short"}), ("preserve_norm", set()), (5, {"far"}), (0.1, {"short"})]
+)
+def test_how_far_the_merge_goes(known, scale, expected):
+    found = diagnose(sdmw.open_store("store"), sdmw.plan({**RECIPE, "parameters": {"k": 0, "lambda": scale}}))
+    assert {each.kind for each in found} == expected
+
+
+def test_what_is_swallowed_depends_on_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"x": noise(1, 1.0), "y": noise(2, 1.0)}
+    write_checkpoint(tmp_path / "base", base)
+    for seed, name in ((3, "corp"), (5, "func")):
+        write_checkpoint(tmp_path / name, {key: each + noise(seed, 1e-3) for key, each in base.items()})
+    store, shares = measured(), {}
+    for dtype in ("bfloat16", "float16", "float32"):
+        found = {each.kind: each for each in diagnose(store, sdmw.plan({**RECIPE, "out_dtype": dtype}))}
+        shares[dtype] = found["swallowed"].rows[0].numbers["share"] if "swallowed" in found else None
+    model = {key: load_file("corp/model.safetensors")[key].reshape(-1) for key in base}
+    lost, count = np.zeros(2), 0
+    for key, each in base.items():
+        (delta,) = reference.deltas_of(each.reshape(-1), [model[key]])
+        lost += reference.magnitudes(each.reshape(-1), delta)["unchanged"]
+        count += np.count_nonzero(delta)
+    assert shares == {"bfloat16": lost[0] / count, "float16": lost[1] / count, "float32": None}
+    assert shares["bfloat16"] == next(e for e in diagnose(store) if e.kind == "swallowed").rows[0].numbers["share"]
+
+
+def test_norms_that_moved_otherwise():
+    names = {"model.norm.weight": (5.0, (64,)), "model.layers.0.mlp.up_proj.weight": (1.0, (64, 64))}
+    deltas = {m: {n: noise(s, *of) for n, of in names.items()} for m, s in (("a", 1), ("b", 2))}
+    found = kinds_of(deltas)
+    assert [row.models for row in found["norms"].rows] == [("a",), ("b",)]
+    assert {place.tensor for place in found["norms"].tensors} == {"model.norm.weight"}
+    assert not found.keys() & {"embeddings", "routers"}
 
 
 def test_parts_that_moved_otherwise():
