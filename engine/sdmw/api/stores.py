@@ -18,7 +18,10 @@ from sdmw.api.arguments import (
     with_warnings,
 )
 from sdmw.api.merging import prepared_of
+from sdmw.errors import Problem, UsageError
 from sdmw.planning.build import Options
+from sdmw.planning.prepared import Prepared
+from sdmw.recipes.extended import extended
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ def measure(
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
+    add: str | None = None,
+    pairs: bool = True,
 ) -> "Store":
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
 
@@ -59,6 +64,10 @@ def measure(
         download: fetch models that are not on this machine from the Hub.
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: report unknown recipe fields and go on.
+        add: a model to be added to the recipe and to the store, which is there, of the recipe's other models, and is
+            replaced when all is done. Merge with a recipe that has it as its last model then.
+        pairs: False reads only base and new model: of its pairs with the others nothing is known then, nor which
+            elements models share, and nothing is decided.
 
     Returns:
         The store, as `open_store` opens it.
@@ -71,12 +80,31 @@ def measure(
     check_progress(progress)
     limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(store)
     prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
-    options = Options(target, overwrite, 0, limits)
+    before = None
+    if add is not None:
+        from sdmw.stores.known import check_inputs
+
+        before = open_store(target)
+        check_inputs(sound(prepared.plan()), before)
+        prepared = prepared_of(extended(prepared.recipe, add), access, budget=budget, threads=threads)
+    elif not pairs:
+        raise UsageError([Problem("pairs", "True without `add`", "False")])
+    options = Options(target, overwrite or add is not None, 0, limits)
+    return _measured(prepared, options, progress, None if pairs else before)
+
+
+def _measured(prepared: Prepared, options: Options, progress: ProgressLike, before: "Store | None") -> "Store":
+    """Measure all models; or the last one alone, beside what a store has of those before it."""
+    from sdmw.stores.extending import check_extension, extend
     from sdmw.stores.planning import kernels_of, plan_measuring
 
+    target = options.target
+    assert target is not None
     merging = sound(prepared.plan())
     planned = sound(plan_measuring(merging, options))
     planned = replace(planned, threads=min(merging.threads, planned.threads))
+    if before is not None:
+        check_extension(planned, before)
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
     from sdmw.stores.decisions import decide
@@ -89,11 +117,15 @@ def measure(
         merging = settled_with_documents(prepared, sound(prepared.plan()), context)
         merging = replace(merging, threads=planned.threads)
         planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
-        with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
+        with publishing(context, target, (), planned.checkpoints, overwrite=options.overwrite) as publication:
             with StoreWriter(publication.path, len(planned.models)) as writer:
-                measured(planned, writer, context)
+                if before is None:
+                    measured(planned, writer, context)
+                else:
+                    check_extension(planned, before)
+                    extend(planned, before, writer, context)
                 writer.close(store_of(planned, target).attributes())
-            if merging.recipe.merge_method == "sdm_w":
+            if before is None and merging.recipe.merge_method == "sdm_w":
                 publication.add(DECISIONS, decide(merging, read_store(publication.path), context))
             publication.finish()
     return with_warnings(read_store(target), publication, *planned.warnings)

@@ -4,7 +4,7 @@ Workers are threads of this process: a survey of a piece is a megabyte a model, 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
@@ -23,6 +23,7 @@ from sdmw.running.job import span_of
 from sdmw.running.pool import AHEAD, Task
 from sdmw.statistics.blocks import BlockSums
 from sdmw.statistics.survey import Magnitudes, Survey, SurveyLook, subsets_of
+from sdmw.stores.rows import Row, row_of
 from sdmw.stores.writing import Chunk, StoreWriter
 from sdmw.views.layers import layer_index
 
@@ -39,25 +40,26 @@ class _Asked:
     nbytes: int
 
 
-def measure(plan: Plan, writer: StoreWriter, context: Context) -> None:
+def measure(plan: Plan, writer: StoreWriter, context: Context, row: Callable[[int, Survey], Row] | None = None) -> None:
     """Write the statistics of all tensors of a plan.
 
     Args:
         plan: of measuring, without problems.
         writer: of a store without tensors.
         context: of the run.
+        row: what is written of a tensor, by its number, and of the survey of the plan's models; None for that alone.
 
     Raises:
         RunError: the data or the machine.
     """
-    _Measuring(plan, writer, context).carry_out()
+    _Measuring(plan, writer, context, row or (lambda _, survey: row_of(survey))).carry_out()
 
 
 class _Measuring:
     """The pieces of all tensors in order, surveyed and compressed by the pool."""
 
-    def __init__(self, plan: Plan, writer: StoreWriter, context: Context) -> None:
-        self._plan, self._writer, self._context = plan, writer, context
+    def __init__(self, plan: Plan, writer: StoreWriter, context: Context, row: Callable[[int, Survey], Row]) -> None:
+        self._plan, self._writer, self._context, self._row = plan, writer, context, row
         self._total, self._done = plan.bytes_of(range(len(plan.tensors))), 0
         self._open: Survey | None = None
         self._chunks: deque[Chunk] = deque()
@@ -94,7 +96,8 @@ class _Measuring:
             tensor = self._plan.tensors[each.piece.tensor]
             if each.piece.stop == tensor.elements:
                 whole = among(self._open, tensor.among, len(self._plan.models))
-                self._chunks.extend(self._writer.add(tensor.elements, layer_index(tensor.name), whole))
+                row = self._row(each.piece.tensor, whole)
+                self._chunks.extend(self._writer.add(tensor.elements, layer_index(tensor.name), row))
                 self._open = None
             self._done += each.nbytes
         self._context.tell(Progress("measure", self._done, self._total))
