@@ -26,6 +26,7 @@ from sdmw.archives.shards import compressed
 from sdmw.kernels.codes import F32
 from sdmw.statistics.look import Tile
 from sdmw.statistics.survey import Survey, SurveyCounter
+from sdmw.stores.rows import row_of
 from sdmw.stores.store import Store, StoredTensor
 from sdmw.stores.writing import StoreWriter
 
@@ -103,7 +104,9 @@ def write_store(folder: str, shapes: synthetic.Shapes) -> None:
     with StoreWriter(folder, MODELS) as writer:
         for number, tensor in enumerate(tensors):
             own = of_a_tile(min(ELEMENTS, tensor.elements))
-            for name, chunk in writer.add(tensor.elements, number, times(own, tensor.elements // ELEMENTS or 1)):
+            for name, chunk in writer.add(
+                tensor.elements, number, row_of(times(own, tensor.elements // ELEMENTS or 1))
+            ):
                 writer.store(name, compressed(chunk, "shuffle"))
         for name, chunk in writer.rest():
             writer.store(name, compressed(chunk, "shuffle"))

@@ -228,23 +228,33 @@ def measure(
     threads: Threads = None,
     budget: Budget = None,
     overwrite: Overwrite = False,
+    restart: Restart = False,
     quiet: Quiet = False,
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
     download: Download = False,
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
+    add: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Add a model to those of RECIPE, and to STORE, which has them.")
+    ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs/--no-pairs", help="With --add: read the others again, for pairs of models.")
+    ] = True,
 ) -> None:
     """Store the statistics of what models changed.
 
-    The models are read once. The store is a zarr group, which sweep and merge --statistics read.
+    An interrupted run is resumed. The models are read once; layers that histograms do not decide, mostly of float32,
+    once more for what the recipe's own settings decide. The store is a zarr group, which doctor, sweep, plan and merge
+    --statistics read.
     """
     from sdmw import api
     from sdmw.reporting import terminal
 
     found = api.measure(
         recipe, store, threads=threads, budget=budget, overwrite=overwrite, ignore_unknown=ignore_unknown,
-        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet,
+        download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet, add=add,
+        pairs=pairs, resume=not restart,
     )  # fmt: skip
     terminal.print_warnings(found.warnings, [])
     if as_json:

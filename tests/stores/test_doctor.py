@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 import sdmw
 from checkpoints_on_disk import fine_tuned, write_checkpoint
@@ -13,6 +15,7 @@ from command_line import told
 from sdmw.errors import PlanError, StoreError
 from sdmw.reporting.diagnosis import CAUTION
 from sdmw.reporting.diagnosis_lines import MOST_PAIRS
+from sdmw.reporting.findings import _WORDS
 from stores.stores_on_disk import RECIPE, measured, recipe_of, write_models
 
 
@@ -81,6 +84,29 @@ def test_a_store_of_other_inputs_is_refused(models, tmp_path):
     write_checkpoint(tmp_path / "corp", fine_tuned(np.random.default_rng(9), models["base"], scale=1.0))
     with pytest.raises(PlanError, match="the statistics of these files"):
         sdmw.doctor(RECIPE, statistics="store")
+
+
+SAID = re.compile(r"`((?:lambda|normalization|k|out_dtype|nonfinite): [^`]+)`")
+
+
+def test_advice_is_in_the_recipe_language(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"model.layers.0.mlp.gate.weight": (4, 8), "model.layers.0.mlp.experts.0.gate_proj.weight": (8, 8)}
+    rng = np.random.default_rng(1)
+    base = {name: rng.normal(0, 1, shape).astype("f4") for name, shape in names.items()}
+    write_checkpoint(tmp_path / "base", base)
+    for name in ("corp", "func"):
+        write_checkpoint(tmp_path / name, fine_tuned(rng, base))
+    fields = [field for each in _WORDS.values() for field in SAID.findall(each.advice)]
+    assert len(fields) == 6
+    for field in fields:
+        given = YAML(typ="safe").load(field)
+        own = given if given.keys() & {"out_dtype", "nonfinite"} else {"parameters": given}
+        assert sdmw.plan({**RECIPE, **own}).problems == ()
+        if "filter" in field:
+            reader = sdmw.open({**RECIPE, **own}, progress=False)
+            equal = {name for name in names if np.array_equal(reader.get_tensor(name), base[name])}
+            assert equal == {"model.layers.0.mlp.gate.weight"}
 
 
 # The command line

@@ -10,9 +10,11 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from safetensors.numpy import load_file
 
 import sdmw
 from checkpoints_on_disk import write_checkpoint
+from reference import survey as reference
 from sdmw.errors import StoreError
 from sdmw.reporting.findings import diagnose, findings_of
 from sdmw.stores.evidence.agreement import agreement, overlap
@@ -30,6 +32,24 @@ def models(tmp_path, monkeypatch):
     return write_models(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory):
+    """Models and a store of them in a folder that tests only read."""
+    folder = tmp_path_factory.mktemp("evidence")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        models = write_models(folder)
+        measured()
+    return folder, models
+
+
+@pytest.fixture
+def known(read_only, monkeypatch):
+    folder, models = read_only
+    monkeypatch.chdir(folder)
+    return models
+
+
 def deltas_of(models):
     """By model, by tensor."""
     return {
@@ -41,9 +61,9 @@ def deltas_of(models):
 # Tables
 
 
-def test_a_store_has_the_numbers_of_its_deltas(models):
-    store = measured()
-    deltas = {name: {t.name: own[t.name] for t in store.tensors} for name, own in deltas_of(models).items()}
+def test_a_store_has_the_numbers_of_its_deltas(known):
+    store = sdmw.open_store("store")
+    deltas = {name: {t.name: own[t.name] for t in store.tensors} for name, own in deltas_of(known).items()}
     found, expected = numbers_of(store), numbers_by_hand(deltas)
     for name in ("elements", "nonzero", "nonfinite", "conflict", "overlap"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
@@ -86,9 +106,9 @@ def test_above_eight_models_shared_elements_are_unknown():
     assert {round(pair.cosine, 9) for pair in agreement(numbers).pairs} == {1}
 
 
-def test_histograms_are_what_plain_numpy_finds(models):
-    deltas = deltas_of(models)
-    for found in histograms(measured()):
+def test_histograms_are_what_plain_numpy_finds(known):
+    deltas = deltas_of(known)
+    for found in histograms(sdmw.open_store("store")):
         values = np.concatenate([each.reshape(-1) for each in deltas[found.model].values()])
         powers = np.floor(np.log2(np.abs(values[values != 0]))).astype(int)
         counts = [int((powers == power).sum()) for power in range(powers.min(), powers.max() + 1)]
@@ -117,12 +137,12 @@ def test_a_histogram_of_nothing(models):
     ],
     ids=str,
 )
-def test_the_merge_lies_within_its_bounds(models, parameters):
+def test_the_merge_lies_within_its_bounds(known, parameters, tmp_path):
     recipe = {**RECIPE, "out_dtype": "float32", "parameters": parameters}
-    found = merged_of(numbers_of(measured()), sdmw.plan(recipe))
-    report = sdmw.merge(recipe, "out", progress=False)
-    reader = sdmw.open(recipe, progress=False)
-    squares = [np.square(reader.get_tensor(n) - models["base"][n].astype("f8")).sum() for n in models["base"]]
+    found = merged_of(numbers_of(sdmw.open_store("store")), sdmw.plan(recipe))
+    report = sdmw.merge(recipe, tmp_path / "out", progress=False)
+    merged = load_file(tmp_path / "out/model.safetensors")
+    squares = [np.square(each - known["base"][name].astype("f8")).sum() for name, each in merged.items()]
     assert found.own
     for bounds, model in zip(found.weights, report.models, strict=True):
         weight = model.facts["weight"]
@@ -135,8 +155,8 @@ def test_the_merge_lies_within_its_bounds(models, parameters):
         assert low < found.unturned[0] * (1 + 1e-5)
 
 
-def test_settings_that_a_store_does_not_know_are_equal_weights(models):
-    store = measured()
+def test_settings_that_a_store_does_not_know_are_equal_weights(known):
+    store = sdmw.open_store("store")
     plans = [None, sdmw.plan({**RECIPE, "merge_method": "ties", "parameters": {"density": 0.5, "weight": 1}})]
     scales = [{"filter": "q_proj", "value": 0}, {"value": 1}]  # within one layer, which cannot be taken apart
     plans.append(sdmw.plan({**RECIPE, "parameters": {"granularity": "block", "lambda": scales}}))
@@ -144,7 +164,7 @@ def test_settings_that_a_store_does_not_know_are_equal_weights(models):
         assert plan is None or not plan.problems
         found = merged_of(numbers_of(store), plan)
         assert (found.own, found.weights) == (False, ((0.5, 0.5), (0.5, 0.5)))
-        deltas = [np.concatenate([e.reshape(-1) for e in own.values()]) for own in deltas_of(models).values()]
+        deltas = [np.concatenate([e.reshape(-1) for e in own.values()]) for own in deltas_of(known).values()]
         assert found.norm[0] == pytest.approx(np.linalg.norm(sum(deltas).astype("f8") / 2), rel=1e-6)
 
 
@@ -211,6 +231,43 @@ def test_what_rounding_swallows():
     assert [(place.tensor, place.value) for place in found.tensors] == [("y", 90 / 4096)]
 
 
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1, {"short"}), ("preserve_norm", set()), (5, {"far"}), (0.1, {"short"})]
+)
+def test_how_far_the_merge_goes(known, scale, expected):
+    found = diagnose(sdmw.open_store("store"), sdmw.plan({**RECIPE, "parameters": {"k": 0, "lambda": scale}}))
+    assert {each.kind for each in found} == expected
+
+
+def test_what_is_swallowed_depends_on_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"x": noise(1, 1.0), "y": noise(2, 1.0)}
+    write_checkpoint(tmp_path / "base", base)
+    for seed, name in ((3, "corp"), (5, "func")):
+        write_checkpoint(tmp_path / name, {key: each + noise(seed, 1e-3) for key, each in base.items()})
+    store, shares = measured(), {}
+    for dtype in ("bfloat16", "float16", "float32"):
+        found = {each.kind: each for each in diagnose(store, sdmw.plan({**RECIPE, "out_dtype": dtype}))}
+        shares[dtype] = found["swallowed"].rows[0].numbers["share"] if "swallowed" in found else None
+    model = {key: load_file("corp/model.safetensors")[key].reshape(-1) for key in base}
+    lost, count = np.zeros(2), 0
+    for key, each in base.items():
+        (delta,) = reference.deltas_of(each.reshape(-1), [model[key]])
+        lost += reference.magnitudes(each.reshape(-1), delta)["unchanged"]
+        count += np.count_nonzero(delta)
+    assert shares == {"bfloat16": lost[0] / count, "float16": lost[1] / count, "float32": None}
+    assert shares["bfloat16"] == next(e for e in diagnose(store) if e.kind == "swallowed").rows[0].numbers["share"]
+
+
+def test_norms_that_moved_otherwise():
+    names = {"model.norm.weight": (5.0, (64,)), "model.layers.0.mlp.up_proj.weight": (1.0, (64, 64))}
+    deltas = {m: {n: noise(s, *of) for n, of in names.items()} for m, s in (("a", 1), ("b", 2))}
+    found = kinds_of(deltas)
+    assert [row.models for row in found["norms"].rows] == [("a",), ("b",)]
+    assert {place.tensor for place in found["norms"].tensors} == {"model.norm.weight"}
+    assert not found.keys() & {"embeddings", "routers"}
+
+
 def test_parts_that_moved_otherwise():
     names = {
         "model.embed_tokens.weight": (5.0, (64, 64)),
@@ -263,14 +320,14 @@ def test_every_finding_has_words():
 # Damage
 
 
-def test_numbers_that_no_deltas_give(models):
-    store = measured()
+def test_numbers_that_no_deltas_give(known, tmp_path):
+    store, damaged = sdmw.open_store("store"), str(tmp_path / "damaged")
     for name, value in (
         ("elements", 7), ("nonzero", -1), ("conflict", 2**50), ("unchanged", 2**50), ("overlap", -1),
         ("gram", np.nan), ("gram", -1.0),
     ):  # fmt: skip
-        shutil.copytree("store", "damaged", dirs_exist_ok=True)
-        zarr.open_array(f"damaged/{name}", mode="r+")[1] = value
+        shutil.copytree("store", damaged)
+        zarr.open_array(f"{damaged}/{name}", mode="r+")[1] = value
         with pytest.raises(StoreError, match="as sdmw measure leaves it"):
-            diagnose(replace(store, path="damaged"))
-        shutil.rmtree("damaged")
+            diagnose(replace(store, path=damaged))
+        shutil.rmtree(damaged)

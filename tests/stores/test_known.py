@@ -58,21 +58,20 @@ def test_the_bits_are_the_same(models, granularity, others):
 
 
 @pytest.mark.parametrize(
-    "parameters",
+    ("models", "parameters"),
     [
-        {},
-        {"k": 62.5, "granularity": "block"},
-        {"normalization": {"power": 2, "norm": 2, "scope": "layer"}},
-        {"lambda": "preserve_norm", "granularity": "model"},
+        ("few bits", {}),
+        ("all bits", {"k": 62.5, "granularity": "block"}),
+        ("all bits", {"normalization": {"power": 2, "norm": 2, "scope": "layer"}}),
+        ("few bits", {"lambda": "preserve_norm", "granularity": "model"}),
     ],
+    indirect=["models"],
     ids=str,
 )
 def test_the_recipe_of_a_store_measures_nothing(models, parameters):
     recipe = {**RECIPE, "parameters": parameters}
     store = measured(recipe)
     assert store.decided
-    assert measured(recipe, "again").fingerprints == store.fingerprints
-    assert Path("again/decisions.json").read_bytes() == Path("store/decisions.json").read_bytes()
     plain, known = merged("a", **parameters), merged("b", "store", **parameters)
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
     assert [layer.decision for layer in plain.layers] == [layer.decision for layer in known.layers]
@@ -104,6 +103,7 @@ def test_the_plan_counts_what_is_spared(models, capsys, monkeypatch):
     assert "spare" in line
 
 
+@pytest.mark.parametrize("models", ["few bits"], indirect=True)
 def test_a_plan_says_that_a_store_does_not_fit(models):
     store = measured()
     for recipe in (recipe_of(["corp"]), recipe_of(["corp", "func"], merge_method="ties", parameters={"weight": 1})):
@@ -111,6 +111,7 @@ def test_a_plan_says_that_a_store_does_not_fit(models):
         assert problem.where in ("statistics", "store")
 
 
+@pytest.mark.parametrize("models", ["few bits"], indirect=True)
 def test_other_settings_are_not_those_of_the_store(models, monkeypatch):
     store = measured()
     for others in ({"k": 20}, {"normalization": "square"}):
@@ -121,10 +122,12 @@ def test_other_settings_are_not_those_of_the_store(models, monkeypatch):
     assert merged("c", later).run.bytes_read > merged("d", store).run.bytes_read
 
 
+@pytest.mark.parametrize("models", ["few bits"], indirect=True)
 def test_a_method_with_other_decisions_keeps_none(models):
     assert not measured(recipe_of(["corp", "func"], merge_method="ties", parameters={"weight": 1})).decided
 
 
+@pytest.mark.parametrize("models", ["few bits"], indirect=True)
 def test_damaged_decisions(models):
     store, path = measured(), Path("store/decisions.json")
     whole = json.loads(path.read_text())

@@ -78,9 +78,8 @@ def test_squares_weigh_as_plain_numpy_has_it(models):
         assert [low for low, _ in row["weights"]] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "block"])
-@pytest.mark.parametrize(("k", "norm"), [(0, 1), (30, 1), (0, 2), (30, 2)])
-def test_weights_of_layers_are_those_of_a_merge(models, granularity, k, norm):
+@pytest.mark.parametrize(("k", "norm", "granularity"), [(0, 1, "tensor"), (30, 1, "block"), (30, 2, "tensor")])
+def test_weights_of_layers_are_those_of_a_merge(models, k, norm, granularity):
     (row,) = sdmw.sweep(measured(), k=k, power=2, norm=norm, granularity=granularity, scope="layer").rows
     law = {"power": 2, "norm": norm, "scope": "layer"}
     report = merged("out", k=k, granularity=granularity, normalization=law)
@@ -92,8 +91,7 @@ def test_weights_of_layers_are_those_of_a_merge(models, granularity, k, norm):
     assert (low == high) == (k == 0)
 
 
-@pytest.mark.parametrize("scope", ["model", "layer"])
-@pytest.mark.parametrize("k", [0, 30])
+@pytest.mark.parametrize(("k", "scope"), [(0, "model"), (30, "model"), (30, "layer")])
 def test_preserve_norm_is_what_a_merge_finds(models, k, scope):
     (row,) = sdmw.sweep(measured(), k=k, lambda_="preserve_norm", scope=scope).rows
     law = {"power": 1, "scope": scope}

@@ -18,7 +18,10 @@ from sdmw.api.arguments import (
     with_warnings,
 )
 from sdmw.api.merging import prepared_of
+from sdmw.errors import Problem, UsageError
 from sdmw.planning.build import Options
+from sdmw.planning.prepared import Prepared
+from sdmw.recipes.extended import extended
 from sdmw.storage.files import HEADER_LIMIT
 
 if TYPE_CHECKING:
@@ -41,8 +44,13 @@ def measure(
     download: bool = False,
     follow_links: bool = False,
     ignore_unknown: bool = False,
+    add: str | None = None,
+    pairs: bool = True,
+    resume: bool = True,
 ) -> "Store":
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
+
+    An interrupted run of the same measuring is resumed.
 
     `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
     Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
@@ -59,6 +67,11 @@ def measure(
         download: fetch models that are not on this machine from the Hub.
         follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
         ignore_unknown: report unknown recipe fields and go on.
+        add: a model to be added to the recipe and to the store, which is there, of the recipe's other models, and is
+            replaced when all is done. Merge with a recipe that has it as its last model then.
+        pairs: False reads only base and new model: of its pairs with the others nothing is known then, nor which
+            elements models share, and nothing is decided.
+        resume: False starts over where an interrupted run has left something.
 
     Returns:
         The store, as `open_store` opens it.
@@ -66,22 +79,47 @@ def measure(
     Raises:
         RecipeError, UsageError: as for `merge`.
         PlanError: all that the inputs' headers, disk and memory tell against it.
-        RunError: the data or the machine; nothing is left behind.
+        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
+        RunError: the data or the machine. What is measured is kept beside the store where neither recipe nor inputs are
+            at fault (`resumable`), else nothing is.
     """
     check_progress(progress)
     limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(store)
     prepared = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown)
-    options = Options(target, overwrite, 0, limits)
+    before = None
+    if add is not None:
+        from sdmw.stores.known import check_inputs
+
+        before = open_store(target)
+        check_inputs(sound(prepared.plan()), before)
+        prepared = prepared_of(extended(prepared.recipe, add), access, budget=budget, threads=threads)
+    elif not pairs:
+        raise UsageError([Problem("pairs", "True without `add`", "False")])
+    options = Options(target, overwrite or add is not None, 0, limits)
+    return _measured(prepared, options, progress, None if pairs else before, resume=resume)
+
+
+def _measured(
+    prepared: Prepared, options: Options, progress: ProgressLike, before: "Store | None", *, resume: bool
+) -> "Store":
+    """Measure all models; or the last one alone, beside what a store has of those before it."""
+    from sdmw.stores.extending import check_extension, extend
     from sdmw.stores.planning import kernels_of, plan_measuring
 
+    target = options.target
+    assert target is not None
     merging = sound(prepared.plan())
     planned = sound(plan_measuring(merging, options))
     planned = replace(planned, threads=min(merging.threads, planned.threads))
+    if before is not None:
+        check_extension(planned, before)
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
+    from sdmw.running.identity import identity_of
     from sdmw.stores.decisions import decide
     from sdmw.stores.measuring import measure as measured
     from sdmw.stores.sources import store_of
+    from sdmw.stores.spool import SurveyNotes
     from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
@@ -92,11 +130,23 @@ def measure(
         merging = settled_with_documents(prepared, sound(prepared.plan()), context)
         merging = replace(merging, threads=planned.threads)
         planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
-        with publishing(context, target, (), planned.checkpoints, overwrite=overwrite) as publication:
+        identity = None if before else identity_of(planned)
+        with (
+            publishing(
+                context, target, (), planned.checkpoints,
+                overwrite=options.overwrite, identity=identity, resume=resume,
+            ) as publication,
+            SurveyNotes(publication, planned.checkpoints) as notes,
+            notes.kept(),
+        ):  # fmt: skip
             with StoreWriter(publication.path, len(planned.models)) as writer:
-                measured(planned, writer, context)
+                if before is None:
+                    measured(planned, writer, context, notes=notes)
+                else:
+                    check_extension(planned, before)
+                    extend(planned, before, writer, context)
                 writer.close(store_of(planned, target).attributes())
-            if merging.recipe.merge_method == "sdm_w":
+            if before is None and merging.recipe.merge_method == "sdm_w":
                 publication.add(DECISIONS, decide(merging, read_store(publication.path), context))
             publication.finish()
     return with_warnings(read_store(target), publication, *planned.warnings)

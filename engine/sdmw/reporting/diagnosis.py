@@ -48,9 +48,9 @@ class PairEvidence:
 
     Attributes:
         one, other: their names.
-        cosine: of the angle between their deltas; None where one of them changes nothing.
+        cosine: of the angle between their deltas; None where one of them changes nothing, or the pair was not measured.
         conflict: share of the elements that both change which they move in opposed directions; None where there is no
-            such element, and above 8 models.
+            such element, above 8 models, and where any pair was not measured.
         shared: share of the elements that either changes which both change; None likewise.
     """
 
@@ -69,6 +69,7 @@ class Evidence:
         statistics: the store's directory.
         own: weights and norms are those of the recipe's settings; else of equal weights without a threshold, since the
             method is not SDM-W, or its settings differ within layers.
+        paired: all pairs of models were measured.
         models: in recipe order.
         pairs: each pair of models once.
         merged_norm: bounds of the norm of what is added to the base.
@@ -77,6 +78,7 @@ class Evidence:
 
     statistics: str
     own: bool
+    paired: bool
     models: tuple[ModelEvidence, ...]
     pairs: tuple[PairEvidence, ...]
     merged_norm: Interval
@@ -144,7 +146,8 @@ def _evidence(numbers: Numbers, merged: Merged) -> Evidence:
         for name, norm, nonzero, weight, length in zip(*columns, strict=True)
     )
     store = numbers.store
-    return Evidence(store.path, merged.own, models, tuple(_pairs(numbers)), merged.norm, merged.unturned)
+    pairs = tuple(_pairs(numbers))
+    return Evidence(store.path, merged.own, numbers.paired, models, pairs, merged.norm, merged.unturned)
 
 
 def _pairs(numbers: Numbers) -> Iterator[PairEvidence]:

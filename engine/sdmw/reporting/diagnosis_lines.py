@@ -28,6 +28,8 @@ def summary(found: "Diagnosis", recipe: str | None) -> Iterator[tuple[str, str]]
     if found.evidence is not None:
         yield "evidence", f"{counted(len(found.findings), 'finding')} in {found.evidence.statistics}"
         yield "settings", _settings(found.evidence)
+        if not found.evidence.paired:
+            yield "pairs", "some were not measured: they have no cosine, and of no pair signs are counted"
     elif found.problems:
         yield "evidence", "not looked at: solve the problems first"
     else:

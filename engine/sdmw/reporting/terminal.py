@@ -105,7 +105,7 @@ def print_store(store: "Store") -> None:
             ("models", ", ".join(store.models)),
             ("tensors", f"{len(store.tensors):,}"),
             ("elements", f"{sum(tensor.elements for tensor in store.tensors):,}"),
-            ("decided", "the recipe's own settings" if store.decided else "nothing: the recipe's method is not sdm_w"),
+            ("decided", "the recipe's own settings" if store.decided else "nothing"),
         )
     )
 

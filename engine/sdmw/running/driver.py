@@ -174,13 +174,10 @@ class Run:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
         def take(pieces: Sequence[Piece], found: Sequence[Written | None]) -> None:
-            done = 0
             for piece, written in zip(pieces, found, strict=True):
                 if written:
                     self._journal.note_piece(piece, written)
-                    done += self._plan.read_of(piece)
-            if done:
-                told(done, True)
+                    told(self._plan.read_of(piece), True)
 
         for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
             if pieces := [piece for piece in group if piece not in kept]:

@@ -21,7 +21,7 @@ class Part:
     """Tensors that are merged with the same weights: a layer, or the whole model.
 
     Attributes:
-        gram: (M, M), dot products of the unfiltered deltas.
+        gram: (M, M), dot products of the unfiltered deltas; NaN of a pair that was not measured.
         weights: of each model.
         dropped: the norm of what is left out of each model's delta.
     """
@@ -39,8 +39,13 @@ class Part:
     def unfiltered(self) -> Interval:
         """Bounds of the norm of the weighted sum of the unfiltered deltas.
 
-        What the weights may be off moves it by no more than the deltas' norms: the triangle's inequality.
+        What the weights may be off moves it by no more than the deltas' norms: the triangle's inequality. Where the
+        dot product of a pair is unknown (NaN), norms alone give bounds.
         """
+        if np.isnan(self.gram).any():
+            lengths = [_lengths(weight, norm) for weight, norm in zip(self.weights, self.norms, strict=True)]
+            longest = math.fsum(high for _, high in lengths)
+            return max(0.0, *(low + high - longest for low, high in lengths)), longest
         middle = np.array([(low + high) / 2 for low, high in self.weights])
         whole = math.sqrt(max(0.0, float(middle @ self.gram @ middle)))
         halves = ((high - low) / 2 for low, high in self.weights)
@@ -75,7 +80,7 @@ class Together:
         self.kept = _more(self.kept, part.kept)
         self.unfiltered = _more(self.unfiltered, part.unfiltered)
         alone = self.alone or [(0.0, 0.0)] * len(part.weights)
-        lengths = (_scaled(weight, norm) for weight, norm in zip(part.weights, part.norms, strict=True))
+        lengths = (_lengths(weight, norm) for weight, norm in zip(part.weights, part.norms, strict=True))
         self.alone = [_more(before, length) for before, length in zip(alone, lengths, strict=True)]
 
     @property
@@ -113,7 +118,7 @@ def scaled(bounds: Interval, scale: Interval) -> Interval:
     return min(products), max(products)
 
 
-def _scaled(weight: Interval, norm: float) -> Interval:
+def _lengths(weight: Interval, norm: float) -> Interval:
     """The least and the largest length."""
     low, high = abs(weight[0]) * norm, abs(weight[1]) * norm
     return min(low, high), max(low, high)

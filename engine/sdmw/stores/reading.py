@@ -12,6 +12,7 @@ from sdmw.kernels.bins import FIRST_NONFINITE_BIN, LOW
 from sdmw.storage.files import read_bounded
 from sdmw.stores.bins import StoredBins
 from sdmw.stores.forms import ENTRIES, Form, forms, made
+from sdmw.stores.rows import Row
 from sdmw.stores.store import Store, trusted
 
 _MOST_METADATA = 1 << 16  # bytes of the metadata of an array
@@ -40,6 +41,50 @@ class StoreReader:
         Raises:
             StoreError: the store is damaged.
         """
+        return self._bins(tensor, self._sought(tensor))
+
+    def row(self, tensor: int) -> Row:
+        """All that the store has of a tensor, as it is written.
+
+        Raises:
+            StoreError: the store is damaged.
+        """
+        columns = self._sought(tensor)
+        self._bins(tensor, columns)  # checks them
+        numbers = {name: values[tensor] for name, values in self._by_tensor.items()}
+        return Row(np.diff(self._ends(tensor)).tolist(), {**numbers, **columns})
+
+    @cached_property
+    def _by_tensor(self) -> dict[str, NDArray[Any]]:
+        names = (name for name in self._forms if name not in (*ENTRIES, "offset", "elements", "block"))
+        return {name: self.numbers(name) for name in names}
+
+    def _bins(self, tensor: int, columns: dict[str, NDArray[Any]]) -> list[StoredBins]:
+        """Of each model, checked."""
+        low = columns["low_squares"]
+        squares = np.stack([low[:, 0] & 0xFFFFFFFF, low[:, 0] >> 32 | low[:, 1] << 32], axis=1).astype(np.int64)
+        lows = columns["low_sum"].astype(np.int64)
+        smallest, largest = (each[tensor].tolist() for each in self._extremes)
+        ends = self._ends(tensor)
+        found = []
+        for model in range(len(self._store.models)):
+            own = slice(int(ends[model] - ends[0]), int(ends[model + 1] - ends[0]))
+            each = StoredBins(
+                columns["bin"][own], columns["count"][own], columns["at_edge"][own], lows[own], squares[own],
+                smallest[model], largest[model],
+            )  # fmt: skip
+            with trusted(self._store.path):
+                _check_model(each, self._store.tensors[tensor].elements)
+            found.append(each)
+        return found
+
+    def _ends(self, tensor: int) -> NDArray[np.int64]:
+        """Where the entries of each model begin, and where the last one's end."""
+        models = len(self._store.models)
+        return self._offsets[tensor * models : (tensor + 1) * models + 1]
+
+    def _sought(self, tensor: int) -> dict[str, NDArray[Any]]:
+        """The entries of a tensor, checked."""
         if not self._entries:
             length = int(self._offsets[-1])
             self._entries = {name: self._opened(name, self._forms[name], length) for name in ENTRIES}
@@ -49,7 +94,13 @@ class StoreReader:
                 for name, reader in self._entries.items():
                     reader.seek(first * self._forms[name].size)
         self._at = -1  # nowhere, until all of it is read
-        found = self._of_tensor(tensor)
+        ends, found = self._ends(tensor), {}
+        size = int(ends[-1] - ends[0])
+        with trusted(self._store.path):
+            for name, reader in self._entries.items():
+                form = self._forms[name]
+                found[name] = reader.take(np.empty(size * form.size, form.dtype)).reshape(size, *form.row)
+            _check(found)
         self._at = tensor + 1
         return found
 
@@ -66,32 +117,6 @@ class StoreReader:
     @cached_property
     def _extremes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.numbers("smallest"), self.numbers("largest")
-
-    def _of_tensor(self, tensor: int) -> list[StoredBins]:
-        """Of each model in the tensor that comes next."""
-        models = len(self._store.models)
-        ends = self._offsets[tensor * models : (tensor + 1) * models + 1]
-        size = int(ends[-1] - ends[0])
-        with trusted(self._store.path):
-            columns = {}
-            for name, reader in self._entries.items():
-                form = self._forms[name]
-                columns[name] = reader.take(np.empty(size * form.size, form.dtype)).reshape(size, *form.row)
-            _check(columns)
-            low = columns["low_squares"]
-            squares = np.stack([low[:, 0] & 0xFFFFFFFF, low[:, 0] >> 32 | low[:, 1] << 32], axis=1).astype(np.int64)
-            lows = columns["low_sum"].astype(np.int64)
-            smallest, largest = (each[tensor].tolist() for each in self._extremes)
-            found = []
-            for model in range(models):
-                own = slice(int(ends[model] - ends[0]), int(ends[model + 1] - ends[0]))
-                each = StoredBins(
-                    columns["bin"][own], columns["count"][own], columns["at_edge"][own], lows[own], squares[own],
-                    smallest[model], largest[model],
-                )  # fmt: skip
-                _check_model(each, self._store.tensors[tensor].elements)
-                found.append(each)
-        return found
 
     def _take(self, name: str, form: Form, length: int) -> NDArray[Any]:
         reader = self._opened(name, form, length)

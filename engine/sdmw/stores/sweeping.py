@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from sdmw.errors import UsageError
+from sdmw.errors import Problem, UsageError
 from sdmw.stores.cuts import Bounds, Cut, in_units
 from sdmw.stores.evidence.numbers import Floats, Numbers, added, numbers_of
-from sdmw.stores.grid import Grid
+from sdmw.stores.grid import PRESERVE_NORM, Grid
 from sdmw.stores.law import Interval, bounded_weights
 from sdmw.stores.layered import gathered, layers_of, places_of
 from sdmw.stores.norms import Part, Together, dropped, scaled
-from sdmw.stores.store import Store
+from sdmw.stores.store import MEND, Store
 from sdmw.views.layers import layer_of
 
 Law = tuple[float, int, float]  # k, norm, power
@@ -81,6 +81,10 @@ def sweep_rows(store: Store, grid: Grid) -> tuple[Mapping[str, Any], ...]:
     if problems := grid.problems():
         raise UsageError(problems)
     numbers, found, merges = numbers_of(store), {}, {}
+    if PRESERVE_NORM in grid.scale and not numbers.paired:
+        raise UsageError(
+            [Problem("lambda", "a number, since some pairs of models were not measured", PRESERVE_NORM, MEND)]
+        )
     for granularity in dict.fromkeys(grid.granularity):
         collected = found[granularity] = _collected(numbers, grid, granularity)
         for law in _laws(grid):

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from sdmw.archives.shards import CHUNK, ArrayWriter
 from sdmw.linux import write_failed
-from sdmw.statistics.survey import NO_PATTERN, Magnitudes, Survey
 from sdmw.stores.forms import forms, made
+from sdmw.stores.rows import Row
 
 Chunk = tuple[str, NDArray[Any]]  # the array's name, its next entries
-_WORD = (1 << 32) - 1
 
 
 class StoreWriter:
@@ -46,19 +45,19 @@ class StoreWriter:
         for array in self._arrays.values():
             array.close()
 
-    def add(self, elements: int, block: int | None, survey: Survey) -> list[Chunk]:
+    def add(self, elements: int, block: int | None, row: Row) -> list[Chunk]:
         """Take the next tensor. Gives the chunks that are full.
 
         Args:
             elements: of the tensor.
             block: the transformer block that it lies in; None for none.
-            survey: of all models of the store.
+            row: of all models of the store.
         """
         waiting, self._waiting = self._waiting, []
-        ends = self._end + np.cumsum([model.bins.size for model in survey.models])
+        ends = self._end + np.cumsum(row.sizes)
         self._end = int(ends[-1])
         numbers = {"elements": np.array([elements]), "block": np.array([-1 if block is None else block])}
-        return waiting + self._append({**numbers, "offset": ends, **_by_model(survey), **_by_pair(survey)})
+        return waiting + self._append({**numbers, "offset": ends, **row.columns})
 
     def rest(self) -> Iterator[Chunk]:
         """The last chunk of each array, when all tensors are added."""
@@ -108,44 +107,3 @@ class StoreWriter:
             yield
         except OSError as error:
             raise write_failed(self._path, error, size) from error
-
-
-def _by_model(survey: Survey) -> dict[str, NDArray[Any]]:
-    models = survey.models
-    return {
-        "bin": np.concatenate([model.bins for model in models]),
-        "count": np.concatenate([model.counts for model in models]),
-        "at_edge": np.concatenate([model.counts - model.odds for model in models]),
-        "low_sum": np.concatenate([model.low_sums for model in models]),
-        "low_squares": np.concatenate([_words(model.squares) for model in models]),
-        "nonzero": np.array([model.nonzero for model in models]),
-        "nonfinite": np.array([model.nonfinite for model in models]),
-        "unchanged": np.array([model.unchanged for model in models]),
-        "largest": _values([model.largest for model in models]),
-        "smallest": _values([_least(model) for model in models]),
-    }
-
-
-def _least(model: Magnitudes) -> int:
-    return 0 if model.smallest == NO_PATTERN else model.smallest
-
-
-def _values(patterns: list[int]) -> NDArray[np.float32]:
-    return np.array(patterns, np.uint32).view(np.float32)
-
-
-def _words(squares: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Sums given by a low word and one that counts 2**32, as words of 64 bits, the low one first."""
-    low, high = squares.astype(np.uint64)
-    first = low + (high << np.uint64(32))
-    carried = (high >> np.uint64(32)) + (first < low)
-    return np.stack([first, carried], axis=1)
-
-
-def _by_pair(survey: Survey) -> dict[str, NDArray[Any]]:
-    size = len(survey.models)
-    upper = np.triu_indices(size)
-    gram = np.zeros((size, size))
-    gram[upper] = survey.products.numbers()
-    gram.T[upper] = gram[upper]
-    return {"gram": gram, "conflict": survey.conflict + survey.conflict.T, "overlap": survey.overlap}

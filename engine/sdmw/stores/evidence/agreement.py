@@ -1,5 +1,6 @@
 """How the models of a store agree: angles, signs, and which elements they share."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,9 +19,10 @@ class Pair:
 
     Attributes:
         one, other: their numbers in the store.
-        cosine: of the angle between their deltas, -1 to 1; None where one of them changes nothing.
+        cosine: of the angle between their deltas, -1 to 1; None where one of them changes nothing, or the pair was not
+            measured.
         conflict: share of the elements that both change which they move in opposed directions; None where there is no
-            such element, and above 8 models, of which the store does not count shared elements.
+            such element, and where the store has no counts of shared elements: above 8 models, or without some pair.
         cosines, conflicts: of each tensor, in the store's order.
     """
 
@@ -49,7 +51,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Which elements models share. Only of up to 8 models, of which a store counts every subset.
+    """Which elements models share. Only of up to 8 models, of which a store counts every subset, all measured together.
 
     Attributes:
         changed: elements that any model changes.
@@ -77,7 +79,7 @@ def agreement(store: Store | Numbers) -> Agreement:
 
 
 def overlap(store: Store | Numbers) -> Overlap | None:
-    """Which elements models share; None above 8 models.
+    """Which elements models share; None above 8 models, and where a pair was not measured.
 
     Raises:
         StoreError: the store is damaged.
@@ -116,6 +118,6 @@ def _with_total(counts: Integers) -> Integers:
 
 
 def _ratios(parts: Integers | Floats, wholes: Integers | Floats) -> Iterator[Measure]:
-    """Within -1 and 1, which roundings may pass by a little; None of nothing."""
+    """Within -1 and 1, which roundings may pass by a little; None of nothing, and of what was not measured."""
     for part, whole in zip(parts.tolist(), wholes.tolist(), strict=True):
-        yield min(1.0, max(-1.0, part / whole)) if whole else None
+        yield min(1.0, max(-1.0, part / whole)) if whole and not math.isnan(part) else None

@@ -59,7 +59,7 @@ def merged_of(numbers: Numbers, plan: Plan | None) -> Merged:
         StoreError: the store is damaged.
     """
     settings = None if plan is None else _settings(numbers, plan)
-    if not settings:
+    if not settings or not numbers.store.tensors:
         models = len(numbers.norms)
         part = Part(numbers.total, ((1 / models,) * 2,) * models, ((0.0, 0.0),) * models)
         found = _together([part])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sdmw.statistics.survey import MOST_OVERLAPPING
 from sdmw.stores.reading import StoreReader
+from sdmw.stores.rows import UNKNOWN
 from sdmw.stores.store import Store, trusted
 
 Integers = NDArray[np.int64]
@@ -28,9 +29,10 @@ class Numbers:
         nonzero: (T, M), finite deltas that are not zero.
         nonfinite: (T, M), deltas that are NaN or infinite.
         unchanged: (T, M, 2), deltas that bfloat16 and float16 swallow.
-        gram: (T, M, M), dot products.
-        conflict: (T, M, M), elements that both models change, with unlike signs.
-        overlap: (T, 2**M), elements by the subset of models that change them; None above 8 models.
+        gram: (T, M, M), dot products; NaN of a pair that was not measured.
+        conflict: (T, M, M), elements that both models change, with unlike signs; -1 of such a pair.
+        overlap: (T, 2**M), elements by the subset of models that change them; None above 8 models, and where a pair
+            was not measured.
     """
 
     store: Store
@@ -52,6 +54,11 @@ class Numbers:
         """(M, M): the dot products over all tensors, each rounded once."""
         return added(self.gram)
 
+    @property
+    def paired(self) -> bool:
+        """All pairs were measured."""
+        return not np.isnan(self.gram).any()
+
     @cached_property
     def norms(self) -> tuple[float, ...]:
         """Of each model's delta over all tensors."""
@@ -59,7 +66,7 @@ class Numbers:
 
     @cached_property
     def both(self) -> Integers | None:
-        """(T, M, M): elements that both models change; None above 8 models."""
+        """(T, M, M): elements that both models change; None without `overlap`."""
         if self.overlap is None:
             return None
         models = self.nonzero.shape[1]
@@ -80,6 +87,8 @@ def numbers_of(store: Store) -> Numbers:
     overlap = reader.numbers("overlap") if len(store.models) <= MOST_OVERLAPPING else None
     with trusted(store.path):
         _check(store, columns, overlap)
+    if np.isnan(columns["gram"]).any():
+        overlap = None
     return Numbers(store, overlap=overlap, **columns)
 
 
@@ -93,14 +102,21 @@ def _check(store: Store, columns: dict[str, NDArray[Any]], overlap: Integers | N
     elements = np.array([tensor.elements for tensor in store.tensors], np.int64)
     if (columns["elements"] != elements).any():
         raise ValueError("tensors of other sizes than their shapes")
-    for name in ("nonzero", "nonfinite", "unchanged", "conflict"):
-        found = columns[name].reshape(elements.size, -1)
-        if (found < 0).any() or (found > elements[:, None]).any():
+    unknown = np.isnan(columns["gram"])
+    if (unknown != unknown[:1]).any() or (unknown != (columns["conflict"] == UNKNOWN)).any():
+        raise ValueError("pairs that were measured in part")
+    gram, conflict = (np.where(unknown, 0, columns[name]) for name in ("gram", "conflict"))
+    for name, found in {**columns, "conflict": conflict}.items():
+        counts = found.reshape(elements.size, -1)
+        if name != "gram" and ((counts < 0).any() or (counts > elements[:, None]).any()):
             raise ValueError(f"{name} above the number of elements, or below 0")
-    if overlap is not None and ((overlap < 0).any() or (overlap.sum(axis=1) > elements).any()):
+    wrong = overlap is not None and ((overlap < 0).any() or (overlap.sum(axis=1) > elements).any())
+    if wrong and not unknown.any():
         raise ValueError("overlap above the number of elements, or below 0")
-    gram = columns["gram"]
-    norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
+    squares = np.diagonal(columns["gram"], axis1=1, axis2=2)
+    if not (squares >= 0).all():
+        raise ValueError("squares that are negative or unknown")
+    norms = np.sqrt(squares)
     most = norms[:, :, None] * norms[:, None, :] * (1 + ROUNDED)
     if not (np.isfinite(gram).all() and (np.abs(gram) <= most).all()):
         raise ValueError("dot products above the product of the norms")

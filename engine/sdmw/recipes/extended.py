@@ -1,0 +1,25 @@
+"""A recipe with one model more."""
+
+from dataclasses import replace
+
+from sdmw.errors import Problem, RecipeError, quoted
+from sdmw.recipes.model_ref import ModelRef
+from sdmw.recipes.recipe import ModelEntry, Recipe
+
+
+def extended(recipe: Recipe, model: str) -> Recipe:
+    """The recipe with a model behind those that it has.
+
+    Args:
+        recipe: as loaded.
+        model: as recipes name it.
+
+    Raises:
+        RecipeError: it has slices, or has this model.
+    """
+    reference = ModelRef.parse(model)
+    if recipe.slices:
+        raise RecipeError([Problem("add", "a recipe with models", "one with slices")])
+    if any(entry.model == reference for entry in recipe.models):
+        raise RecipeError([Problem("add", "a model that the recipe lacks", quoted(model))])
+    return replace(recipe, models=(*recipe.models, ModelEntry(reference)))
