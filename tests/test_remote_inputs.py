@@ -341,6 +341,9 @@ def test_names_of_models_in_stores():
 
 @everything
 def test_other_processes_read_stores_too(store, expected, tmp_path):
+    forked = pytest.raises(RunError, match="cannot be read in a forked process, only in one that was spawned")
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool, forked:
+        merged(REMOTE, tmp_path / "out", executor=pool)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         merged(REMOTE, tmp_path / "out", executor=pool)
     assert bits(tmp_path / "out") == expected

@@ -170,10 +170,13 @@ def _obstore() -> Any:
 
 _lock = threading.Lock()
 _stores: dict[str, Any] = {}
+_forked = False  # from a process that has used stores: its threads are not here, and would be waited for
 
 
 def _store(place: str) -> Any:
     _obstore()
+    if _forked:
+        raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
     with _lock:
         if place not in _stores:
             _stores[place] = _opened(place)
@@ -197,8 +200,9 @@ def _opened(place: str) -> Any:
 
 def _after_fork() -> None:
     """Connections and the threads behind them stay with the parent."""
-    global _lock
+    global _lock, _forked
     _lock = threading.Lock()
+    _forked = _forked or bool(_stores)
     _stores.clear()
 
 
