@@ -49,9 +49,6 @@ WITHOUT = {
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
     "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[remote]'": "needs an environment without obstore: tests/test_remote_inputs.py",
-    "Leave them out: credentials come from the environment, such as AWS_ACCESS_KEY_ID": "needs a store: "
-    "tests/test_remote_inputs.py",
-    "Write it as in s3://bucket/folder": "needs a store: tests/test_remote_inputs.py",
     "Write to a folder of this machine, and copy the result there": "another place: tests/test_remote_inputs.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",

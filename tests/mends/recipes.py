@@ -232,6 +232,12 @@ ROWS = [
           fields(models=[name, "./func"]), then="not, or only in part, in the Hub cache")
       for page, name in (("https://huggingface.co/org/corp", "org/corp"),
                          ("hf.co/org/corp/tree/v1.0", "org/corp@v1.0"))),
+    *(Row(f"an address with a secret, {address[:8]}",
+          "Leave them out: credentials come from the environment, such as AWS_ACCESS_KEY_ID",
+          fields(models=[address, "./func"]), fields(models=["./corp", "./func"]))
+      for address in ("https://me:secret@host/corp", "s3://bucket/corp?signature=secret")),
+    Row("an address that leads upwards", "Write it as in s3://bucket/folder",
+        fields(models=["s3://bucket/../corp", "./func"]), fields(models=["./corp", "./func"])),
     Row("a variable", "$ is not expanded in a recipe: write the path itself", fields(models=["$X/corp", "./func"]),
         fields(models=["./corp", "./func"])),
     Row("a GGUF file", "GGUF is not read: name the directory of its safetensors files",
