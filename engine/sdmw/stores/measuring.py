@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sdmw.archives import shards
+from sdmw.archives.group import Chunk
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.bundles import LARGEST, Bundles
@@ -25,7 +26,7 @@ from sdmw.statistics.blocks import BlockSums
 from sdmw.statistics.survey import Magnitudes, Survey, SurveyLook, subsets_of
 from sdmw.stores.rows import Row, row_of
 from sdmw.stores.spool import SurveyNotes
-from sdmw.stores.writing import Chunk, StoreWriter
+from sdmw.stores.writing import StoreWriter
 from sdmw.views.layers import layer_index
 
 BUNDLED = 1 << 15  # elements that are handed over together: a survey of them is no larger than of one piece
