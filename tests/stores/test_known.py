@@ -146,6 +146,13 @@ def test_damaged_decisions(models):
     path.write_text("{")
     with pytest.raises(StoreError):
         merged("out", store)
+    changed = json.dumps(whole).replace(
+        '"magnitude": {"model.layers.mlp.up.weight": ', '"magnitude": {"model.layers.mlp.up.weight": 1', 1
+    )
+    assert changed != json.dumps(whole)
+    path.write_text(changed)
+    with pytest.raises(StoreError, match="another checksum"):
+        merged("out", store)
     path.unlink()
     assert not sdmw.open_store("store").decided
     merged("out", sdmw.open_store("store"))
@@ -231,8 +238,9 @@ def test_a_store_of_another_document_is_refused(tmp_path, monkeypatch):
     for weight in (0.25, 0.75):
         recipes.append(f"{weight}.yaml")
         Path(recipes[-1]).write_text(
-            "{name: mean, merge_method: linear, models: [corp, func], parameters: {weight: [{filter: mlp, value: %s}, {value: 1}], normalize: false}}\n---\n"
-            "{merge_method: sdm_w, base_model: base, models: [mean, func]}" % weight
+            "{name: mean, merge_method: linear, models: [corp, func], parameters: {normalize: false, "
+            f"weight: [{{filter: mlp, value: {weight}}}, {{value: 1}}]}}}}\n---\n"
+            "{merge_method: sdm_w, base_model: base, models: [mean, func]}"
         )
     store = measured(recipes[0])
     sdmw.merge(recipes[0], "out", progress=False, statistics=store)
