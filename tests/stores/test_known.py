@@ -247,3 +247,16 @@ def test_a_store_of_another_document_is_refused(tmp_path, monkeypatch):
     assert not sdmw.doctor(recipes[0], statistics=store).problems
     with pytest.raises(PlanError, match="a recipe with the same deltas"):
         sdmw.merge(recipes[1], "other", progress=False, statistics=store)
+
+
+def test_models_whose_files_are_of_one_time_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_models(tmp_path)
+    for name in ("base", "corp", "func"):
+        os.utime(f"{name}/model.safetensors", ns=(1, 1))
+    store = measured()
+    merged("out", store)
+    for old, new in (("corp", "once"), ("func", "corp"), ("once", "func")):
+        os.rename(old, new)
+    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
+        merged("other", store)

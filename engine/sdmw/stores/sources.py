@@ -1,7 +1,8 @@
 """What a store says of its inputs, so that it is known whether a merge has the same."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -12,6 +13,7 @@ from sdmw.recipes.findings import Findings
 from sdmw.recipes.recipe import Recipe
 from sdmw.recipes.tree import plain
 from sdmw.running.identity import hash_of
+from sdmw.storage.shard import sample_of
 from sdmw.stores.store import Store, StoredTensor
 from sdmw.version import __version__
 
@@ -27,7 +29,7 @@ def store_of(plan: Plan, path: str) -> Store:
         path=path,
         models=plan.models,
         tensors=tuple(StoredTensor(tensor.name, tensor.output.shape) for tensor in plan.tensors),
-        fingerprints={name: _fingerprint(checkpoint, aligned) for name, checkpoint in plan.sources},
+        fingerprints=_fingerprints(plan, aligned),
         recipe=json.dumps(_said(recipe), sort_keys=True),
     )
 
@@ -38,14 +40,29 @@ def _said(recipe: Recipe) -> dict[str, Any]:
     return {**plain(recipe, Findings()), **documents}
 
 
-def _fingerprint(checkpoint: Checkpoint, aligned: bool) -> str:
-    """What tells the files of a model from others, and from themselves after a change, wherever they lie.
+def _fingerprints(plan: Plan, aligned: bool) -> dict[str, str]:
+    """What tells the files of each model from others, and from themselves after a change, wherever they lie.
+
+    Fine-tunes of one base differ in the time of their files alone. Where an archive or an image gave all the same time,
+    a sample of the data tells them apart.
 
     Args:
-        checkpoint: the model, or an adapter.
+        plan: of a merge.
         aligned: rows of vocabularies are put beside one another by their tokens.
     """
-    return hash_of(part.encode() for part in _parts(checkpoint, aligned))
+    found = {name: _hash(_parts(checkpoint, aligned)) for name, checkpoint in plan.sources}
+    times = Counter(found.values())
+    alike = {name: checkpoint for name, checkpoint in plan.sources if times[found[name]] > 1}
+    return {**found, **{name: _hash((found[name], *_samples(checkpoint))) for name, checkpoint in alike.items()}}
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hash_of(part.encode() for part in parts)
+
+
+def _samples(checkpoint: Checkpoint) -> Iterator[str]:
+    for shard in sorted(checkpoint.shards, key=lambda shard: shard.path):
+        yield sample_of(shard.path)
 
 
 def _parts(checkpoint: Checkpoint, aligned: bool) -> Iterator[str]:
