@@ -188,7 +188,7 @@ READ_BY = {
     "--overwrite": {  # a target that is there
         "merge", "mergekit-yaml", "plan", "extract", "measure", "pack", "apply", "revert", "report",
     },
-    "--restart": {"merge", "mergekit-yaml", "extract"},  # what another run left
+    "--restart": {"merge", "mergekit-yaml", "extract", "measure"},  # what another run left
     "--statistics": {"doctor", "report"},  # evidence
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for

@@ -224,6 +224,7 @@ def measure(
     threads: Threads = None,
     budget: Budget = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it exists.")] = False,
+    restart: Restart = False,
     quiet: Quiet = False,
     as_json: Json = False,
     ignore_unknown: IgnoreUnknown = False,
@@ -239,8 +240,9 @@ def measure(
 ) -> None:
     """Store the statistics of what models changed.
 
-    The models are read once; layers that histograms do not decide, mostly of float32, once more for what the recipe's
-    own settings decide. The store is a zarr group, which doctor, sweep, plan and merge --statistics read.
+    An interrupted run is resumed. The models are read once; layers that histograms do not decide, mostly of float32,
+    once more for what the recipe's own settings decide. The store is a zarr group, which doctor, sweep, plan and merge
+    --statistics read.
     """
     from sdmw import api
     from sdmw.reporting import terminal
@@ -248,7 +250,7 @@ def measure(
     found = api.measure(
         recipe, store, threads=threads, budget=budget, overwrite=overwrite, ignore_unknown=ignore_unknown,
         download=download, follow_links=follow_links, header_limit=header_limit, progress=not quiet, add=add,
-        pairs=pairs,
+        pairs=pairs, resume=not restart,
     )  # fmt: skip
     terminal.print_warnings(found.warnings, [])
     if as_json:

@@ -46,8 +46,11 @@ def measure(
     ignore_unknown: bool = False,
     add: str | None = None,
     pairs: bool = True,
+    resume: bool = True,
 ) -> "Store":
     """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
+
+    An interrupted run of the same measuring is resumed.
 
     `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
     Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
@@ -68,6 +71,7 @@ def measure(
             replaced when all is done. Merge with a recipe that has it as its last model then.
         pairs: False reads only base and new model: of its pairs with the others nothing is known then, nor which
             elements models share, and nothing is decided.
+        resume: False starts over where an interrupted run has left something.
 
     Returns:
         The store, as `open_store` opens it.
@@ -75,7 +79,9 @@ def measure(
     Raises:
         RecipeError, UsageError: as for `merge`.
         PlanError: all that the inputs' headers, disk and memory tell against it.
-        RunError: the data or the machine; nothing is left behind.
+        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
+        RunError: the data or the machine. What is measured is kept beside the store where neither recipe nor inputs are
+            at fault (`resumable`), else nothing is.
     """
     check_progress(progress)
     limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(store)
@@ -90,10 +96,12 @@ def measure(
     elif not pairs:
         raise UsageError([Problem("pairs", "True without `add`", "False")])
     options = Options(target, overwrite or add is not None, 0, limits)
-    return _measured(prepared, options, progress, None if pairs else before)
+    return _measured(prepared, options, progress, None if pairs else before, resume=resume)
 
 
-def _measured(prepared: Prepared, options: Options, progress: ProgressLike, before: "Store | None") -> "Store":
+def _measured(
+    prepared: Prepared, options: Options, progress: ProgressLike, before: "Store | None", *, resume: bool
+) -> "Store":
     """Measure all models; or the last one alone, beside what a store has of those before it."""
     from sdmw.stores.extending import check_extension, extend
     from sdmw.stores.planning import kernels_of, plan_measuring
@@ -107,9 +115,11 @@ def _measured(prepared: Prepared, options: Options, progress: ProgressLike, befo
         check_extension(planned, before)
     from sdmw.running.context import publishing, working
     from sdmw.running.documents import settled_with_documents
+    from sdmw.running.identity import identity_of
     from sdmw.stores.decisions import decide
     from sdmw.stores.measuring import measure as measured
     from sdmw.stores.sources import store_of
+    from sdmw.stores.spool import SurveyNotes
     from sdmw.stores.store import DECISIONS, read_store
     from sdmw.stores.writing import StoreWriter
 
@@ -117,10 +127,18 @@ def _measured(prepared: Prepared, options: Options, progress: ProgressLike, befo
         merging = settled_with_documents(prepared, sound(prepared.plan()), context)
         merging = replace(merging, threads=planned.threads)
         planned = replace(sound(plan_measuring(merging, options)), threads=planned.threads)
-        with publishing(context, target, (), planned.checkpoints, overwrite=options.overwrite) as publication:
+        identity = None if before else identity_of(planned)
+        with (
+            publishing(
+                context, target, (), planned.checkpoints,
+                overwrite=options.overwrite, identity=identity, resume=resume,
+            ) as publication,
+            SurveyNotes(publication, planned.checkpoints) as notes,
+            notes.kept(),
+        ):  # fmt: skip
             with StoreWriter(publication.path, len(planned.models)) as writer:
                 if before is None:
-                    measured(planned, writer, context)
+                    measured(planned, writer, context, notes=notes)
                 else:
                     check_extension(planned, before)
                     extend(planned, before, writer, context)

@@ -2,25 +2,21 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from sdmw.archives import runs, shards
 from sdmw.archives.archive import MEND, Archive, ArchivedTensor, believed
-from sdmw.archives.runs import Run, Words
+from sdmw.archives.group import Chunk, GroupWriter
+from sdmw.archives.runs import Run
 from sdmw.archives.shards import ArrayReader, ArrayWriter, Shuffle
 from sdmw.errors import ArchiveError, Problem, quoted
-from sdmw.linux import write_failed
 from sdmw.storage.files import read_bounded
 from sdmw.tensors.staging import staging
 
 ITEMSIZES = (1, 2, 4, 8)
 _MOST_METADATA = 1 << 16  # bytes of the metadata of an array
-
-Chunk = tuple[str, Words]  # the array's name, its next entries
 
 
 def xor_name(itemsize: int) -> str:
@@ -40,49 +36,22 @@ def _dtypes() -> dict[str, str]:
 FOLDERS = (*_dtypes(), "files")  # all that an archive has beside its attributes
 
 
-class ArchiveWriter:
-    """Writes the arrays of an archive into a directory, in bounded memory. A context manager, for its open files.
-
-    Chunks are handed out when they are full. They are compressed anywhere, and brought back in the same order.
-    """
+class ArchiveWriter(GroupWriter):
+    """Writes the arrays of an archive into a directory."""
 
     def __init__(self, path: str) -> None:
         import zarr
 
-        self._path = path
         self._group = zarr.create_group(store=path, zarr_format=3)
         self._zarr = {name: _made(self._group, name, dtype) for name, dtype in _dtypes().items()}
-        self._arrays = {name: ArrayWriter(os.path.join(path, name), dtype) for name, dtype in _dtypes().items()}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for array in self._arrays.values():
-            array.close()
+        super().__init__(
+            path, {name: ArrayWriter(os.path.join(path, name), dtype) for name, dtype in _dtypes().items()}
+        )
 
     def add(self, run: Run) -> Iterator[Chunk]:
         """Take the next run of a tensor; all runs but its last are of whole blocks. Gives the chunks that are full."""
         for name, values in (("counts", run.counts), ("gaps", run.gaps), (xor_name(run.xor.itemsize), run.xor)):
-            for chunk in self._arrays[name].append(values):
-                yield name, chunk
-
-    def rest(self) -> Iterator[Chunk]:
-        """The last chunk of each array, when all runs are added."""
-        for name, array in self._arrays.items():
-            for chunk in array.rest():
-                yield name, chunk
-
-    def store(self, name: str, data: bytes) -> None:
-        """Write the next chunk of an array, compressed.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        with self._writing(len(data)):
-            self._arrays[name].store(data)
+            yield from self.append(name, values)
 
     def close(self, archive: Archive) -> None:
         """Write what is left, and the attributes, when all chunks are stored.
@@ -90,19 +59,11 @@ class ArchiveWriter:
         Raises:
             OutputError: they cannot be written.
         """
-        with self._writing(shards.CHUNK):
-            for name, array in self._arrays.items():
-                array.finish_shard()
+        with self.closing():
+            for name, array in self.arrays.items():
                 if array.length:
                     self._zarr[name].resize((array.length,))
             self._group.update_attributes(archive.attributes())
-
-    @contextmanager
-    def _writing(self, size: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise write_failed(self._path, error, size) from error
 
 
 class ArchiveReader:

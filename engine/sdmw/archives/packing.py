@@ -16,7 +16,8 @@ import xxhash
 
 from sdmw.archives import planning, shards
 from sdmw.archives.archive import SIDES, Archive, ArchivedTensor, Files, Names, Side
-from sdmw.archives.arrays import ArchiveWriter, Chunk, shuffle_of
+from sdmw.archives.arrays import ArchiveWriter, shuffle_of
+from sdmw.archives.group import Chunk
 from sdmw.archives.planning import PackingPlan, tiles_of
 from sdmw.archives.runs import Run, Words, drop_small, run_of, words_of
 from sdmw.checkpoints.checkpoint import Checkpoint

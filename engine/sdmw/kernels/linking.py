@@ -119,7 +119,7 @@ def _function(name: str, address: int, takes: tuple[str, ...], gives: str) -> Ca
 
 
 def _address(array: Any) -> int:
-    """Of an array's first byte; its own `ctypes.data` takes four times as long, and small tensors have many."""
+    """Of an array's first byte; its own `ctypes.data` takes more than twice as long, and small tensors have many."""
     if array.size and array.flags.writeable:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
     return int(array.ctypes.data)

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 
 from sdmw.archives import shards
+from sdmw.archives.group import Chunk
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running import work
 from sdmw.running.bundles import LARGEST, Bundles
 from sdmw.running.context import Context
-from sdmw.running.events import Progress
+from sdmw.running.events import Progress, Resuming
 from sdmw.running.in_order import InOrder
 from sdmw.running.job import span_of
 from sdmw.running.pool import AHEAD, Task
 from sdmw.statistics.blocks import BlockSums
 from sdmw.statistics.survey import Magnitudes, Survey, SurveyLook, subsets_of
 from sdmw.stores.rows import Row, row_of
-from sdmw.stores.writing import Chunk, StoreWriter
+from sdmw.stores.spool import SurveyNotes
+from sdmw.stores.writing import StoreWriter
 from sdmw.views.layers import layer_index
 
 BUNDLED = 1 << 15  # elements that are handed over together: a survey of them is no larger than of one piece
@@ -40,7 +42,13 @@ class _Asked:
     nbytes: int
 
 
-def measure(plan: Plan, writer: StoreWriter, context: Context, row: Callable[[int, Survey], Row] | None = None) -> None:
+def measure(
+    plan: Plan,
+    writer: StoreWriter,
+    context: Context,
+    row: Callable[[int, Survey], Row] | None = None,
+    notes: SurveyNotes | None = None,
+) -> None:
     """Write the statistics of all tensors of a plan.
 
     Args:
@@ -48,19 +56,29 @@ def measure(plan: Plan, writer: StoreWriter, context: Context, row: Callable[[in
         writer: of a store without tensors.
         context: of the run.
         row: what is written of a tensor, by its number, and of the survey of the plan's models; None for that alone.
+        notes: where surveys are kept, and those of an earlier run found; None where the run is not resumed.
 
     Raises:
         RunError: the data or the machine.
     """
-    _Measuring(plan, writer, context, row or (lambda _, survey: row_of(survey))).carry_out()
+    _Measuring(plan, writer, context, row or (lambda _, survey: row_of(survey)), notes).carry_out()
 
 
 class _Measuring:
     """The pieces of all tensors in order, surveyed and compressed by the pool."""
 
-    def __init__(self, plan: Plan, writer: StoreWriter, context: Context, row: Callable[[int, Survey], Row]) -> None:
-        self._plan, self._writer, self._context, self._row = plan, writer, context, row
-        self._total, self._done = plan.bytes_of(range(len(plan.tensors))), 0
+    def __init__(
+        self,
+        plan: Plan,
+        writer: StoreWriter,
+        context: Context,
+        row: Callable[[int, Survey], Row],
+        notes: SurveyNotes | None,
+    ) -> None:
+        self._plan, self._writer, self._context, self._row, self._notes = plan, writer, context, row, notes
+        self._kept = {each for each in notes.found if notes.survey_of(each)} if notes else set()
+        self._total, self._done = plan.bytes_of(range(len(plan.tensors))), plan.bytes_of(self._kept)
+        self._next = 0  # the tensor that is written next
         self._open: Survey | None = None
         self._chunks: deque[Chunk] = deque()
         pieces, most = self._asked(), AHEAD * plan.threads
@@ -71,17 +89,40 @@ class _Measuring:
     def carry_out(self) -> None:
         """Write all arrays, but not what the store says of them."""
         run = self._context.pool.run
+        if self._kept:
+            self._context.tell(Resuming(self._done, self._total))
+            self._context.tell(Progress("measure", self._done, self._total))
         run(self._next_task)
+        while self._next < len(self._plan.tensors):  # the last ones were found by an earlier run
+            self._add_kept()
+            run(self._next_task)
         self._chunks.extend(self._writer.rest())
         run(self._compressing.next_task)
 
     def _next_task(self) -> Task[Any] | None:
         """Chunks that wait go first, so that they never become many."""
+        if self._notes and (commit := self._notes.commit()):
+            return commit
+        while not self._chunks and self._next in self._kept:
+            self._add_kept()
         return (self._compressing if self._chunks else self._looking).next_task()
+
+    def _add_kept(self) -> None:
+        """Write what an earlier run found of the next tensor."""
+        assert self._notes
+        survey = self._notes.survey_of(self._next)
+        assert survey is not None  # looked at before: nobody else writes there
+        self._add(survey)
+
+    def _add(self, survey: Survey) -> None:
+        tensor = self._plan.tensors[self._next]
+        row = self._row(self._next, survey)
+        self._chunks.extend(self._writer.add(tensor.elements, layer_index(tensor.name), row))
+        self._next += 1
 
     def _asked(self) -> Iterator[_Asked]:
         for number, tensor in enumerate(self._plan.tensors):
-            for piece in self._plan.looked_at(number, LOOK):
+            for piece in () if number in self._kept else self._plan.looked_at(number, LOOK):
                 span = span_of(self._plan, piece, self._context.pool.given_up)
                 yield _Asked(piece, work.Looking(span, LOOK, len(tensor.among)), span.nbytes)
 
@@ -95,9 +136,12 @@ class _Measuring:
             self._open = survey if self._open is None else LOOK.add(self._open, survey)
             tensor = self._plan.tensors[each.piece.tensor]
             if each.piece.stop == tensor.elements:
+                while self._next < each.piece.tensor:
+                    self._add_kept()
                 whole = among(self._open, tensor.among, len(self._plan.models))
-                row = self._row(each.piece.tensor, whole)
-                self._chunks.extend(self._writer.add(tensor.elements, layer_index(tensor.name), row))
+                self._add(whole)
+                if self._notes:
+                    self._notes.note_survey(each.piece.tensor, whole)
                 self._open = None
             self._done += each.nbytes
         self._context.tell(Progress("measure", self._done, self._total))

@@ -69,10 +69,13 @@ def _fitted(plan: Plan, options: build.Options) -> Plan:
     kernels = budget.kernels_to_load(kernels_of(plan))
     imported = 0 if "zarr" in sys.modules else ZARR
     entries = sum(int(form.dtype[-1]) * max(CHUNK, form.size) for form in forms(len(plan.models)).values())
+    spooled = (
+        2 * SurveyLook.memory.result * len(plan.models)
+    )  # the survey of a tensor as bytes, and as it is read again
     demand = replace(
         demand,
         # Of each array a chunk that is begun and one that is on its way.
-        reserved=resident + kernels.stay + imported + budget.PIECE * len(plan.tensors) + 2 * entries,
+        reserved=resident + kernels.stay + imported + budget.PIECE * len(plan.tensors) + 2 * entries + spooled,
         loading=resident + kernels.most,
         output=0,
         models=len(plan.models),

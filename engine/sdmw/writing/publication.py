@@ -34,6 +34,7 @@ class Publication:
     Attributes:
         target: real path of the directory that will appear.
         path: of `out/`, to which other files may be added until it is published.
+        beside: of the work directory, for what a run needs that is no part of the output.
         layouts: the shards.
         sink: where their bytes go.
         records: what an earlier run had vouched for.
@@ -44,7 +45,7 @@ class Publication:
         self.layouts = tuple(layouts)
         self._overwrite = overwrite
         self._work = WorkDirectory(target)
-        self.target, self.path = self._work.target, self._work.out
+        self.target, self.path, self.beside = self._work.target, self._work.out, self._work.path
         self.sink = Sink.of(self.path, self.layouts, uuid.uuid4().hex)
         self._writer = self.sink.at_home(threads)
         self._failure = self._writer.failure
