@@ -227,7 +227,7 @@ def measure(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Directory of the store that will appear.")],
     threads: Threads = None,
     budget: Budget = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it exists.")] = False,
     restart: Restart = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -114,6 +114,20 @@ def test_without_a_page(tmp_path, merges, folder, monkeypatch):
     assert json.dumps(RECIPES["sdm_w"]["base_model"]).strip('"') in page.text
 
 
+def test_a_merge_is_not_lost_with_its_page(tmp_path, folder, monkeypatch):
+    def short_of_memory(page):
+        raise MemoryError
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sdmw.reporting.pages.page.html_of", short_of_memory)
+    warnings = sdmw.merge(RECIPES["linear"], tmp_path / "out", progress=False).warnings
+    assert sum(each.startswith(f"no {NAME} was written (MemoryError") for each in warnings) == 1
+    assert not (tmp_path / "out" / NAME).exists()
+    assert not sdmw.verify(tmp_path / "out", progress=False).problems
+    monkeypatch.undo()
+    sdmw.report(tmp_path / "out", tmp_path / "page.html")
+
+
 def test_a_page_may_be_replaced_or_lost(merges):
     out = merges["linear"]
     sdmw.report(out, out / NAME, overwrite=True)

@@ -143,6 +143,8 @@ def test_what_cannot_be_added(models, tmp_path):
         add()
     measured()
     before = contents("store")
+    with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'base'"):
+        add(model="base")
     with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'func'"):
         add("func")
     with pytest.raises(PlanError, match="the statistics of 'func'"):

@@ -11,10 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 import sdmw
+from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import write_checkpoint
 from command_line import told
 from sdmw.errors import PlanError, StoreError
 from stores.stores_on_disk import RECIPE, measured, recipe_of, write_models
+from vocabularies_on_disk import tokenizer, write_model
 
 SHAPE = (80, 100)  # not small, so that it is measured by bins
 
@@ -144,6 +146,13 @@ def test_damaged_decisions(models):
     path.write_text("{")
     with pytest.raises(StoreError):
         merged("out", store)
+    changed = json.dumps(whole).replace(
+        '"magnitude": {"model.layers.mlp.up.weight": ', '"magnitude": {"model.layers.mlp.up.weight": 1', 1
+    )
+    assert changed != json.dumps(whole)
+    path.write_text(changed)
+    with pytest.raises(StoreError, match="another checksum"):
+        merged("out", store)
     path.unlink()
     assert not sdmw.open_store("store").decided
     merged("out", sdmw.open_store("store"))
@@ -178,3 +187,76 @@ def test_values_that_are_not_finite_are_measured(tmp_path, monkeypatch, capsys):
     measured({**RECIPE, "nonfinite": "pass"})
     Path("recipe.yaml").write_text('{"merge_method": "sdm_w", "base_model": base, "models": [corp, func]}')
     assert told(capsys, monkeypatch, "merge", "recipe.yaml", "out", "--statistics", "store", "-q").code == 0
+
+
+# What changes deltas and lies in no shard
+
+
+def test_a_store_of_an_adapter_with_another_scale_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matrices = adapter_of(np.random.default_rng(1), write_models(tmp_path)["base"])
+    write_adapter("tuned", matrices)
+    recipe = recipe_of(["tuned", "func"])
+    store = measured(recipe)
+    sdmw.merge(recipe, "out", progress=False, statistics=store)
+    config = Path("tuned/adapter_config.json")
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'tuned'"):
+        sdmw.merge(recipe, "other", progress=False, statistics=store)
+
+
+def test_a_store_of_other_tokens_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("base", "corp", "func")):
+        write_model(name, ["<unk>", "a", "b"], seed=seed)
+    aligned, plain = recipe_of(["corp", "func"], tokenizer_source="base"), recipe_of(["corp", "func"])
+    store = measured(aligned)
+    by_numbers = measured(plain, "by numbers")
+    sdmw.merge(aligned, "out", progress=False, statistics=store)
+    Path("corp/tokenizer.json").write_text(json.dumps(tokenizer(["<unk>", "b", "a"])))
+    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp'"):
+        sdmw.merge(aligned, "other", progress=False, statistics=store)
+    sdmw.merge(plain, "other", progress=False, statistics=by_numbers)
+
+
+def test_a_store_that_was_measured_with_other_rows_for_a_token_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("base", "corp", "func")):
+        write_model(name, ["<unk>", "dtype", "b"], seed=seed)
+    asked = [
+        recipe_of(["corp", "func"], tokenizer={"source": "base", "tokens": {"dtype": {"source": model, "force": True}}})
+        for model in ("corp", "func")
+    ]
+    with pytest.raises(PlanError, match="a recipe with the same deltas"):
+        sdmw.merge(asked[1], "out", progress=False, statistics=measured(asked[0]))
+
+
+def test_a_store_of_another_document_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_models(tmp_path)
+    recipes = []
+    for weight in (0.25, 0.75):
+        recipes.append(f"{weight}.yaml")
+        Path(recipes[-1]).write_text(
+            "{name: mean, merge_method: linear, models: [corp, func], parameters: {normalize: false, "
+            f"weight: [{{filter: mlp, value: {weight}}}, {{value: 1}}]}}}}\n---\n"
+            "{merge_method: sdm_w, base_model: base, models: [mean, func]}"
+        )
+    store = measured(recipes[0])
+    sdmw.merge(recipes[0], "out", progress=False, statistics=store)
+    assert not sdmw.doctor(recipes[0], statistics=store).problems
+    with pytest.raises(PlanError, match="a recipe with the same deltas"):
+        sdmw.merge(recipes[1], "other", progress=False, statistics=store)
+
+
+def test_models_whose_files_are_of_one_time_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_models(tmp_path)
+    for name in ("base", "corp", "func"):
+        os.utime(f"{name}/model.safetensors", ns=(1, 1))
+    store = measured()
+    merged("out", store)
+    for old, new in (("corp", "once"), ("func", "corp"), ("once", "func")):
+        os.rename(old, new)
+    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
+        merged("other", store)

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 import sdmw
-from checkpoints_on_disk import write_checkpoint
+from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from reference import survey as reference
 from sdmw.archives import shards
 from sdmw.errors import NonFiniteError, PlanError, StoreError, UsageError
@@ -97,6 +97,19 @@ def test_models_that_take_part_in_some_layers(models):
     assert all(corp and func for name, (corp, func) in nonzero.items() if ".0." in name)
 
 
+def test_tensors_that_are_not_measured_stand_before_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(5)
+    odd = {"a.empty": np.zeros((0, 4), np.float32), "a.position_ids": np.arange(4)}
+    models = {"base": llama_like(rng, "F32")}
+    models["corp"] = fine_tuned(rng, models["base"])
+    for name, tensors in models.items():
+        write_checkpoint(tmp_path / name, {**odd, **tensors})
+    store = measured(recipe_of(["corp"]))
+    assert {tensor.name for tensor in store.tensors} == models["base"].keys()
+    sdmw.merge(recipe_of(["corp"]), "out", progress=False, statistics=store)
+
+
 def test_what_is_not_finite(models):
     models["corp"]["model.norm.weight"] = models["corp"]["model.norm.weight"].copy()
     models["corp"]["model.norm.weight"].reshape(-1)[3] = np.nan
@@ -176,6 +189,9 @@ def damage_attributes(change):
         ("models", ["a"] * 2000, "models are"),
         ("models", [1], "models are"),
         ("recipe", 1, "neither version nor recipe"),
+        ("recipe", "{", "JSONDecodeError"),
+        ("recipe", "[" * 100_000, "RecursionError"),
+        ("recipe", "[]", "no recipe"),
         ("fingerprints", [1], "fingerprints are"),
         ("tensors", None, "no tensors"),
         ("tensors", [{"name": "a", "shape": [2]}] * 2, "stands twice"),
@@ -225,3 +241,14 @@ def test_numbers_that_do_not_fit_together(models, name, value):
     zarr.open_array(f"store/{name}", mode="r+")[1] = value
     with pytest.raises(StoreError):
         store.histogram(store.tensors[0].name, "corp")
+
+
+def test_models_without_elements(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "corp"):
+        write_checkpoint(tmp_path / name, {"empty.weight": np.zeros((0, 4), np.float32)})
+    store = measured(recipe_of(["corp"]))
+    (row,) = sdmw.sweep(store).rows
+    assert (row["kept"], row["weights"], row["nonzero"]) == (((0, 0),), ((0.0, 0.0),), (0,))
+    assert not sdmw.doctor(recipe_of(["corp"]), statistics=store).problems
+    sdmw.report(store, "page.html")

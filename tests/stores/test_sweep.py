@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from checkpoints_on_disk import write_checkpoint
 from command_line import told
 from sdmw.errors import StoreError, UsageError
 from sdmw.stores.grid import MOST_SETTINGS
-from stores.stores_on_disk import RECIPE, measured, write_models
+from stores.stores_on_disk import RECIPE, measured, recipe_of, write_models
 
 
 @pytest.fixture
@@ -170,6 +172,23 @@ def test_what_is_no_store(models):
 
 
 # The command line
+
+
+def test_a_sweep_on_a_narrow_terminal(models, capsys, monkeypatch):
+    for old, new in (("corp", "[bold]corp"), ("func", "a" * 20)):
+        shutil.copytree(old, new)
+    measured(recipe_of(["./[bold]corp", "a" * 20]))
+    wide = told(capsys, monkeypatch, "sweep", "store", "--lambda", "1,preserve_norm").out.splitlines()
+    assert "kept ./[bold]corp" in wide[0]
+    for name, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    narrow = re.sub(
+        r"\x1b\[[0-9;]*m", "", told(capsys, monkeypatch, "sweep", "store", "--lambda", "1,preserve_norm").out
+    )
+    head, *rows = (line.split() for line in narrow.splitlines())
+    assert head == ["lambda", "norm", "model", "weight", "kept"]
+    assert [row[-3] for row in rows] == ["./[bold]corp", "a" * 20] * 2
+    assert all(word in narrow for line in wide[1:] for word in line.split())
 
 
 def test_the_commands(models, capsys, monkeypatch):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
     from sdmw.stores.store import Store
+    from sdmw.writing.publication import Publication
 
 
 def merge(
@@ -166,11 +167,24 @@ def _written(
                 report = with_warnings(report, publication)
                 publication.add(REPORT, report.to_json().encode())
                 if planned.page:
-                    from sdmw.reporting.pages.merge import page_of_merge
-                    from sdmw.reporting.pages.page import NAME, html_of
-
-                    publication.add(NAME, html_of(page_of_merge(report, planned.recipe.text)).encode())
+                    _add_page(publication, report, planned.recipe.text)
     return with_warnings(report, publication)
+
+
+def _add_page(publication: "Publication", report: "Report", recipe: str) -> None:
+    """Add what people look at. A merge of hours is not lost where that cannot be made: `sdmw report` can try again."""
+    from sdmw.reporting.pages.page import NAME
+
+    try:
+        from sdmw.reporting.pages.merge import page_of_merge
+        from sdmw.reporting.pages.page import html_of
+
+        page = html_of(page_of_merge(report, recipe)).encode()
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"[:300]
+        publication.warnings.append(f"no {NAME} was written ({said}); all else is there, and sdmw report makes a page")
+        return
+    publication.add(NAME, page)
 
 
 def _known(planned: Plan, statistics: "Store | Path") -> "Known":

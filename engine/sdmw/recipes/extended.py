@@ -15,11 +15,11 @@ def extended(recipe: Recipe, model: str) -> Recipe:
         model: as recipes name it.
 
     Raises:
-        RecipeError: it has slices, or has this model.
+        RecipeError: it has slices, or has this model, be it as its base.
     """
     reference = ModelRef.parse(model)
     if recipe.slices:
         raise RecipeError([Problem("add", "a recipe with models", "one with slices")])
-    if any(entry.model == reference for entry in recipe.models):
+    if reference in {recipe.base_model, *(entry.model for entry in recipe.models)}:
         raise RecipeError([Problem("add", "a model that the recipe lacks", quoted(model))])
     return replace(recipe, models=(*recipe.models, ModelEntry(reference)))

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -111,18 +112,34 @@ def print_store(store: "Store") -> None:
 
 
 def print_sweep(sweep: "Sweep") -> None:
-    """A line for each setting, with each model's weight and share of kept deltas; bounds where they differ."""
+    """Of each setting all models' weights and shares of kept deltas, or bounds of them; in a line, where that fits."""
     first = sweep.rows[0]
     varied = [name for name in SETTINGS if any(row[name] != first[name] for row in sweep.rows)] or ["k"]
-    of_models = [f"{what} {_plain(model)}" for model in sweep.models for what in ("weight", "kept")]
-    table = _table(*varied, *of_models, "norm")
+    of_models = [f"{what} {model}" for model in sweep.models for what in ("weight", "kept")]
+    wide = _table(*varied, *of_models, "norm")
+    narrow = _table(*varied, "norm", "model", "weight", "kept")
     for row in sweep.rows:
-        cells = [_setting(row, name) for name in varied]
-        for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
-            shares = [each / nonzero if nonzero else 0.0 for each in kept]
-            cells += [_bounds(weight, ".4f"), _bounds(shares, ".2%")]
-        table.add_row(*cells, _bounds(row["merged_norm"], ".4g"))
-    _print(table)
+        settings, norm = [_setting(row, name) for name in varied], _bounds(row["merged_norm"], ".4g")
+        models = [(_plain(name), *cells) for name, cells in zip(sweep.models, _of_models(row), strict=True)]
+        wide.add_row(*settings, *(cell for _, *cells in models for cell in cells), norm)
+        narrow.add_row(*settings, norm, *models[0])
+        for each in models[1:]:
+            narrow.add_row(*[""] * len(settings), "", *each)
+    _print(wide if _fits(wide) else narrow)
+
+
+def _of_models(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each model's weight, and the share of its deltas that is kept."""
+    for weight, kept, nonzero in zip(row["weights"], row["kept"], row["nonzero"], strict=True):
+        shares = [each / nonzero if nonzero else 0.0 for each in kept]
+        yield _bounds(weight, ".4f"), _bounds(shares, ".2%")
+
+
+def _fits(table: Table) -> bool:
+    """Whether no cell of a table has to fold; where there is no terminal none has."""
+    console = Console()
+    asked = Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
+    return not console.is_terminal or asked <= console.width
 
 
 def _setting(row: Mapping[str, Any], name: str) -> str:
@@ -308,9 +325,9 @@ def print_error(text: str) -> None:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column(first, overflow="fold")
+    table.add_column(_plain(first), overflow="fold")
     for name in others:
-        table.add_column(name, justify="right", overflow="fold", no_wrap=False)
+        table.add_column(_plain(name), justify="right", overflow="fold", no_wrap=False)
     return table
 
 

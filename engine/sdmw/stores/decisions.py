@@ -14,6 +14,7 @@ from sdmw.planning.plan import Plan
 from sdmw.running.context import Context
 from sdmw.running.driver import Run, decide_model
 from sdmw.running.events import Event, Progress
+from sdmw.running.identity import hash_of
 from sdmw.storage.files import read_bounded
 from sdmw.stores.known import known_of
 from sdmw.stores.sources import store_of
@@ -47,7 +48,7 @@ def decide(plan: Plan, store: Store, context: Context) -> bytes:
         {"layer": layer.name, "decision": codec.encode(decision)}
         for layer, decision in zip(plan.layers, found.layers, strict=True)
     ]
-    return json.dumps({"version": __version__, "layers": layers}, separators=(",", ":")).encode()
+    return _compact({"version": __version__, "checksum": _checksum(store, layers), "layers": layers}).encode()
 
 
 def decisions_of(plan: Plan, store: Store) -> Mapping[int, object]:
@@ -70,6 +71,8 @@ def decisions_of(plan: Plan, store: Store) -> Mapping[int, object]:
         entries = node["layers"]
         if node["version"] != __version__ or [entry["layer"] for entry in entries] != [e.name for e in plan.layers]:
             raise ValueError("decisions of other layers")
+        if node["checksum"] != _checksum(store, entries):
+            raise ValueError("decisions with another checksum: they were changed, or lay in another store")
         layers = [codec.decode(decision_type(method), entry["decision"]) for entry in entries]
         model = decide_model(plan, method, layers)
         for each, layer in zip(plan.layers, layers, strict=True):
@@ -77,6 +80,15 @@ def decisions_of(plan: Plan, store: Store) -> Mapping[int, object]:
             if len(method.layer_facts(layer, model)) != models:
                 raise ValueError(f"layer {quoted(each.name)}: a decision on other models")
     return {number: layer for number, layer in enumerate(layers) if plan.layers[number].measured}
+
+
+def _checksum(store: Store, layers: Any) -> str:
+    """Of decisions and of what they were made from: bins have checksums of their own."""
+    return hash_of(each.encode() for each in (store.recipe, _compact(dict(store.fingerprints)), _compact(layers)))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _settings(store: Store) -> Any:

@@ -18,11 +18,12 @@ from sdmw.statistics.low_bits import LowBits, LowBitsLook
 from sdmw.stores.bins import StoredBins
 from sdmw.stores.cuts import Ranked
 from sdmw.stores.reading import StoreReader
-from sdmw.stores.sources import store_of
+from sdmw.stores.sources import DOCUMENTS, store_of
 from sdmw.stores.store import MEND, Store
 
-# Fields of a recipe that say what is made of deltas, and not what they are.
+# Fields of a recipe, and of its models and slices, that say what is made of deltas, and not what they are.
 DECIDING = {"merge_method", "parameters", "dtype", "out_dtype", "random_seed", "nonfinite", "name", "chat_template"}
+WHOLE = {"tokenizer", DOCUMENTS}  # fields that say what deltas are, by names of any kind
 EMPTY = LowBits({}, {})
 
 
@@ -111,5 +112,6 @@ def _deltas(store: Store) -> Any:
 
 def _without(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without(each) for name, each in value.items() if name not in DECIDING}
+        said = {name: each for name, each in value.items() if name not in DECIDING}
+        return {name: each if name in WHOLE else _without(each) for name, each in said.items()}
     return [_without(each) for each in value] if isinstance(value, list) else value

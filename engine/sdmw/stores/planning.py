@@ -45,6 +45,7 @@ def plan_measuring(plan: Plan, options: build.Options) -> Plan:
     plan = replace(
         plan,
         tensors=measured,
+        layers=(),  # they number the tensors of a merge, and a survey of a tensor asks for none
         target=options.target,
         problems=tuple(problems),
         warnings=(*plan.warnings, *(warnings if options.overwrite else ())),

@@ -1,5 +1,6 @@
 """A store as its attributes tell it, and as it is opened: nothing in it is believed."""
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -178,6 +179,8 @@ def _store(path: str, node: Any) -> Store:
         raise ValueError(f"models are {quoted(models)}")
     if not isinstance(version, str) or not isinstance(recipe, str):
         raise ValueError("neither version nor recipe")
+    if not isinstance(json.loads(recipe), dict):
+        raise ValueError("no recipe")
     if not isinstance(fingerprints, dict) or not _are_texts(fingerprints.values()):
         raise ValueError(f"fingerprints are {quoted(fingerprints)}")
     if not isinstance(tensors, list):

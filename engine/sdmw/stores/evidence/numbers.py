@@ -107,7 +107,7 @@ def _check(store: Store, columns: dict[str, NDArray[Any]], overlap: Integers | N
         raise ValueError("pairs that were measured in part")
     gram, conflict = (np.where(unknown, 0, columns[name]) for name in ("gram", "conflict"))
     for name, found in {**columns, "conflict": conflict}.items():
-        counts = found.reshape(elements.size, -1)
+        counts = found.reshape(elements.size, math.prod(found.shape[1:]))
         if name != "gram" and ((counts < 0).any() or (counts > elements[:, None]).any()):
             raise ValueError(f"{name} above the number of elements, or below 0")
     wrong = overlap is not None and ((overlap < 0).any() or (overlap.sum(axis=1) > elements).any())

@@ -207,7 +207,7 @@ def _swallowed(numbers: Numbers, plan: Plan | None) -> Iterator[Observation]:
     dtypes = [written.get(tensor.name, "BF16") for tensor in numbers.store.tensors]
     lost = np.zeros_like(numbers.nonzero)
     for dtype, column in _STEPS.items():
-        own = np.array([each == dtype for each in dtypes])
+        own = np.array([each == dtype for each in dtypes], bool)
         lost[own] = numbers.unchanged[own][:, :, column]
     totals = dict(_counts(numbers.nonzero))
     rows = tuple(
