@@ -126,7 +126,7 @@ def test_the_report_is_the_file(world):
     assert [layer["name"] for layer in told["layers"]] == [layer["tensors"][0] for layer in told["layers"]]
     for layer in told["layers"]:
         assert layer.keys() == {"name", "tensors", "facts", "decision"}
-        assert all(facts.keys() == {"threshold", "nonzero", "kept"} for facts in layer["facts"])
+        assert all(facts.keys() == {"threshold", "nonzero", "kept", "magnitude"} for facts in layer["facts"])
     assert told["facts"].keys() == {"percentile", "rank_error", "rank_error_share"}
     assert told["inputs"][0].keys() == {"model", "file", "size", "header", "sample"}
     assert told["files"]["written"].keys() >= {"config.json", "README.md", "sdmw_recipe.yaml"}

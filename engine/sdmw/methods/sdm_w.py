@@ -216,11 +216,19 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         )  # fmt: skip
 
     def layer_facts(self, layer: Shares, model: Weights) -> tuple[Facts, ...]:
-        """P and what reaches it; W and lambda where they are the layer's."""
+        """P, what reaches it and its sum; W and lambda where they are the layer's."""
         found = None if model.preserved else _preserved(layer, model)
         scale = facts_of([found]) if found else {}
         return tuple(
-            {"threshold": s.threshold, "nonzero": s.nonzero, "kept": s.kept, **_weight_of(s), **scale} for s in layer
+            {
+                "threshold": s.threshold,
+                "nonzero": s.nonzero,
+                "kept": s.kept,
+                "magnitude": None if s.magnitude is None else total_magnitude([s]),
+                **_weight_of(s),
+                **scale,
+            }
+            for s in layer
         )
 
     def model_facts(self, params: Iterable[SdmWParams], layers: Sequence[Shares], model: Weights) -> tuple[Facts, ...]:

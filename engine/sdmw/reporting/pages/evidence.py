@@ -1,18 +1,19 @@
 """What a store tells of models: how they agree, how large their changes are, what stands out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log2
 from statistics import median
 from typing import TYPE_CHECKING
 
 from sdmw.errors import Problem, UsageError, quoted
+from sdmw.methods.method import Facts
 from sdmw.reporting.diagnosis import CAUTION
 from sdmw.reporting.findings import findings_of
 from sdmw.reporting.pages import charts
+from sdmw.reporting.pages.layers import by_depth, layer_parts
 from sdmw.reporting.pages.page import Cell, Part, Table, Text, columns_of
-from sdmw.reporting.pages.places import places_of
-from sdmw.stores.evidence.agreement import Agreement, Pair, agreement, overlap
+from sdmw.stores.evidence.agreement import Agreement, agreement, overlap
 from sdmw.stores.evidence.merged import merged_of
 from sdmw.stores.evidence.numbers import Numbers, numbers_of
 from sdmw.stores.evidence.powers import histograms
@@ -104,8 +105,7 @@ def _agreement(numbers: Numbers) -> Iterator[Part]:
         title = "Signs that differ, of elements that both change; half of them by chance"
         yield charts.square(title, "agreement", "conflict", said=said, share=True)
     yield Table("agreement", "Every two models", columns, tuple(_both_ways(found)))
-    yield from _by_depth(found, "cosine")
-    yield from _by_depth(found, "conflict")
+    yield from _by_tensor(found)
     yield from _overlap(numbers)
 
 
@@ -116,34 +116,23 @@ def _both_ways(found: Agreement) -> Iterator[tuple[Cell, ...]]:
         yield names[pair.other], names[pair.one], pair.cosine, pair.conflict
 
 
-def _by_depth(found: Agreement, measure: str) -> Iterator[Part]:
-    """The median over components, of each pair in each block."""
-    places = places_of(found.tensors)
-    rows: list[tuple[Cell, ...]] = []
-    for pair in found.pairs[:MOST_PAIRS]:
-        by_depth: dict[int, list[float]] = {}
-        for name, value in zip(found.tensors, _of_tensors(pair, measure), strict=True):
-            if value is not None and (depth := places[name].depth) is not None:
-                by_depth.setdefault(depth, []).append(value)
-        names = f"{found.models[pair.one]} and {found.models[pair.other]}"
-        rows += [(names, depth, median(values)) for depth, values in sorted(by_depth.items())]
-    if len({row[1] for row in rows}) < 2:
-        return
-    share = measure == "conflict"
-    title = "Signs that differ" if share else "Cosine"
-    name, said = f"{measure}_by_depth", f"A line for every two models: {title.lower()} over blocks."
-    yield charts.lines(
-        f"{title}, by depth, median of the components", name, "depth", measure,
-        said=said, names=("block", ""), by="pair", share=share,
-    )  # fmt: skip
-    columns = columns_of(
-        ("pair", "models"), ("depth", "block", "count"), (measure, title.lower(), "share" if share else "number")
-    )
-    yield Table(name, f"{title} by depth, as numbers", columns, tuple(rows), folded=True)
+def _by_tensor(found: Agreement) -> Iterator[Part]:
+    """Maps and lines of cosines and signs that differ, of the first pairs."""
+    shown = found.pairs[:MOST_PAIRS]
+    names = [f"{found.models[pair.one]} and {found.models[pair.other]}" for pair in shown]
+    told = {
+        name: [_facts(cosine=pair.cosines[at], signs_differ_share=pair.conflicts[at]) for pair in shown]
+        for at, name in enumerate(found.tensors)
+    }
+    parts = layer_parts(names, told, "pairs", of="pair")
+    yield from parts
+    for field in ("cosine", "signs_differ_share"):
+        yield from by_depth(parts, field)
 
 
-def _of_tensors(pair: Pair, measure: str) -> Sequence[float | None]:
-    return pair.cosines if measure == "cosine" else pair.conflicts
+def _facts(**measures: float | None) -> Facts:
+    """What is known."""
+    return {name: value for name, value in measures.items() if value is not None}
 
 
 def _overlap(numbers: Numbers) -> Iterator[Part]:
@@ -155,6 +144,9 @@ def _overlap(numbers: Numbers) -> Iterator[Part]:
         ("by", "changed by so many models"), ("count", "elements", "count"), ("share", "share", "share")
     )
     yield Table("overlap", "Elements that models share", columns, rows)
+    names = [tensor.name for tensor in numbers.store.tensors]
+    told = {name: [_facts(shared_share=share)] for name, share in zip(names, found.by_tensor, strict=True)}
+    yield from by_depth(layer_parts(("all models",), told, of="of"), "shared_share")
 
 
 def _histograms(store: "Store", cuts: Mapping[str, float]) -> Iterator[Part]:

@@ -14,12 +14,16 @@ MOST_MAPS = 6
 _COUNTS = ("nonzero", "kept")  # of which the share follows
 
 
-def layer_parts(models: Sequence[str], layers: Mapping[str, Sequence[Facts]]) -> tuple[Part, ...]:
+def layer_parts(
+    models: Sequence[str], layers: Mapping[str, Sequence[Facts]], name: str = NAME, *, of: str = "model"
+) -> tuple[Part, ...]:
     """Maps of all numbers that are told of layers, and their table; nothing where none is told.
 
     Args:
-        models: names, in order.
+        models: names, in order; or of pairs of models.
         layers: by the name of each layer, what is told of each model in it.
+        name: of the table.
+        of: what each of the models is.
     """
     places = places_of(layers, MOST // max(1, len(models)))
     rows = _rows(models, layers, places)
@@ -27,7 +31,7 @@ def layer_parts(models: Sequence[str], layers: Mapping[str, Sequence[Facts]]) ->
         return ()
     folded = any(place.count > 1 for place in places.values())
     columns = (
-        Column("model", "model"),
+        Column("model", of),
         Column("depth", "block", "count"),
         Column("component", "component"),
         *((Column("layers", "layers", "count"),) if folded else ()),
@@ -44,12 +48,12 @@ def layer_parts(models: Sequence[str], layers: Mapping[str, Sequence[Facts]]) ->
         for (model, place), facts in rows.items()
     )
     title = "All layers, alike ones together" if folded else "All layers"
-    return (*_maps(places.values(), fields), Table(NAME, title, columns, cells, folded=True))
+    return (*_maps(places.values(), fields, name, of), Table(name, title, columns, cells, folded=True))
 
 
 def by_depth(parts: Iterable[Part], field: str) -> tuple[Part, ...]:
-    """The median over components of a field of the layers' table, as lines over depth; nothing if there is no depth."""
-    table = next((part for part in parts if isinstance(part, Table) and part.name == NAME), None)
+    """The median over components of a field of `layer_parts`, as lines over depth; nothing if there is no depth."""
+    table = next((part for part in parts if isinstance(part, Table)), None)
     fields = [column.field for column in table.columns] if table else []
     if table is None or field not in fields:
         return ()
@@ -61,9 +65,9 @@ def by_depth(parts: Iterable[Part], field: str) -> tuple[Part, ...]:
         return ()
     column = table.columns[at]
     name, title = f"{field}_by_depth", f"{column.title.capitalize()} by depth, median of the components".capitalize()
-    columns = (Column("model", "model"), Column("depth", "block", "count"), column)
+    columns = (table.columns[0], Column("depth", "block", "count"), column)
     rows = tuple((model, depth, median(values)) for (model, depth), values in found.items())
-    said = f"A line for each model: {column.title} over blocks."
+    said = f"A line for each {table.columns[0].title}: {column.title} over blocks."
     share = column.kind == "share"
     chart = charts.lines(title, name, "depth", field, said=said, names=("block", column.title), share=share)
     return chart, Table(name, "The same as numbers", columns, rows, folded=True)
@@ -109,7 +113,7 @@ def _fields(rows: Mapping[tuple[str, Place], Facts]) -> dict[str, Kind]:
     return dict(sorted(kinds.items(), key=lambda item: ("share", "number", "count").index(item[1])))
 
 
-def _maps(places: Iterable[Place], fields: Mapping[str, Kind]) -> Iterator[Chart]:
+def _maps(places: Iterable[Place], fields: Mapping[str, Kind], name: str, of: str) -> Iterator[Chart]:
     depths = len({place.depth for place in places if place.depth is not None})
     if depths < 2:
         return
@@ -117,7 +121,7 @@ def _maps(places: Iterable[Place], fields: Mapping[str, Kind]) -> Iterator[Chart
         if field in _COUNTS:  # the size of tensors says more about them than merging does
             continue
         title = field.replace("_", " ")
-        said = f"A map for each model: {title} by block, from left to right, and component, from top to bottom."
+        said = f"A map for each {of}: {title} by block, from left to right, and component, from top to bottom."
         yield charts.heat_map(
-            f"{title.capitalize()} by block and component", NAME, field, depths=depths, said=said, share=kind == "share"
+            f"{title.capitalize()} by block and component", name, field, depths=depths, said=said, share=kind == "share"
         )
