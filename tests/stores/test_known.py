@@ -278,3 +278,12 @@ def test_another_version_of_an_object_is_another_input(tmp_path, monkeypatch):
 
     assert told("one") == told("one")
     assert all(one != two for one, two in zip(told("one").values(), told("two").values(), strict=True))
+
+
+def test_a_store_that_the_output_would_replace(models):
+    store = measured()
+    for path in ("store", "./store/"):
+        with pytest.raises(PlanError, match="which the output would replace"):
+            sdmw.merge(RECIPE, path, overwrite=True, progress=False, statistics="store")
+    assert sdmw.plan(RECIPE, "store", overwrite=True, statistics=store).problems
+    assert sdmw.open_store("store").models == store.models
