@@ -44,8 +44,11 @@ class Kernels(BuildHookInterface[Any]):
 
 
 def _run(code: str, *arguments: str) -> str:
-    """What a process of its own prints: Numba compiles for one processor in each."""
+    """What a process of its own prints: Numba compiles for one processor in each.
+
+    Without `site`, which in pip's isolated builds drops the sources where they are installed in editable form.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(SOURCES), *filter(None, sys.path)])
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-S", "-c", code, *arguments]
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -129,7 +129,7 @@ class TestRandomSeed:
 
 
 def test_what_is_left_out_is_known(world):
-    with pytest.raises(sdmw.errors.UsageError, match="without: expected tokenizer, card, found 'config'"):
+    with pytest.raises(sdmw.errors.UsageError, match="without: expected tokenizer, card, page, found 'config'"):
         sdmw.merge("mergekit_config.yml", "out", progress=False, without=["config"])
 
 

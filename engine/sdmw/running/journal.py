@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from sdmw import codec
 from sdmw.checkpoints.checkpoint import Checkpoint
-from sdmw.errors import InputChangedError, OutputError, Problem
+from sdmw.errors import InputChangedError, OutputError, Problem, RunError
 from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running.deal import Written
@@ -41,10 +41,17 @@ class Notes:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """A block that carries the run out: where it fails and can be resumed, what was noted is kept."""
+        """A block that carries the run out: where it fails and can be resumed, what was noted is kept.
+
+        Raises:
+            InputChangedError: it could not be read on, and an input is another than at the start. Of pages that are
+                lost nobody knows which file's they were.
+        """
         try:
             yield
         except BaseException as error:
+            if type(error) is RunError and (problems := changes(self._inputs)):  # a read error, say
+                raise InputChangedError(problems) from error
             if getattr(error, "resumable", True):
                 with suppress(OutputError):
                     self._keep()
