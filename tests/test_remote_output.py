@@ -299,7 +299,7 @@ def test_executors_and_documents_are_refused(world, tmp_path):
             for name, model in (("first", world / "corp"), ("second", "first"))
         )
     )
-    with pytest.raises(RecipeError, match=r"Give a folder for them \(--intermediate-dir"):
+    with pytest.raises(RecipeError, match="documents: expected a folder of this machine"):
         sdmw.plan(tmp_path / "two.yaml", OUT)
 
 

@@ -32,7 +32,7 @@ def places_of(recipe: Recipe, out: str | None, folder: str | None) -> dict[str, 
     if place is None:
         return {}
     if is_remote(place):
-        mend = "Give a folder for them (--intermediate-dir, intermediate_dir=)"
+        mend = "Write to a folder of this machine, and copy the result there"
         raise RecipeError([Problem("documents", "a folder of this machine to write them to", quoted(place), mend)])
     names = [each.name for each in recipe.documents]
     odd = [name for name in (*names, recipe.name) if name and (name in (".", "..") or "/" in name or "\0" in name)]
