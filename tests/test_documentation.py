@@ -253,7 +253,8 @@ def test_alternatives_are_found():
 
 @pytest.mark.parametrize("text", shown("console"))
 def test_a_transcript_is_what_happens(place, text):
-    can_ask = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    # Four models answer by torch: seconds each, and the demo asks them too.
+    can_ask = os.environ.get("SDMW_FAULTS") == "all" and importlib.util.find_spec("transformers")
     for command, expected in transcript(text):
         program, *arguments = shlex.split(command)
         if program == "scripts/ask" and not can_ask:

@@ -15,6 +15,7 @@ from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import write_checkpoint
 from command_line import told
 from sdmw.errors import PlanError, StoreError
+from sdmw.stores.sources import store_of
 from stores.stores_on_disk import RECIPE, measured, recipe_of, write_models
 from vocabularies_on_disk import tokenizer, write_model
 
@@ -260,3 +261,29 @@ def test_models_whose_files_are_of_one_time_are_told_apart(tmp_path, monkeypatch
         os.rename(old, new)
     with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
         merged("other", store)
+
+
+def test_another_version_of_an_object_is_another_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_models(tmp_path)
+    planned = sdmw.plan(RECIPE)
+
+    def told(version):
+        """Of the plan with all shards as objects of a version."""
+        sources = (
+            (name, replace(each, shards=tuple(replace(shard, version=version) for shard in each.shards)))
+            for name, each in planned.sources
+        )
+        return store_of(replace(planned, sources=tuple(sources)), "store").fingerprints
+
+    assert told("one") == told("one")
+    assert all(one != two for one, two in zip(told("one").values(), told("two").values(), strict=True))
+
+
+def test_a_store_that_the_output_would_replace(models):
+    store = measured()
+    for path in ("store", "./store/"):
+        with pytest.raises(PlanError, match="which the output would replace"):
+            sdmw.merge(RECIPE, path, overwrite=True, progress=False, statistics="store")
+    assert sdmw.plan(RECIPE, "store", overwrite=True, statistics=store).problems
+    assert sdmw.open_store("store").models == store.models

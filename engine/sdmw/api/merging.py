@@ -1,5 +1,6 @@
 """Merging: planned, written, or opened without being written."""
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -197,7 +198,11 @@ def _known(planned: Plan, statistics: "Store | Path") -> "Known":
     from sdmw.stores.spared import known_or_decided
     from sdmw.stores.store import Store, read_store
 
-    return known_or_decided(planned, statistics if isinstance(statistics, Store) else read_store(path_of(statistics)))
+    store = statistics if isinstance(statistics, Store) else read_store(path_of(statistics))
+    if planned.target is not None and os.path.realpath(store.path) == os.path.realpath(planned.target):
+        found = f"{quoted(store.path)}, which the output would replace"
+        raise PlanError([Problem("statistics", "a store beside the output", found)])
+    return known_or_decided(planned, store)
 
 
 def plan(

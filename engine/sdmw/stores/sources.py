@@ -67,7 +67,8 @@ def _samples(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _parts(checkpoint: Checkpoint, aligned: bool) -> Iterator[str]:
     for shard in sorted(checkpoint.shards, key=lambda shard: shard.path):
-        yield from (shard.header_hash, str(shard.size), str(shard.mtime_ns))
+        # Of an object in a store the time may be told in whole seconds, or not at all; its version is.
+        yield from (shard.header_hash, str(shard.size), str(shard.mtime_ns), shard.version or "")
     if checkpoint.adapts is not None:
         # Scales and ranks are in no shard.
         yield hash_of_config(checkpoint.path, follow_links=checkpoint.follow_links)

@@ -174,15 +174,16 @@ def _log2(value: float | None) -> float | None:
 
 
 def _settings(store: "Store") -> Iterator[Part]:
-    """Weights of SDM-W at other settings: the middle of their bounds."""
-    for name, title, k, power in (
-        ("k", "percent of the nonzero deltas dropped (k), weights linear", K, (1.0,)),
-        ("power", "power of the weights, all deltas kept", (0.0,), POWERS),
+    """Weights of SDM-W at other settings: the middle of their bounds. By k they are linear; by power nothing is cut."""
+    swept = sweep_rows(store, Grid(K, POWERS, (1,), ("tensor",), (1.0,)))
+    for name, title, fixed in (
+        ("k", "percent of the nonzero deltas dropped (k), weights linear", {"power": 1.0}),
+        ("power", "power of the weights, all deltas kept", {"k": 0.0}),
     ):
-        swept = sweep_rows(store, Grid(k, power, (1,), ("tensor",), (1.0,)))
+        shown = [row for row in swept if all(row[each] == value for each, value in fixed.items())]
         rows = tuple(
             (model, row[name], (low + high) / 2)
-            for row in swept
+            for row in shown
             for model, (low, high) in zip(store.models, row["weights"], strict=True)
         )
         table, said = f"weights_by_{name}", f"A line for each model: its weight in SDM-W over {name}."
