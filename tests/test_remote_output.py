@@ -15,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdmw
+from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import OutputError, PlanError, RecipeError, RunError, StoppedError, UsageError
 from sdmw.running.events import Progress
+from sdmw.running.gathered import MOST, Gathered
 from sdmw.storage import remote, remote_folder, remote_writing
 from sdmw.tensors.dtype import DType
 from sdmw.writing.layout import lay_out
@@ -200,6 +202,21 @@ def test_an_input_that_changes_meanwhile(world, store, tmp_path):
     assert (store.objects(), store.unfinished()) == ({}, [])
 
 
+def test_an_adapter_is_known_by_its_config(world, store, tmp_path):
+    rng = np.random.default_rng(3)
+    write_adapter(tmp_path / "one", adapter_of(rng, llama_like(rng)), base_model_name_or_path="")
+    lora = {
+        "merge_method": "lora", "base_model": f"{world}/base", "models": [{"model": str(tmp_path / "one")}],
+        "parameters": {"output": "adapter"},
+    }  # fmt: skip
+    sdmw.merge(lora, OUT, progress=False)
+    sdmw.merge(lora, tmp_path / "local", progress=False)
+    names = ["adapter_model.safetensors", "adapter_config.json"]
+    found = store.objects("out")
+    assert [found[f"out/{name}"] == (tmp_path / "local" / name).read_bytes() for name in names] == [True, True]
+    assert sent(store)[-1] == "adapter_config.json"
+
+
 def test_a_signal_ends_it_and_leaves_nothing(world, store):
     def stop(event):
         if isinstance(event, Progress) and event.stage == "apply":
@@ -322,6 +339,39 @@ def test_the_command(world, store, tmp_path):
     assert OUT in done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr
     assert "out/config.json" in store.objects("out")
+
+
+@pytest.mark.skipif(os.environ.get("SDMW_FAULTS") != "all", reason="long: SDMW_FAULTS=all")
+def test_a_killed_run_leaves_no_model(world, store, tmp_path):
+    """At some requests of a run; then a run that may overwrite ends as it should."""
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe(world)))
+    options = ["--threads", "2", "--max-shard-size", "300kB"]
+    command = [sys.executable, "-m", "sdmw", "merge", str(tmp_path / "recipe.json"), OUT, *options]
+    for moment in range(3, 30, 4):
+        asked, running = [0], []
+
+        def kill(*request, asked=asked, running=running, moment=moment):
+            asked[0] += 1
+            if asked[0] == moment and running:
+                running[0].kill()
+
+        store.answer = kill
+        running.append(subprocess.Popen([*command, "--overwrite"], stderr=subprocess.PIPE, stdout=subprocess.PIPE))
+        running[0].communicate(timeout=120)
+        assert (f"out/{INDEX}" in store.names()) == (running[0].returncode == 0)
+    store.answer = None
+    subprocess.run([*command, "--overwrite"], check=True, capture_output=True, timeout=120)
+    assert {f"out/{INDEX}", f"out/{CONFIG}"} <= set(store.names())
+    assert f"out/{MARK}" not in store.names()
+
+
+def test_what_was_gathered_goes_before_what_is_large():
+    """An output that is written from front to back would wait for ever for what the same thread still holds."""
+    got = []
+    gathered = Gathered(lambda shard, offset, data: got.append((offset, data.nbytes)))
+    gathered(0, 0, np.zeros(8, np.uint8))
+    gathered(0, 8, np.zeros(MOST, np.uint8))
+    assert got == [(0, 8), (8, MOST)]
 
 
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=6), min_size=1, max_size=4), st.data())
