@@ -39,6 +39,24 @@ class Store:
     answer: object = None
     sent: int = 0
 
+    def objects(self, prefix=""):
+        """What is in the bucket: content by key."""
+        store = from_url("s3://bucket", client_options={"allow_http": True})
+        found = [each["path"] for some in obstore.list(store, prefix) for each in some]
+        return {path: bytes(obstore.get(store, path).bytes()) for path in found}
+
+    def names(self):
+        """The keys in the bucket, without a request."""
+        from moto.backends import get_backend
+
+        return list(get_backend("s3")["123456789012"]["aws"].buckets["bucket"].keys)
+
+    def unfinished(self):
+        """Uploads in parts that are neither completed nor aborted."""
+        from moto.backends import get_backend
+
+        return list(get_backend("s3")["123456789012"]["aws"].buckets["bucket"].multiparts)
+
     def put(self, folder, prefix):
         """Upload a folder to the bucket."""
         store = from_url("s3://bucket", client_options={"allow_http": True})

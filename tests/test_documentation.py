@@ -190,6 +190,7 @@ READ_BY = {
     },
     "--restart": {"merge", "mergekit-yaml", "extract", "measure"},  # what another run left
     "--statistics": {"doctor", "report"},  # evidence
+    "--dask": {"merge", "plan"},  # an output in a store
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip

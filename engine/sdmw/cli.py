@@ -87,7 +87,9 @@ def options(
 @app.command()
 def merge(
     recipe: RecipeArgument,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Directory that will appear, or address: s3://bucket/folder.")
+    ],
     threads: Threads = None,
     dask: Dask = None,
     budget: Budget = None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdmw.reporting.report import Report
     from sdmw.running.events import Event
     from sdmw.stores.store import Store
-    from sdmw.writing.publication import Publication
+    from sdmw.writing.output import Output
 
 AnyReport = TypeVar("AnyReport", "Report", "ExtractionReport", "PackReport", "Store")
 Path = str | os.PathLike[str]
@@ -85,7 +85,7 @@ def receiver(progress: ProgressLike) -> "Iterator[Callable[[Event], None]]":
         yield lambda _event: None
 
 
-def with_warnings(report: AnyReport, publication: "Publication", *planned: str) -> AnyReport:
+def with_warnings(report: AnyReport, publication: "Output", *planned: str) -> AnyReport:
     """A report that also tells what is odd about its output: what was planned, and what publishing it found."""
     told = dict.fromkeys((*planned, *report.warnings, *publication.warnings))
     return dataclasses.replace(report, warnings=tuple(told))

@@ -6,6 +6,7 @@ Source: METHODS.md, section 9.
 import os
 from collections.abc import Iterator, Mapping
 
+from sdmw.addresses import is_remote
 from sdmw.errors import Problem, RecipeError, SdmwError, quoted
 from sdmw.methods import all_methods
 from sdmw.planning.inputs import Inputs
@@ -25,11 +26,14 @@ def places_of(recipe: Recipe, out: str | None, folder: str | None) -> dict[str, 
         folder: where documents are; None where nobody asked for them.
 
     Raises:
-        RecipeError: a name that no folder can have.
+        RecipeError: a name that no folder can have, or no folder of this machine.
     """
     place = folder if folder is not None else out if _all_named(recipe) else None
     if place is None:
         return {}
+    if is_remote(place):
+        mend = "Write to a folder of this machine, and copy the result there"
+        raise RecipeError([Problem("documents", "a folder of this machine to write them to", quoted(place), mend)])
     names = [each.name for each in recipe.documents]
     odd = [name for name in (*names, recipe.name) if name and (name in (".", "..") or "/" in name or "\0" in name)]
     if odd:

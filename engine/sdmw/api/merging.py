@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sdmw.addresses import is_remote
 from sdmw.api import documents
 from sdmw.api.arguments import (
     Path,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from sdmw.running.pool import ExecutorLike
     from sdmw.running.reader import MergeReader
     from sdmw.stores.store import Store
-    from sdmw.writing.publication import Publication
+    from sdmw.writing.output import Output
 
 
 def merge(
@@ -67,7 +68,8 @@ def merge(
 
     Args:
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
-        out: the directory that will appear, complete or not at all.
+        out: the directory that will appear, complete or not at all; or the address of a folder in a store, such as
+            `s3://bucket/folder`, where the config and the index appear last.
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
             free, at most 1 GiB (seven eighths, up to 256 MiB, where little is free).
         threads: number of worker threads, or of the executor's workers to be kept busy; default: one per core.
@@ -137,7 +139,7 @@ def _written(
     out, overwrite = prepared.options.target, prepared.options.overwrite
     assert out is not None
     planned = sound(prepared.plan())
-    from sdmw.running.context import load_kernels, publishing, working
+    from sdmw.running.context import load_kernels, publishing, uploading, working
     from sdmw.running.usage import Usage
 
     with receiver(progress) as heard, Usage() as usage:
@@ -155,9 +157,13 @@ def _written(
         with working(tell, planned.threads, executor, kernels, planned.checkpoints) as context:
             planned = settled_with_documents(prepared, planned, context)
             known = nothing_known if statistics is None else _known(planned, statistics)
-            with publishing(
-                context, out, planned.shards, planned.checkpoints,
-                overwrite=overwrite, identity=identity_of(planned), resume=resume, threads=planned.threads,
+            place = context, out, planned.shards, planned.checkpoints
+            threads = planned.threads
+            with (
+                uploading(*place, overwrite=overwrite, threads=threads) if is_remote(out) else
+                publishing(
+                    *place, overwrite=overwrite, identity=identity_of(planned), resume=resume, threads=threads
+                )
             ) as publication:  # fmt: skip
                 tell(Planned(planned))
                 outcome = Run(planned, context, known).carry_out(publication)
@@ -172,7 +178,7 @@ def _written(
     return with_warnings(report, publication)
 
 
-def _add_page(publication: "Publication", report: "Report", recipe: str) -> None:
+def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
     """Add what people look at. A merge of hours is not lost where that cannot be made: `sdmw report` can try again."""
     from sdmw.reporting.pages.page import NAME
 
@@ -360,6 +366,10 @@ def _options(
 ) -> Options:
     if without and (unknown := set(without) - {"tokenizer", "card", "page"}):
         raise UsageError([Problem("without", "tokenizer, card, page", quoted(sorted(unknown)[0]))])
+    if target is not None and is_remote(target) and executor is not None:
+        mend = "Leave it out (--dask), or write to a folder that all workers see"
+        expected = "threads of this process, as the output is an address"
+        raise UsageError([Problem("executor", expected, "an executor", mend)])
     limits, most = limits_of(budget, threads, executor), parse_size(max_shard_size, "max_shard_size")
     return Options(target, overwrite, most, limits, frozenset(without))
 

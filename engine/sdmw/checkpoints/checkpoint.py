@@ -77,6 +77,12 @@ def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:
     return list(folders)
 
 
+def input_addresses(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """Every address of a folder that inputs lie in."""
+    paths = (path for each in checkpoints for path in (each.path, *(os.path.dirname(s.path) for s in each.shards)))
+    return list(dict.fromkeys(filter(is_remote, paths)))
+
+
 def _led_to(folder: str) -> Iterator[str]:
     """What the links in a folder lead to."""
     for above, _, names in os.walk(folder):

@@ -12,6 +12,7 @@ from sdmw.planning.plan import MOST_EARLY, Plan
 from sdmw.sizes import shown
 from sdmw.statistics.look import LookMemory, Measured
 from sdmw.statistics.ranges import OPEN_RANGE, RANGE_BYTES
+from sdmw.storage.remote_writing import memory_of as memory_of_upload
 from sdmw.tensors.mapping import WINDOWS
 from sdmw.tensors.read_ahead import KEPT
 from sdmw.tensors.tensor import Tensor
@@ -112,7 +113,8 @@ def demand_of(plan: Plan, method: AnyMethod, resident: int) -> Demand:
         + kernels.stay
         + DECISION * len(plan.layers) * len(plan.models)
         + PIECE * len(tensors)
-        + (STORES if any(is_remote(each.path) for each in plan.checkpoints) else 0)
+        + (STORES if any(is_remote(each.path) for each in plan.checkpoints) or is_remote(plan.target or "") else 0)
+        + (memory_of_upload(max((each.size for each in plan.shards), default=0)) if is_remote(plan.target or "") else 0)
         + APART * (sum(columns for columns, _ in by_column) + sum(ranges))
         + OPEN_RANGE * max(ranges, default=0),
         loading=resident + kernels.most,

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sdmw.checkpoints.checkpoint import input_folders
+from sdmw.addresses import is_remote
+from sdmw.checkpoints.checkpoint import input_addresses, input_folders
 from sdmw.errors import PlanError, Problem, quoted, shorten
 from sdmw.linux import free
 from sdmw.methods import all_methods
@@ -28,6 +29,7 @@ from sdmw.tensors.tensor import Tensor
 from sdmw.views.layers import component_of, layer_of
 from sdmw.views.stacked import Tables
 from sdmw.writing import licences
+from sdmw.writing.address_target import check_address, warned_of
 from sdmw.writing.layout import ADAPTER, MODEL, Place, ShardLayout, lay_out
 from sdmw.writing.target import check_target, replaced
 from sdmw.writing.work_directory import standing
@@ -290,13 +292,19 @@ def _numbered(
 
 def _with_disk(plan: Plan, options: Options) -> Plan:
     """What the place of the output says: whether it may be written, and how much room it has."""
-    place = standing(os.path.abspath(options.target)) if options.target else os.getcwd()
+    target = options.target
     problems, warnings = list(plan.problems), list(plan.warnings)
-    if options.target is not None:
-        found = check_target(options.target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
-        problems += found
-        if options.overwrite and not found:
-            warnings += replaced(options.target, {*plan.copied, *plan.tokenizer_files, *plan.beside})
+    written = {*plan.copied, *plan.tokenizer_files, *plan.beside}
+    if target is not None and is_remote(target):
+        found = check_address(target, input_addresses(plan.checkpoints), options.overwrite)
+        warnings += [] if found.problems else warned_of(target, found.names, written)
+        return replace(plan, problems=(*problems, *found.problems), warnings=tuple(warnings))
+    place = standing(os.path.abspath(target)) if target else os.getcwd()
+    if target is not None:
+        wrong = check_target(target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        problems += wrong
+        if options.overwrite and not wrong:
+            warnings += replaced(target, written)
     room = free(place) or 0
     return replace(plan, free_bytes=room, problems=tuple(problems), warnings=tuple(warnings))
 

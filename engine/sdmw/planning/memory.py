@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from sdmw.addresses import is_remote
 from sdmw.errors import Problem
 from sdmw.linux import allocated, memory_file_system
 from sdmw.sizes import shown
@@ -33,7 +34,7 @@ def taken_by_output(target: str, size: int) -> int:
         size: bytes to be written; what a killed run of the same target has written is taken already.
     """
     parent, name = parted(target)
-    if memory_file_system(standing(parent)) is None:
+    if is_remote(target) or memory_file_system(standing(parent)) is None:
         return 0
     return max(0, size - allocated(work_path(parent, name)))
 

@@ -161,7 +161,7 @@ class Plan:
         peak_bytes: proved bound on the resident memory of the process.
         workers: number of other processes in which the work is done; 0 for none.
         worker_bytes: proved bound on the resident memory of each of them.
-        free_bytes: free disk where the output goes.
+        free_bytes: free disk where the output goes; 0 where that is an address.
         spared: bytes that need not be read to measure, since a statistics store has what they tell.
         read_again: bytes of these that are read to measure all the same: bins do not decide their layers.
         missing: models that lack tensors of the base, and how many; the base's stand in.

@@ -1,11 +1,12 @@
 """A recipe whose inputs are open: what a plan is made from, and made from again once heads are compared."""
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sdmw.addresses import is_remote
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import PlanError, Problem, SdmwError, quoted
 from sdmw.methods import all_methods
@@ -19,6 +20,7 @@ from sdmw.planning.vocabularies import vocabularies
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.recipe import Recipe
 from sdmw.storage.access import Access
+from sdmw.writing.address_target import check_address
 from sdmw.writing.target import check_target
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class Prepared:
                 frozenset(untie),
                 self.vocabularies,
             )
-        of_target = check_target(options.target, (), 0, options.overwrite) if options.target is not None else ()
+        of_target = _wrong_with(options.target, options.overwrite) if options.target is not None else []
         names = tuple(str(entry.model) for entry in recipe.models)
         return Plan(recipe, names, problems=(*self.inputs, *of_target), notes=recipe.notes)
 
@@ -135,6 +137,13 @@ def _opened(recipe: Recipe, options: Options, access: Access, merges: Mapping[Mo
     if isinstance(found, list):
         return Prepared(recipe, tuple(found), Beside(), options, access)
     return Prepared(recipe, inputs, files_beside(recipe, inputs, found), options, access, found)
+
+
+def _wrong_with(target: str, overwrite: bool) -> Sequence[Problem]:
+    """All that is wrong with the place of an output whose inputs and size are unknown."""
+    if is_remote(target):
+        return check_address(target, (), overwrite).problems
+    return check_target(target, (), 0, overwrite)
 
 
 def _sound(plan: Plan) -> Plan:

@@ -13,10 +13,10 @@ from sdmw.storage.files import read_bounded
 from sdmw.tensors.low_rank import Factor
 from sdmw.writing import side_files
 from sdmw.writing.adapter_config import adapter_config
-from sdmw.writing.publication import Publication
+from sdmw.writing.output import Output
 
 
-def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport], nonfinite: Mapping[str, int]) -> None:
+def add_files(output: Output, plan: Plan, models: Sequence[ModelReport], nonfinite: Mapping[str, int]) -> None:
     """Write all of them but the report into an output that is not published yet.
 
     Args:
@@ -39,7 +39,7 @@ def add_files(output: Publication, plan: Plan, models: Sequence[ModelReport], no
     output.add(recipe, plan.recipe.text.encode())
 
 
-def _add_model_files(output: Publication, plan: Plan) -> None:
+def _add_model_files(output: Output, plan: Plan) -> None:
     base = plan.base
     assert base is not None
     side_files.copy(base.path, plan.copied, output.path, follow_links=base.follow_links)

@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sdmw.addresses import is_remote
 from sdmw.errors import printable
 from sdmw.methods import all_methods
 from sdmw.planning.plan import RATE, Plan
@@ -54,7 +55,7 @@ def print_report(report: "Report") -> None:
         f"result       {report.path}",
         f"peak memory  {shown(run.peak_rss)} resident, {shown(run.peak_anonymous)} of it anonymous",
         f"time         {run.wall_s:.1f} s, {shown(run.bytes_read)} read, {shown(run.bytes_written)} written",
-        f"load it      {loading(report.path)}",
+        f"load it      {'from a copy on this machine' if is_remote(report.path) else loading(report.path)}",
     ]
     _print(Text("\n").join(map(_plain, lines)))
 
@@ -166,7 +167,7 @@ def print_plan(plan: Plan) -> None:
             *([("statistics", _spared(plan))] if plan.spared else []),
             ("written", shown(plan.bytes_written)),
             *_memory(plan),
-            ("free disk", shown(plan.free_bytes)),
+            *_place(plan),
             ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
             *tally.lines(
                 dict(plan.missing),
@@ -178,6 +179,11 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def _place(plan: Plan) -> Iterator[tuple[str, str]]:
+    if not is_remote(plan.target or ""):
+        yield "free disk", shown(plan.free_bytes)
 
 
 def _memory(plan: Plan) -> Iterator[tuple[str, str]]:

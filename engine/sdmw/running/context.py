@@ -21,7 +21,9 @@ from sdmw.tensors.read_ahead import HELD
 from sdmw.tensors.tile_memory import tile_memory
 from sdmw.writing.kept_run import Identity
 from sdmw.writing.layout import ShardLayout
+from sdmw.writing.output import Output
 from sdmw.writing.publication import Publication
+from sdmw.writing.upload import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,34 @@ def publishing(
         target, shards, overwrite=overwrite, identity=identity, resume=resume, threads=threads
     ) as publication:
         yield publication
-        check_unchanged(inputs)
-        context.signals.check()
-        publication.publish()
-        context.tell(Published(target))
+        _publish(context, publication, target, inputs)
+
+
+@contextmanager
+def uploading(
+    context: Context,
+    target: str,
+    shards: Sequence[ShardLayout],
+    inputs: Iterable[Checkpoint],
+    *,
+    overwrite: bool,
+    threads: int,
+) -> Iterator[Upload]:
+    """As `publishing`, for a target that is the address of a folder in a store; nothing is resumed there.
+
+    Raises:
+        OutputError: as `Upload` does.
+        InputChangedError: an input changed.
+        StoppedError: a signal came.
+    """
+    check = context.pool.given_up.check
+    with Upload(target, shards, overwrite=overwrite, threads=threads, check=check) as upload:
+        yield upload
+        _publish(context, upload, target, inputs)
+
+
+def _publish(context: Context, output: Output, target: str, inputs: Iterable[Checkpoint]) -> None:
+    check_unchanged(inputs)
+    context.signals.check()
+    output.publish()
+    context.tell(Published(target))

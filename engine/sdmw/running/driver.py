@@ -22,7 +22,7 @@ from sdmw.running.pool import Task
 from sdmw.running.span import Span
 from sdmw.sizes import counted
 from sdmw.statistics.look import Measured
-from sdmw.writing.publication import Publication
+from sdmw.writing.output import Output, Tiles
 from sdmw.writing.sink import Sink
 
 SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measured
@@ -68,7 +68,7 @@ class Run:
         self._read = self._read_again = 0
         self._known = known
 
-    def carry_out(self, output: Publication) -> Outcome:
+    def carry_out(self, output: Output) -> Outcome:
         """Measure, decide, apply; what an earlier run has done is not done again.
 
         Raises:
@@ -113,11 +113,12 @@ class Run:
         layers = measuring.decisions()
         return Decisions(layers, decide_model(self._plan, self._method, layers))
 
-    def _carry_out(self, output: Publication) -> Outcome:
+    def _carry_out(self, output: Output) -> Outcome:
         self._check_small_copies()
         decisions = self._decide()
         warnings = list(self._method.warnings(decisions.layers, decisions.model, strict=self._strict))
-        tasks = self._applying(Job(self._plan, decisions), output.sink, self._checked(output.sink))
+        kept = self._checked(output.sink) if isinstance(output.sink, Sink) else set()  # no other keeps anything
+        tasks = self._applying(Job(self._plan, decisions), output.sink, kept)
         self._run(lambda: next(tasks, None))
         self._check_complete()
         pieces = {piece: written.checksum for piece, written in self._journal.written.items()}
@@ -170,7 +171,7 @@ class Run:
         self._run(lambda: next(tasks, None))
         return kept
 
-    def _applying(self, job: Job, sink: Sink, kept: set[Piece]) -> Iterator[Task[Any]]:
+    def _applying(self, job: Job, sink: Tiles, kept: set[Piece]) -> Iterator[Task[Any]]:
         told = self._told("apply", self._plan.applied_bytes, sum(self._span(piece).nbytes for piece in kept))
 
         def take(pieces: Sequence[Piece], found: Sequence[Written | None]) -> None:
@@ -179,13 +180,19 @@ class Run:
                     self._journal.note_piece(piece, written)
                     told(self._plan.read_of(piece), True)
 
-        for group in self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan):
+        for group in self._ordered(sink):
             if pieces := [piece for piece in group if piece not in kept]:
                 shares = self._shares(self._span(pieces[0])) if len(pieces) == 1 else 1
                 portions = tuple(job.portion(piece, self._pool.given_up, shared=shares > 1) for piece in pieces)
                 arguments = (portions, job.method, job.decisions.model, sink)
                 for _ in range(shares):
                     yield Task(work.write_portions, arguments, partial(take, pieces))
+
+    def _ordered(self, sink: Tiles) -> Iterator[Sequence[Piece]]:
+        """All pieces as they are applied, in groups that are one task."""
+        if not isinstance(sink, Sink):
+            return _in_the_order_of_shards(self._plan)
+        return self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan)
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
@@ -223,6 +230,16 @@ def decide_model(plan: Plan, method: AnyMethod, decisions: Sequence[object]) -> 
     """What all layers together decide; None where nothing is merged."""
     params = (plan.tensors[layer.tensors[0]].params for layer in plan.layers)
     return method.decide_model(list(zip(params, decisions, strict=True))) if plan.layers else None
+
+
+def _in_the_order_of_shards(plan: Plan) -> Iterator[list[Piece]]:
+    """All pieces as they lie in the output, small neighbours together."""
+    numbers = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
+    places = (place for shard in plan.shards for place in shard.tensors)
+    pieces = (piece for place in places for piece in plan.pieces_of(numbers[place.name]))
+    bundles = Bundles(lambda: next(pieces, None), plan.read_of)
+    while bundle := bundles.next():
+        yield bundle
 
 
 def _last_measured_first(plan: Plan) -> Iterator[list[Piece]]:

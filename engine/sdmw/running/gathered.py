@@ -24,6 +24,7 @@ class Gathered:
     def __call__(self, shard: int, offset: int, data: NDArray[Any]) -> None:
         """Take bytes of a shard; they are copied before the next call or the flush returns."""
         if data.nbytes >= MOST:
+            self.flush()  # an output that is written from front to back waits for what lies before
             self._write(shard, offset, data)
             return
         if (shard, offset) != (self._shard, self._stop) or self._stop - self._start >= MOST:

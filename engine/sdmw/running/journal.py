@@ -11,7 +11,7 @@ from sdmw.methods.method import AnyMethod, decision_type
 from sdmw.planning.plan import Piece, Plan
 from sdmw.running.deal import Written
 from sdmw.running.pool import Task
-from sdmw.writing.publication import Publication
+from sdmw.writing.output import Output
 
 COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 
@@ -19,7 +19,7 @@ COMMIT_EVERY = 5.0  # seconds between commits: the most work that is lost
 class Notes:
     """What a run has done, vouched for every few seconds, once the data are durable."""
 
-    def __init__(self, output: Publication | None, inputs: Sequence[Checkpoint]) -> None:
+    def __init__(self, output: Output | None, inputs: Sequence[Checkpoint]) -> None:
         """Without an output nothing is vouched for."""
         self._output, self._inputs = output, inputs
         self._fresh: list[object] = []
@@ -67,7 +67,7 @@ class Notes:
             self._output.settle()
             self._output.vouch(records)
 
-    def _commit(self, output: Publication, records: list[object]) -> None:
+    def _commit(self, output: Output, records: list[object]) -> None:
         # Data of an input that changed meanwhile, or whose pages were lost, must not be vouched for.
         check_unchanged(self._inputs)
         output.sync()
@@ -86,7 +86,7 @@ class RunJournal(Notes):
         written: all that the output holds.
     """
 
-    def __init__(self, output: Publication | None, plan: Plan, method: AnyMethod) -> None:
+    def __init__(self, output: Output | None, plan: Plan, method: AnyMethod) -> None:
         super().__init__(output, plan.checkpoints)
         self.layers, self.pieces = _read(output.records if output else (), decision_type(method))
         self.written: dict[Piece, Written] = {}

@@ -23,6 +23,7 @@ from sdmw.statistics.look import Counter, Look, S, Tile
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import staging
 from sdmw.tensors.tensor import Tensor
+from sdmw.writing.output import Tiles
 from sdmw.writing.sink import Sink
 
 CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
@@ -75,7 +76,7 @@ class Portion:
 
 
 def write_portions(
-    portions: Sequence[Portion], method: AnyMethod, model: object, sink: Sink
+    portions: Sequence[Portion], method: AnyMethod, model: object, sink: Tiles
 ) -> tuple[Written | None, ...]:
     """Merge, convert or copy the tiles of pieces that fall to this worker, and write them.
 

@@ -74,7 +74,7 @@ def head(address: str) -> Found:
         OSError: it cannot be asked for.
     """
     place, key = place_and_key(address)
-    return Found.of(_asked(lambda: _obstore().head(_store(place), key)))
+    return Found.of(asked(lambda: library().head(store_of(place), key)))
 
 
 def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
@@ -97,7 +97,7 @@ def fetch(address: str, start: int, stop: int, version: str | None = None) -> tu
         options["if_match"] = version
 
     def ask() -> tuple[bytes, Found]:
-        answer = _obstore().get(_store(place), key, options=options)
+        answer = library().get(store_of(place), key, options=options)
         found = Found.of(answer.meta)
         if version is not None and found.version != version:
             raise ChangedError(errno.ESTALE, "was replaced")
@@ -106,7 +106,7 @@ def fetch(address: str, start: int, stop: int, version: str | None = None) -> tu
             raise _BrokenOffError
         return data, found
 
-    return _asked(ask)
+    return asked(ask)
 
 
 def names_below(address: str) -> dict[str, Found | None]:
@@ -116,7 +116,7 @@ def names_below(address: str) -> dict[str, Found | None]:
         OSError: it cannot be listed, or has a name that is none.
     """
     place, key = place_and_key(address)
-    told = _asked(lambda: _obstore().list_with_delimiter(_store(place), key or None))
+    told = asked(lambda: library().list_with_delimiter(store_of(place), key or None))
     named: list[tuple[str, Found | None]] = [(each["path"], Found.of(each)) for each in told["objects"]]
     named += [(prefix.rstrip("/"), None) for prefix in told["common_prefixes"]]
     return {path.removeprefix(key).removeprefix("/"): found for path, found in named if path.rstrip("/") != key}
@@ -126,21 +126,33 @@ class _BrokenOffError(Exception):
     """An answer had fewer bytes than it announced."""
 
 
-def _asked(ask: Callable[[], R]) -> R:
-    """What a store answers; tried again where the answer breaks off."""
-    for attempt in range(TRIES):
+def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
+    """What a store answers; tried again where the answer breaks off.
+
+    Args:
+        ask: calls obstore.
+        tries: how often it may be called.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        ChangedError: it has another version.
+        OSError: the store refuses or cannot be reached, in our own words.
+    """
+    for attempt in range(tries):
         try:
             return ask()
         except (OSError, MissingExtraError) as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(errno.ENOENT, "no such object") from None
+            if isinstance(error, OSError) and error.errno is None:  # the library's, with its words
+                raise OSError(errno.EIO, _reason(type(error).__name__, str(error))) from None
             raise
         except Exception as error:
             kind, said = type(error).__name__, str(error)
             if kind == "PreconditionError":
                 raise ChangedError(errno.ESTALE, "was replaced") from None
             broken = isinstance(error, _BrokenOffError) or (kind == "GenericError" and "body" in said)
-            if not broken or attempt == TRIES - 1:
+            if not broken or attempt == tries - 1:
                 raise OSError(errno.EIO, _reason(kind, said)) from None
         time.sleep(BACKOFF * 2**attempt * random.uniform(0.5, 1))
     raise AssertionError
@@ -160,12 +172,13 @@ def _reason(kind: str, said: str) -> str:
 
 
 @cache
-def _obstore() -> Any:
+def library() -> Any:
+    """The module obstore; MissingExtraError where it is not installed."""
     try:
         return importlib.import_module("obstore")
     except ImportError:
-        found = "obstore is needed to read it, and not installed"
-        raise MissingExtraError([Problem("remote models", "", found, "pip install 'sdmw[remote]'")]) from None
+        found = "obstore is needed, and not installed"
+        raise MissingExtraError([Problem("object stores", "", found, "pip install 'sdmw[remote]'")]) from None
 
 
 _lock = threading.Lock()
@@ -173,8 +186,9 @@ _stores: dict[str, Any] = {}
 _forked = False  # from a process that has used stores: its threads are not here, and would be waited for
 
 
-def _store(place: str) -> Any:
-    _obstore()
+def store_of(place: str) -> Any:
+    """Obstore's store of a bucket, container or server, opened once; OSError where it cannot be."""
+    library()
     if _forked:
         raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
     with _lock:

@@ -18,6 +18,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.running.journal import Notes
 from sdmw.statistics.blocks import BlockSums
 from sdmw.statistics.survey import Magnitudes, Survey
+from sdmw.writing.output import Output
 from sdmw.writing.publication import Publication
 
 NAME = "surveys"
@@ -68,7 +69,7 @@ class SurveyNotes(Notes):
         data = os.pread(self._file.fileno(), size, start)
         return read(data) if xxhash.xxh3_128_hexdigest(data) == checksum else None
 
-    def _commit(self, output: Publication, records: list[object]) -> None:
+    def _commit(self, output: Output, records: list[object]) -> None:
         try:
             os.fdatasync(self._file.fileno())
         except OSError as error:

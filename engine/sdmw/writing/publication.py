@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-import xxhash
-
 from sdmw import codec, linux
 from sdmw.errors import OutputError, Problem, ResumeError, SdmwError, quoted
+from sdmw.writing import beside
 from sdmw.writing.journal import Journal
 from sdmw.writing.kept_run import Identity, differences
 from sdmw.writing.layout import ShardLayout, index_bytes
@@ -159,13 +158,8 @@ class Publication:
         Raises:
             OutputError: it cannot be written.
         """
-        if os.path.normpath(name) != name or name in (".", "..") or name.startswith(("/", "../")):
-            raise ValueError(f"{name!r} is no path of a file in the output")
-        path = os.path.join(self.path, name)
-        with self._failure.final(path, len(data)):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
+        with self._failure.final(os.path.join(self.path, name), len(data)):
+            beside.write(self.path, name, data)
 
     def checksums(self) -> dict[str, str]:
         """XXH3-128 of every file beside the shards, in hex, by its path in the output.
@@ -173,14 +167,7 @@ class Publication:
         Raises:
             OSError: one cannot be read.
         """
-        shards = {layout.name for layout in self.layouts}
-        found = {}
-        for folder, _, names in os.walk(self.path):
-            for path in (os.path.join(folder, name) for name in names):
-                if (name := os.path.relpath(path, self.path)) not in shards:
-                    with open(path, "rb") as file:
-                        found[name] = xxhash.xxh3_128_hexdigest(file.read())
-        return found
+        return beside.checksums(self.path, {layout.name for layout in self.layouts})
 
     def finish(self) -> None:
         """Makes the shards durable, and opens each as its consumers will. No write may follow.

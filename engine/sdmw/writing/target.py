@@ -76,9 +76,19 @@ def replaced(target: str, written: Collection[str]) -> Iterator[str]:
     if os.path.islink(path) or not os.path.isdir(path):
         return
     if names := sorted(_lost(path, "", written)):
-        more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-        shown_names = ", ".join(map(quoted, names[:MOST_NAMES])) + more
-        yield f"{target}: it is overwritten, and what is in it and not written anew is lost: {shown_names}"
+        yield said_of_lost(target, names)
+
+
+def said_of_lost(target: str, names: Sequence[str]) -> str:
+    """What to say of names, at least one, that go with a directory that is replaced."""
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    shown_names = ", ".join(map(quoted, names[:MOST_NAMES])) + more
+    return f"{target}: it is overwritten, and what is in it and not written anew is lost: {shown_names}"
+
+
+def is_of_results(name: str) -> bool:
+    """Whether a file at the top of a folder has a name that results have, and that a new one has too."""
+    return _OF_RESULTS.fullmatch(name) is not None
 
 
 def _lost(path: str, folder: str, written: Collection[str]) -> Iterator[str]:
@@ -90,7 +100,7 @@ def _lost(path: str, folder: str, written: Collection[str]) -> Iterator[str]:
     for entry in entries:
         name = os.path.join(folder, entry.name)
         if not entry.is_dir(follow_symlinks=False):
-            if name not in written and not (folder == "" and _OF_RESULTS.fullmatch(name)):
+            if name not in written and not (folder == "" and is_of_results(name)):
                 yield name
         elif f"{name}/" in written:
             continue
@@ -118,9 +128,13 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
 def _stranger(path: str) -> str:
     """What a directory holds that nobody would want replaced; empty for a model, a result of ours, or nothing."""
     try:
-        names = sorted(os.listdir(path))
+        return said_of_strangers(sorted(os.listdir(path)))
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
+
+
+def said_of_strangers(names: Sequence[str]) -> str:
+    """As `_stranger`, of the names in a directory, in order."""
     of_sdmw = ARCHIVE in names or any(name.startswith("sdmw_") for name in names)
     model = "config.json" in names and any(name.endswith(".safetensors") for name in names)
     if not names or of_sdmw or model:
