@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +253,14 @@ def test_models_without_elements(tmp_path, monkeypatch):
     assert (row["kept"], row["weights"], row["nonzero"]) == (((0, 0),), ((0.0, 0.0),), (0,))
     assert not sdmw.doctor(recipe_of(["corp"]), statistics=store).problems
     sdmw.report(store, "page.html")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_xarray_names_the_arrays_without_a_warning(models):
+    xarray = pytest.importorskip("xarray", reason="scripts/setup parity")
+    store = measured()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = xarray.open_zarr("store", chunks=None)
+    assert found["nonzero"].dims == ("tensor", "model")
+    np.testing.assert_array_equal(found["nonzero"].values, StoreReader(store).numbers("nonzero"))

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from sdmw.addresses import is_remote
 from sdmw.errors import PlanError, Problem, UsageError, quoted
 from sdmw.planning.limits import Apart, Limits
 from sdmw.planning.plan import Plan
@@ -35,6 +36,13 @@ MOST_THREADS = 1024
 def path_of(given: Path) -> str:
     """A path as text, with `~` expanded as in recipes."""
     return expanded(os.fspath(given))
+
+
+def folder_of(given: Path, argument: str) -> str:
+    """As `path_of`, of what is read as files; UsageError where it is the address of a store."""
+    if is_remote(path := path_of(given)):
+        raise UsageError([Problem(argument, "a folder of this machine, such as a copy of it", quoted(path))])
+    return path
 
 
 def limits_of(budget: Size | None, threads: int | None, executor: object = None) -> Limits:

@@ -11,8 +11,8 @@ from sdmw.api.arguments import (
     access_of,
     check_executor,
     check_progress,
+    folder_of,
     limits_of,
-    path_of,
     receiver,
     sound,
 )
@@ -115,7 +115,7 @@ def verify(
     from sdmw.running.documents import decided
     from sdmw.running.job import Job
 
-    path = path_of(out)
+    path = folder_of(out, "out")
     report = read_report(path)
     # The card is for people to edit.
     files = {name: checksum for name, checksum in report.files.written.items() if name != "README.md"}

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
-from sdmw.api.arguments import Path, path_of
+from sdmw.api.arguments import Path, folder_of
 from sdmw.errors import CheckpointError, OutputError, Problem, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def report(
         StoreError: the store is damaged.
         OutputError: the file cannot be written.
     """
-    path = path_of(to)
+    path = folder_of(to, "to")
     if os.path.isdir(path):
         raise UsageError([Problem(quoted(path), "the name of a file", "a directory", "Name a file in it")])
     if os.path.lexists(path) and not overwrite:
@@ -61,9 +61,13 @@ def _page(of: "Path | Report | Store | Comparison", statistics: "Store | Path | 
     from sdmw.reporting.report import Report
     from sdmw.stores.store import Store, read_store
 
-    opened = of if isinstance(of, Report | Store | Comparison) else _opened(path_of(of))
+    opened = of if isinstance(of, Report | Store | Comparison) else _opened(folder_of(of, "of"))
     if isinstance(opened, Report):
-        store = statistics if statistics is None or isinstance(statistics, Store) else read_store(path_of(statistics))
+        store = (
+            statistics
+            if statistics is None or isinstance(statistics, Store)
+            else read_store(folder_of(statistics, "statistics"))
+        )
         return page_of_merge(opened, _recipe(opened), _evidence(opened, store) if store else None)
     if statistics is not None:
         found = "a comparison" if isinstance(opened, Comparison) else "a store"

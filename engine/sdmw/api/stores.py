@@ -11,6 +11,7 @@ from sdmw.api.arguments import (
     Size,
     access_of,
     check_progress,
+    folder_of,
     limits_of,
     path_of,
     receiver,
@@ -163,7 +164,7 @@ def open_store(path: Path) -> "Store":
     """
     from sdmw.stores.store import read_store
 
-    return read_store(path_of(path))
+    return read_store(folder_of(path, "path"))
 
 
 def sweep(
