@@ -257,7 +257,7 @@ def test_of_two_groups_the_second_is_damaged(full, tmp_path):
     """The first is linked by then, and not again."""
     home = tmp_path / "home"
     subprocess.run(["cp", "-a", full, home], check=True)
-    (kept,) = home.rglob("ram-*.zip")
+    (kept,) = home.rglob(ready._path("ram").name)  # others may be of other versions
     kept.write_bytes(kept.read_bytes()[:-100])
     first, peak, planned, compiled = merged(home, {**LINEAR, "merge_method": "ram"}, tmp_path / "again")
     assert (first, compiled) == ("Planned", False)
