@@ -56,6 +56,7 @@ def measure(folder: str, rounds: int, compiling: int, wheel: str | None) -> list
         "first run, kernels in the wheel": (merge, site, None, rounds),
         "first run, which compiles": (merge, engine, None, compiling),
     }
+    cases = {name: case for name, case in cases.items() if case[-1]}
     taken: dict[str, list[processes.Measured]] = {name: [] for name in cases}
     for number in range(rounds + 1):
         for name, (command, path, cache, most) in cases.items():
