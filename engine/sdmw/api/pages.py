@@ -8,7 +8,6 @@ from sdmw.errors import CheckpointError, OutputError, Problem, UsageError, quote
 
 if TYPE_CHECKING:
     from sdmw.reporting.comparison import Comparison
-    from sdmw.reporting.pages.evidence import Evidence
     from sdmw.reporting.pages.page import Page
     from sdmw.reporting.report import Report
     from sdmw.stores.store import Store
@@ -68,7 +67,11 @@ def _page(of: "Path | Report | Store | Comparison", statistics: "Store | Path | 
             if statistics is None or isinstance(statistics, Store)
             else read_store(folder_of(statistics, "statistics"))
         )
-        return page_of_merge(opened, _recipe(opened), _evidence(opened, store) if store else None)
+        if store is None:
+            return page_of_merge(opened, _recipe(opened))
+        from sdmw.reporting.pages.evidence import evidence_for
+
+        return page_of_merge(opened, _recipe(opened), evidence_for(opened, store))
     if statistics is not None:
         found = "a comparison" if isinstance(opened, Comparison) else "a store"
         raise UsageError([Problem("statistics", "a merge to tell more of", found)])
@@ -77,12 +80,6 @@ def _page(of: "Path | Report | Store | Comparison", statistics: "Store | Path | 
     from sdmw.reporting.pages.store import page_of_store
 
     return page_of_store(opened)
-
-
-def _evidence(report: "Report", store: "Store") -> "Evidence":
-    from sdmw.reporting.pages.evidence import evidence_for
-
-    return evidence_for(report, store)
 
 
 def _opened(path: str) -> "Report | Store":

@@ -23,14 +23,14 @@ class Usage:
         cpu_s: processor seconds of all threads since entering.
         peak_rss: the largest resident memory, bytes: the kernel's own peak where it was reached in here.
         peak_anonymous: the largest resident memory that no file backs, bytes, by samples.
-        memory: resident memory over time, seconds since entering and bytes: the largest between two of them.
         stages: seconds between the first and the last that was heard of each stage.
     """
 
     def __init__(self) -> None:
         self.peak_rss = 0
         self.peak_anonymous = 0
-        self.memory: list[tuple[float, int]] = []
+        self._memory: list[tuple[float, int]] = []
+        self._lock = threading.Lock()  # guards it: the sampler is not alone
         self.stages: dict[str, float] = {}
         self._since: dict[str, float] = {}
         self._spacing = 0.0  # seconds between kept samples
@@ -54,6 +54,12 @@ class Usage:
     def wall_s(self) -> float:
         """Seconds since entering."""
         return time.monotonic() - self._wall
+
+    @property
+    def memory(self) -> list[tuple[float, int]]:
+        """Resident memory over time: seconds since entering, and bytes, the largest until the next of them."""
+        with self._lock:
+            return list(self._memory)
 
     @property
     def cpu_s(self) -> float:
@@ -86,11 +92,12 @@ class Usage:
         memory = self._process.memory_info()
         self.peak_rss = max(self.peak_rss, memory.rss)
         self.peak_anonymous = max(self.peak_anonymous, memory.rss - getattr(memory, "shared", 0))
-        self._keep(self.wall_s, memory.rss)
+        with self._lock:
+            self._keep(self.wall_s, memory.rss)
 
     def _keep(self, now: float, rss: int) -> None:
         """Add a sample to the last one, or as another; when there are too many, every two become one."""
-        kept = self.memory
+        kept = self._memory
         if kept and now - kept[-1][0] < self._spacing:
             kept[-1] = kept[-1][0], max(kept[-1][1], rss)
             return

@@ -101,7 +101,7 @@ class Points:
         texts: each of them.
     """
 
-    sort: Literal["warning", "note", "fact"]
+    sort: Literal["warning", "note"]
     texts: tuple[str, ...]
 
 
