@@ -11,6 +11,7 @@ from checkpoints_on_disk import fine_tuned, write_checkpoint
 from reading_pages import Page, fields_of
 from recipes_of_all_methods import RECIPES
 from sdmw.errors import CheckpointError, OutputError, UsageError
+from sdmw.reporting.pages import rendering
 from sdmw.reporting.pages.page import Column
 from sdmw.reporting.pages.places import Place, places_of
 
@@ -37,6 +38,19 @@ def test_a_page_is_whole_and_fetches_nothing(name, pages, folder):
         fields, rows = page.tables[table]
         assert rows
         assert set(fields_of(spec)) <= set(fields)
+
+
+def test_a_template_that_a_wheel_brings_makes_the_same_page(merges, tmp_path, monkeypatch):
+    path = merges["sdm_w"]
+    rendering.compile_into(tmp_path)
+    monkeypatch.setattr(rendering, "PLACE", tmp_path)
+    rendering._environment.cache_clear()
+    try:
+        code = rendering._environment().get_template(rendering.TEMPLATE).root_render_func.__code__
+        assert code.co_filename.startswith(str(tmp_path))
+        assert Path(sdmw.report(path, tmp_path / "page.html")).read_text() == (path / NAME).read_text()
+    finally:
+        rendering._environment.cache_clear()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,7 +133,7 @@ def test_a_merge_is_not_lost_with_its_page(tmp_path, folder, monkeypatch):
         raise MemoryError
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sdmw.reporting.pages.page.html_of", short_of_memory)
+    monkeypatch.setattr("sdmw.reporting.pages.rendering.html_of", short_of_memory)
     warnings = sdmw.merge(RECIPES["linear"], tmp_path / "out", progress=False).warnings
     assert sum(each.startswith(f"no {NAME} was written (MemoryError") for each in warnings) == 1
     assert not (tmp_path / "out" / NAME).exists()
