@@ -14,9 +14,9 @@ from concurrent.futures import (
 )
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from sdmw.errors import LostWorkerError, Problem
 from sdmw.running.elsewhere import Raised, Setting, elsewhere, packed
@@ -49,6 +49,14 @@ class Task(Generic[R]):
     arguments: tuple[object, ...]
     then: Callable[[R], None]
     here: bool = False
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An executor that knows whether anybody carries out its tasks."""
+
+    def check(self) -> None:
+        """Raise LostWorkerError where nobody has for long."""
 
 
 class Pool:
@@ -98,7 +106,8 @@ class Pool:
         """
         running: dict[Future[Any], Task[Any]] = {}
         again: deque[Task[Any]] = deque()
-        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        # Not a SimpleQueue: a signal that comes when its time is nearly up lets it wait for ever (Python 3.11).
+        self._ended: Queue[Future[Any]] = Queue()
         try:
             while True:
                 while len(running) < AHEAD * self._workers and (task := again.popleft() if again else next_task()):
@@ -109,6 +118,8 @@ class Pool:
                 with suppress(Empty):
                     ended = self._ended.get(timeout=SIGNAL_CHECK)
                 self._signals.check()
+                if isinstance(self._executor, Watched):
+                    self._executor.check()
                 if ended:
                     self._take(ended, running, again)
         except BaseException:

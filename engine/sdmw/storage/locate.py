@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from itertools import islice
 
-from sdmw.addresses import absolute, is_remote, objection
+from sdmw.addresses import OTHER_KIND, absolute, is_of_other_kind, is_remote, objection
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
 from sdmw.recipes.model_ref import ModelRef, expanded
 from sdmw.storage.weight_files import not_fetched
@@ -45,6 +45,8 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
         if (refused := objection(model.path)) is not None:
             raise CheckpointError([Problem(name, "", *refused)])
         return absolute(model.path)
+    if is_of_other_kind(model.path) and not _PAGE.match(model.path):
+        raise CheckpointError([Problem(name, *OTHER_KIND)])
     if folder is not None and not _is_there(model):
         if (found := _moved(model, folder)) is not None:
             return found
