@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from sdmw.addresses import place_and_key
 from sdmw.errors import MissingExtraError, Problem
+from sdmw.storage.hub_address import web_place
 
 R = TypeVar("R")
 
@@ -28,7 +29,9 @@ PATIENCE = 60  # seconds for one request, all that is tried again included
 BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
-_NAMES = re.compile(r"\w+://\S+|(?:location|for path|by) \S+")  # of hosts and objects, which may hold any of the words below
+_NAMES = re.compile(
+    r"\w+://\S+|(?:location|for path|by) \S+"
+)  # of hosts and objects, which may hold any of the words below
 _NOT_KNOWN = ("NotSupportedError", "NotImplementedError")  # to the store
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Words of an error, and what to say of it.
@@ -232,12 +235,18 @@ def _opened(place: str) -> Any:
     settings = {"client_options": client, "retry_config": retry}
     try:
         stores = importlib.import_module("obstore.store")
+        if scheme == "hf":
+            address, headers = web_place(place)
+            client |= {"default_headers": headers, "allow_http": address.startswith("http://")}
+            return stores.HTTPStore.from_url(address, **settings)
         if scheme == "https":  # whatever its name: `from_url` takes some hosts for a store, and signs requests to it
             return stores.HTTPStore.from_url(place, **settings)
         if scheme == "az":  # `from_url` takes the account for the container
             account, container = place.partition("://")[2].split("/")
             return stores.AzureStore(container, account_name=account, **settings)
         return stores.from_url(place, **settings)
+    except MissingExtraError:
+        raise
     except Exception as error:
         found = _reason(type(error).__name__, str(error))
         raise OSError(errno.EINVAL, f"the store cannot be opened: {found}") from None
