@@ -92,6 +92,12 @@ def head(address: str) -> Found:
 
 
 def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
+    """Bytes of an object, as `fetch_view` gives them, but copied."""
+    data, found = fetch_view(address, start, stop, version)
+    return bytes(data), found
+
+
+def fetch_view(address: str, start: int, stop: int, version: str | None = None) -> tuple[memoryview, Found]:
     """Bytes of an object, from `start` up to `stop` or its end, and what it is.
 
     Args:
@@ -110,12 +116,12 @@ def fetch(address: str, start: int, stop: int, version: str | None = None) -> tu
     if version is not None and version.startswith('"'):  # a weak one matches nothing
         options["if_match"] = version
 
-    def ask() -> tuple[bytes, Found]:
+    def ask() -> tuple[memoryview, Found]:
         answer = library().get(store_of(place), key, options=options)
         found = Found.of(answer.meta)
         if version is not None and found.version != version:
             raise ChangedError(errno.ESTALE, "was replaced")
-        data = bytes(answer.bytes())
+        data = memoryview(answer.bytes())
         if len(data) != min(stop, found.size) - start:
             raise _BrokenOffError
         return data, found
