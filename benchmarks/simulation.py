@@ -206,6 +206,7 @@ class Results:
         self._tensor = stand_in.tensors[0]
         self._known: dict[object, Any] = {}
         self._taken: dict[int, int] = {}  # of a deal, how many shares were handed over
+        self.shares_of: Callable[[Span], int] = lambda span: 1
 
     def of(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, Any]:
         """Seconds, and the result: pickled, where the task was."""
@@ -226,15 +227,11 @@ class Results:
         tiles = len(list(span.borders()))
         if isinstance(share, Span):
             return span.nbytes * ns * 1e-9 + tiles * TILE_S, True
+        shares = self.shares_of(span)
         handed = self._taken[id(share)] = self._taken.get(id(share), 0) + 1
-        if last := handed == tiles or handed == len(self._free_of(share)):
+        if last := handed == shares:
             del self._taken[id(share)]
-        return (span.nbytes * ns * 1e-9 + tiles * TILE_S) / min(tiles, len(self._free_of(share))), last
-
-    def _free_of(self, share: Deal) -> range:
-        return range(self.shares)
-
-    shares = 1  # workers of the driver's process
+        return (span.nbytes * ns * 1e-9 + tiles * TILE_S) / shares, last
 
     def _written(self, portion: work.Portion) -> tuple[float, Written | None]:
         seconds, last = self._share(portion.share, APPLY_NS)
@@ -243,7 +240,7 @@ class Results:
     def _look(self, looking: work.Looking) -> Any:
         span = looking.share.span if isinstance(looking.share, Deal) else looking.share
         elements = min(span.stop - span.start, STAND_IN)
-        key = (looking.look, elements)
+        key = (looking.look, elements, looking.decides is None)
         if key not in self._known:
             own = Span(self._tensor, 0, elements, min(span.tile, elements), True)
             with tile_memory():
@@ -356,7 +353,6 @@ def simulated(
     ready.prepare(lambda _: None, groups=kernels_of(planned))
     clock = Clock()
     made = Workers(workers, clock, results, seconds)
-    results.shares = workers
     executor = made if wire == "threads" else WorkersApart(made)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
@@ -367,7 +363,9 @@ def simulated(
         stack.enter_context(pool)
         began = clock.now()
         output: Any = Outputs(planned, out)  # as much of one as a run needs until it ends
-        Run(planned, Context(lambda _: None, signals, pool)).carry_out(output)
+        run = Run(planned, Context(lambda _: None, signals, pool))
+        results.shares_of = run._shares
+        run.carry_out(output)
     wall = clock.now() - began
     return {
         "wall_s": wall, "driver_s": wall - clock.waited, "busy_s": made.busy, "of": workers, "tasks": made.tasks,
