@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def of_methods(folder: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """ns for each byte that a stage reads; `again` is the share of what measuring reads that further looks read."""
+    """Ns for each byte that a stage reads; `again` is the share of what measuring reads that further looks read."""
     shapes = synthetic.decoder(int(arguments.parameters), vocabulary=8000)
     paths = {
         dtype: synthetic.write_models(os.path.join(folder, f"costs-{dtype}"), shapes, 2, dtype) for dtype in DTYPES

@@ -2,11 +2,12 @@
 
 python benchmarks/simulation.py [--folder FOLDER] [--workers 8,16,32,64] [--shapes NAME ...] [--wire NAME ...]
 
-The driver is ours: plan, tasks, pickles, results, journal, and its processor time is what it takes. Workers are
-simulated: a task ends when its arithmetic would (results/costs.json), on a core of its own, with a disk that is never
-waited for. Results are those of real tiles. What an executor's own threads take of the driver's process for a task is
-measured first, with the real one and tasks that do nothing; Python's lock lets one thread of a process run at a time, so
-all of it counts as one. Models are headers and sparse files. Writes results/simulation.json.
+The driver is ours: tasks, pickles, results, journal, and its processor time is what it takes. Workers are simulated: a
+task ends when its arithmetic would (results/costs.json), on a core of its own, with a disk that is never waited for.
+Results are those of real tiles. What an executor's own threads take of the driver's process for a task is measured
+first, with the real one and tasks that do nothing; Python's lock lets one thread of a process run at a time, so all of
+it counts as one. Threads of a merge wait for each other's Python too: `python s` adds it up, and a merge by threads
+takes no less. Models are headers and sparse files. Writes results/simulation.json.
 """
 
 import argparse
@@ -170,7 +171,7 @@ class Workers(ThreadPoolExecutor):
     def _end(self) -> None:
         while self._ending and self._ending[0][0] <= self._clock.now():
             _, _, future, result = heapq.heappop(self._ending)
-            future.set_result(pickle.loads(result) if isinstance(result, bytes) else result)  # noqa: S301
+            future.set_result(pickle.loads(result) if isinstance(result, bytes) else result)
 
 
 class WorkersApart(Executor):
@@ -211,7 +212,7 @@ class Results:
     def of(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, Any]:
         """Seconds, and the result: pickled, where the task was."""
         if function.__name__ == "elsewhere":
-            seconds, result = self.of(*pickle.loads(arguments[2]))  # noqa: S301
+            seconds, result = self.of(*pickle.loads(arguments[2]))
             return seconds + SETTLE_S, pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
         if function is work.measure_all:
             parts = [(self._share(each.share, MEASURE_NS)[0], self._look(each)) for each in arguments[0]]

@@ -9,7 +9,8 @@ from typing import Any
 from sdmw.errors import some
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
-from sdmw.planning.plan import TILES_IN_PIECE, Piece, Plan
+from sdmw.planning.plan import Piece, Plan
+from sdmw.planning.timing import read_apart, shared_tiles
 from sdmw.running import work
 from sdmw.running.bundles import Bundles
 from sdmw.running.context import Context
@@ -29,8 +30,6 @@ SMALL = 1 << 20  # bytes of a tensor that is compared before anything is measure
 RUN = (
     1 << 30
 )  # bytes that are read in order where what was measured last is applied first; less wastes what is read ahead
-APART = 256 << 20  # bytes that a task of another process reads, of pieces that are smaller: it costs the driver a while
-TASKS = 16  # for each worker at least, so that none is left alone with much at the end
 
 
 def nothing_known(layer: int) -> Measured:
@@ -206,9 +205,7 @@ class Run:
     def _shares(self, span: Span) -> int:
         """How many workers take tiles of a piece; one of another process would not know what is dealt."""
         threads, tiles = self._plan.threads, -(-(span.stop - span.start) // span.tile)
-        # Of many threads each takes several tiles for a task: at 64 tasks of one tile the driver keeps 20 of them busy.
-        each = min(TILES_IN_PIECE // 2, max(1, threads // TILES_IN_PIECE))
-        return 1 if self._pool.apart else min(threads, -(-tiles // each))
+        return 1 if self._pool.apart else min(threads, -(-tiles // shared_tiles(threads)))
 
     def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int, bool], None]:
         """A receiver of bytes that are done in a stage, and whether they were read; an earlier run has spared some."""
@@ -249,7 +246,7 @@ def _in_the_order_of_shards(plan: Plan) -> Iterator[list[Piece]]:
 
 def _apart(plan: Plan) -> Iterator[list[Piece]]:
     """All pieces for workers that are processes, in tasks that share no block of a file."""
-    most = min(APART, plan.applied_bytes // (TASKS * plan.threads))
+    most = read_apart(plan.applied_bytes, plan.threads)
     groups = plan.groups_apart()
     bundles = Bundles(lambda: next(groups, None), lambda group: sum(map(plan.read_of, group)), most, most)
     while bundle := bundles.next():

@@ -63,7 +63,7 @@ def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
 
 
 def _looked(looking: Looking) -> Any:
-    """What a look finds; where it is enough to decide a layer, that alone: it is smaller, and the driver has less to do."""
+    """What a look finds, or the decision where that is all it takes: it is smaller, and the driver has less to do."""
     deal, look, method = taken(looking.share), looking.look, looking.decides
     found = measure(deal, look, looking.models)
     if method is None:
