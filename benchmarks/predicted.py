@@ -2,9 +2,9 @@
 
 python benchmarks/predicted.py [--folder FOLDER] [--parameters N] [--workers 1,2,4] [--rounds N] [--kinds NAME ...]
 
-Disks are measured before each case, as `--bandwidth measured` does; of cached inputs reading takes nothing. The start is
-left out. Afterwards what is predicted for 1 to 64 workers and 1 to 8 such disks, of the shapes of Llama 3 70B, where
-nothing can be measured here. Writes results/predicted.json.
+Disks are measured before each merge, as `--bandwidth measured` does; of cached inputs reading takes nothing. The start
+is left out. Cores are those that other programs left in the meantime. Afterwards what is predicted for 1 to 64 workers
+and 1 to 8 disks, of the shapes of Llama 3 70B, where nothing can be measured here. Writes results/predicted.json.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import processes
+import psutil
 import scale
 import simulation
 import synthetic
@@ -50,6 +51,29 @@ class Walls:
             self.write = now - self._began - self.decide
 
 
+class Cores:
+    """How many cores other programs left to this process and its children, since it was made."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.perf_counter(), _busy(), _own()
+
+    def left(self) -> float:
+        """Cores, in the middle of the time."""
+        wall = time.perf_counter() - self._began
+        others = (_busy() - self._busy - (_own() - self._own)) / wall
+        return max(0.1, len(os.sched_getaffinity(0)) - max(0.0, others))
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def _own() -> float:
+    own = psutil.Process()
+    return float(sum(sum(each.cpu_times()[:2]) for each in (own, *own.children(recursive=True))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", help="where the synthetic models lie")
@@ -70,7 +94,7 @@ def main() -> None:
 
 def compared(paths: list[str], folder: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Each case with what it took, at least and in the middle, and what was predicted of it."""
-    print(f"{'case':24} {'decide: took':>16} {'about':>6} {'write: took':>16} {'about':>6} {'all / about':>11}")
+    print(f"{'case':24} {'decide: took':>16} {'about':>6} {'write: took':>16} {'about':>6} {'ratio':>6} {'cores':>5}")
     for cold in (False, True):
         for kind in arguments.kinds:
             for workers in map(int, arguments.workers.split(",")):
@@ -83,7 +107,7 @@ def compared(paths: list[str], folder: str, arguments: argparse.Namespace) -> It
                     for each in ("decide", "write")
                 )
                 name = f"{'cold' if cold else 'cached'}, {kind}, {workers}"
-                print(f"{name:24} {' '.join(cells)} {row['ratio']:11.2f}", flush=True)
+                print(f"{name:24} {' '.join(cells)} {row['ratio']:6.2f} {row['cores']:5.1f}", flush=True)
                 yield {"case": name, **row}
 
 
@@ -91,7 +115,7 @@ def case(paths: list[str], folder: str, kind: str, workers: int, cold: bool, rou
     """Merges in turn, after one that is not counted, and an estimate with the disks as they were in between."""
     out, recipe = os.path.join(folder, "predicted-out"), synthetic.recipe(paths)
     taken: dict[str, list[float]] = {"decide": [], "write": []}
-    rates = []
+    rates, left = [], []
     with ExitStack() as stack:
         executor = stack.enter_context(scale.KINDS[kind](workers)) if kind in scale.KINDS else None
         planned = sdmw.plan(recipe, out, threads=workers, executor=executor)
@@ -99,10 +123,11 @@ def case(paths: list[str], folder: str, kind: str, workers: int, cold: bool, rou
         for number in range(rounds + 1):
             rates.append(probe.measured(shards, out, workers))
             (processes.drop_cache if cold else processes.fill_cache)(*paths)
-            walls = Walls()
+            walls, cores = Walls(), Cores()
             sdmw.merge(
                 recipe, out, threads=workers, executor=executor, progress=walls, overwrite=True, without=["page"]
             )
+            left.append(cores.left())
             processes.remove(out)
             if number:
                 taken["decide"].append(walls.decide)
@@ -113,13 +138,13 @@ def case(paths: list[str], folder: str, kind: str, workers: int, cold: bool, rou
         write=int(statistics.median(each.write for each in rates)),
         slowness=statistics.median(each.slowness for each in rates),
     )
-    found = estimated(planned, rate, workers, kind, len(os.sched_getaffinity(0)))
+    found = estimated(planned, rate, workers, kind, statistics.median(left))
     about = {phase.name: phase.seconds for phase in found.phases}
     return {**taken, "about": about, "estimate": found.to_dict(), "read": rate.read, "write_rate": rate.write,
-            "slowness": rate.slowness}  # fmt: skip
+            "slowness": rate.slowness, "cores": statistics.median(left)}  # fmt: skip
 
 
-def estimated(planned: Plan, rate: Bandwidth, workers: int, kind: Any, cores: int, disks: int = 1) -> Estimate:
+def estimated(planned: Plan, rate: Bandwidth, workers: int, kind: Any, cores: float, disks: int = 1) -> Estimate:
     """On so many of these disks; what is read twice stays in the cache where it fits in 16 GiB."""
     rate = replace(rate, read=disks * rate.read, write=disks * rate.write)
     return estimate(planned, rate, workers, kind, 16 << 30, cores)

@@ -32,7 +32,7 @@ def estimates(
 
 
 def estimate(
-    plan: Plan, bandwidth: Bandwidth, workers: int, kind: Kind, cache: int, cores: int = sys.maxsize
+    plan: Plan, bandwidth: Bandwidth, workers: int, kind: Kind, cache: int, cores: float = sys.maxsize
 ) -> Estimate:
     """The time on a number of workers; arguments as of `estimates`."""
     own = COSTS.get(plan.recipe.merge_method)
@@ -59,7 +59,7 @@ def _phase(
     bandwidth: Bandwidth,
     workers: int,
     kind: Kind,
-    cores: int,
+    cores: float,
     share: float = 1.0,
 ) -> Phase:
     """`share` is the part of the tensors that it goes through."""
