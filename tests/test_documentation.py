@@ -168,7 +168,7 @@ def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch
     given = {"RECIPE": "tests/data/recipe.yaml", "CHECKPOINT": "corp", "BASE": "base", "MODEL": "corp",
              "ARCHIVE": "out-pack", "N": "1", "FOLDER": ".",
              "A": "base", "B": "corp", "KEY": "sum", "KIND": "changed", "GLOB": "mlp",
-             "TENSOR": "model.norm.weight",
+             "TENSOR": "model.norm.weight", "RATE": "2GB",
              "1GiB": "4GiB"}  # fmt: skip  # other tests may have made this process larger than that
     for line in usage_lines():
         name = COMMAND.match(line)[1]
@@ -191,6 +191,7 @@ READ_BY = {
     "--restart": {"merge", "mergekit-yaml", "extract", "measure"},  # what another run left
     "--statistics": {"doctor", "report"},  # evidence
     "--dask": {"merge", "plan"},  # an output in a store
+    "--bandwidth": {"plan"},  # disks of a store
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip

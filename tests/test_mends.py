@@ -53,6 +53,7 @@ WITHOUT = {
     "Write to s3://, gs:// or az://, or to a folder of this machine": "needs a store: tests/test_remote_output.py",
     "Name a folder in it, as in s3://bucket/folder": "needs a store: tests/test_remote_output.py",
     "Leave it out (--dask), or write to a folder that all workers see": "needs a store: tests/test_remote_output.py",
+    "State it, as in --bandwidth 200MB": "needs a store: tests/running/test_probe.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",

@@ -141,10 +141,18 @@ def plan(
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
     statistics: Statistics = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Bytes a second of the disks, as 2GB, or measured: show where time goes."),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="COUNTS", help="With --bandwidth: the time on so many workers, as 1,2,4.")
+    ] = "",
 ) -> None:
-    """Show what a merge would read, write and need. Lists all problems; reads no tensor data."""
+    """Show what a merge would read, write and need. Lists all problems; reads no tensor data, unless to measure."""
     from sdmw import api
     from sdmw.reporting import terminal
+    from sdmw.sizes import parse_counts
 
     if explain is not None:
         told = api.explain(
@@ -160,6 +168,7 @@ def plan(
         recipe, out, threads=threads, budget=budget, max_shard_size=max_shard_size, overwrite=overwrite,
         ignore_unknown=ignore_unknown, random_seed=random_seed, download=download, follow_links=follow_links,
         header_limit=header_limit, intermediate_dir=intermediate_dir, statistics=statistics, executor=_cluster(dask),
+        bandwidth=bandwidth, workers=parse_counts(workers, "workers") if workers else (),
     )  # fmt: skip
     if as_json:
         _print_json(planned.to_dict())
@@ -167,6 +176,7 @@ def plan(
         terminal.print_warnings(planned.warnings, planned.notes)
         if planned.base is not None:  # else there is nothing to count
             terminal.print_plan(planned)
+            terminal.print_estimates(planned)
         for problem in planned.problems:
             terminal.print_error(str(problem))
     raise typer.Exit(1 if planned.problems else 0)
