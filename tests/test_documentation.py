@@ -198,7 +198,8 @@ READ_BY = {
 
 
 def test_an_option_in_a_message_is_one_of_every_command_that_shows_it():
-    sources = [path for path in ENGINE.rglob("*.py") if path.name not in ("cli.py", "mergekit.py") and path.parent.name != "commands"]
+    own = {ENGINE / "cli.py", ENGINE / "mergekit.py", *(ENGINE / "commands").iterdir()}
+    sources = [path for path in ENGINE.rglob("*.py") if path not in own]
     named = {
         each for path in sources for _, text in literals_of(path.read_text()) for each in LONG_OPTION.findall(text)
     }

@@ -57,8 +57,8 @@ WITHOUT = {
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[hub,remote]'": "needs an environment without huggingface_hub: tests/test_hub_inputs.py",
-    "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)": "needs a Hub: "
-    "tests/test_hub_inputs.py",
+    "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)": "needs "
+    "a Hub: tests/test_hub_inputs.py",
     "Write it as in hf://org/name or hf://org/name@revision": "needs a Hub: tests/test_hub_inputs.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",
     "pip install 'sdmw[plots]'": "needs an environment without matplotlib: tests/stores/test_sweep_exchange.py",
