@@ -23,7 +23,7 @@ from sdmw.running import journal
 from sdmw.running.events import Progress, Resuming
 from sdmw.storage import remote, remote_folder
 from sdmw.tensors import read_ahead
-from stores_on_loopback import SECRET, s3, web
+from stores_on_loopback import SECRET, azure, s3, web
 
 everything = pytest.mark.skipif(os.environ.get("SDMW_FAULTS") != "all", reason="long: SDMW_FAULTS=all")
 MODELS = ("base", "corp", "func")
@@ -200,6 +200,67 @@ def test_a_web_server_gives_the_same_bits_if_its_certificate_is_trusted(world, e
     assert bits(tmp_path / "out") == bits(tmp_path / "again") == ours
 
 
+def test_a_web_server_that_gives_no_ranges_or_tells_files_apart_by_nothing(world, tmp_path, monkeypatch):
+    forget()
+    with web(tmp_path) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        server.put(world / "base", "models/base")
+        server.etag = server.modified = None
+        with pytest.raises(CheckpointError, match="neither an ETag nor a last change is told"):
+            sdmw.inspect(f"{server.url}/models/base")
+        server.modified, server.ranges = "Sat, 28 Nov 2026 10:00:00 GMT", False
+        forget()
+        with pytest.raises(CheckpointError, match="the server gives files as a whole alone, and no ranges of them"):
+            sdmw.inspect(f"{server.url}/models/base")
+        server.ranges = True
+        forget()
+        assert sdmw.inspect(f"{server.url}/models/base").to_dict()["tensors"]
+    forget()
+
+
+def test_a_container_of_azure(world, expected, tmp_path, monkeypatch):
+    """An address names account and container; listings there say ETags without quotes, answers with them."""
+    files = {
+        f"/container/models/{path.relative_to(world)}": path.read_bytes() for path in world.rglob("*") if path.is_file()
+    }
+    forget()
+    with azure(monkeypatch, files):
+        merged(recipe("az://account/container/models"), tmp_path / "out")
+    forget()
+    assert bits(tmp_path / "out") == expected
+
+
+def test_hosts_of_stores_are_web_servers_where_the_address_says_so(monkeypatch):
+    """No request to them is signed."""
+    forget()
+    for host in ("bucket.s3.amazonaws.com", "s3.us-east-1.amazonaws.com", "account.blob.core.windows.net"):
+        assert type(remote.store_of(f"https://{host}")).__name__ == "HTTPStore"
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("Error performing GET http://dns/timeout-certificate in 2ms", "the request failed"),
+        ("Object at location dns/credential not usable", "the request failed"),
+        ("Error performing GET http://host/x in 2ms: dns error", "its name is not known"),
+    ],
+)
+def test_names_of_objects_are_no_causes(words, said):
+    assert remote._reason("GenericError", words) == said
+
+
+def test_an_empty_folder_in_a_model(store, expected, tmp_path):
+    """As consoles and mounts of stores make it: an object whose name ends in a slash."""
+    connection = HTTPConnection(store.url.removeprefix("http://"))
+    for folder in ("models/base/", "models/base/empty/"):
+        connection.request("PUT", f"/bucket/{folder}", body=b"")
+        assert connection.getresponse().read() == b""
+    connection.close()
+    merged(REMOTE, tmp_path / "out")
+    assert bits(tmp_path / "out") == expected
+
+
 @everything
 def test_seventy_billion_parameters_are_planned_from_their_headers(tmp_path, monkeypatch):
     """Shards of which the server has the header alone; what is fetched of them is counted."""
@@ -241,7 +302,7 @@ def test_seventy_billion_parameters_are_planned_from_their_headers(tmp_path, mon
 SECRETS = [
     f"https://someone:{SECRET}@models.example/base", f"s3://{SECRET}@bucket/base",
     f"https://models.example/base?X-Amz-Signature={SECRET}", f"az://account/container/base?sig={SECRET}",
-    f"https://models.example/base#{SECRET}",
+    f"https://models.example/base#{SECRET}", f"s3://AKIA:{SECRET}/x@bucket/base", f"https://AKIA:{SECRET}/x@host/base",
 ]  # fmt: skip
 
 
@@ -333,6 +394,12 @@ def test_names_of_models_in_stores():
     assert ModelRef.parse("org/base@v1+s3://b/lora@x") == ModelRef("org/base", "v1", ModelRef("s3://b/lora@x"))
     assert ModelRef("s3://b/x/").identity() == ModelRef("s3://b/x").identity()
     assert objection("s3://bucket/models/base/") is None
+    assert objection("https://host:8443/a@b") is None
+    assert objection("https://[::1]:8443/a") is None
+    assert objection("az://account/container") is None
+    assert objection("az://account") == (
+        "an address without a container", "Write it as in az://account/container/folder"
+    )  # fmt: skip
     said = Problem("https://a:b@c/d", "'https://c/d?e=f'", "x://y/z#q", excerpt=("- s3://u@b/c?d",))
     assert (said.where, said.expected, said.found, said.excerpt) == (
         "https://…@c/d", "'https://c/d?…'", "x://y/z#q", ("- s3://…@b/c?…",)

@@ -58,7 +58,7 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
     """
     path = os.path.join(directory, folder) if folder else directory
     if is_remote(directory):
-        return [(name, found is None) for name, found in remote_folder.contents(path).items()]
+        return [(name, found is None) for name, found in remote_folder.contents(path, inner=bool(folder)).items()]
     try:
         with os.scandir(path) as found:
             return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
