@@ -368,6 +368,15 @@ def test_only_a_merge_is_written_to_an_address(world, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_store_that_does_not_answer_is_asked_once_for_each_model(store, monkeypatch):
+    """Each time may take a minute; and what lies there cannot be guessed."""
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    forget()
+    store.answer = lambda method, path, span: "500"
+    assert "the server says 500" in str(sdmw.plan(REMOTE).problems)
+    assert len(store.requests) == len(MODELS)
+
+
 def test_a_server_that_is_not_there(monkeypatch):
     monkeypatch.setattr(remote, "RETRIES", 0)
     for name, value in (("ENDPOINT_URL", "http://127.0.0.1:1"), ("ALLOW_HTTP", "true"), ("ACCESS_KEY_ID", "someone")):

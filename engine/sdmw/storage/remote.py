@@ -32,6 +32,7 @@ _NAMES = re.compile(
     r"\w+://\S+|(?:location|for path|by) \S+"
 )  # of hosts and objects, which may hold any of the words below
 _NOT_KNOWN = ("NotSupportedError", "NotImplementedError")  # to the store
+_UNREAD = re.compile(r"kind: (?:Body|Decode)\b")  # what broke off; the library itself asks again for all else
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Words of an error, and what to say of it.
 _CAUSES = (
@@ -166,7 +167,7 @@ def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
                 raise ChangedError(errno.ESTALE, "was replaced") from None
             if kind == "AlreadyExistsError":
                 raise FileExistsError(errno.EEXIST, "is there") from None
-            unread = kind == "GenericError" and "body" in _NAMES.sub("", said)
+            unread = kind == "GenericError" and _UNREAD.search(said) is not None
             broken = isinstance(error, _BrokenOffError) or unread
             if not broken or attempt == tries - 1:
                 raise OSError(_number(kind, said), _reason(kind, said)) from None
