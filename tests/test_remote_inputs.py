@@ -2,10 +2,11 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from http.client import HTTPConnection
 from multiprocessing import get_context
 
@@ -17,9 +18,12 @@ from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from command_line import everything_in
 from sdmw.addresses import is_plain, objection
+from sdmw.checkpoints import formats
 from sdmw.errors import CheckpointError, InputChangedError, PlanError, Problem, RunError, UnreachableError
+from sdmw.planning.limits import Apart
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.running import journal
+from sdmw.running.context import working
 from sdmw.running.events import Progress, Resuming
 from sdmw.storage import remote, remote_folder
 from sdmw.tensors import read_ahead
@@ -413,6 +417,20 @@ def test_names_of_models_in_stores():
     assert (said.where, said.expected, said.found, said.excerpt) == (
         "https://…@c/d", "'https://c/d?…'", "x://y/z#q", ("- s3://…@b/c?…",)
     )  # fmt: skip
+
+
+def test_what_a_worker_fetches_ahead_is_for_all_of_its_threads(store):
+    """Else they take each other's blocks, and a worker of four threads fetched the models five times."""
+
+    class Cluster:
+        apart = Apart(workers=2, threads=5, most_threads=4)
+
+        def __call__(self):
+            return ThreadPoolExecutor(1)
+
+    inputs = [formats.read(f"s3://bucket/models/{name}") for name in MODELS]
+    with working(lambda event: None, 5, Cluster(), inputs=inputs) as context:
+        assert pickle.loads(context.pool._setting).ahead == 4 * len(MODELS) * read_ahead.HELD
 
 
 @everything
