@@ -405,7 +405,7 @@ def test_the_model_of_the_tokenizer_is_an_input_too(store, tmp_path, place):
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("https://host/out", "expected a store that takes objects, found a web server"),
+        ("https://host/out", "expected a store that takes objects, found a server of files"),
         ("s3://bucket", "expected a folder of a store, found a store as a whole"),
         ("s3://bucket/", "expected a folder of a store, found a store as a whole"),
         (f"s3://{SECRET}@bucket/out", "an address with credentials"),

@@ -3,9 +3,9 @@
 import os
 import re
 
-SCHEMES = ("s3", "gs", "az", "https")
+SCHEMES = ("s3", "gs", "az", "https", "hf")
 OTHER_KIND = (  # what was expected, what is there, and the mend, where `is_of_other_kind` holds
-    "a folder, or an address that begins with s3://, gs://, az:// or https://",
+    "a folder, or an address that begins with s3://, gs://, az://, https:// or hf://",
     "an address of another kind",
     "Write s3:// in small letters, gs:// for Google, az:// for Azure, https:// for a server, or copy it to a folder",
 )
@@ -55,6 +55,6 @@ def is_plain(part: str) -> bool:
 def place_and_key(address: str) -> tuple[str, str]:
     """The address of the bucket, container or server, and what follows it."""
     scheme, _, rest = address.partition("://")
-    parts = 2 if scheme == "az" else 1  # account and container
+    parts = 2 if scheme in ("az", "hf") else 1  # account and container, organisation and name
     split = rest.split("/", parts)
     return f"{scheme}://{'/'.join(split[:parts])}", split[parts] if len(split) > parts else ""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from sdmw.addresses import place_and_key
 from sdmw.errors import MissingExtraError, Problem
+from sdmw.storage.hub_address import web_place
 
 R = TypeVar("R")
 
@@ -92,6 +93,12 @@ def head(address: str) -> Found:
 
 
 def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
+    """Bytes of an object, as `fetch_view` gives them, but copied."""
+    data, found = fetch_view(address, start, stop, version)
+    return bytes(data), found
+
+
+def fetch_view(address: str, start: int, stop: int, version: str | None = None) -> tuple[memoryview, Found]:
     """Bytes of an object, from `start` up to `stop` or its end, and what it is.
 
     Args:
@@ -110,12 +117,12 @@ def fetch(address: str, start: int, stop: int, version: str | None = None) -> tu
     if version is not None and version.startswith('"'):  # a weak one matches nothing
         options["if_match"] = version
 
-    def ask() -> tuple[bytes, Found]:
+    def ask() -> tuple[memoryview, Found]:
         answer = library().get(store_of(place), key, options=options)
         found = Found.of(answer.meta)
         if version is not None and found.version != version:
             raise ChangedError(errno.ESTALE, "was replaced")
-        data = bytes(answer.bytes())
+        data = memoryview(answer.bytes())
         if len(data) != min(stop, found.size) - start:
             raise _BrokenOffError
         return data, found
@@ -241,12 +248,18 @@ def _opened(place: str, patience: float) -> Any:
     settings = {"client_options": client, "retry_config": retry}
     try:
         stores = importlib.import_module("obstore.store")
+        if scheme == "hf":
+            address, headers = web_place(place)
+            client |= {"default_headers": headers, "allow_http": address.startswith("http://")}
+            return stores.HTTPStore.from_url(address, **settings)
         if scheme == "https":  # whatever its name: `from_url` takes some hosts for a store, and signs requests to it
             return stores.HTTPStore.from_url(place, **settings)
         if scheme == "az":  # `from_url` takes the account for the container
             account, container = place.partition("://")[2].split("/")
             return stores.AzureStore(container, account_name=account, **settings)
         return stores.from_url(place, **settings)
+    except MissingExtraError:
+        raise
     except Exception as error:
         found = _reason(type(error).__name__, str(error))
         raise OSError(errno.EINVAL, f"the store cannot be opened: {found}") from None

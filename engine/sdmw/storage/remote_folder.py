@@ -116,7 +116,7 @@ def _keep(key: tuple[str, str], data: bytes) -> None:
 
 
 def _lists_nothing(address: str) -> bool:
-    return address.startswith("https://")
+    return address.startswith(("https://", "hf://"))
 
 
 def _probed(address: str) -> dict[str, Found | None]:
