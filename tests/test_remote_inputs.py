@@ -372,6 +372,18 @@ def test_only_a_merge_is_written_to_an_address(world, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_each_call_reads_what_is_there_now(store, tmp_path):
+    """Within half a minute too: the config of one model must not come to the weights of the next."""
+    asked = {"merge_method": "linear", "models": [{"model": "s3://bucket/models/base", "parameters": {"weight": 1.0}}]}
+    merged(asked, tmp_path / "before")
+    config = json.loads((tmp_path / "before" / "config.json").read_text()) | {"rope_theta": 12345.0}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    store.put(tmp_path / "other", "models/base")
+    merged(asked, tmp_path / "after")
+    assert json.loads((tmp_path / "after" / "config.json").read_text())["rope_theta"] == 12345.0
+
+
 def test_a_store_that_does_not_answer_is_asked_once_for_each_model(store, monkeypatch):
     """Each time may take a minute; and what lies there cannot be guessed."""
     monkeypatch.setattr(remote, "RETRIES", 0)
