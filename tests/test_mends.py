@@ -46,6 +46,9 @@ WITHOUT = {
     "Start one for each machine: dask worker ADDRESS": "needs a scheduler: tests/contracts/test_dask.py",
     "Start one (dask scheduler), or correct the address, as in tcp://10.0.0.1:8786": "needs a cluster: "
     "tests/contracts/test_dask.py",
+    "Start workers (dask worker ADDRESS) and run the same command: it goes on": "needs a cluster: "
+    "tests/faults/test_clusters.py",
+    "Have each run write to a folder of its own": "needs a store: tests/test_remote_output.py",
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
     "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[remote]'": "needs an environment without obstore: tests/test_remote_inputs.py",

@@ -30,7 +30,7 @@ class Setting:
     Attributes:
         kernels: groups that the run needs beside those that every run does.
         inputs: fingerprints of the files that are read, as the driver saw them.
-        ahead: bytes that may be fetched ahead from stores, for each thread.
+        ahead: bytes that may be fetched ahead from stores, by all threads of a process.
         version: of the driver's sdmw.
     """
 

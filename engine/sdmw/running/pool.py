@@ -181,7 +181,8 @@ class Pool:
             if self._given and isinstance(error, BrokenExecutor):
                 self._given.shutdown()  # what is left of its workers may still write
             reason = str(error)[:LONGEST_REASON] or type(error).__name__
-            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {reason}")])
+            what = "it takes no tasks" if type(error) is RuntimeError else "a worker was lost"
+            raise LostWorkerError([Problem("executor", "", f"{what}: {reason}")])
         lost = [future for future, task in running.items() if not task.here]
         again.extend(running.pop(future) for future in lost)
         self._own.close()

@@ -33,6 +33,7 @@ _NAMES = re.compile(
     r"\w+://\S+|(?:location|for path|by) \S+"
 )  # of hosts and objects, which may hold any of the words below
 _NOT_KNOWN = ("NotSupportedError", "NotImplementedError")  # to the store
+_UNREAD = re.compile(r"kind: (?:Body|Decode)\b")  # what broke off; the library itself asks again for all else
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Words of an error, and what to say of it.
 _CAUSES = (
@@ -173,7 +174,7 @@ def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
                 raise ChangedError(errno.ESTALE, "was replaced") from None
             if kind == "AlreadyExistsError":
                 raise FileExistsError(errno.EEXIST, "is there") from None
-            unread = kind == "GenericError" and "body" in _NAMES.sub("", said)
+            unread = kind == "GenericError" and _UNREAD.search(said) is not None
             broken = isinstance(error, _BrokenOffError) or unread
             if not broken or attempt == tries - 1:
                 raise OSError(_number(kind, said), _reason(kind, said)) from None
@@ -214,30 +215,36 @@ def library() -> Any:
 
 
 _lock = threading.Lock()
-_stores: dict[str, Any] = {}
+_stores: dict[tuple[str, float], Any] = {}
 _forked = False  # from a process that has used stores: its threads are not here, and would be waited for
 
 
-def store_of(place: str) -> Any:
-    """Obstore's store of a bucket, container or server, opened once; OSError where it cannot be."""
+def store_of(place: str, patience: float | None = None) -> Any:
+    """Obstore's store of a bucket, container or server, opened once; OSError where it cannot be.
+
+    Args:
+        place: its address.
+        patience: seconds that one request may take; None for those of one that reads.
+    """
     library()
     if _forked:
         raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
+    key = place, patience or PATIENCE
     with _lock:
-        if place not in _stores:
-            _stores[place] = _opened(place)
-        return _stores[place]
+        if key not in _stores:
+            _stores[key] = _opened(*key)
+        return _stores[key]
 
 
-def _opened(place: str) -> Any:
+def _opened(place: str, patience: float) -> Any:
     scheme = place.partition("://")[0]
     variable = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}.get(scheme)
     plain = variable is not None and os.environ.get(f"{variable}_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
-    client = {"allow_invalid_certificates": False, "allow_http": plain, "timeout": f"{PATIENCE}s"}
+    client = {"allow_invalid_certificates": False, "allow_http": plain, "timeout": timedelta(seconds=patience)}
     backoff = {
         "init_backoff": timedelta(seconds=BACKOFF), "max_backoff": timedelta(seconds=PATIENCE / 8), "base": 2
     }  # fmt: skip
-    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=PATIENCE), "backoff": backoff}
+    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=patience), "backoff": backoff}
     settings = {"client_options": client, "retry_config": retry}
     try:
         stores = importlib.import_module("obstore.store")

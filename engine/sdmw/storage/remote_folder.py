@@ -28,11 +28,15 @@ _listed: dict[str, tuple[float, dict[str, Found | None]]] = {}
 _contents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
 
-def contents(address: str) -> dict[str, Found | None]:
+def contents(address: str, *, inner: bool = False) -> dict[str, Found | None]:
     """What lies in a folder, by name; None for a folder in it.
 
+    Args:
+        address: of the folder.
+        inner: it was listed in another one; then it may be empty, as consoles and mounts of stores make folders.
+
     Raises:
-        CheckpointError: it cannot be listed, or a name in it would lead out of it.
+        CheckpointError: it cannot be listed, or a name in it would lead out of it, or it is not there.
     """
     with _lock:
         at, found = _listed.get(address, (0.0, {}))
@@ -42,7 +46,7 @@ def contents(address: str) -> dict[str, Found | None]:
         found = _probed(address) if _lists_nothing(address) else remote.names_below(address)
     except OSError as error:
         raise UnreachableError([Problem(address, "", f"the folder cannot be listed: {error.strerror}")]) from None
-    if not found:
+    if not found and not inner:
         raise CheckpointError([Problem(address, "", "no such folder, or an empty one")])
     if bad := [name for name in found if not is_plain(name)]:
         raise CheckpointError([Problem(address, "names of files", quoted(bad[0]), "Rename the object")])

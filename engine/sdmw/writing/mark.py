@@ -24,7 +24,7 @@ class Mark:
         self._content = said.encode()
 
     def put(self, *, anew: bool) -> bool:
-        """Have it stand there.
+        """Have it stand there; removed once, so that a store that lets nothing be removed is found before the work.
 
         Args:
             anew: in the place of another run's.
@@ -32,14 +32,10 @@ class Mark:
         Returns:
             False where another run's stands there, if the store can tell.
         """
-        if anew:
-            put(self.address, self._content)
-            return True
-        try:
-            put_new(self.address, self._content)
-        except FileExistsError:
-            return self.stands()  # an answer that was lost is asked for again, and then finds what it had put there
-        return True
+        if not self._was_put(anew):
+            return False
+        self.remove()
+        return self._was_put(anew)
 
     def stands(self) -> bool:
         """Whether it is there, and no other in its place."""
@@ -52,6 +48,16 @@ class Mark:
     def remove(self) -> None:
         """Let the folder be one that is finished."""
         remove(self.address)
+
+    def _was_put(self, anew: bool) -> bool:
+        if anew:
+            put(self.address, self._content)
+            return True
+        try:
+            put_new(self.address, self._content)
+        except FileExistsError:
+            return self.stands()  # an answer that was lost is asked for again, and then finds what it had put there
+        return True
 
     def _found(self) -> bytes | None:
         try:

@@ -29,8 +29,8 @@ class Upload:
     One shard is under way at a time, in parts. When it is complete the store is asked for its header and size. Files
     beside the shards lie in a temporary folder of this machine until it is published. Leaving the context unpublished
     makes the store forget the parts, and removes what was sent: nothing is kept for another run. There is no lock, but
-    a mark in the folder, which also tells before the work that the store takes what is written. A run that may overwrite
-    takes the folder from one that is under way; that one sees it by the mark, ends, and removes nothing.
+    a mark in the folder, which also tells before the work that the store takes what is written. A run that may
+    overwrite takes the folder from one that is under way; that one sees it by the mark, ends, and removes nothing.
 
     Attributes:
         target: the address.
