@@ -232,7 +232,7 @@ def test_seventy_billion_parameters_are_planned_from_their_headers(tmp_path, mon
             server.files[f"/model/{name}"] = raw, len(raw)
         asked = {"merge_method": "linear", "models": [{"model": f"{server.url}/model"}]}
         planned = sdmw.plan(asked)
-        assert server.sent < 250_000
+        assert server.sent < 200_000  # headers and index have 147,000
     forget()
     assert planned.problems == ()
     assert planned.bytes_read > 140e9

@@ -284,7 +284,7 @@ def test_two_runs_at_once(world, store):
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("https://host/out", "expected a store that takes objects, found a web server"),
+        ("https://host/out", "expected a store that takes objects, found a server of files"),
         ("s3://bucket", "expected a folder of a store, found a store as a whole"),
         ("s3://bucket/", "expected a folder of a store, found a store as a whole"),
         (f"s3://{SECRET}@bucket/out", "an address with credentials"),

@@ -184,7 +184,7 @@ def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
 
     try:
         from sdmw.reporting.pages.merge import page_of_merge
-        from sdmw.reporting.pages.page import html_of
+        from sdmw.reporting.pages.rendering import html_of
 
         page = html_of(page_of_merge(report, recipe)).encode()
     except Exception as error:

@@ -1,5 +1,6 @@
 """Objects written to a store, the large ones in parts; errors as of `remote`, OSErrors in our own words."""
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def put(address: str, content: bytes | Path) -> None:
     """
     place, key = place_and_key(address)
     asked(lambda: library().put(store_of(place), key, content, chunk_size=PART, max_concurrency=UNDER_WAY), tries=1)
+
+
+def put_new(address: str, content: bytes) -> None:
+    """Send bytes as an object where there is none yet; a store that cannot tell takes them in any case.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: the store refuses it.
+    """
+    place, key = place_and_key(address)
+    try:
+        asked(lambda: library().put(store_of(place), key, content, mode="create"), tries=1)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        put(address, content)
 
 
 def remove(address: str) -> None:
