@@ -15,6 +15,8 @@ import heapq
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -27,6 +29,7 @@ from typing import Any
 from unittest.mock import patch
 
 import processes
+import psutil
 import scale
 import synthetic
 
@@ -52,6 +55,7 @@ from sdmw.writing.sink import Sink
 STAND_IN = 1 << 22  # elements: of real tiles that give the results
 MEASURE_NS, APPLY_NS = 0.34, 0.274  # of a byte that is read; sdm_w, BF16 (costs.py)
 TILE_S = 1.0e-4  # of Python in a worker for a tile
+DECIDE_S = 2.5e-4  # likewise, to decide a layer
 SETTLE_S = 5e-3  # until what a task of another process wrote is durable
 PAYLOAD = (1700, 13_000)  # bytes of a task and of a result, as scale.py counts them
 CALIBRATING = 600  # tasks
@@ -142,11 +146,15 @@ class Workers(ThreadPoolExecutor):
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         """As of any executor; what belongs to the driver's process is done at once."""
         future: Future[Any] = Future()
-        if function.__name__ == "_commit":
-            future.set_result(function(*arguments))
+        try:
+            if function.__name__ == "_commit":
+                future.set_result(function(*arguments))
+                return future
+            with self._clock.stopped():
+                seconds, result = self._results.of(function, arguments)
+        except Exception as error:  # as an executor says it; nothing else would end the run
+            future.set_exception(error)
             return future
-        with self._clock.stopped():
-            seconds, result = self._results.of(function, arguments)
         start = max(self._clock.now(), heapq.heappop(self._free))
         heapq.heappush(self._free, start + seconds)
         self.tasks += 1
@@ -208,6 +216,7 @@ class Results:
         self._known: dict[object, Any] = {}
         self._taken: dict[int, int] = {}  # of a deal, how many shares were handed over
         self.shares_of: Callable[[Span], int] = lambda span: 1
+        self.python = 0.0  # seconds of workers in Python
 
     def of(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, Any]:
         """Seconds, and the result: pickled, where the task was."""
@@ -215,7 +224,7 @@ class Results:
             seconds, result = self.of(*pickle.loads(arguments[2]))
             return seconds + SETTLE_S, pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
         if function is work.measure_all:
-            parts = [(self._share(each.share, MEASURE_NS)[0], self._look(each)) for each in arguments[0]]
+            parts = [self._looked(each) for each in arguments[0]]
         elif function is work.write_portions:
             parts = [self._written(each) for each in arguments[0]]
         else:
@@ -226,13 +235,20 @@ class Results:
         """Seconds of a share, and whether it is the last one of its piece."""
         span = share.span if isinstance(share, Deal) else share
         tiles = len(list(span.borders()))
+        shares = self.shares_of(span) if isinstance(share, Deal) else 1
+        self.python += tiles * TILE_S / shares
         if isinstance(share, Span):
             return span.nbytes * ns * 1e-9 + tiles * TILE_S, True
-        shares = self.shares_of(span)
         handed = self._taken[id(share)] = self._taken.get(id(share), 0) + 1
         if last := handed == shares:
             del self._taken[id(share)]
         return (span.nbytes * ns * 1e-9 + tiles * TILE_S) / shares, last
+
+    def _looked(self, looking: work.Looking) -> tuple[float, Any]:
+        seconds, found = self._share(looking.share, MEASURE_NS)[0], self._look(looking)
+        decides = DECIDE_S if isinstance(found, work.Decided) else 0.0
+        self.python += decides
+        return seconds + decides, found
 
     def _written(self, portion: work.Portion) -> tuple[float, Written | None]:
         seconds, last = self._share(portion.share, APPLY_NS)
@@ -280,7 +296,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(processes.machine())
     wires = {name: calibrated(name) if name in scale.KINDS else 0.0 for name in arguments.wire}
-    print(f"{'case':22} {'tasks':>7} {'wall s':>8} {'at best':>8} {'driver s':>8} {'ms/task':>8} {'workers busy':>12}")
+    print(f"{'case':22} {'tasks':>7} {'wall s':>8} {'at best':>8} {'driver s':>8} {'python s':>8} {'workers busy':>12}")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or temporary
@@ -300,14 +316,16 @@ def show(name: str, row: dict[str, Any]) -> None:
     best = row["busy_s"] / row["of"]
     print(
         f"{name:22} {row['tasks']:7} {row['wall_s']:8.2f} {best:8.2f} {row['driver_s']:8.2f} "
-        f"{row['driver_s'] / row['tasks'] * 1e3:8.3f} {best / row['wall_s']:12.0%}",
+        f"{row['python_s']:8.2f} {best / row['wall_s']:12.0%}",
         flush=True,
     )
 
 
 def write_headers(folder: str, shapes: Shapes, models: int) -> list[str]:
-    """Checkpoints of these shapes: headers, and files of their length without a block."""
+    """Checkpoints of these shapes: headers, and files of their length without a block; taken as they are if there."""
     paths = [os.path.join(folder, f"model{number}") for number in range(models)]
+    if all(map(os.path.exists, paths)):
+        return paths
     layouts = lay_out(((name, synthetic.STORED["BF16"], shape) for name, shape in shapes.items()), 5 * 10**9)
     for number, path in enumerate(paths):
         os.makedirs(path, exist_ok=True)
@@ -329,15 +347,48 @@ def nothing(task: bytes) -> bytes:
 
 
 def calibrated(name: str) -> float:
-    """Seconds of the driver's process that an executor takes for a task, all of its threads there together."""
+    """Seconds of the driver's process that an executor takes for a task, all of its threads there together.
+
+    Of dask those of its scheduler, which is a process, if they are more.
+    """
     with ExitStack() as stack:
-        executor = stack.enter_context(scale.KINDS[name](1))
+        scheduler = None
+        if name == "dask":
+            executor, scheduler = stack.enter_context(a_cluster())
+        else:
+            executor = stack.enter_context(scale.KINDS[name](1))
         for future in [executor.submit(nothing, bytes(PAYLOAD[0])) for _ in range(20)]:
             future.result()
-        began = time.process_time()
+        began, there = time.process_time(), sum(scheduler.cpu_times()[:2]) if scheduler else 0.0
         for future in [executor.submit(nothing, os.urandom(PAYLOAD[0])) for _ in range(CALIBRATING)]:
             future.result()
-        return (time.process_time() - began) / CALIBRATING
+        taken = time.process_time() - began
+        return max(taken, sum(scheduler.cpu_times()[:2]) - there if scheduler else 0.0) / CALIBRATING
+
+
+@contextmanager
+def a_cluster() -> Iterator[tuple[Executor, psutil.Process]]:
+    """A connection to a dask cluster on loopback of one worker, and its scheduler."""
+    from distributed import Client
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = os.path.join(folder, "scheduler.json")
+        commands = (
+            ("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file),
+            ("worker", "--scheduler-file", file, "--nworkers", "1", "--nthreads", "1", "--no-dashboard"),
+        )
+        started, environment = [], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        for command in commands:
+            program = [sys.executable, "-m", "dask", *command]
+            quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            started.append(subprocess.Popen(program, cwd=folder, env=environment, **quiet))
+            stack.callback(started[-1].wait)
+            stack.callback(started[-1].terminate)
+        while not os.path.exists(file):
+            time.sleep(0.1)
+        client = stack.enter_context(Client(scheduler_file=file))
+        client.wait_for_workers(1)
+        yield client.get_executor(pure=False), psutil.Process(started[0].pid)
 
 
 def simulated(
@@ -365,12 +416,14 @@ def simulated(
         began = clock.now()
         output: Any = Outputs(planned, out)  # as much of one as a run needs until it ends
         run = Run(planned, Context(lambda _: None, signals, pool))
-        results.shares_of = run._shares
+        results.shares_of, results.python = run._shares, 0.0
         run.carry_out(output)
     wall = clock.now() - began
+    driver = wall - clock.waited
+    python = driver + results.python if wire == "threads" else driver  # of one process, one thread at a time
     return {
-        "wall_s": wall, "driver_s": wall - clock.waited, "busy_s": made.busy, "of": workers, "tasks": made.tasks,
-        "tile": planned.tile,
+        "wall_s": max(wall, python), "driver_s": driver, "python_s": python, "busy_s": made.busy, "of": workers,
+        "tasks": made.tasks, "tile": planned.tile,
     }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """How long a plan takes: each number by hand, of plans whose sizes are powers of ten, or nearly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from sdmw.planning.costs import COSTS, Costs
 from sdmw.planning.estimate import Bandwidth, Estimate, Phase, shown_time
 from sdmw.planning.plan import TILES_IN_PIECE
 from sdmw.planning.timing import STILL_CACHED, estimate, estimates, read_apart, shared_tiles
+from sdmw.running import bundles
 
 ELEMENTS = 1_000_000  # of each of two tensors of bfloat16, in a base and two fine-tunes
 
@@ -123,8 +126,7 @@ def test_tasks_that_write_are_large_and_enough(applied, workers):
 
 
 def test_tasks_are_counted_as_they_are_dealt(planned):
-    from dataclasses import replace
-
+    assert (timing.BUNDLE, timing.SMALL) == (bundles.MOST, bundles.SMALL)
     small = replace(planned, tile=100_000)  # ten tiles, so two pieces, a tensor
     assert timing.tasks(small, small.tensors, None) == 2 * -(-10 // TILES_IN_PIECE)
     assert timing.tasks(small, small.tensors, 2) == 20

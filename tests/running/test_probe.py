@@ -25,7 +25,7 @@ def test_rates_are_those_of_files_that_stay_as_they_are(shards, tmp_path):
     found = probe.measured(shards, str(tmp_path / "out"), 2)
     assert found.measured
     assert found.shared  # one disk
-    assert 1e6 < found.read < 1e12
+    assert 1e6 < found.read < 1e12  # bytes a second
     assert 1e5 < found.write < 1e12
     assert 0.05 < found.slowness < 500
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before

@@ -179,3 +179,13 @@ def test_many_threads_write_the_same_bits(layers):
     for threads in (9, 17, 40):
         sdmw.merge(layers, f"out{threads}", progress=False, threads=threads)
         assert (Path(f"out{threads}") / "model.safetensors").read_bytes() == expected
+
+
+def test_a_layer_with_an_empty_tensor_is_decided_with_all_its_components(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"model.layers.0.mlp.w": np.ones((1, 8), np.float32), "model.layers.0.mlp.b": np.ones(0, np.float32)}
+    write_checkpoint("base", base)
+    write_checkpoint("corp", {name: 2 * tensor for name, tensor in base.items()})
+    asked = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "corp"}]}
+    report = sdmw.merge({**asked, "parameters": {"granularity": "module"}}, "out", progress=False)
+    assert report.models[0].facts["magnitude_by_component"] == {"model.layers.mlp.w": 8.0, "model.layers.mlp.b": 0.0}

@@ -47,5 +47,5 @@ COSTS = {
 COPYING = "passthrough"  # what is not merged costs as much
 TILE = 1e-4  # s of Python in a worker for a tile, which threads of one process do one at a time
 # s of the driver for a task: `simulation.py`
-TASK: dict[Kind, float] = {"threads": 1e-4, "processes": 4e-4, "dask": 1.5e-3}
+TASK: dict[Kind, float] = {"threads": 1e-4, "processes": 4e-4, "dask": 2e-3}
 START = 0.7  # s from the command to the first pass, and from the last to its end

@@ -1,6 +1,5 @@
 """How long a merge takes by its plan, and where the time goes: plain values, and the arithmetic between them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,10 +124,3 @@ def shown_time(seconds: float) -> str:
             break
     digits = 2 if amount < 0.995 else 1 if amount < 9.95 else 0
     return f"{amount:.{digits}f} {unit}"
-
-
-def fastest(estimates: Iterable[Estimate]) -> Estimate:
-    """The first that is within a hundredth of the shortest."""
-    each = sorted(estimates, key=lambda one: one.workers)
-    shortest = min(one.seconds for one in each)
-    return next(one for one in each if one.seconds <= 1.01 * shortest)

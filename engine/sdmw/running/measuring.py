@@ -136,7 +136,7 @@ class Measuring:
             models, shared = len(self._plan.tensors[tensor].among), Deal(span) if shares > 1 else span
             read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
             size = span.nbytes if first else read
-            alone = first and len(dealt) == shares == 1
+            alone = first and len(dealt) == shares == len(self._plan.layers[number].tensors) == 1
             looking = work.Looking(shared, look, models, self._method if alone else None)
             for share in range(shares):
                 told = size * (share + 1) // shares - size * share // shares

@@ -65,7 +65,7 @@ def _places(shards: Sequence[Shard]) -> list[tuple[str, int, int]]:
     """Path, offset and bytes of what is read: as much of each file, in runs as a merge reads them."""
     share = max(STEP, MOST // max(1, len(shards)) // STEP * STEP)
     largest = sorted(shards, key=lambda shard: -shard.size)[: MOST // share]
-    return [(shard.path, first, min(STEP * 4, shard.size - first, share))
+    return [(shard.path, first, min(STEP * 4, shard.size - first, share - first))
             for shard in largest for first in range(0, min(share, shard.size), STEP * 4)]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _read(began: float, place: tuple[str, int, int]) -> int:
         try:
             with suppress(OSError):
                 forget_pages(descriptor, first, size)
-            return sum(len(os.pread(descriptor, STEP, first + done)) for done in range(0, size, STEP))
+            return sum(len(os.pread(descriptor, min(STEP, size - done), first + done)) for done in range(0, size, STEP))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -91,19 +91,29 @@ def _writing(folder: str) -> int:
     block = mmap.mmap(-1, STEP)  # whole pages, so that it goes past the page cache as tiles do
     block.write(os.urandom(STEP))
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".sdmw-probe-") as made:
-            with suppress(OSError):
-                os.posix_fallocate(made.fileno(), 0, MOST)
-            began, done, file = time.perf_counter(), 0, StreamedFile(made.name)
-            try:
-                while done < MOST and time.perf_counter() - began < LONGEST:
-                    file.write(done, memoryview(block))
-                    done += STEP
-            finally:
-                file.close(sync=True)
-            return max(1, int(done / (time.perf_counter() - began)))
+        file = _nameless(folder)
+        began, done = time.perf_counter(), 0
+        try:
+            while done < MOST and time.perf_counter() - began < LONGEST:
+                file.write(done, memoryview(block))
+                done += STEP
+        finally:
+            file.close(sync=True)
+        return max(1, int(done / (time.perf_counter() - began)))
     except OSError as error:
         raise RunError([Problem(folder, "", f"cannot be written to: {error.strerror}")]) from error
+
+
+def _nameless(folder: str) -> StreamedFile:
+    """A new file that is gone when it is closed, or when this process ends, however that is."""
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix=".sdmw-probe-")
+    try:
+        with suppress(OSError):  # some file systems reserve nothing
+            os.posix_fallocate(descriptor, 0, MOST)
+        return StreamedFile(path)
+    finally:
+        os.unlink(path)
+        os.close(descriptor)
 
 
 def slowness() -> float:
