@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from stores_on_loopback import Ranges, Web
 
@@ -37,8 +38,8 @@ class Hub:
     def put(self, folder, model, commit=COMMIT):
         """Serve a folder's files as those of a model."""
         self.commits[model] = commit
-        for path in (each for each in Path(folder).iterdir() if each.is_file()):
-            content, place = path.read_bytes(), f"/{model}/resolve/{commit}/{path.name}"
+        for path in (each for each in Path(folder).rglob("*") if each.is_file()):
+            content, place = path.read_bytes(), f"/{model}/resolve/{commit}/{path.relative_to(folder)}"
             web = self.elsewhere if path.suffix == ".safetensors" else self.small
             web.files[place] = content, len(content)
 
@@ -51,11 +52,19 @@ class Front(Ranges):
             self._say(401, b"", ("X-Error-Code", "RepoNotFound"))
         elif path.startswith("/api/models/"):
             model, _, branch = path.removeprefix("/api/models/").partition("/revision/")
-            if (commit := hub.commits.get(model)) is None or branch not in ("", "main", commit):
+            commit = hub.commits.get(model)
+            if any(each.startswith(f"/{model}/resolve/{branch}/") for each in hub.small.files):  # an earlier commit
+                commit = branch
+            if commit is None or unquote(branch) not in ("", "main", "feature/x", "refs/pr/1", commit):
                 code = "RepoNotFound" if commit is None else "RevisionNotFound"
                 self._say(404, b"{}", ("X-Error-Code", code))
             else:
-                self._say(200, json.dumps({"id": model, "sha": commit, "siblings": []}).encode())
+                below = f"/{model}/resolve/{commit}/"
+                paths = [path for web in (hub.small, hub.elsewhere) for path in web.files if path.startswith(below)]
+                names = [{"rfilename": path.removeprefix(below)} for path in paths]
+                self._say(200, json.dumps({"id": model, "sha": commit, "siblings": names}).encode())
+        elif hub.small.files.get(self.path) == 403:
+            self._say(403, b"", ("X-Error-Code", "GatedRepo"))
         elif self.path in hub.elsewhere.files:
             self._say(302, b"", ("Location", f"{hub.elsewhere.url}{path}?X-Signature={SIGNATURE}"))
         else:
@@ -74,7 +83,7 @@ class Behind(Ranges):
     def _answer(self, body):
         self.server.hub.told.append((self.path, self.headers.get("Authorization")))
         self.path, _, signature = self.path.partition("?X-Signature=")
-        if signature == SIGNATURE:
+        if signature == SIGNATURE and self.command == "GET":  # signed for reading, as addresses in stores are
             super()._answer(body)
         else:
             self.send_error(403)

@@ -1,5 +1,6 @@
 """Models read where they lie on the Hub: the bits of a merge of local files, of one commit, and no token anywhere."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sdmw.errors import CheckpointError, MissingExtraError, PlanError
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.reporting.naming import public_name
 from sdmw.running.events import Progress
-from sdmw.storage import remote, remote_folder
+from sdmw.storage import hub_address, remote, remote_folder
 from sdmw.storage.hub_address import pinned
 from sdmw.storage.locate import locate
 
@@ -37,6 +38,7 @@ def there(world, monkeypatch):
     monkeypatch.setattr(remote, "BACKOFF", 0.001)
     remote_folder.forget()
     remote._stores.clear()
+    hub_address._paths.cache_clear()  # each test has another model under the same commit
     with hub(monkeypatch) as found:
         for name in (*MODELS, "lora"):
             found.put(world / name, f"org/{name}")
@@ -93,11 +95,13 @@ def test_without_a_token_a_private_model_is_a_refusal_that_says_so(there, monkey
 
 def test_a_revision_is_pinned_to_its_commit(there, world):
     there.put(world / "func", "org/base", "6" * 40)
-    assert pinned("hf://org/base") == f"hf://org/base@{'6' * 40}"
-    assert pinned(f"hf://org/base@{'6' * 40}/below/") == f"hf://org/base@{'6' * 40}/below"
+    for revision in ("", "@main", "@feature%2Fx", "@refs/pr/1", "@refs%2Fpr%2F1"):
+        assert pinned(f"hf://org/base{revision}", {}) == f"hf://org/base@{'6' * 40}"
+    assert pinned(f"hf://org/base@{'6' * 40}/below/", {}) == f"hf://org/base@{'6' * 40}/below"
+    assert pinned("hf://org/base@v9", {"hf://org/base@v9": COMMIT}) == f"hf://org/base@{COMMIT}"
     for wrong, said in (("hf://org/none", "RepositoryNotFoundError"), ("hf://org/base@v9", "RevisionNotFoundError")):
         with pytest.raises(CheckpointError, match=said):
-            pinned(wrong)
+            pinned(wrong, {})
 
 
 @pytest.mark.parametrize("address", ["hf://org", "hf://org/", "hf:///name", "hf://org/na me"])
@@ -118,6 +122,49 @@ def test_a_branch_that_moved_while_an_interrupted_merge_waited(there, world, tmp
         sdmw.merge(recipe("hf://org"), tmp_path / "out", progress=stop)
     with pytest.raises(sdmw.SdmwError, match="was an input, and is none now"):
         sdmw.merge(recipe("hf://org"), tmp_path / "out", progress=False)
+
+
+def test_a_merge_is_verified_against_its_commits_whatever_branches_mean_now(there, world, tmp_path):
+    recipes = {
+        "deltas": recipe("hf://org"),
+        "adapter": {"merge_method": "linear", "models": [{"model": "hf://org/base+hf://org/lora"}],
+                    "parameters": {"weight": 1.0}},
+    }  # fmt: skip
+    for name, asked in recipes.items():
+        sdmw.merge(asked, tmp_path / name, progress=False)
+    for name in (*MODELS, "lora"):
+        there.put(world / ("corp" if name == "base" else "base"), f"org/{name}", "6" * 40)
+    for name in recipes:
+        assert set(sdmw.Report.load(tmp_path / name).commits.values()) == {COMMIT}
+        found = sdmw.verify(tmp_path / name, progress=False)
+        assert (found.problems, found.not_found) == ((), ())
+        assert found.recomputed == found.tiles
+
+
+def test_all_files_come_along_that_come_from_a_folder(there, world, tmp_path):
+    """Code of a model's own, templates in folders: whatever it is called."""
+    model = tmp_path / "odd"
+    shutil.copytree(world / "base", model)
+    for name in ("modeling_odd.py", "additional_chat_templates/tool.jinja", "1_Pooling/config.json", "empty.txt",
+                 "onnx/model.onnx", "pytorch_model.bin", "trainer_state.json"):  # fmt: skip
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}" if name != "empty.txt" else "")
+    there.put(model, "org/odd")
+    made = []
+    for base in (str(model), "hf://org/odd"):
+        report = sdmw.merge({**recipe(world), "base_model": base}, tmp_path / "out", progress=False, overwrite=True)
+        made.append((report.files.copied, tensors_in(tmp_path / "out")))
+    assert made[0] == made[1]
+    assert {"modeling_odd.py", "additional_chat_templates/tool.jinja", "1_Pooling/config.json", "empty.txt"} <= set(
+        made[1][0]
+    )
+    assert not any(path.endswith((".bin", ".onnx", "_state.json")) for path, _ in there.asked)
+
+
+def test_a_gated_model_says_how_it_is_had(there, monkeypatch):
+    monkeypatch.setattr(there.small, "files", there.small.files | {f"/org/base/resolve/{COMMIT}/config.json": 403})
+    with pytest.raises(CheckpointError, match=r"access is denied.*Accept its terms on its page"):
+        sdmw.inspect("hf://org/base")
 
 
 def test_an_adapter_on_a_model(there, world, tmp_path):

@@ -57,6 +57,9 @@ WITHOUT = {
     "Name a folder in it, as in s3://bucket/folder": "needs a store: tests/test_remote_output.py",
     "Leave it out (--dask), or write to a folder that all workers see": "needs a store: tests/test_remote_output.py",
     "State it, as in --bandwidth 200MB": "needs a store: tests/running/test_probe.py",
+    "Write for instance 2GB or measured": "said by plan alone: tests/test_plan_times.py",
+    "Accept its terms on its page, and have a token that may read it (hf auth login, or HF_TOKEN)": "needs a Hub: "
+    "tests/test_hub_inputs.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[hub,remote]'": "needs an environment without huggingface_hub: tests/test_hub_inputs.py",

@@ -81,11 +81,15 @@ def test_measuring_reads_and_writes_beside_the_output(recipe, capsys, monkeypatc
     assert sorted(path.name for path in Path().iterdir()) == ["base", "corp", "func", "recipe.yaml"]
 
 
+def test_a_rate_may_be_written_as_one(recipe):
+    assert sdmw.plan(recipe, bandwidth="2GB/s").bandwidth == sdmw.plan(recipe, bandwidth="2GB").bandwidth
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"workers": (1, 2)}, "workers: expected a bandwidth beside them, found none"),
-        ({"bandwidth": "fast"}, "bandwidth: expected a number of bytes"),
+        ({"bandwidth": "fast"}, "bandwidth: expected bytes a second, as a size, or `measured`, found 'fast'"),
         ({"bandwidth": "1GB", "workers": (0,)}, "workers: expected whole numbers from 1 to 1024, found 0"),
         ({"bandwidth": "1GB", "workers": (1.5,)}, "workers: expected whole numbers from 1 to 1024, found 1.5"),
     ],

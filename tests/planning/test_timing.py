@@ -54,6 +54,7 @@ def test_a_phase_takes_what_its_longest_part_takes():
     assert Phase("write", 1, None, 3, 0, shared=True).limit == "write"
     both = Estimate(1, "threads", 0.5, (Phase("decide", 7, 0, 0, 0, shared=True), phase))
     assert (both.seconds, both.limit) == (12.5, "read")
+    assert Estimate(1, "threads", 7.5, both.phases).limit == "start"
 
 
 def test_one_worker_by_hand(planned):

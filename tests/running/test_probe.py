@@ -1,6 +1,7 @@
 """What disks and processor give is measured for real, with few bytes; nothing is left behind."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,20 @@ def test_no_more_is_read_than_was_said(shards, monkeypatch, most, size, read):
     assert sum(nbytes for *_, nbytes in places) == read
     assert len(set(places)) == len(places)
     assert all(first + nbytes <= size for _, first, nbytes in places)
+
+
+def test_a_disk_that_is_nearly_full_is_not_filled(shards, tmp_path, monkeypatch):
+    free = [4 * probe.SPARED * probe.STEP]
+    monkeypatch.setattr(probe, "MOST", 1 << 28)
+    monkeypatch.setattr(probe.os, "statvfs", lambda _: SimpleNamespace(f_bavail=free[0] // 512, f_frsize=512))
+    lent = []
+    monkeypatch.setattr(probe.os, "posix_fallocate", lambda *asked: lent.append(asked[-1]))
+    probe.measured(shards, str(tmp_path / "out"), 1)
+    assert lent == [4 * probe.STEP]
+    free[0] = probe.SPARED * probe.STEP - 512
+    with pytest.raises(RunError, match=r"measuring needs 16\.8 MB of free disk"):
+        probe.measured(shards, str(tmp_path / "out"), 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "one"]
 
 
 def test_what_cannot_be_measured_is_said(shards, tmp_path):

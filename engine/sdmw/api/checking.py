@@ -1,7 +1,7 @@
 """Looking at a checkpoint, and at a merge."""
 
-import dataclasses
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdmw.api.arguments import (
@@ -58,7 +58,7 @@ def _stored(found: "Checkpoint", access: Access) -> "Checkpoint":
 
     if found.adapts is None:
         return found
-    return dataclasses.replace(adapter.read_matrices(found.path, access), adapts=found.adapts)
+    return replace(adapter.read_matrices(found.path, access), adapts=found.adapts)
 
 
 def verify(
@@ -125,6 +125,7 @@ def verify(
     is_another = vouched is not None and vouched != verification.checksum_of(merged, name)
     lost: list[Problem] = []
     if not is_another:
+        access = replace(access, commits=report.commits)
         recipe = load(text, all_methods(), ignore_unknown=True)
         lost = not_found(recipe, access)
     if lost or is_another:

@@ -38,8 +38,16 @@ def asked_of(bandwidth: Size | None, workers: Collection[int]) -> Asked | None:
         if workers:
             raise UsageError([Problem("workers", "a bandwidth beside them", "none")])
         return None
-    rate = None if bandwidth == MEASURED else parse_size(bandwidth, "bandwidth")
-    return Asked(rate, tuple(dict.fromkeys(workers)))
+    return Asked(None if bandwidth == MEASURED else _rate(bandwidth), tuple(dict.fromkeys(workers)))
+
+
+def _rate(text: Size) -> int:
+    """Bytes a second, also where that is said: `2GB/s`."""
+    try:
+        return parse_size(text.removesuffix("/s") if isinstance(text, str) else text, "bandwidth")
+    except UsageError:
+        expected, mend = "bytes a second, as a size, or `measured`", "Write for instance 2GB or measured"
+        raise UsageError([Problem("bandwidth", expected, quoted(text), mend)]) from None
 
 
 def with_estimates(planned: Plan, asked: Asked, executor: object) -> Plan:

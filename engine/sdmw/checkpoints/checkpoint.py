@@ -56,7 +56,12 @@ class Checkpoint:
     @property
     def commit(self) -> str | None:
         """The commit, where it is on the Hub or a snapshot in its cache; else None."""
-        return hub_address.commit_of(self.path) or hub_cache.commit_of(self.path)
+        return commit_of(self.path)
+
+
+def commit_of(path: str) -> str | None:
+    """The commit of a folder that is on the Hub or a snapshot in its cache; else None."""
+    return hub_address.commit_of(path) or hub_cache.commit_of(path)
 
 
 def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:

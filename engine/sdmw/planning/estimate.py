@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Part = Literal["read", "compute", "write", "driver"]
+Part = Literal["read", "compute", "write", "driver", "start"]
 PhaseName = Literal["decide", "write"]
 Kind = Literal["threads", "processes", "dask"]
 
-LIMITS: dict[Part, str] = {"read": "reading", "compute": "computing", "write": "writing", "driver": "the driver"}
+LIMITS: dict[Part, str] = {
+    "read": "reading",
+    "compute": "computing",
+    "write": "writing",
+    "driver": "the driver",
+    "start": "start and end",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,9 @@ class Estimate:
 
     @property
     def limit(self) -> Part:
-        """What limits the longest phase."""
-        return max(self.phases, key=lambda phase: phase.seconds).limit
+        """What limits the longest phase; of a merge that is done at once its start and end."""
+        longest = max(self.phases, key=lambda phase: phase.seconds)
+        return longest.limit if longest.seconds >= self.start else "start"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; seconds to milliseconds."""

@@ -138,7 +138,7 @@ def _folder(path: str, access: Access) -> Checkpoint:
 
 
 def _place(part: ModelRef, access: Access) -> str:
-    return locate(part, download=access.download, folder=access.folder)
+    return locate(part, download=access.download, folder=access.folder, commits=access.commits)
 
 
 def _located(

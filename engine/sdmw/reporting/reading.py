@@ -26,7 +26,7 @@ from sdmw.version import __version__
 LARGEST_REPORT = 2**28  # bytes; a piece takes about a hundred
 SCHEMA = 2
 # Fields that reports of earlier versions lack, and what stands for them.
-LATER: dict[str, Any] = {"headers": {}, "configs": {}, "tally": None}
+LATER: dict[str, Any] = {"headers": {}, "configs": {}, "commits": {}, "tally": None}
 LATER_OF_RUN: dict[str, Any] = {"stages": {}, "memory": []}
 CHANGED = "The report was changed after the merge"
 

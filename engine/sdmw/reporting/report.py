@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from sdmw import codec
+from sdmw.checkpoints.checkpoint import commit_of
 from sdmw.checkpoints.formats._adapter_config import hash_of_config
-from sdmw.codec import Checksum, Count, Within
+from sdmw.codec import Checksum, Count, Matching, Within
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod, Fact, Facts
 from sdmw.planning.plan import Plan
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what runs loads the kernels, what is printed need not
 REPORT = "sdmw_report.json"
 _ABSOLUTE = re.compile(r"(?<=')/[^']*(?=')|(?<=\")/[^\"]*(?=\")|(?<![^\s(])/\S+")  # quoted, or a word
 
+Commit = Annotated[str, Matching("[0-9a-f]{40}")]
 Seconds = Annotated[float, Within(0)]
 Sample = tuple[Seconds, Count]
 Piece = tuple[str, Count, Count, Checksum]
@@ -141,6 +143,8 @@ class Report:
         inputs: every file of tensors that was read.
         configs: XXH3-128 of the config of each adapter, in hex, by its name in the recipe; empty in reports of earlier
             versions.
+        commits: of models on the Hub and of snapshots of its cache, by the name in the recipe of each input; empty in
+            reports of earlier versions.
         run: what it took.
         missing: how many tensors each model lacked, where the base's stood in.
         extra: how many tensors that the base lacks were taken from each model.
@@ -163,6 +167,7 @@ class Report:
     files: FilesReport
     inputs: tuple[InputReport, ...]
     configs: Mapping[str, Checksum]
+    commits: Mapping[str, Commit]
     run: RunReport
     missing: Mapping[str, Count]
     extra: Mapping[str, Count]
@@ -292,11 +297,20 @@ def build_report(
             for name, each in plan.sources
             if each.adapts is not None
         },
+        commits=_commits(plan),
         run=_run(plan, outcome, usage),
         warnings=tuple(_without_paths((*plan.warnings, *outcome.warnings), plan)),
         notes=tuple(_without_paths(plan.notes, plan)),
         path=plan.target or "",
     )
+
+
+def _commits(plan: Plan) -> dict[str, str]:
+    """Of each input that is the Hub's, and of the model that the tokenizer alone is of."""
+    found = {name: each.commit for name, each in plan.sources}
+    if plan.tokenizer_from and plan.recipe.tokenizer_of:
+        found.setdefault(str(plan.recipe.tokenizer_of), commit_of(plan.tokenizer_from[0]))
+    return {name: commit for name, commit in found.items() if commit}
 
 
 def derived(plan: Plan, decisions: "Decisions", models: tuple[ModelReport, ...]) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def report(data: Mapping[str, Any], path: str) -> Report:
         files=FilesReport({}, old.files.copied, old.files.skipped),
         inputs=tuple(InputReport("", each.file, each.size, each.header_hash, None) for each in old.inputs),
         configs={},
+        commits={},
         run=old.run,
         missing={},
         extra={},

@@ -1,5 +1,6 @@
 """Measures what disks and processor give, in a second or two: the only part of a plan that reads or writes data."""
 
+import errno
 import mmap
 import os
 import tempfile
@@ -17,11 +18,13 @@ from sdmw.kernels import ready
 from sdmw.kernels.codes import BF16
 from sdmw.linux import forget_pages
 from sdmw.planning.estimate import Bandwidth
+from sdmw.sizes import shown
 from sdmw.storage.shard import Shard
 from sdmw.writing.streamed import StreamedFile
 from sdmw.writing.work_directory import standing
 
 MOST = 256 << 20  # bytes that are read, and that are written
+SPARED = 4  # what is written takes one part in so many of the free disk: others write there too
 STEP = 4 << 20  # bytes at once
 LONGEST = 2.0  # s of reading, and of writing
 KERNEL_NS = 0.60  # of an element of one bfloat16 delta that is added to a base, on the machine of `planning/costs.py`
@@ -39,7 +42,7 @@ def measured(shards: Sequence[Shard], target: str | None, threads: int) -> Bandw
 
     Raises:
         UsageError: an input or the output lies in a store.
-        RunError: a file cannot be read, or none can be made where the output goes.
+        RunError: a file cannot be read, or none can be made where the output goes, or there is hardly any room.
     """
     for path in (*(shard.path for shard in shards), *([target] if target else [])):
         if is_remote(path):
@@ -91,10 +94,11 @@ def _writing(folder: str) -> int:
     block = mmap.mmap(-1, STEP)  # whole pages, so that it goes past the page cache as tiles do
     block.write(os.urandom(STEP))
     try:
-        file = _nameless(folder)
+        most = _room(folder)
+        file = _nameless(folder, most)
         began, done = time.perf_counter(), 0
         try:
-            while done < MOST and time.perf_counter() - began < LONGEST:
+            while done < most and time.perf_counter() - began < LONGEST:
                 file.write(done, memoryview(block))
                 done += STEP
         finally:
@@ -104,12 +108,20 @@ def _writing(folder: str) -> int:
         raise RunError([Problem(folder, "", f"cannot be written to: {error.strerror}")]) from error
 
 
-def _nameless(folder: str) -> StreamedFile:
+def _room(folder: str) -> int:
+    """Bytes that may be written: few where a disk is nearly full; OSError where there is not even room for a step."""
+    disk = os.statvfs(folder)
+    if (room := disk.f_bavail * disk.f_frsize // SPARED) < STEP:
+        raise OSError(errno.ENOSPC, f"measuring needs {shown(SPARED * STEP)} of free disk")
+    return min(MOST, room // STEP * STEP)
+
+
+def _nameless(folder: str, most: int) -> StreamedFile:
     """A new file that is gone when it is closed, or when this process ends, however that is."""
     descriptor, path = tempfile.mkstemp(dir=folder, prefix=".sdmw-probe-")
     try:
         with suppress(OSError):  # some file systems reserve nothing
-            os.posix_fallocate(descriptor, 0, MOST)
+            os.posix_fallocate(descriptor, 0, most)
         return StreamedFile(path)
     finally:
         os.unlink(path)

@@ -19,9 +19,12 @@ _PAGE = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(
 _LONGEST_ID = 96  # characters
 _MOST_BESIDE = 1000  # directories that are compared with a name that is none
 _LONGEST_NAME = 255  # bytes of a name in a directory
+NONE: Mapping[str, str] = {}
 
 
-def locate(model: ModelRef, *, download: bool = False, folder: str | None = None) -> str:
+def locate(
+    model: ModelRef, *, download: bool = False, folder: str | None = None, commits: Mapping[str, str] = NONE
+) -> str:
     """The directory that a model's name in a recipe means.
 
     Args:
@@ -30,6 +33,7 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
         download: whether the network may be used for what the Hub cache lacks.
         folder: where a directory is looked for instead of the working directory, by its path and then by the path's
             last part alone; an absolute path only where it is no directory.
+        commits: of models on the Hub and in its cache, by their names; of others the one that the revision means now.
 
     Returns:
         The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache; an address as it is,
@@ -46,7 +50,7 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
     if is_remote(model.path) and ("/resolve/" in model.path or not _PAGE.match(model.path)):
         if (refused := objection(model.path)) is not None:
             raise CheckpointError([Problem(name, "", *refused)])
-        return pinned(model.path) if model.path.startswith(SCHEME) else absolute(model.path)
+        return pinned(model.path, commits) if model.path.startswith(SCHEME) else absolute(model.path)
     if is_of_other_kind(model.path) and not _PAGE.match(model.path):
         raise CheckpointError([Problem(name, *OTHER_KIND)])
     if folder is not None and not _is_there(model):
@@ -65,7 +69,7 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
         raise CheckpointError(
             [Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))}{whence})", mend)]
         )
-    return _snapshot(model, download, mend)
+    return _snapshot(model, commits.get(str(model), model.revision), download, mend)
 
 
 def _is_there(model: ModelRef) -> bool:
@@ -131,8 +135,8 @@ def hub_id(model: ModelRef) -> str | None:
     return path if _HUB_ID.fullmatch(path) else None
 
 
-def _snapshot(model: ModelRef, download: bool, mend: str) -> str:
-    """A model in the Hub cache; `mend` is what else the name may have meant."""
+def _snapshot(model: ModelRef, revision: str | None, download: bool, mend: str) -> str:
+    """A model in the Hub cache, at a revision; `mend` is what else the name may have meant."""
     name = quoted(str(model))
     here = f"no directory {quoted(os.path.abspath(str(model)))}"
     try:
@@ -148,7 +152,7 @@ def _snapshot(model: ModelRef, download: bool, mend: str) -> str:
     try:
         return str(
             snapshot_download(
-                model.path, revision=model.revision, local_files_only=not download, ignore_patterns=not_fetched()
+                model.path, revision=revision, local_files_only=not download, ignore_patterns=not_fetched()
             )
         )
     except LocalEntryNotFoundError as error:

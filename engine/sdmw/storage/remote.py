@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -19,13 +20,14 @@ from typing import Any, TypeVar
 
 from sdmw.addresses import place_and_key
 from sdmw.errors import MissingExtraError, Problem
-from sdmw.storage.hub_address import web_place
+from sdmw.storage.hub_address import SCHEME, web_place
 
 R = TypeVar("R")
 
 TRIES = 5  # of a request whose answer breaks off
 RETRIES = 4  # that obstore makes of a request that a server refuses for the moment
 PATIENCE = 60  # seconds for one request, all that is tried again included
+DENIED = "access is denied; credentials come from the environment"
 BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
@@ -89,7 +91,31 @@ def head(address: str) -> Found:
         OSError: it cannot be asked for.
     """
     place, key = place_and_key(address)
+    if place.startswith(SCHEME):
+        with suppress(_FirstByteError):
+            return _found_by_first_byte(place, key)
     return Found.of(asked(lambda: library().head(store_of(place), key)))
+
+
+class _FirstByteError(Exception):
+    """A file's first byte cannot be read, as that of an empty one."""
+
+
+def _found_by_first_byte(place: str, key: str) -> Found:
+    """By the request that reads too: the Hub sends readers on, to where a HEAD may be refused or tell another ETag."""
+
+    def ask() -> Found:
+        answer = library().get(store_of(place), key, options={"range": (0, 1)})
+        found = Found.of(answer.meta)
+        answer.bytes()
+        return found
+
+    try:
+        return asked(ask)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _FirstByteError from error
 
 
 def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
@@ -182,6 +208,11 @@ def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
     raise AssertionError
 
 
+def is_denied(error: OSError) -> bool:
+    """Whether the store refuses for want of credentials."""
+    return error.strerror == DENIED
+
+
 def _number(kind: str, said: str) -> int:
     """The errno: ENOTSUP where a store does not know what it is asked for."""
     status = _STATUS.search(said)
@@ -193,7 +224,7 @@ def _reason(kind: str, said: str) -> str:
     """In our own words: those of the library may hold an address with its signature."""
     status, code = _STATUS.search(said), _CODE.search(said)
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or (status and status[1][:3] in ("401", "403")):
-        return "access is denied; credentials come from the environment"
+        return DENIED
     if status:
         return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"
     if kind == "_BrokenOffError":

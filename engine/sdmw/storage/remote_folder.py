@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sdmw.addresses import is_plain
 from sdmw.errors import CheckpointError, Problem, UnreachableError, quoted
-from sdmw.storage import remote
+from sdmw.storage import hub_address, remote
 from sdmw.storage.remote import Found
 
 FRESH = 30.0  # seconds for which a folder that was listed is taken to be as it was
@@ -45,7 +45,10 @@ def contents(address: str, *, inner: bool = False) -> dict[str, Found | None]:
     try:
         found = _probed(address) if _lists_nothing(address) else remote.names_below(address)
     except OSError as error:
-        raise UnreachableError([Problem(address, "", f"the folder cannot be listed: {error.strerror}")]) from None
+        said = f"the folder cannot be listed: {error.strerror}"
+        mend = "Accept its terms on its page, and have a token that may read it (hf auth login, or HF_TOKEN)"
+        is_gated = address.startswith(hub_address.SCHEME) and remote.is_denied(error)
+        raise UnreachableError([Problem(address, "", said, mend if is_gated else "")]) from None
     if not found and not inner:
         raise CheckpointError([Problem(address, "", "no such folder, or an empty one")])
     if bad := [name for name in found if not is_plain(name)]:
@@ -120,7 +123,10 @@ def _lists_nothing(address: str) -> bool:
 
 
 def _probed(address: str) -> dict[str, Found | None]:
-    """Which of the names that models have a web server knows."""
+    """Which of the names that models have a web server knows; of a model on the Hub all that it has, and folders."""
+    named = hub_address.names_below(address) if address.startswith(hub_address.SCHEME) else dict.fromkeys(NAMES, False)
+    folders = [name for name, is_folder in named.items() if is_folder]
+    files = [name for name, is_folder in named.items() if not is_folder]
 
     def probe(name: str) -> Found | None:
         try:
@@ -128,8 +134,10 @@ def _probed(address: str) -> dict[str, Found | None]:
         except FileNotFoundError:
             return None
 
-    first, *others = NAMES
+    if not files:
+        return dict.fromkeys(folders)
+    first, *others = files
     probed = {first: probe(first)}  # by itself: a server that cannot be reached is not asked thirty times
     with ThreadPoolExecutor(PROBES) as threads:
         probed |= zip(others, threads.map(probe, others), strict=True)
-    return {name: found for name, found in probed.items() if found}
+    return {name: found for name, found in probed.items() if found} | dict.fromkeys(folders)

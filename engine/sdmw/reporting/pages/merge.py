@@ -200,7 +200,8 @@ def _check(report: "Report", recipe: str) -> Iterator[Part]:
     )  # fmt: skip
     rows = tuple((each.model, each.file, each.size, each.header, each.sample) for each in report.inputs)
     yield Table("inputs", "Files that were read", columns, rows, folded=True)
-    commits = tuple((each.name, each.commit) for each in report.models if each.commit)
+    told = {each.name: each.commit for each in report.models if each.commit}  # in reports of earlier versions too
+    commits = tuple({**report.commits, **told}.items())
     if commits:
         yield Table("commits", "Commits of the Hub", columns_of(("model", "model"), ("commit", "commit")), commits)
 
