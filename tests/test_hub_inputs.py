@@ -167,6 +167,27 @@ def test_a_gated_model_says_how_it_is_had(there, monkeypatch):
         sdmw.inspect("hf://org/base")
 
 
+def test_a_file_that_is_listed_and_not_there(there):
+    there.small.files[f"/org/base/resolve/{COMMIT}/gone.txt"] = None, 0
+    with pytest.raises(CheckpointError, match=r"gone\.txt is listed, and not there"):
+        sdmw.inspect("hf://org/base")
+
+
+def test_a_token_that_came_since_is_used(there, monkeypatch, tmp_path):
+    """In a notebook people log in after the first refusal."""
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    sdmw.inspect("hf://org/base")
+    there.private = True
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert sdmw.inspect("hf://org/base").tensors
+    there.private = False
+    monkeypatch.delenv("HF_TOKEN")
+    there.asked.clear()
+    sdmw.inspect("hf://org/base")
+    assert {told for _, told in there.asked} == {None}
+
+
 def test_an_adapter_on_a_model(there, world, tmp_path):
     names = [f"{place}/base+{place}/lora" for place in (world, "hf://org")]
     for name, out in zip(names, ("local", "out"), strict=True):

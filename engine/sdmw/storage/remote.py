@@ -247,6 +247,7 @@ def library() -> Any:
 
 _lock = threading.Lock()
 _stores: dict[tuple[str, float], Any] = {}
+_used = False  # by this process or the one that it was forked from, whether kept or not
 _forked = False  # from a process that has used stores: its threads are not here, and would be waited for
 
 
@@ -257,14 +258,22 @@ def store_of(place: str, patience: float | None = None) -> Any:
         place: its address.
         patience: seconds that one request may take; None for those of one that reads.
     """
+    global _used
     library()
     if _forked:
         raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
     key = place, patience or PATIENCE
     with _lock:
+        _used = True
         if key not in _stores:
             _stores[key] = _opened(*key)
         return _stores[key]
+
+
+def forget() -> None:
+    """Open stores anew from now on, with the credentials that there are then: a token may have come since."""
+    with _lock:
+        _stores.clear()
 
 
 def _opened(place: str, patience: float) -> Any:
@@ -300,7 +309,7 @@ def _after_fork() -> None:
     """Connections and the threads behind them stay with the parent."""
     global _lock, _forked
     _lock = threading.Lock()
-    _forked = _forked or bool(_stores)
+    _forked = _forked or _used
     _stores.clear()
 
 

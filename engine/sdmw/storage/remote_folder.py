@@ -1,5 +1,6 @@
 """A model's folder in a store or on a web server: what lies in it, and its small files."""
 
+import errno
 import threading
 import time
 from collections import OrderedDict
@@ -124,7 +125,8 @@ def _lists_nothing(address: str) -> bool:
 
 def _probed(address: str) -> dict[str, Found | None]:
     """Which of the names that models have a web server knows; of a model on the Hub all that it has, and folders."""
-    named = hub_address.names_below(address) if address.startswith(hub_address.SCHEME) else dict.fromkeys(NAMES, False)
+    listed = hub_address.names_below(address) if address.startswith(hub_address.SCHEME) else None
+    named = dict.fromkeys(NAMES, False) if listed is None else listed
     folders = [name for name, is_folder in named.items() if is_folder]
     files = [name for name, is_folder in named.items() if not is_folder]
 
@@ -132,6 +134,8 @@ def _probed(address: str) -> dict[str, Found | None]:
         try:
             return remote.head(f"{address}/{name}")
         except FileNotFoundError:
+            if listed:
+                raise OSError(errno.EIO, f"{name} is listed, and not there") from None
             return None
 
     if not files:
