@@ -25,6 +25,7 @@ class Hub:
         asked: path and Authorization of each request to the Hub.
         told: path and Authorization of each request to the other server.
         private: whether it tells nothing without the token.
+        refusals: how many requests for files it refuses, as it does of those who asked for many.
     """
 
     endpoint: str = ""
@@ -34,6 +35,7 @@ class Hub:
     asked: list = field(default_factory=list)
     told: list = field(default_factory=list)
     private: bool = False
+    refusals: int = 0
 
     def put(self, folder, model, commit=COMMIT):
         """Serve a folder's files as those of a model."""
@@ -50,6 +52,9 @@ class Front(Ranges):
         hub.asked.append((path, self.headers.get("Authorization")))
         if hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._say(401, b"", ("X-Error-Code", "RepoNotFound"))
+        elif hub.refusals and "/resolve/" in path:
+            hub.refusals -= 1
+            self._say(429, b"", ("RateLimit", '"resolvers";r=0;t=100'))
         elif path.startswith("/api/models/"):
             model, _, branch = path.removeprefix("/api/models/").partition("/revision/")
             commit = hub.commits.get(model)

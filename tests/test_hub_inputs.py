@@ -1,6 +1,8 @@
 """Models read where they lie on the Hub: the bits of a merge of local files, of one commit, and no token anywhere."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,32 @@ def test_a_token_that_came_since_is_used(there, monkeypatch, tmp_path):
     there.asked.clear()
     sdmw.inspect("hf://org/base")
     assert {told for _, told in there.asked} == {None}
+
+
+def test_a_hub_that_takes_no_more_requests_for_now_is_waited_for(there, monkeypatch):
+    monkeypatch.setattr(remote, "PAUSE", 0.01)
+    there.refusals = 40  # far more than are tried again at once
+    assert sdmw.inspect("hf://org/base").tensors
+    assert there.refusals == 0
+    there.refusals = 10**6
+    monkeypatch.setattr(remote, "LIMITED", 0.05)
+    with pytest.raises(CheckpointError, match="the server says 429 Too Many Requests"):
+        sdmw.inspect("hf://org/base")
+
+
+def test_a_run_that_ends_does_not_wait_for_it(there):
+    there.refusals = 10**6
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(remote.head, f"hf://org/base@{COMMIT}/config.json")
+        while there.refusals > 10**6 - 5 or not asked.running():
+            time.sleep(0.01)
+        began = time.monotonic()
+        while not asked.done():
+            remote.hurry()
+            time.sleep(0.01)
+        assert time.monotonic() - began < remote.PAUSE / 2
+        with pytest.raises(OSError, match="429"):
+            asked.result()
 
 
 def test_an_adapter_on_a_model(there, world, tmp_path):

@@ -12,6 +12,7 @@ from sdmw.errors import LostWorkerError, Problem, StoppedError
 from sdmw.running import pool
 from sdmw.running.pool import Pool, Task
 from sdmw.running.stop import StopSignals
+from sdmw.storage import remote
 
 
 class Nobody(Executor):
@@ -71,3 +72,21 @@ def test_an_executor_that_was_shut_down_is_no_lost_worker():
     executor.shutdown()
     with StopSignals() as signals, pytest.raises(LostWorkerError, match="executor: it takes no tasks: cannot schedule"):
         one_task(executor, signals)
+
+
+def test_a_run_that_ends_waits_for_no_store_that_takes_no_more_requests():
+    began = threading.Event()
+
+    def busy():
+        began.set()
+        raise RuntimeError("Server returned non-2xx status code: 429 Too Many Requests")
+
+    def fail():
+        assert began.wait(60)
+        raise ValueError("this one")
+
+    tasks = iter([Task(remote.asked, (busy,), print), Task(fail, (), print)])
+    start = time.monotonic()
+    with Pool(None, 2, StopSignals()) as pool, pytest.raises(ValueError, match="this one"):
+        pool.run(lambda: next(tasks, None))
+    assert time.monotonic() - start < remote.PAUSE / 2

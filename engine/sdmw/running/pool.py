@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast, runtime_checkabl
 from sdmw.errors import LostWorkerError, Problem
 from sdmw.running.elsewhere import Raised, Setting, elsewhere, packed
 from sdmw.running.stop import GivenUp, StopSignals
+from sdmw.storage import remote
 
 AHEAD = 2  # tasks handed over for each worker: one that runs, one that waits
 SIGNAL_CHECK = 0.1  # seconds
@@ -128,7 +129,8 @@ class Pool:
         finally:
             for future in running:
                 future.cancel()
-            wait(running)
+            while wait(running, SIGNAL_CHECK).not_done:
+                remote.hurry()  # again and again: a task may come to wait for a server only now
 
     def _submit(self, task: Task[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         if task.here and self.apart:

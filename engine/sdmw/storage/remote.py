@@ -28,6 +28,8 @@ TRIES = 5  # of a request whose answer breaks off
 RETRIES = 4  # that obstore makes of a request that a server refuses for the moment
 PATIENCE = 60  # seconds for one request, all that is tried again included
 DENIED = "access is denied; credentials come from the environment"
+LIMITED = 330  # seconds for which a server is asked again that takes no more for now: the Hub counts for five minutes
+PAUSE = 20  # seconds before such a server is asked again
 BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
@@ -174,7 +176,7 @@ class _BrokenOffError(Exception):
 
 
 def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
-    """What a store answers; tried again where the answer breaks off.
+    """What a store answers; tried again where the answer breaks off, or where it takes no more requests for now.
 
     Args:
         ask: calls obstore.
@@ -185,6 +187,29 @@ def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
         ChangedError: it has another version.
         OSError: the store refuses or cannot be reached, in our own words.
     """
+    ends = time.monotonic() + LIMITED
+    while True:
+        hurried = _hurried
+        try:
+            return _asked(ask, tries)
+        except OSError as error:
+            if error.errno != errno.EBUSY or tries == 1 or time.monotonic() > ends:
+                raise
+        if hurried.wait(PAUSE * random.uniform(0.75, 1.25)):
+            ends = 0.0
+
+
+def hurry() -> None:
+    """Have nobody wait any longer for a server that takes no more requests for now: a run is ending."""
+    global _hurried
+    _hurried.set()
+    _hurried = threading.Event()
+
+
+_hurried = threading.Event()  # replaced as soon as it is set
+
+
+def _asked(ask: Callable[[], R], tries: int) -> R:
     for attempt in range(tries):
         try:
             return ask()
@@ -214,8 +239,10 @@ def is_denied(error: OSError) -> bool:
 
 
 def _number(kind: str, said: str) -> int:
-    """The errno: ENOTSUP where a store does not know what it is asked for."""
+    """The errno: ENOTSUP where a store does not know what it is asked for, EBUSY where it takes no more for now."""
     status = _STATUS.search(said)
+    if status is not None and status[1].startswith("429"):
+        return errno.EBUSY
     unknown = kind in _NOT_KNOWN or (status is not None and status[1].startswith("501"))
     return errno.ENOTSUP if unknown else errno.EIO
 
