@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,11 @@ from sdmw.running import pool
 from sdmw.running.pool import Pool, Task
 from sdmw.running.stop import StopSignals
 from sdmw.storage import remote
+
+
+def not_at_all(futures, timeout):
+    """In the place of a wait for nobody."""
+    return SimpleNamespace(not_done=())
 
 
 class Nobody(Executor):
@@ -42,7 +48,7 @@ def one_task(executor, signals):
 
 def test_a_signal_ends_a_wait_whenever_it_comes(monkeypatch):
     """Also at the end of one look, with a handler that takes longer than is left of it."""
-    monkeypatch.setattr(pool, "wait", lambda futures: None)  # that of an executor without workers
+    monkeypatch.setattr(pool, "wait", not_at_all)  # that of an executor without workers
     note = StopSignals.note
 
     def slowly(self, signum):
@@ -57,7 +63,7 @@ def test_a_signal_ends_a_wait_whenever_it_comes(monkeypatch):
 
 
 def test_an_executor_may_say_that_nobody_works(monkeypatch):
-    monkeypatch.setattr(pool, "wait", lambda futures: None)
+    monkeypatch.setattr(pool, "wait", not_at_all)
 
     class Watched(Nobody):
         def check(self):
