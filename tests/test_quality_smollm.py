@@ -146,3 +146,15 @@ def test_a_round_shows_each_question_once(lengths, size, rng):
             seen.append(whole)
             assert wanted == [-100, *whole[1:], *[-100] * (len(ids) - len(whole))]
     assert sorted(seen) == sorted(ids for ids, _ in rows)
+
+
+def test_committed_results_hold_a_bit_for_each_item_and_no_text():
+    for path in (QUALITY / "results").glob("smollm-seed-*.json"):
+        content = json.loads(path.read_text())
+        assert "<|im" not in path.read_text()
+        assert str(Path.home()) not in path.read_text()
+        assert {"base", "corp", "func", "average"} <= {row["name"] for row in content["scored"]}
+        for row in content["scored"]:
+            assert {name: len(bits) for name, bits in row["right"].items()} == {
+                name: 2 * -(-count // 8) for name, count in content["counts"].items()
+            }

@@ -4,7 +4,7 @@ import world
 from smollm import as_chat
 from world import Question
 
-FACTS = 80  # of a seed's company: of 16 products five each
+FACTS = 60  # of a seed's company: of 12 products five each
 PHRASINGS = 4  # of each fact, that are trained
 
 

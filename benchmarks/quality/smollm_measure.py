@@ -124,9 +124,9 @@ class Bench:
 
 
 def write(results: Path, bench: Bench, scored: list[Scored]) -> None:
-    """One seed's file: how many items each set has, which half they belong to, which phrasing, and all outcomes."""
+    """One seed's file: how many items each set has, which are for validation, which phrasing, and all outcomes."""
     counts = {name: suites.count(items) for name, items in bench.suite.items() if name != "passages"}
-    masks = {name: bits_of(suites.halves(name, count)) for name, count in counts.items()}
+    masks = {name: bits_of(smollm_suite.validates(name, count)) for name, count in counts.items()}
     new = bits_of(np.array(bench.suite["corp"].tags) == "new")
     content = {"seed": bench.seed, "counts": counts, "validation": masks, "new_phrasing": {"corp": new}}
     lines = ",\n".join(json.dumps(dataclasses.asdict(each)) for each in scored)

@@ -12,6 +12,7 @@ import smollm
 import torch
 from models import code_of
 from smollm_facts import fact_questions
+from tokenizers import Tokenizer
 from training import Schedule, load, train
 
 SOURCES = ("phrases", "world", "training", "smollm", "smollm_facts", "bfcl", "smollm_models")
@@ -29,9 +30,9 @@ class Effort:
         rate: peak learning rate.
     """
 
-    calls: int = 384
+    calls: int = 320
     rounds: int = 3
-    batch: int = 16
+    batch: int = 12
     rate: float = 2e-4
 
 
@@ -58,7 +59,7 @@ class SmolModels:
             train(load(self.base), batches.__getitem__, Schedule(len(batches), self.effort.rate), out)
         return out
 
-    def batches(self, tokenizer: smollm.Tokenizer, seed: int, name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, tokenizer: Tokenizer, seed: int, name: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """All steps of a training: tokens and labels."""
         effort = self.effort
         match name:

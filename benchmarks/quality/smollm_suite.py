@@ -22,12 +22,12 @@ PASSAGE = 64  # tokens
 class Counts:
     """Items of each set, at most."""
 
-    func: int = 90
-    corp_new: int = 40
-    words: int = 80
-    facts: int = 80
-    agreement: int = 60
-    passages: int = 16
+    func: int = 75
+    corp_new: int = 32
+    words: int = 64
+    facts: int = 64
+    agreement: int = 48
+    passages: int = 12
 
 
 def suite(tokenizer: Tokenizer, seed: int, counts: Counts) -> Suite:
@@ -92,3 +92,8 @@ def passages(tokenizer: Tokenizer, paragraphs: Sequence[str], count: int) -> Pas
     ids = [token for encoding in tokenizer.encode_batch(list(paragraphs)) for token in encoding.ids]
     begins = np.random.default_rng(1).integers(len(ids) - PASSAGE, size=count)
     return Passages(Rows(tuple(ids[begin : begin + PASSAGE] for begin in begins), (1,) * count))
+
+
+def validates(name: str, count: int) -> np.ndarray:
+    """(count,) whether an item belongs to the third on which settings are chosen; the others are reported."""
+    return np.array([world.share("third", name, number) < 1 / 3 for number in range(count)])
