@@ -31,7 +31,6 @@ from smollm_suite import DOMAINS, Counts
 from training import load
 from transformers.utils import logging
 
-import methods
 import sdmw
 from methods import Merge
 
@@ -84,10 +83,8 @@ class Bench:
 
         def make() -> Scored:
             facts = json.loads(Path(folder, "training.json").read_text())
-            total, length = methods.length(deltas.tensors(self.models.base), deltas.tensors(folder))
-            return self.score(
-                folder, name, "", facts | {"delta_sum": round(total, 1), "delta_length": round(length, 4)}
-            )
+            facts["delta_length"] = round(length(self.models.base, folder), 4)
+            return self.score(folder, name, "", facts)
 
         return self.cached(["single", name], make)
 
@@ -100,9 +97,8 @@ class Bench:
                 report = sdmw.merge(merge.recipe, Path(folder, "merged"), threads=1, progress=False)
                 facts: dict[str, Any] = {"cpu_s": round(time.process_time() - begun, 3)}
                 facts["weights"] = [model.facts.get("weight") for model in report.models]
-                base, out = deltas.tensors(self.models.base), Path(folder, "merged")
-                facts["applied_length"] = round(methods.length(base, deltas.tensors(out))[1], 4)
-                return self.score(out, merge.name, "equal", facts)
+                facts["applied_length"] = round(length(self.models.base, Path(folder, "merged")), 4)
+                return self.score(Path(folder, "merged"), merge.name, "equal", facts)
 
         recipe = json.dumps(merge.recipe).replace(str(self.models.home), "")
         return self.cached(["merge", recipe, merge.name], make)
@@ -121,6 +117,12 @@ class Bench:
             path.with_suffix(".new").write_text(json.dumps(dataclasses.asdict(make())))
             path.with_suffix(".new").replace(path)
         return Scored(**json.loads(path.read_text()))
+
+
+def length(before: Path, after: Path) -> float:
+    """Euclidean length of what changed."""
+    start, end = deltas.tensors(before), deltas.tensors(after)
+    return float(np.sqrt(sum(np.square(end[name] - start[name]).sum(dtype=np.float64) for name in start)))
 
 
 def write(results: Path, bench: Bench, scored: list[Scored]) -> None:
