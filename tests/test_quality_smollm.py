@@ -108,7 +108,7 @@ def test_a_tiny_model_is_trained_merged_scored_and_shown(tier_b, capfd):
     doubled = measured.facts["equal", "sum of deltas, lambda=1"]["applied_length"]
     assert doubled == pytest.approx(2 * measured.facts["equal", "average"]["applied_length"], rel=1e-2)
     made = smollm_tables.smollm_tables(results)
-    assert "1 seeds of one base, 1 of them" in made["smollm-seeds"]
+    assert "1 seeds of one base, 1 of them" in made["smollm-summary"]
     assert "| SDM-W Linear, k = 50 |" in made["smollm-differences"]
 
 
