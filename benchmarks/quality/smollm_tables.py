@@ -143,7 +143,9 @@ def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
         rows.append([
             f"{family}: {taken[family].settings[0].rpartition('=')[2]}" if "chosen" in family else family,
             f"{np.mean(values[outcome]):.3f}", interval(each), own, verdict(each.mean, adjusted[family]),
-            f"{np.mean(values['minimum']):.3f}", f"{np.mean(values['perplexity']):.1f}",
+            f"{np.mean(values['func']):.3f} / {np.mean(values['corp']):.3f}", f"{np.mean(values['minimum']):.3f}",
+            f"{np.mean(values['perplexity']):.1f}",
         ])  # fmt: skip
-    head = ["method", outcome, "less the average, 95 %", "of each seed", "Holm's p", "minimum", "perplexity"]
+    head = ["method", outcome, "less the average, 95 %", "of each seed", "Holm's p", "func / corp", "minimum",
+            "perplexity"]  # fmt: skip
     return table(head, rows)
