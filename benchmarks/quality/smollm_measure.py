@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
     logging.disable_progress_bar()
     options.results.mkdir(parents=True, exist_ok=True)
     run(SmolModels(), options.seeds, Counts(), options.results)
@@ -50,6 +49,7 @@ def main() -> None:
 
 def run(models: SmolModels, seeds: int, counts: Counts, results: Path) -> None:
     """All seeds' experts and merges, then their multi-task models; a seed's file is written after either."""
+    torch.set_num_threads(1)
     for multitask in (False, True):
         for seed in range(seeds):
             for name in (*DOMAINS, *(("multitask",) if multitask else ())):
