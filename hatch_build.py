@@ -1,6 +1,7 @@
-"""Puts machine code of all kernels into a wheel, for two levels of x86-64 processors: a first run compiles nothing.
+"""Compiles what a wheel brings: the page's template, and all kernels for two levels of x86-64 processors.
 
-An sdist, an editable install and a wheel for other processors hold none; their first runs compile what they need.
+An sdist and an editable install hold neither, a wheel for other processors no kernels; what they lack is compiled when
+it is needed.
 """
 
 import os
@@ -15,6 +16,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = Path(__file__).resolve().parent / "engine"
+TEMPLATE = (
+    "import sys; from pathlib import Path; from sdmw.reporting.pages import rendering; "
+    "rendering.compile_into(Path(sys.argv[1]))"
+)
 COMPILE = (
     "import sys; from pathlib import Path; from sdmw.kernels import shipped; "
     "shipped.compile_into(Path(sys.argv[1]), sys.argv[2])"
@@ -22,18 +27,24 @@ COMPILE = (
 LEVELS = "from sdmw.kernels import processor; print(*processor.LEVELS)"
 
 
-class Kernels(BuildHookInterface[Any]):
+class Compiled(BuildHookInterface[Any]):
     """Compiles before the wheel is packed, and removes afterwards what it made."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say which files go into the wheel, and for which machines it is."""
-        if version == "editable" or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        if version == "editable":
             return
         self.made = tempfile.TemporaryDirectory()
+        pages, kernels = (os.path.join(self.made.name, name) for name in ("pages", "kernels"))
+        _run(TEMPLATE, pages)
+        build_data["force_include"][pages] = "sdmw/reporting/pages/compiled"
+        if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+            return
+        os.mkdir(kernels)
         levels = _run(LEVELS).split()
         with ThreadPoolExecutor() as each_apart:
-            list(each_apart.map(lambda level: _run(COMPILE, self.made.name, level), levels))
-        build_data["force_include"][self.made.name] = "sdmw/kernels/compiled"
+            list(each_apart.map(lambda level: _run(COMPILE, kernels, level), levels))
+        build_data["force_include"][kernels] = "sdmw/kernels/compiled"
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
 

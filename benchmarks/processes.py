@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -250,3 +251,10 @@ def write_json(name: str, data: Any) -> None:
 def remove(path: str) -> None:
     """Remove a directory tree that may not be there."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

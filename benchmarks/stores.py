@@ -110,7 +110,7 @@ def write_store(folder: str, shapes: synthetic.Shapes) -> None:
                 writer.store(name, compressed(chunk, "shuffle"))
         for name, chunk in writer.rest():
             writer.store(name, compressed(chunk, "shuffle"))
-        writer.close(Store(sdmw.__version__, folder, names, tensors, {}, "{}").attributes())
+        writer.close(Store(sdmw.__version__, folder, names, tensors, {}, {}, "{}").attributes())
 
 
 @cache

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote
 
 import obstore
 import trustme
@@ -131,7 +132,9 @@ class Ranges(BaseHTTPRequestHandler):
             self.end_headers()
             return
         first, last = 0, size - 1
-        if asked := self.headers.get("Range"):
+        if (asked := self.headers.get("Range")) and not web.ranges:
+            asked = None
+        if asked:
             first, last = (int(each) for each in asked.removeprefix("bytes=").split("-"))
             last = min(last, size - 1)
         part = content[first : last + 1] if body else b""
@@ -140,8 +143,10 @@ class Ranges(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(last + 1 - first))
         if asked:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.send_header("ETag", web.etag)
-        self.send_header("Last-Modified", "Sat, 28 Nov 2026 10:00:00 GMT")
+        if web.etag:
+            self.send_header("ETag", web.etag)
+        if web.modified:
+            self.send_header("Last-Modified", web.modified)
         self.end_headers()
         self.wfile.write(part)
         web.sent += len(part)
@@ -158,14 +163,18 @@ class Web:
         url: of it.
         files: by path, the content, or its beginning, and the size.
         requests: method, path and range of each.
-        etag: of all files.
+        etag: of all files; None where none is told.
+        modified: their last change; None likewise.
+        ranges: whether parts of files are given.
         sent: bytes of bodies.
     """
 
     url: str = ""
     files: dict = field(default_factory=dict)
     requests: list = field(default_factory=list)
-    etag: str = '"one"'
+    etag: str | None = '"one"'
+    modified: str | None = "Sat, 28 Nov 2026 10:00:00 GMT"
+    ranges: bool = True
     sent: int = 0
 
     def put(self, folder, prefix):
@@ -189,6 +198,79 @@ def web(folder):
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server.web
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Blobs(BaseHTTPRequestHandler):
+    """Answers as Azure does for blobs of a container: by ranges, and listed without the quotes around an ETag."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        path, _, query = self.path.partition("?")
+        path = unquote(path)
+        if "comp=list" in query:
+            said = dict(parse_qsl(query))
+            return self._send(200, listed(self.server.files, path, said.get("prefix", "")), {})
+        if (content := self.server.files.get(path)) is None:
+            return self._send(404, b"", {})
+        told = {"ETag": '"0x8D"', "Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}
+        if asked := self.headers.get("Range") or self.headers.get("x-ms-range"):
+            first, last = (int(each) for each in asked.removeprefix("bytes=").split("-"))
+            part = content[first : last + 1]
+            told["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
+            return self._send(206, part, told)
+        return self._send(200, content, told, body=body)
+
+    def _send(self, status, content, told, body=True):
+        self.send_response(status)
+        for name, value in {**told, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        """Nothing."""
+
+
+def listed(files, container, prefix):
+    """What Azure says of the blobs and folders right below a prefix."""
+    names = [path.removeprefix(f"{container}/") for path in files if path.startswith(f"{container}/{prefix}")]
+    folders = sorted(
+        {prefix + name.removeprefix(prefix).partition("/")[0] for name in names if "/" in name[len(prefix) :]}
+    )
+    blobs = "".join(
+        f"<Blob><Name>{name}</Name><Properties><Last-Modified>Sat, 28 Nov 2026 10:00:00 GMT</Last-Modified>"
+        f"<Etag>0x8D</Etag><Content-Length>{len(files[f'{container}/{name}'])}</Content-Length>"
+        "<Content-Type>x</Content-Type></Properties></Blob>"
+        for name in names if "/" not in name[len(prefix):]
+    )  # fmt: skip
+    prefixes = "".join(f"<BlobPrefix><Name>{name}/</Name></BlobPrefix>" for name in folders)
+    return f"<EnumerationResults><Blobs>{blobs}{prefixes}</Blobs><NextMarker/></EnumerationResults>".encode()
+
+
+@contextmanager
+def azure(monkeypatch, files):
+    """A store of Azure's kind with files by `/container/name`; the account in the environment is another one."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Blobs)
+    server.files = files
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    for name, value in {
+        "STORAGE_ACCOUNT_NAME": "another", "STORAGE_ACCOUNT_KEY": "bm9uZQ==", "ALLOW_HTTP": "true",
+        "ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"AZURE_{name}", value)
+    try:
+        yield
     finally:
         server.shutdown()
         server.server_close()

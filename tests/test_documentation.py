@@ -168,7 +168,7 @@ def test_every_usage_line_runs_with_all_that_it_lists(place, capsys, monkeypatch
     given = {"RECIPE": "tests/data/recipe.yaml", "CHECKPOINT": "corp", "BASE": "base", "MODEL": "corp",
              "ARCHIVE": "out-pack", "N": "1", "FOLDER": ".",
              "A": "base", "B": "corp", "KEY": "sum", "KIND": "changed", "GLOB": "mlp",
-             "TENSOR": "model.norm.weight",
+             "TENSOR": "model.norm.weight", "RATE": "2GB",
              "1GiB": "4GiB"}  # fmt: skip  # other tests may have made this process larger than that
     for line in usage_lines():
         name = COMMAND.match(line)[1]
@@ -191,13 +191,15 @@ READ_BY = {
     "--restart": {"merge", "mergekit-yaml", "extract", "measure"},  # what another run left
     "--statistics": {"doctor", "report"},  # evidence
     "--dask": {"merge", "plan"},  # an output in a store
+    "--bandwidth": {"plan"},  # disks of a store
     "--inputs": {"verify"},  # models that are elsewhere
     **{each: {"compare"} for each in ("--top", "--sort", "--only", "--filter")},  # more than a screen has room for
 }  # fmt: skip
 
 
 def test_an_option_in_a_message_is_one_of_every_command_that_shows_it():
-    sources = [path for path in ENGINE.rglob("*.py") if path.name not in ("cli.py", "mergekit.py")]
+    own = {ENGINE / "cli.py", ENGINE / "mergekit.py", *(ENGINE / "commands").iterdir()}
+    sources = [path for path in ENGINE.rglob("*.py") if path not in own]
     named = {
         each for path in sources for _, text in literals_of(path.read_text()) for each in LONG_OPTION.findall(text)
     }

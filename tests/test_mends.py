@@ -46,6 +46,9 @@ WITHOUT = {
     "Start one for each machine: dask worker ADDRESS": "needs a scheduler: tests/contracts/test_dask.py",
     "Start one (dask scheduler), or correct the address, as in tcp://10.0.0.1:8786": "needs a cluster: "
     "tests/contracts/test_dask.py",
+    "Start workers (dask worker ADDRESS) and run the same command: it goes on": "needs a cluster: "
+    "tests/faults/test_clusters.py",
+    "Have each run write to a folder of its own": "needs a store: tests/test_remote_output.py",
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
     "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[remote]'": "needs an environment without obstore: tests/test_remote_inputs.py",
@@ -53,8 +56,13 @@ WITHOUT = {
     "Write to s3://, gs:// or az://, or to a folder of this machine": "needs a store: tests/test_remote_output.py",
     "Name a folder in it, as in s3://bucket/folder": "needs a store: tests/test_remote_output.py",
     "Leave it out (--dask), or write to a folder that all workers see": "needs a store: tests/test_remote_output.py",
+    "State it, as in --bandwidth 200MB": "needs a store: tests/running/test_probe.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
+    "pip install 'sdmw[hub,remote]'": "needs an environment without huggingface_hub: tests/test_hub_inputs.py",
+    "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)": "needs "
+    "a Hub: tests/test_hub_inputs.py",
+    "Write it as in hf://org/name or hf://org/name@revision": "needs a Hub: tests/test_hub_inputs.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",
     "pip install 'sdmw[plots]'": "needs an environment without matplotlib: tests/stores/test_sweep_exchange.py",
     "Copy the file into the directory": "said of results, whose readers have mends of their own: test_links.py",

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.store import from_url
 
 import sdmw
 from adapters_on_disk import adapter_of, write_adapter
@@ -25,6 +28,7 @@ from sdmw.tensors.dtype import DType
 from sdmw.writing.layout import lay_out
 from sdmw.writing.ordered_sink import OrderedSink
 from stores_on_loopback import SECRET, s3
+from vocabularies_on_disk import write_model
 
 REMOVAL = ("POST", "/bucket", "")  # S3's request for several objects, of which we name one
 OUT = "s3://bucket/out"
@@ -171,9 +175,15 @@ def test_a_server_that_fails_for_a_moment_is_asked_again(world, store, expected)
 
 
 def test_what_cannot_be_removed_is_said(world, store):
-    store.answer = lambda method, path, span: (
-        "403" if (method, path, span) == REMOVAL or (method == "PUT" and path.endswith(CONFIG)) else None
-    )
+    removed = []
+
+    def answer(*request):
+        if request == REMOVAL:
+            removed.append(request)
+        refused = request == REMOVAL and len(removed) > 2  # its mark is removed at the start and before the config
+        return "403" if refused or (request[0] == "PUT" and request[1].endswith(CONFIG)) else None
+
+    store.answer = answer
     with pytest.raises(OutputError) as caught:
         merged(world, OUT)
     said = str(caught.value)
@@ -183,8 +193,21 @@ def test_what_cannot_be_removed_is_said(world, store):
     assert "Remove it by hand" in said
 
 
+def test_a_store_that_lets_nothing_be_removed_is_found_before_the_work(world, store):
+    store.answer = lambda *request: "403" if request == REMOVAL else None
+    events = []
+    with pytest.raises(OutputError, match=r"sdmw_unfinished: cannot be written: access is denied"):
+        merged(world, OUT, progress=events.append)
+    assert not any(isinstance(event, Progress) for event in events)
+
+
 def test_a_store_that_has_another_shard_than_was_sent(world, store, monkeypatch):
-    monkeypatch.setattr(remote, "fetch", lambda address, start, stop: (bytes(stop), remote.Found(stop, "", 0)))
+    real = remote.fetch
+
+    def other(address, start, stop):
+        return (bytes(stop), remote.Found(stop, "", 0)) if "safetensors" in address else real(address, start, stop)
+
+    monkeypatch.setattr(remote, "fetch", other)
     with pytest.raises(OutputError, match="expected the shard that was sent, found another object"):
         merged(world, OUT)
     assert (store.objects(), store.unfinished()) == ({}, [])
@@ -246,7 +269,7 @@ def test_what_is_there_is_refused_or_replaced(world, store, tmp_path):
 
     store.answer = look
     merged(world, OUT, overwrite=True)
-    assert gone[2] == {f"out/{INDEX}", f"out/{CONFIG}"}
+    assert gone[3] == {f"out/{INDEX}", f"out/{CONFIG}"}
     merged(world, "s3://bucket/fresh")
     names = {key.partition("/")[2] for key in store.objects("fresh")}
     assert {key.partition("/")[2] for key in store.objects("out")} == names
@@ -281,10 +304,108 @@ def test_two_runs_at_once(world, store):
     assert second == ["it exists"]
 
 
+def other_run(world, store):
+    """Another merge to the same place, which may overwrite; what it left there."""
+    other = {**recipe(world, "linear"), "models": [{"model": f"{world}/corp", "parameters": {"weight": 1.0}}]}
+    sdmw.merge(other, OUT, overwrite=True, progress=False, threads=1, max_shard_size="1MB")
+    return store.objects()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_whose_place_was_taken_ends_and_leaves_the_other_s_result(world, store, interrupted):
+    """Mixed shards of two merges would be read without an error."""
+    left = []
+
+    def take(event):
+        if isinstance(event, Progress) and event.stage == "apply" and event.done > event.total / 3 and not left:
+            left.append(other_run(world, store))
+            if interrupted:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError if interrupted else OutputError) as caught:
+        merged(world, OUT, progress=take, threads=1)
+    said = str(caught.value)
+    assert "what was sent is left there: another run has begun to write there" in said
+    assert interrupted or "another run, which may overwrite, has taken its place" in said
+    now = store.objects()
+    assert {key for key in left[0] if now.get(key) != left[0][key]} == set()
+    assert store.unfinished() == []
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_two_runs_that_begin_at_once(world, store, monkeypatch, conditional):
+    """Both found nothing there; the second is told by a store that writes what is new alone, else the first is."""
+    if not conditional:
+        monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    mark = from_url("s3://bucket", client_options={"allow_http": True})
+
+    def answer(method, path, span):
+        if (method, path.endswith(MARK)) == ("PUT", True):
+            store.answer = None
+            obstore.put(mark, f"out/{MARK}", b"another's", mode="create" if conditional else "overwrite")
+
+    store.answer = answer
+    if conditional:
+        with pytest.raises(OutputError, match="it exists"):
+            merged(world, OUT)
+        assert store.objects() == {f"out/{MARK}": b"another's"}
+    else:
+        merged(world, OUT)
+        assert f"out/{CONFIG}" in store.names()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-"])
+def test_weights_of_others_beside_those_that_were_sent(world, store, name):
+    """Whoever loads the folder could take them."""
+    writer = from_url("s3://bucket", client_options={"allow_http": True})
+
+    def put(event):
+        if isinstance(event, Progress) and event.stage == "apply" and event.done == event.total:
+            for key in [key for key in store.names() if name in key] or [f"out/{name}"]:
+                obstore.put(writer, key, b"another's")
+
+    with pytest.raises(OutputError, match="expected what was sent and no more, found an object of another run"):
+        merged(world, OUT, progress=put)
+    assert not {f"out/{CONFIG}", f"out/{INDEX}"} & set(store.names())
+
+
+def test_a_slow_link(world, store, monkeypatch):
+    """Parts share it, so that each takes longer than a request that reads may."""
+    monkeypatch.setattr(remote, "PATIENCE", 0.5)
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    slowed = []
+
+    def answer(method, path, span):
+        if method == "PUT" and path.endswith("model.safetensors") and not slowed:
+            slowed.append(path)
+            time.sleep(0.8)
+
+    store.answer = answer
+    merged(world, OUT, max_shard_size="1GB")
+    assert slowed
+    assert f"out/{CONFIG}" in store.names()
+
+
+@pytest.mark.parametrize("place", ["s3://bucket", "HERE"])
+def test_the_model_of_the_tokenizer_is_an_input_too(store, tmp_path, place):
+    """It is read once the weights are there: overwritten before, nothing would be left of it."""
+    for name in ("base", "corp", "tokens"):
+        write_model(tmp_path / name, ["<unk>", "a", "b"])
+        store.put(tmp_path / name, name)
+    at = str(tmp_path) if place == "HERE" else place
+    models = [{"model": f"{at}/{name}", "parameters": {"weight": 1.0}} for name in ("base", "corp")]
+    asked = {"merge_method": "linear", "models": models, "tokenizer": {"source": f"{at}/tokens"}}
+    before = store.objects()
+    with pytest.raises(PlanError, match=r"apart from the inputs, found it is the input \S*tokens"):
+        sdmw.merge(asked, f"{at}/tokens", overwrite=True, progress=False)
+    assert store.objects() == before
+    assert (tmp_path / "tokens" / "tokenizer.json").exists()
+
+
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("https://host/out", "expected a store that takes objects, found a web server"),
+        ("https://host/out", "expected a store that takes objects, found a server of files"),
         ("s3://bucket", "expected a folder of a store, found a store as a whole"),
         ("s3://bucket/", "expected a folder of a store, found a store as a whole"),
         (f"s3://{SECRET}@bucket/out", "an address with credentials"),

@@ -3,14 +3,26 @@
 import os
 import re
 
-SCHEMES = ("s3", "gs", "az", "https")
+SCHEMES = ("s3", "gs", "az", "https", "hf")
+OTHER_KIND = (  # what was expected, what is there, and the mend, where `is_of_other_kind` holds
+    "a folder, or an address that begins with s3://, gs://, az://, https:// or hf://",
+    "an address of another kind",
+    "Write s3:// in small letters, gs:// for Google, az:// for Azure, https:// for a server, or copy it to a folder",
+)
 _REMOTE = tuple(f"{scheme}://" for scheme in SCHEMES)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CREDENTIALS = re.compile(r"\w+://[^/]*@")
+_HOST = re.compile(r"(?:[^:]*|\[[0-9A-Fa-f:.]*\])(?::\d+)?")  # with a port; what has more colons holds a password
 
 
 def is_remote(path: str) -> bool:
     """Whether it is an address, and no path on this machine."""
     return path.startswith(_REMOTE)
+
+
+def is_of_other_kind(path: str) -> bool:
+    """Whether it is meant as an address, of a kind that is not read: such a name would be that of a folder here."""
+    return _SCHEME.match(path) is not None and not is_remote(path)
 
 
 def absolute(path: str) -> str:
@@ -23,13 +35,15 @@ def objection(address: str) -> tuple[str, str] | None:
 
     What is in a recipe goes into cards and reports, so it must hold no secret.
     """
-    if _CREDENTIALS.match(address) or "?" in address or "#" in address:
+    place, _, key = address.partition("://")[2].partition("/")
+    if _CREDENTIALS.match(address) or not _HOST.fullmatch(place) or "?" in address or "#" in address:
         mend = "Leave them out: credentials come from the environment, such as AWS_ACCESS_KEY_ID"
         return "an address with credentials, a signature or parameters in it, which would go into reports", mend
-    place, _, key = address.partition("://")[2].partition("/")
     parts = key.rstrip("/").split("/") if key.rstrip("/") else []
     if not place or not all(map(is_plain, parts)):
         return "an address with an empty part, or one that leads upwards", "Write it as in s3://bucket/folder"
+    if address.startswith("az://") and not parts:
+        return "an address without a container", "Write it as in az://account/container/folder"
     return None
 
 
@@ -41,6 +55,6 @@ def is_plain(part: str) -> bool:
 def place_and_key(address: str) -> tuple[str, str]:
     """The address of the bucket, container or server, and what follows it."""
     scheme, _, rest = address.partition("://")
-    parts = 2 if scheme == "az" else 1  # account and container
+    parts = 2 if scheme in ("az", "hf") else 1  # account and container, organisation and name
     split = rest.split("/", parts)
     return f"{scheme}://{'/'.join(split[:parts])}", split[parts] if len(split) > parts else ""

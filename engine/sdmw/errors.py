@@ -15,7 +15,8 @@ MOST_KINDS = 20  # with more, the last kinds share one count
 _PARTICULARS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|/\S+|[\d,.]*\d""")
 
 
-_USER = re.compile(r"(\w://)[^\s/'\"]*@")
+# A password may hold a slash; what follows a colon as a number is a port.
+_USER = re.compile(r"(\w://)(?:[^\s/'\"]*|[^\s/'\":]*:(?!\d+(?:[/\s'\"]|$))[^\s'\"]*)@")
 _PARAMETERS = re.compile(r"(\w://[^\s?'\"]*)\?[^\s'\"]*")
 
 

@@ -66,6 +66,14 @@ def parse_numbers(text: str, argument: str, *words: str) -> list[Any]:
     return found
 
 
+def parse_counts(text: str, argument: str) -> list[int]:
+    """Whole numbers above 0 between commas, such as `1,2,4`; UsageError, which names the argument, where one is not."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError([Problem(argument, "whole numbers above 0 between commas, such as 1,2,4", quoted(text))])
+    return [int(part) for part in parts]
+
+
 def parse_share(text: str, argument: str) -> float:
     """A share as people write it, `1%` or `0.01`, as a number above 0 and at most 1.
 

@@ -3,7 +3,9 @@
 What becomes of it when workers and drivers are killed: tests/faults/test_clusters.py.
 """
 
+import socket
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -59,6 +61,34 @@ def test_a_scheduler_without_workers(tmp_path):
     lacking = pytest.raises(LostWorkerError, match="expected a scheduler with workers, found one without")
     with cluster(tmp_path / "cluster", workers=0) as found, lacking:
         sdmw.dask_cluster(found.address)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("tls://127.0.0.1:1", "no scheduler answers: TLS expects"),
+        ("tcp://me:hidden@127.0.0.1:1", "expected the address of a scheduler, found one with a user in it"),
+        ("nowhere", "no scheduler answers: missing port number"),
+    ],
+)
+def test_addresses_of_no_scheduler(address, said):
+    with pytest.raises(LostWorkerError, match=said) as caught:
+        sdmw.dask_cluster(address)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_server_of_another_kind_is_no_scheduler():
+    """Such as a dashboard, whose port is the next one: dask takes what it answers for the size of a message."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(LostWorkerError, match="expected a scheduler, found a server of another kind"):
+            sdmw.dask_cluster(f"tcp://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_without_dask(monkeypatch):

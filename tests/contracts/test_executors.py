@@ -1,5 +1,6 @@
 """Whatever executor carries out the tasks, the output has the same bits, and a lost worker costs only its tasks."""
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,7 @@ import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,12 @@ from adapters_on_disk import adapter_of, write_adapter
 from checkpoints_on_disk import fine_tuned, llama_like, write_checkpoint
 from sdmw.errors import LostWorkerError, RunError, UsageError
 from sdmw.planning import budget
+from sdmw.planning.timing import read_apart
 from sdmw.running import elsewhere
+from sdmw.running.driver import _apart
 from sdmw.running.events import Progress
+from sdmw.running.job import span_of
+from sdmw.running.stop import GivenUp
 from sdmw.tensors import lost_pages
 from sdmw.tensors.dtype import DType
 from sdmw.writing.layout import lay_out
@@ -354,6 +359,59 @@ def test_a_worker_that_sees_other_files_or_has_another_version_takes_no_task(wor
     seen_otherwise = replace(shard, inode=7, ctime_ns=7)  # as another machine may see them
     setting = pickle.dumps(elsewhere.Setting((), (seen_otherwise,)))
     assert elsewhere.elsewhere("run", setting, elsewhere.packed(max, (3, 4))) == 4
+
+
+def test_what_travels_comes_as_it_was_sent(world):
+    """Every piece of a plan; arguments that a constructor does not take; what pickles itself."""
+    planned = sdmw.plan(recipe(world, "lora", "func"))
+    for number in range(len(planned.tensors)):
+        sent = tuple(span_of(planned, piece, GivenUp()) for piece in planned.pieces_of(number))
+        function, arrived = pickle.loads(elsewhere.packed(max, sent))
+        assert function is max
+        assert [replace(each, given_up=span.given_up) for each, span in zip(arrived, sent, strict=True)] == [*sent]
+        assert all(type(each.given_up) is GivenUp for each in arrived)
+    for odd in (_Counted(3), _Named(name="a"), _Secret(4), _Open([1]), Progress("apply", 1, 2)):
+        _, (arrived,) = pickle.loads(elsewhere.packed(max, (odd,)))
+        assert arrived == odd or isinstance(odd, _Secret)
+    _, (arrived,) = pickle.loads(elsewhere.packed(max, (_Secret(4),)))
+    assert arrived.number == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    number: int
+    twice: int = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "twice", 2 * self.number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    number: int
+
+    def __reduce__(self):
+        return _Secret, (0,)
+
+
+@dataclass
+class _Open:
+    items: list
+
+
+def test_tasks_of_processes_that_write_are_together_what_is_written(world):
+    planned = replace(sdmw.plan(recipe(world), max_shard_size="500KB"), threads=2)
+    tasks = list(_apart(planned))
+    groups = [piece for group in planned.groups_apart() for piece in group]
+    assert [piece for task in tasks for piece in task] == groups
+    assert len(tasks) < len(list(planned.groups_apart()))
+    most = read_apart(planned.applied_bytes, 2)
+    assert all(sum(map(planned.read_of, task)) <= most or len(task) == 1 for task in tasks)
 
 
 def test_groups_apart_share_no_block(world):

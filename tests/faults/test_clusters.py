@@ -92,6 +92,25 @@ def test_a_killed_worker_s_pieces_are_done_again(world, tmp_path, stage):
 
 
 @everything
+def test_a_cluster_without_workers_is_an_error_that_can_be_resumed(world, tmp_path, monkeypatch):
+    """Dask keeps the tasks, and would wait for ever."""
+    monkeypatch.setattr(dask_cluster, "ALONE", 3.0)
+    with cluster(tmp_path / "cluster") as found:
+
+        def kill(event):
+            if isinstance(event, Progress) and event.stage == "apply":
+                for worker in found.workers:
+                    worker.kill()
+
+        with pytest.raises(LostWorkerError, match="has had no workers for 3 seconds") as caught:
+            merged(world, tmp_path / "out", found, progress=kill)
+        assert caught.value.resumable
+        found.add_worker()
+        merged(world, tmp_path / "out", found)
+    assert bits(tmp_path / "out") == bits(world / "undisturbed")
+
+
+@everything
 def test_a_scheduler_that_is_gone_is_an_error_that_can_be_resumed(world, tmp_path, monkeypatch):
     monkeypatch.setattr(dask_cluster, "PATIENCE", 1)
     with cluster(tmp_path / "cluster") as found:

@@ -216,3 +216,4 @@ def test_a_wheel_compiles_nothing(tmp_path):
     assert "compiling" not in done.stderr
     assert done.stdout.splitlines()[-1] == f"{tmp_path / 'site' / 'sdmw' / '__init__.py'} False"
     assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "site" / "sdmw" / "reporting" / "pages" / "compiled").glob("jinja-*/tmpl_*.py"))

@@ -39,11 +39,11 @@ LOOPS = {
     "keys of scores": (fusion.score_keys, (FLOATS, numba.int64, numba.float64, BITS), "vmulpd"),
     "powers": (divergence.to_powers, (DOUBLES, numba.int64, numba.float64), "vdivpd"),
     "terms": (divergence.to_terms, (DOUBLES, DOUBLES, numba.int64, numba.float64, numba.float64), "vdivpd"),
-    "products": (dots.add_products, (FLOATS, FLOATS, numba.int64, numba.int64, DOUBLES), "vmulpd"),
     "sums": (dots.add_values, (DOUBLES, numba.int64, numba.int64, DOUBLES), "vaddpd"),
     "deltas for a store": (survey.subtract, (SHORT, FLOATS, numba.int64, FLOATS, BITS, numba.int64[::1]), "vpmaxud"),
     "rounding for a store": (survey.round_to, (numba.int64, FLOATS, numba.int64, BITS), "vpaddd"),
     "opposed deltas": (survey.count_opposed, (FLOATS, FLOATS, numba.int64), "vcmp[a-z]*ps"),
+    "deltas of two models": (survey.count_two, (FLOATS, FLOATS, numba.int64, numba.int64[::1]), "vcmp[a-z]*ps"),
     "sorting out bfloat16": (
         bracket.sort_out, (SHORT, FLOATS, numba.int64, numba.uint32, BITS, numba.int64[::1]), "vsubps",
     ),
@@ -85,8 +85,13 @@ def test_nothing_is_fused():
 
 def test_exact_products_are_fused_with_their_sums_and_no_others():
     """Those of float32 in float64: the bits are the same, in half the operations."""
-    floats = assembly_of(low_rank.product_of_floats, (FLOAT_ROWS, FLOAT_ROWS, numba.float64, *PLACES))
-    assert re.search(r"vfmadd...pd\b.*%[yz]mm", floats) or not FEATURES.get("fma")
+    sums = (FLOATS, FLOATS, numba.int64, numba.int64, *[DOUBLES] * 3)
+    for kernel, arguments in (
+        (low_rank.product_of_floats, (FLOAT_ROWS, FLOAT_ROWS, numba.float64, *PLACES)),
+        (dots.add_products, sums[:5]),
+        (dots.add_products_of_two, sums),
+    ):
+        assert re.search(r"vfmadd...pd\b.*%[yz]mm", assembly_of(kernel, arguments)) or not FEATURES.get("fma")
     doubles = assembly_of(low_rank.product_of_doubles, (DOUBLE_ROWS, DOUBLE_ROWS, numba.float64, *PLACES))
     assert re.search(r"vmulpd\b.*%[yz]mm", doubles)
     assert not re.search(r"vfn?m(add|sub)", doubles)

@@ -1,6 +1,7 @@
 """Pages that people look at: what they say is what was found, names are only text, and nothing is fetched."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import sdmw
 from checkpoints_on_disk import fine_tuned, write_checkpoint
 from reading_pages import Page, fields_of
 from recipes_of_all_methods import RECIPES
-from sdmw.errors import CheckpointError, OutputError, UsageError
+from sdmw.errors import CheckpointError, OutputError, PlanError, UsageError
+from sdmw.reporting.pages import rendering
 from sdmw.reporting.pages.page import Column
 from sdmw.reporting.pages.places import Place, places_of
 
@@ -37,6 +39,19 @@ def test_a_page_is_whole_and_fetches_nothing(name, pages, folder):
         fields, rows = page.tables[table]
         assert rows
         assert set(fields_of(spec)) <= set(fields)
+
+
+def test_a_template_that_a_wheel_brings_makes_the_same_page(merges, tmp_path, monkeypatch):
+    path = merges["sdm_w"]
+    rendering.compile_into(tmp_path)
+    monkeypatch.setattr(rendering, "PLACE", tmp_path)
+    rendering._environment.cache_clear()
+    try:
+        code = rendering._environment().get_template(rendering.TEMPLATE).root_render_func.__code__
+        assert code.co_filename.startswith(str(tmp_path))
+        assert Path(sdmw.report(path, tmp_path / "page.html")).read_text() == (path / NAME).read_text()
+    finally:
+        rendering._environment.cache_clear()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,7 +134,7 @@ def test_a_merge_is_not_lost_with_its_page(tmp_path, folder, monkeypatch):
         raise MemoryError
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sdmw.reporting.pages.page.html_of", short_of_memory)
+    monkeypatch.setattr("sdmw.reporting.pages.rendering.html_of", short_of_memory)
     warnings = sdmw.merge(RECIPES["linear"], tmp_path / "out", progress=False).warnings
     assert sum(each.startswith(f"no {NAME} was written (MemoryError") for each in warnings) == 1
     assert not (tmp_path / "out" / NAME).exists()
@@ -235,6 +250,30 @@ def test_a_merge_with_the_store_of_others(store, merges, tmp_path):
     with pytest.raises(UsageError, match="statistics: expected a merge to tell more of, found a store"):
         sdmw.report(store, tmp_path / "page.html", statistics=store)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_merge_with_the_store_of_files_that_were_replaced(tmp_path, monkeypatch):
+    """They count alike: an adapter with another scale, a model that another took the name of."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    base = {"w": rng.standard_normal((40, 30), np.float32)}
+    for name in ("base", "corp", "func"):
+        write_checkpoint(name, base if name == "base" else fine_tuned(rng, base))
+    recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": ["corp", "func"]}
+    sdmw.merge(recipe, "out", progress=False)
+    store = sdmw.measure(recipe, "store", progress=False)
+    assert sdmw.report("out", "page.html", statistics=store) == "page.html"
+    times = {name: Path(name, "model.safetensors").stat() for name in ("corp", "func")}
+    for old, new in (("corp", "once"), ("func", "corp"), ("once", "func")):
+        Path(old).rename(new)
+    for name, time in times.items():
+        os.utime(Path(name, "model.safetensors"), ns=(time.st_atime_ns, time.st_mtime_ns))
+    other = sdmw.measure(recipe, "other", progress=False)
+    said = "statistics: expected a store of the files that were merged, found others, of 'corp', 'func'"
+    with pytest.raises(UsageError, match=said):
+        sdmw.report("out", "page.html", statistics=other, overwrite=True)
+    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
+        sdmw.doctor(recipe, statistics=store)
 
 
 def test_slices_of_some_of_the_models(folder, tmp_path, monkeypatch):

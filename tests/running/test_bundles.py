@@ -23,6 +23,13 @@ def test_all_come_once_and_in_order(given_sizes):
     assert [thing for bundle in found for thing in bundle] == list(enumerate(given_sizes, 1))
 
 
+def test_what_is_small_may_be_said():
+    things = iter([5, 5, 5, 11, 10, 1])
+    bundles = Bundles(lambda: next(things, None), lambda size: size, 10, 10)
+    assert [bundles.next() for _ in range(5)] == [[5, 5], [5], [11], [10], [1]]
+    assert bundles.next() == []
+
+
 def test_what_comes_later_is_given_later():
     things = [1, 2]
     bundles = Bundles(lambda: things.pop() if things else None, lambda _: 1)

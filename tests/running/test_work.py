@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 import sdmw
 from checkpoints_on_disk import fine_tuned, write_checkpoint
 from sdmw.errors import RunError
+from sdmw.methods import all_methods
 from sdmw.planning.plan import SMALLEST, TensorPlan
 from sdmw.running import work
 from sdmw.running.events import Progress
-from sdmw.running.span import read_tiles, tile_borders
+from sdmw.running.span import Span, read_tiles, tile_borders
+from sdmw.statistics.look import Measured
 from sdmw.tensors import lost_pages
 from sdmw.tensors.dtype import DType
+from sdmw.tensors.tile_memory import tile_memory
 from sdmw.writing.layout import Place
 
 pytestmark = pytest.mark.usefixtures("tiny_tiles")
@@ -138,3 +142,50 @@ def test_a_tile_of_whole_rows_is_read_with_all_that_it_touches(start, size, most
     assert apart.read_for(150, 250) == (150, 250)
     assert apart.beside == 0
     assert apart.tile(90) == 90
+
+
+@pytest.fixture
+def layers(tmp_path, monkeypatch):
+    """SDM-W of tensors of one tile and of several, and of one that is nearly as it was."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(4)
+    rows = (1, 30, 200)
+    base = {f"model.layers.{n}.w": rng.normal(0, 1, (each, 40)).astype(np.float32) for n, each in enumerate(rows)}
+    write_checkpoint("base", base)
+    write_checkpoint("corp", fine_tuned(rng, base))
+    write_checkpoint("func", fine_tuned(rng, base, share=0.01))
+    return {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "corp"}, {"model": "func"}]}
+
+
+@pytest.mark.parametrize(("normalization", "decided"), [("linear", True), ({"power": 1, "norm": 2}, False)])
+def test_a_layer_that_is_one_share_is_decided_where_it_was_looked_at(layers, normalization, decided):
+    """As the driver decides it from what a look finds; where another look is needed that is what comes."""
+    planned = sdmw.plan({**layers, "parameters": {"normalization": normalization}}, threads=1)
+    method = all_methods()["sdm_w"]
+    for tensor in planned.tensors[:2]:
+        look = method.needs(tensor.params, Measured())
+        looking = work.Looking(Span(tensor, 0, tensor.elements, tensor.elements, strict=True), look, 2)
+        with tile_memory():
+            found, at_once = work.measure_all([looking, replace(looking, decides=method)])
+        have = Measured().with_look(type(look), {tensor.component: look.add(look.nothing(2), found)})
+        assert (method.needs(tensor.params, have) is None) == decided
+        assert at_once == (work.Decided(method.decide_layer(tensor.params, have)) if decided else found)
+
+
+def test_many_threads_write_the_same_bits(layers):
+    """Eight and more threads share a piece otherwise than two do."""
+    sdmw.merge(layers, "two", progress=False, threads=2)
+    expected = (Path("two") / "model.safetensors").read_bytes()
+    for threads in (9, 17, 40):
+        sdmw.merge(layers, f"out{threads}", progress=False, threads=threads)
+        assert (Path(f"out{threads}") / "model.safetensors").read_bytes() == expected
+
+
+def test_a_layer_with_an_empty_tensor_is_decided_with_all_its_components(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"model.layers.0.mlp.w": np.ones((1, 8), np.float32), "model.layers.0.mlp.b": np.ones(0, np.float32)}
+    write_checkpoint("base", base)
+    write_checkpoint("corp", {name: 2 * tensor for name, tensor in base.items()})
+    asked = {"merge_method": "sdm_w", "base_model": "base", "models": [{"model": "corp"}]}
+    report = sdmw.merge({**asked, "parameters": {"granularity": "module"}}, "out", progress=False)
+    assert report.models[0].facts["magnitude_by_component"] == {"model.layers.mlp.w": 8.0, "model.layers.mlp.b": 0.0}

@@ -20,7 +20,7 @@ def numbers_by_hand(deltas, unchanged=None):
     wide = [[each.astype(np.float64) for each in row] for row in rows]
     conflicts = [np.array(reference.conflict(row)) for row in rows]
     return Numbers(
-        store=Store("1", "store", tuple(models), stored, {}, "{}"),
+        store=Store("1", "store", tuple(models), stored, {}, {}, "{}"),
         elements=np.array([tensor.elements for tensor in stored]),
         nonzero=np.array([[np.count_nonzero(each) for each in row] for row in rows]),
         nonfinite=np.zeros((len(tensors), len(models)), np.int64),

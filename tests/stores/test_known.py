@@ -274,7 +274,7 @@ def test_another_version_of_an_object_is_another_input(tmp_path, monkeypatch):
             (name, replace(each, shards=tuple(replace(shard, version=version) for shard in each.shards)))
             for name, each in planned.sources
         )
-        return store_of(replace(planned, sources=tuple(sources)), "store").fingerprints
+        return store_of(replace(planned, sources=tuple(sources)), "store").states
 
     assert told("one") == told("one")
     assert all(one != two for one, two in zip(told("one").values(), told("two").values(), strict=True))

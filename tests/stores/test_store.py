@@ -194,6 +194,7 @@ def damage_attributes(change):
         ("recipe", "[" * 100_000, "RecursionError"),
         ("recipe", "[]", "no recipe"),
         ("fingerprints", [1], "fingerprints are"),
+        ("states", [1], "states are"),
         ("tensors", None, "no tensors"),
         ("tensors", [{"name": "a", "shape": [2]}] * 2, "stands twice"),
         ("tensors", [{"name": "a", "shape": [-1]}], "has the shape"),

@@ -14,6 +14,7 @@ from sdmw.planning.plan import Plan
 from sdmw.recipes.model_ref import expanded
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import parse_size
+from sdmw.storage import remote_folder
 from sdmw.storage.access import Access
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def limits_of(budget: Size | None, threads: int | None, executor: object = None)
 
 
 def access_of(header_limit: Size, download: bool, follow_links: bool = False, folder: Path | None = None) -> Access:
-    """How far a call lets reading go; UsageError where that cannot be: no size, no directory."""
+    """How far a call lets reading go; UsageError where that cannot be: no size, no directory.
+
+    What an earlier call found in stores is forgotten: its config would stand beside weights that came since.
+    """
+    remote_folder.forget()
     try:
         os.getcwd()
     except FileNotFoundError:

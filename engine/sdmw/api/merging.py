@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdmw.addresses import is_remote
-from sdmw.api import documents
+from sdmw.api import documents, timing
 from sdmw.api.arguments import (
     Path,
     ProgressLike,
@@ -184,7 +184,7 @@ def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
 
     try:
         from sdmw.reporting.pages.merge import page_of_merge
-        from sdmw.reporting.pages.page import html_of
+        from sdmw.reporting.pages.rendering import html_of
 
         page = html_of(page_of_merge(report, recipe)).encode()
     except Exception as error:
@@ -222,13 +222,24 @@ def plan(
     intermediate_dir: Path | None = None,
     executor: "ExecutorLike" = None,
     statistics: "Store | Path | None" = None,
+    bandwidth: Size | None = None,
+    workers: Collection[int] = (),
 ) -> Plan:
     """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
 
     Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
     Of several documents the plan is that of the last; the others are checked. With `statistics` it counts what the
     store spares (`spared`), and what is read of that all the same (`read_again`).
+
+    With `bandwidth` it says where time goes (`estimates`): bytes a second that the disks read and write, together, or
+    "measured": then up to 256 MiB of the inputs are read, a file of that size is written beside `out` and removed, and
+    a kernel is timed. `workers` asks the same for other numbers of workers, each with a core of its own.
+
+    Raises, beside what `merge` does:
+        UsageError: inputs to be measured lie in a store, or a number of workers is none.
+        RunError: measuring could not read or write.
     """
+    asked = timing.asked_of(bandwidth, workers)
     loaded = _loaded(recipe, ignore_unknown, random_seed)
     target = None if out is None else path_of(out)
     folder = None if intermediate_dir is None else path_of(intermediate_dir)
@@ -237,7 +248,9 @@ def plan(
         documents.target_of(loaded, target, folder), budget, threads, overwrite, max_shard_size, without, executor
     )
     planned = prepare(_noted(loaded, places), options, access_of(header_limit, download, follow_links)).plan()
-    return planned if statistics is None or planned.problems else _with_spared(planned, statistics)
+    if statistics is not None and not planned.problems:
+        planned = _with_spared(planned, statistics)
+    return timing.with_estimates(planned, asked, executor) if asked and not planned.problems else planned
 
 
 def _with_spared(planned: Plan, statistics: "Store | Path") -> Plan:

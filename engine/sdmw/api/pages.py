@@ -47,7 +47,7 @@ def report(
     if os.path.lexists(path) and not overwrite:
         mend = "Choose another name, or ask for it to be overwritten (--overwrite)"
         raise UsageError([Problem(quoted(path), "a file that is not there yet", "one that is", mend)])
-    from sdmw.reporting.pages.page import html_of
+    from sdmw.reporting.pages.rendering import html_of
 
     _write(path, html_of(_page(of, statistics)))
     return path

@@ -8,7 +8,7 @@ from typing import Any
 from sdmw.addresses import is_remote
 from sdmw.checkpoints.alike import once
 from sdmw.errors import Problem
-from sdmw.storage.hub_cache import commit_of
+from sdmw.storage import hub_address, hub_cache
 from sdmw.storage.shard import Shard
 from sdmw.tensors.tensor import Tensor
 
@@ -55,8 +55,8 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """The commit, where it is a snapshot of the Hub cache; else None."""
-        return commit_of(self.path)
+        """The commit, where it is on the Hub or a snapshot in its cache; else None."""
+        return hub_address.commit_of(self.path) or hub_cache.commit_of(self.path)
 
 
 def input_folders(checkpoints: Iterable[Checkpoint]) -> list[str]:

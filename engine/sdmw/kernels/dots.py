@@ -7,7 +7,7 @@ import numpy as np
 from sdmw.kernels.blocks import GRAIN, LANES
 from sdmw.kernels.codes import DELTA
 from sdmw.kernels.jit import kernel
-from sdmw.kernels.lanes import add_groups, add_products_of_groups
+from sdmw.kernels.lanes import add_groups, add_pairs_of_groups, add_products_of_groups
 from sdmw.kernels.tiles import decode
 
 PARTIALS = 64  # numbers without common bits that a float64's range has room for, and some more
@@ -15,21 +15,75 @@ _STEP = 1024  # elements decoded at once; divides GRAIN
 
 
 @kernel
+def add_some_products(one: Any, other: Any, start: int, first: int, stop: int, lanes: Any) -> None:
+    """Add the products of elements from `first` up to `stop`, of which element 0 is element `start` of a block."""
+    for i in range(first, stop):
+        lanes[(start + i) % LANES] += np.float64(one[i]) * np.float64(other[i])
+
+
+@kernel
+def before_groups(start: int, size: int) -> int:
+    """How many of `size` elements from element `start` of a block come before the first whole group of lanes."""
+    return min(size, -start & (LANES - 1))  # LANES is a power of two
+
+
+@kernel
 def add_products(one: Any, other: Any, start: int, size: int, lanes: Any) -> None:
     """Add the products of `size` float32 from element `start` of a block to 16 float64 lanes; each product is exact."""
-    head = min(size, (LANES - start % LANES) % LANES)
-    for i in range(head):
-        lanes[(start + i) % LANES] += np.float64(one[i]) * np.float64(other[i])
+    head = before_groups(start, size)
     groups = (size - head) // LANES
+    end = head + groups * LANES
+    if head:  # to find that there is nothing to do takes longer than a whole step of groups
+        add_some_products(one, other, start, 0, head, lanes)
     add_products_of_groups(one, other, head, groups, lanes)
-    for i in range(head + groups * LANES, size):
-        lanes[(start + i) % LANES] += np.float64(one[i]) * np.float64(other[i])
+    if end < size:
+        add_some_products(one, other, start, end, size, lanes)
+
+
+@kernel
+def add_some_of_two(
+    one: Any, other: Any, start: int, first: int, stop: int, lanes: Any, both: Any, others: Any
+) -> None:  # fmt: skip
+    """The same of one with itself, of both, and of the other with itself."""
+    add_some_products(one, one, start, first, stop, lanes)
+    add_some_products(one, other, start, first, stop, both)
+    add_some_products(other, other, start, first, stop, others)
+
+
+@kernel
+def add_products_of_two(one: Any, other: Any, start: int, size: int, lanes: Any, both: Any, others: Any) -> None:
+    """All products of two vectors, as `add_products` adds them, but reading each once."""
+    head = before_groups(start, size)
+    groups = (size - head) // LANES
+    end = head + groups * LANES
+    if head:
+        add_some_of_two(one, other, start, 0, head, lanes, both, others)
+    add_pairs_of_groups(one, other, head, groups, lanes, both, others)
+    if end < size:
+        add_some_of_two(one, other, start, end, size, lanes, both, others)
+
+
+@kernel
+def add_all_products(vectors: Any, lowest: int, start: int, size: int, lanes: Any) -> None:
+    """The same of all pairs of vectors from number `lowest` on; (n, size) and (p, 16).
+
+    Pairs go (0,0), (0,1), …, (1,1), …
+    """
+    count, pair = vectors.shape[0], 0
+    if count - lowest == 2:
+        one, other = vectors[lowest], vectors[lowest + 1]
+        add_products_of_two(one, other, start, size, lanes[0], lanes[1], lanes[2])
+        return
+    for one in range(lowest, count):
+        for other in range(one, count):
+            add_products(vectors[one], vectors[other], start, size, lanes[pair])
+            pair += 1
 
 
 @kernel
 def add_values(values: Any, start: int, size: int, lanes: Any) -> None:
     """Add `size` float64 from element `start` of a block to 16 lanes."""
-    head = min(size, (LANES - start % LANES) % LANES)
+    head = before_groups(start, size)
     for i in range(head):
         lanes[(start + i) % LANES] += values[i]
     groups = (size - head) // LANES
@@ -127,11 +181,7 @@ def dots(
                     vectors[number, i] = vectors[number, i] - vectors[0, i]
         for number in range(lowest, inputs):
             nonfinite[0] += zero_nonfinite(vectors[number], size)
-        pair = 0
-        for one in range(lowest, inputs):
-            for other in range(one, inputs):
-                add_products(vectors[one], vectors[other], place, size, lanes[pair])
-                pair += 1
+        add_all_products(vectors, lowest, place, size, lanes)
         start += size
         if (first + start) % GRAIN == 0:
             for pair in range(lanes.shape[0]):

@@ -21,6 +21,13 @@ def add_products_of_groups(one: Any, other: Any, at: int, groups: int, lanes: An
     add_groups(one.astype(np.float64) * other.astype(np.float64), at, groups, lanes)
 
 
+def add_pairs_of_groups(one: Any, other: Any, at: int, groups: int, lanes: Any, both: Any, others: Any) -> None:
+    """Add the products of groups of float32: of one with itself, of both, and of the other with itself."""
+    add_products_of_groups(one, one, at, groups, lanes)
+    add_products_of_groups(one, other, at, groups, both)
+    add_products_of_groups(other, other, at, groups, others)
+
+
 def raise_by_groups(values: Any, at: int, groups: int, lanes: Any) -> None:
     """Put float64 that are larger in the place of what lanes hold; NaN is not."""
     for group in values[at : at + groups * LANES].reshape(groups, LANES):

@@ -11,7 +11,7 @@ from sdmw.kernels.bins import BINS, FIRST_NONFINITE_BIN
 from sdmw.kernels.blocks import GRAIN
 from sdmw.kernels.codes import BF16, F16
 from sdmw.kernels.compress import SPARE, compress
-from sdmw.kernels.dots import add_products, folded
+from sdmw.kernels.dots import add_all_products, folded
 from sdmw.kernels.jit import bits_of, float_of, kernel, widened
 from sdmw.kernels.tiles import ZERO_BINS, by_dtype, decode, scatter, unpack
 
@@ -153,6 +153,23 @@ def count_opposed(one: Any, other: Any, size: int) -> int:
 
 
 @kernel
+def count_two(one: Any, other: Any, size: int, subsets: Any) -> int:
+    """Add to `subsets` (4), int64, what `count_subsets` counts of two models, and return what `count_opposed` does."""
+    first, second, shared, opposed = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
+    for i in range(size):
+        both = (one[i] != np.float32(0.0)) & (other[i] != np.float32(0.0))
+        first = np.uint32(first + np.uint32(one[i] != np.float32(0.0)))
+        second = np.uint32(second + np.uint32(other[i] != np.float32(0.0)))
+        shared = np.uint32(shared + np.uint32(both))
+        opposed = np.uint32(opposed + np.uint32(both & ((one[i] < np.float32(0.0)) != (other[i] < np.float32(0.0)))))
+    subsets[0] += size - np.int64(first) - np.int64(second) + np.int64(shared)
+    subsets[1] += np.int64(first) - np.int64(shared)
+    subsets[2] += np.int64(second) - np.int64(shared)
+    subsets[3] += np.int64(shared)
+    return int(opposed)
+
+
+@kernel
 def mark(deltas: Any, size: int, bit: Any, subsets: Any) -> None:
     """Add a model's bit to the subset of each element that it changes."""
     for i in range(size):
@@ -238,15 +255,15 @@ def survey(
                 ready = 1
             unchanged[model, 0] += count_unchanged(BF16, base, rounded[0], own, size, total, words)
             unchanged[model, 1] += count_unchanged(F16, base, rounded[1], own, size, total, words)
-        pair = 0
-        for one in range(models):
-            for other in range(one, models):
-                add_products(deltas[one], deltas[other], place, size, lanes[pair])
-                pair += 1
-                if one != other:
+        add_all_products(deltas, 0, place, size, lanes)
+        if models == 2:
+            conflict[0, 1] += count_two(deltas[0], deltas[1], size, overlap[0])
+        else:
+            for one in range(models):
+                for other in range(one + 1, models):
                     conflict[one, other] += count_opposed(deltas[one], deltas[other], size)
-        if overlap.shape[1] > 1:
-            count_subsets(deltas, size, subsets, overlap)
+            if overlap.shape[1] > 1:
+                count_subsets(deltas, size, subsets, overlap)
         start += size
         if (first + start) % GRAIN == 0:
             for number in range(lanes.shape[0]):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdmw.kernels.blocks import GRAIN, LANES
-from sdmw.kernels.dots import PARTIALS, add_products, exact_total, folded, zero_nonfinite
+from sdmw.kernels.dots import PARTIALS, add_all_products, exact_total, folded, zero_nonfinite
 from sdmw.kernels.jit import kernel, part
 from sdmw.kernels.tiles import BLOCK, decode, encode
 from sdmw.kernels.voting import deltas_of
@@ -44,13 +44,9 @@ def gram_of_row(
     for at in range(0, row, BLOCK):
         size = min(BLOCK, row - at)
         decoded(addresses, codes, start + at, size, deltas, base, vectors)
-        pair = 0
-        for one in range(vectors.shape[0]):
-            zero_nonfinite(vectors[one], size)
-        for one in range(vectors.shape[0]):
-            for other in range(one, vectors.shape[0]):
-                add_products(vectors[one], vectors[other], 0, size, lanes[pair])
-                pair += 1
+        for each in range(vectors.shape[0]):
+            zero_nonfinite(vectors[each], size)
+        add_all_products(vectors, 0, 0, size, lanes)
         if (at + size) % GRAIN == 0 or at + size == row:
             for pair in range(gram.size):
                 sums[pair, block] = folded(lanes[pair])

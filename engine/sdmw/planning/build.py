@@ -295,13 +295,16 @@ def _with_disk(plan: Plan, options: Options) -> Plan:
     target = options.target
     problems, warnings = list(plan.problems), list(plan.warnings)
     written = {*plan.copied, *plan.tokenizer_files, *plan.beside}
+    read = (*plan.checkpoints, *(each for _, each in plan.sources))
+    tokenizer = [plan.tokenizer_from[0]] if plan.tokenizer_from else []
     if target is not None and is_remote(target):
-        found = check_address(target, input_addresses(plan.checkpoints), options.overwrite)
+        found = check_address(target, [*input_addresses(read), *filter(is_remote, tokenizer)], options.overwrite)
         warnings += [] if found.problems else warned_of(target, found.names, written)
         return replace(plan, problems=(*problems, *found.problems), warnings=tuple(warnings))
     place = standing(os.path.abspath(target)) if target else os.getcwd()
     if target is not None:
-        wrong = check_target(target, input_folders(plan.checkpoints), plan.bytes_written, options.overwrite)
+        folders = [*input_folders(read), *(each for each in tokenizer if not is_remote(each))]
+        wrong = check_target(target, folders, plan.bytes_written, options.overwrite)
         problems += wrong
         if options.overwrite and not wrong:
             warnings += replaced(target, written)

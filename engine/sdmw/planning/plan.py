@@ -10,6 +10,7 @@ from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.depth import Depth
 from sdmw.errors import Problem
 from sdmw.methods.method import Product
+from sdmw.planning.estimate import LIMITS, Bandwidth, Estimate, shown_time
 from sdmw.planning.rows import Action
 from sdmw.recipes.recipe import Recipe
 from sdmw.sizes import counted, shown
@@ -128,6 +129,14 @@ class LayerPlan:
     measured: bool
 
 
+def time_of(plan: "Plan") -> str:
+    """How long it takes, in a line."""
+    if not plan.estimates:
+        return f"{plan.seconds:.1f} s at {shown(RATE)}/s"
+    own = plan.estimates[0]
+    return f"about {shown_time(own.seconds)}, limited by {LIMITS[own.limit]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that a merge will do, and what is wrong with it.
@@ -164,6 +173,8 @@ class Plan:
         free_bytes: free disk where the output goes; 0 where that is an address.
         spared: bytes that need not be read to measure, since a statistics store has what they tell.
         read_again: bytes of these that are read to measure all the same: bins do not decide their layers.
+        bandwidth: what the caller said of the disks, or had measured; None where nothing was asked.
+        estimates: of the time with that bandwidth, for the plan's own workers first.
         missing: models that lack tensors of the base, and how many; the base's stand in.
         extra: models of which tensors are taken that the base lacks, and how many.
         dropped: models of which tensors are left out that the base lacks, and how many.
@@ -204,6 +215,8 @@ class Plan:
     free_bytes: int = 0
     spared: int = 0
     read_again: int = 0
+    bandwidth: Bandwidth | None = None
+    estimates: tuple[Estimate, ...] = ()
     missing: tuple[tuple[str, int], ...] = ()
     extra: tuple[tuple[str, int], ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
@@ -228,7 +241,7 @@ class Plan:
             ("read", shown(self.bytes_read)),
             ("written", shown(self.bytes_written)),
             ("peak memory", f"at most {shown(self.peak_bytes)}, with {counted(self.threads, 'thread')}"),
-            ("time", f"{self.seconds:.1f} s at {shown(RATE)}/s"),
+            ("time", time_of(self)),
             *(("problem", str(problem)) for problem in self.problems),
             *(("warning", warning) for warning in self.warnings),
         ]
@@ -292,6 +305,8 @@ class Plan:
             "free_bytes": self.free_bytes,
             "seconds": self.seconds,
             "rate": RATE,
+            "bandwidth": codec.encode(self.bandwidth),
+            "estimates": [each.to_dict() for each in self.estimates],
             "threads": self.threads,
             "workers": self.workers,
             "worker_bytes": self.worker_bytes,

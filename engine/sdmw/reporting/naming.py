@@ -4,17 +4,19 @@ import os
 from collections.abc import Iterable
 
 from sdmw.recipes.model_ref import ModelRef, expanded
-from sdmw.storage.hub_cache import repository_of
+from sdmw.storage import hub_address, hub_cache
 from sdmw.storage.locate import hub_id
 
 
 def id_of(part: ModelRef) -> str | None:
     """The Hub id of a model or adapter, also where the recipe names its folder in the Hub cache."""
-    return hub_id(part) or (repository_of(part.directory) if part.directory is not None else None)
+    if part.directory is not None:
+        return hub_cache.repository_of(part.directory)
+    return hub_address.repository_of(part.path) or hub_id(part)
 
 
 def public_name(reference: ModelRef) -> str:
-    """A name in the recipe; of an absolute path the last part, of a folder in the Hub cache the Hub id."""
+    """A name in the recipe; of an absolute path the last part; of what is the Hub's, the Hub id."""
     return "+".join(map(_name_of, reference.parts))
 
 
@@ -31,6 +33,8 @@ def public_names(references: Iterable[ModelRef]) -> dict[str, str]:
 
 def _name_of(part: ModelRef) -> str:
     path = expanded(part.path)
+    if hub_address.repository_of(path):
+        return id_of(part) or path
     if not os.path.isabs(path):
         return str(part)
     return id_of(part) or os.path.basename(path.rstrip("/")) or str(part)

@@ -12,8 +12,8 @@ from rich.text import Text
 from sdmw.addresses import is_remote
 from sdmw.errors import printable
 from sdmw.methods import all_methods
-from sdmw.planning.plan import RATE, Plan
-from sdmw.reporting import comparison_lines, diagnosis_lines, tally
+from sdmw.planning.plan import Plan, time_of
+from sdmw.reporting import comparison_lines, diagnosis_lines, estimate_lines, tally
 from sdmw.reporting.display import say
 from sdmw.reporting.loading import loading
 from sdmw.reporting.sweep import SETTINGS
@@ -168,7 +168,7 @@ def print_plan(plan: Plan) -> None:
             ("written", shown(plan.bytes_written)),
             *_memory(plan),
             *_place(plan),
-            ("time", f"{plan.seconds:.1f} s at {shown(RATE)}/s"),
+            ("time", time_of(plan)),
             *tally.lines(
                 dict(plan.missing),
                 dict(plan.extra),
@@ -179,6 +179,25 @@ def print_plan(plan: Plan) -> None:
             ),
         )
     )
+
+
+def print_estimates(plan: Plan) -> None:
+    """Where the time of a plan goes, for its own workers; how long it takes on others; what that rests on."""
+    if not plan.estimates:
+        return
+    own, *_ = plan.estimates
+    table = _table(f"on {estimate_lines.workers(own)}", *estimate_lines.PARTS)
+    for first, *others in estimate_lines.phases(own):
+        table.add_row(first, *others)
+    _print(Text(""))
+    _print(table)
+    if len(plan.estimates) > 1:
+        scaling = _table(*estimate_lines.COLUMNS)
+        for row in estimate_lines.scaling(plan.estimates):
+            scaling.add_row(*row)
+        _print(Text(""))
+        _print(scaling)
+    _print(Text("\n") + _plain(estimate_lines.grounds(plan)))
 
 
 def _place(plan: Plan) -> Iterator[tuple[str, str]]:

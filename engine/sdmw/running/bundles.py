@@ -11,11 +11,23 @@ T = TypeVar("T")
 
 
 class Bundles(Generic[T]):
-    """Neighbours that are small, in lists; all others alone."""
+    """Neighbours that are small, in lists; all others alone.
 
-    def __init__(self, next_one: Callable[[], T | None], nbytes: Callable[[T], int]) -> None:
-        """From a function that gives None where there is none now, and the bytes of each."""
-        self._next, self._nbytes = next_one, nbytes
+    Args:
+        next_one: gives None where there is none now.
+        nbytes: that are read of each.
+        small: bytes; what takes more is handed over by itself.
+        largest: bytes of a bundle.
+    """
+
+    def __init__(
+        self,
+        next_one: Callable[[], T | None],
+        nbytes: Callable[[T], int],
+        small: int = SMALL,
+        largest: int = LARGEST,
+    ) -> None:
+        self._next, self._nbytes, self._small, self._largest = next_one, nbytes, small, largest
         self._held: T | None = None
 
     def next(self) -> list[T]:
@@ -25,11 +37,11 @@ class Bundles(Generic[T]):
         while (one := self._held or self._next()) is not None:
             self._held = None
             nbytes = self._nbytes(one)
-            if found and (nbytes > SMALL or size + nbytes > LARGEST or len(found) == MOST):
+            if found and (nbytes > self._small or size + nbytes > self._largest or len(found) == MOST):
                 self._held = one
                 break
             found.append(one)
             size += nbytes
-            if nbytes > SMALL:
+            if nbytes > self._small:
                 break
         return found

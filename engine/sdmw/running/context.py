@@ -11,6 +11,7 @@ from sdmw.addresses import is_remote
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.errors import Problem, UsageError, quoted
 from sdmw.kernels import ready
+from sdmw.planning.limits import Apart
 from sdmw.running.collector import collect_from_here
 from sdmw.running.elsewhere import Setting
 from sdmw.running.events import Compiling, Published, Receiver
@@ -80,13 +81,15 @@ def working(
     Raises:
         UsageError: the function makes no executor.
     """
+    apart = getattr(executor, "apart", None)
+    together = apart.most_threads if isinstance(apart, Apart) else 1  # threads of one process, elsewhere
     if executor is not None and not isinstance(executor, Executor):
         executor = partial(_made, executor)
     load_kernels(tell, kernels)  # before signals are noted: while they are compiled, one ends the process at once
     collect_from_here()
     shards = {shard.path: shard for checkpoint in inputs for shard in checkpoint.shards}
     ahead = HELD * len({os.path.dirname(path) for path in shards if is_remote(path)})
-    setting = Setting(tuple(kernels), tuple(shards.values()), ahead)
+    setting = Setting(tuple(kernels), tuple(shards.values()), together * ahead)
     with StopSignals() as signals, tile_memory(workers * ahead), Pool(executor, workers, signals, setting) as pool:
         yield Context(tell, signals, pool)
 

@@ -10,6 +10,7 @@ from sdmw.errors import some
 from sdmw.methods import all_methods
 from sdmw.methods.method import AnyMethod
 from sdmw.planning.plan import Piece, Plan
+from sdmw.planning.timing import read_apart, shared_tiles
 from sdmw.running import work
 from sdmw.running.bundles import Bundles
 from sdmw.running.context import Context
@@ -192,7 +193,7 @@ class Run:
         """All pieces as they are applied, in groups that are one task."""
         if not isinstance(sink, Sink):
             return _in_the_order_of_shards(self._plan)
-        return self._plan.groups_apart() if self._pool.apart else _last_measured_first(self._plan)
+        return _apart(self._plan) if self._pool.apart else _last_measured_first(self._plan)
 
     def _run(self, next_task: Callable[[], Task[Any] | None]) -> None:
         """Run every task, with the journal's between them when it is its turn."""
@@ -203,7 +204,8 @@ class Run:
 
     def _shares(self, span: Span) -> int:
         """How many workers take tiles of a piece; one of another process would not know what is dealt."""
-        return 1 if self._pool.apart else min(self._plan.threads, -(-(span.stop - span.start) // span.tile))
+        threads, tiles = self._plan.threads, -(-(span.stop - span.start) // span.tile)
+        return 1 if self._pool.apart else min(threads, -(-tiles // shared_tiles(threads)))
 
     def _told(self, stage: Stage, total: int, kept: int = 0) -> Callable[[int, bool], None]:
         """A receiver of bytes that are done in a stage, and whether they were read; an earlier run has spared some."""
@@ -240,6 +242,15 @@ def _in_the_order_of_shards(plan: Plan) -> Iterator[list[Piece]]:
     bundles = Bundles(lambda: next(pieces, None), plan.read_of)
     while bundle := bundles.next():
         yield bundle
+
+
+def _apart(plan: Plan) -> Iterator[list[Piece]]:
+    """All pieces for workers that are processes, in tasks that share no block of a file."""
+    most = read_apart(plan.applied_bytes, plan.threads)
+    groups = plan.groups_apart()
+    bundles = Bundles(lambda: next(groups, None), lambda group: sum(map(plan.read_of, group)), most, most)
+    while bundle := bundles.next():
+        yield [piece for group in bundle for piece in group]
 
 
 def _last_measured_first(plan: Plan) -> Iterator[list[Piece]]:

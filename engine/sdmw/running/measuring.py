@@ -14,6 +14,7 @@ from sdmw.running.deal import Deal
 from sdmw.running.journal import RunJournal
 from sdmw.running.pool import Task
 from sdmw.running.span import Span
+from sdmw.running.work import Decided
 from sdmw.statistics.look import Look, Measured
 
 
@@ -34,17 +35,6 @@ class _Asked:
     looking: work.Looking
     nbytes: int
     take: Callable[[Any], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A layer that need not be looked at.
-
-    Attributes:
-        decision: the method's.
-    """
-
-    decision: object
 
 
 Known = Callable[[int], Measured | Decided]  # what is known of a layer before it is looked at, by its number
@@ -146,16 +136,26 @@ class Measuring:
             models, shared = len(self._plan.tensors[tensor].among), Deal(span) if shares > 1 else span
             read = sum(each.cost.read for each in span.looked_at(look, models)) * (span.stop - span.start)
             size = span.nbytes if first else read
+            alone = first and len(dealt) == shares == len(self._plan.layers[number].tensors) == 1
+            looking = work.Looking(shared, look, models, self._method if alone else None)
             for share in range(shares):
                 told = size * (share + 1) // shares - size * share // shares
                 take = partial(self._take, number, span.tensor.component, told)
-                yield _Asked(work.Looking(shared, look, models), told, take)
+                yield _Asked(looking, told, take)
 
     def _take(self, number: int, component: str, size: int, result: Any) -> None:
-        """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision."""
+        """Add a share's statistics to its layer's; the last one of a look leads to the next, or to the decision.
+
+        Of a layer that is one share the worker may have decided already.
+        """
         layer = self._open[number]
-        layer.found[component] = layer.look.add(layer.found[component], result)
         layer.waiting -= 1
+        if isinstance(result, Decided):
+            del self._open[number]
+            self._decide(number, result.decision)
+            self._told(size, True)
+            return
+        layer.found[component] = layer.look.add(layer.found[component], result)
         if not layer.waiting:
             del self._open[number]
             self._again.append(self._advance(number, layer.have.with_look(type(layer.look), layer.found)))

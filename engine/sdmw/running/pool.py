@@ -1,6 +1,5 @@
 """Runs tasks on an executor, a few at a time; results are taken in the thread that drives the run."""
 
-import asyncio
 import pickle
 import uuid
 from collections import deque
@@ -15,9 +14,9 @@ from concurrent.futures import (
 )
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from sdmw.errors import LostWorkerError, Problem
 from sdmw.running.elsewhere import Raised, Setting, elsewhere, packed
@@ -50,6 +49,14 @@ class Task(Generic[R]):
     arguments: tuple[object, ...]
     then: Callable[[R], None]
     here: bool = False
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An executor that knows whether anybody carries out its tasks."""
+
+    def check(self) -> None:
+        """Raise LostWorkerError where nobody has for long."""
 
 
 class Pool:
@@ -99,7 +106,8 @@ class Pool:
         """
         running: dict[Future[Any], Task[Any]] = {}
         again: deque[Task[Any]] = deque()
-        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        # Not a SimpleQueue: a signal that comes when its time is nearly up lets it wait for ever (Python 3.11).
+        self._ended: Queue[Future[Any]] = Queue()
         try:
             while True:
                 while len(running) < AHEAD * self._workers and (task := again.popleft() if again else next_task()):
@@ -110,6 +118,8 @@ class Pool:
                 with suppress(Empty):
                     ended = self._ended.get(timeout=SIGNAL_CHECK)
                 self._signals.check()
+                if isinstance(self._executor, Watched):
+                    self._executor.check()
                 if ended:
                     self._take(ended, running, again)
         except BaseException:
@@ -147,8 +157,8 @@ class Pool:
             return
         try:
             result = future.result()
-        except (Exception, asyncio.CancelledError) as error:
-            if not (self._is_apart(task) or isinstance(error, BrokenExecutor | CancelledError)):
+        except BaseException as error:
+            if not self._lost(task, error):
                 raise
             again.append(task)
             self._renew(error, running, again)
@@ -157,9 +167,13 @@ class Pool:
             raise result.error
         task.then(result)
 
-    def _is_apart(self, task: Task[Any]) -> bool:
-        """Whether what the task itself raises comes as a value."""
-        return self.apart and not task.here
+    def _lost(self, task: Task[Any], error: BaseException) -> bool:
+        """Whether it was not the task itself that failed: what that raises apart from here comes as a value."""
+        from asyncio import CancelledError as CancelledOnLoop  # dask's; 15 ms that only a failure pays
+
+        if isinstance(error, BrokenExecutor | CancelledError | CancelledOnLoop):
+            return True
+        return self.apart and not task.here and isinstance(error, Exception)
 
     def _renew(self, error: BaseException, running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         """Another executor in the place of one that broke; what that one had goes to it."""
@@ -167,7 +181,8 @@ class Pool:
             if self._given and isinstance(error, BrokenExecutor):
                 self._given.shutdown()  # what is left of its workers may still write
             reason = str(error)[:LONGEST_REASON] or type(error).__name__
-            raise LostWorkerError([Problem("executor", "", f"a worker was lost: {reason}")])
+            what = "it takes no tasks" if type(error) is RuntimeError else "a worker was lost"
+            raise LostWorkerError([Problem("executor", "", f"{what}: {reason}")])
         lost = [future for future, task in running.items() if not task.here]
         again.extend(running.pop(future) for future in lost)
         self._own.close()

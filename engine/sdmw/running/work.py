@@ -19,7 +19,7 @@ from sdmw.running.deal import Alone, Deal, Share, Written, taken
 from sdmw.running.gathered import Gathered, Write
 from sdmw.running.nonfinite import MEND, count, explain
 from sdmw.running.span import Arrays, Span, read_ranges, read_tiles
-from sdmw.statistics.look import Counter, Look, S, Tile
+from sdmw.statistics.look import Counter, Look, Measured, S, Tile
 from sdmw.tensors.dtype import DType
 from sdmw.tensors.staging import staging
 from sdmw.tensors.tensor import Tensor
@@ -31,16 +31,49 @@ CODES = {DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """A piece to be looked at: its tiles, what to measure, and how many models there are."""
+    """A piece to be looked at.
+
+    Attributes:
+        share: its tiles.
+        look: what to measure.
+        models: how many models there are.
+        decides: where the piece is a whole layer, and this is its first look, the method that decides it.
+    """
 
     share: Share
     look: Look[Any]
     models: int
+    decides: AnyMethod | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A layer that needs no further look.
+
+    Attributes:
+        decision: the method's.
+    """
+
+    decision: object
 
 
 def measure_all(lookings: Sequence[Looking]) -> tuple[Any, ...]:
-    """The statistic of each piece; errors as of `measure`."""
-    return tuple(measure(taken(each.share), each.look, each.models) for each in lookings)
+    """The statistic of each piece, or what its layer is `Decided` to be; errors as of `measure`."""
+    return tuple(map(_looked, lookings))
+
+
+def _looked(looking: Looking) -> Any:
+    """What a look finds, or the decision where that is all it takes: it is smaller, and the driver has less to do."""
+    deal, look, method = taken(looking.share), looking.look, looking.decides
+    found = measure(deal, look, looking.models)
+    if method is None:
+        return found
+    tensor = deal.span.tensor
+    whole = look.add(look.nothing(looking.models), found)
+    have = Measured().with_look(type(look), {tensor.component: whole})
+    if method.needs(tensor.params, have) is not None:
+        return found
+    return Decided(method.decide_layer(tensor.params, have))
 
 
 def measure(deal: Alone | Deal, look: Look[S], models: int) -> S:

@@ -4,7 +4,7 @@ import os
 import stat
 
 from sdmw.addresses import absolute, is_remote
-from sdmw.errors import CheckpointError, Problem, quoted
+from sdmw.errors import CheckpointError, Problem, UnreachableError, quoted
 from sdmw.storage import remote_folder
 from sdmw.storage.links import follow
 
@@ -39,9 +39,15 @@ def is_same(one: str, other: str) -> bool:
 
 
 def names_in(path: str) -> frozenset[str]:
-    """The names in a directory; none where it cannot be listed."""
+    """The names in a directory; none where it cannot be listed.
+
+    Raises:
+        UnreachableError: it is in a store that does not answer: what lies there is unknown, and each look takes long.
+    """
     try:
         return listing(path)
+    except UnreachableError:
+        raise
     except (CheckpointError, ValueError):
         return frozenset()
 
@@ -58,7 +64,7 @@ def entries(directory: str, folder: str) -> list[tuple[str, bool]]:
     """
     path = os.path.join(directory, folder) if folder else directory
     if is_remote(directory):
-        return [(name, found is None) for name, found in remote_folder.contents(path).items()]
+        return [(name, found is None) for name, found in remote_folder.contents(path, inner=bool(folder)).items()]
     try:
         with os.scandir(path) as found:
             return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from itertools import islice
 
-from sdmw.addresses import absolute, is_remote, objection
+from sdmw.addresses import OTHER_KIND, absolute, is_of_other_kind, is_remote, objection
 from sdmw.errors import CheckpointError, MissingExtraError, Problem, quoted
 from sdmw.recipes.model_ref import ModelRef, expanded
+from sdmw.storage.hub_address import SCHEME, pinned
 from sdmw.storage.weight_files import not_fetched
 
 # The Hub's own rule for `name` and `namespace/name`, which leaves no room for paths.
@@ -31,7 +32,8 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
             last part alone; an absolute path only where it is no directory.
 
     Returns:
-        The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache; an address as it is.
+        The directory as it was named (`~` expanded), or that of the snapshot in the Hub cache; an address as it is,
+        with the commit where it is the Hub's.
 
     Raises:
         CheckpointError: no such directory, not in the cache, or not to be fetched; or a model with an adapter.
@@ -44,7 +46,9 @@ def locate(model: ModelRef, *, download: bool = False, folder: str | None = None
     if is_remote(model.path) and ("/resolve/" in model.path or not _PAGE.match(model.path)):
         if (refused := objection(model.path)) is not None:
             raise CheckpointError([Problem(name, "", *refused)])
-        return absolute(model.path)
+        return pinned(model.path) if model.path.startswith(SCHEME) else absolute(model.path)
+    if is_of_other_kind(model.path) and not _PAGE.match(model.path):
+        raise CheckpointError([Problem(name, *OTHER_KIND)])
     if folder is not None and not _is_there(model):
         if (found := _moved(model, folder)) is not None:
             return found

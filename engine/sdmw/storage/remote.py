@@ -18,7 +18,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 from sdmw.addresses import place_and_key
-from sdmw.errors import MissingExtraError, Problem, quoted
+from sdmw.errors import MissingExtraError, Problem
+from sdmw.storage.hub_address import web_place
 
 R = TypeVar("R")
 
@@ -28,6 +29,11 @@ PATIENCE = 60  # seconds for one request, all that is tried again included
 BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
+_NAMES = re.compile(
+    r"\w+://\S+|(?:location|for path|by) \S+"
+)  # of hosts and objects, which may hold any of the words below
+_NOT_KNOWN = ("NotSupportedError", "NotImplementedError")  # to the store
+_UNREAD = re.compile(r"kind: (?:Body|Decode)\b")  # what broke off; the library itself asks again for all else
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # Words of an error, and what to say of it.
 _CAUSES = (
@@ -38,6 +44,11 @@ _CAUSES = (
     ("dns", "its name is not known"),
     ("connect", "it cannot be reached"),
     ("credential", "no credentials are found in the environment"),
+    ("range request not supported", "the server gives files as a whole alone, and no ranges of them"),
+    ("content-range", "the server does not say which range of a file it gives"),
+    ("requested", "the server gives another range of a file than it was asked for"),
+    ("content-length", "the server does not say how long a file is"),
+    ("invalid path", "an object has a name that cannot be read: an empty part, one of dots, or control characters"),
 )
 
 
@@ -61,9 +72,13 @@ class Found:
 
     @classmethod
     def of(cls, told: Any) -> "Found":
-        """From obstore's words."""
-        modified = int(told["last_modified"].timestamp() * 10**9)
-        return cls(told["size"], told["e_tag"] or f"{modified} {told['size']}", modified)
+        """From obstore's words; OSError where nothing would tell another object from this one."""
+        modified, tag = int(told["last_modified"].timestamp() * 10**9), told["e_tag"]
+        if not (tag or modified):
+            raise OSError(errno.ENOTSUP, "neither an ETag nor a last change is told, by which a replaced file is known")
+        if tag and not tag.startswith(('"', "W/")):  # listings of Azure leave the quotes out
+            tag = f'"{tag}"'
+        return cls(told["size"], tag or f"{modified} {told['size']}", modified)
 
 
 def head(address: str) -> Found:
@@ -78,6 +93,12 @@ def head(address: str) -> Found:
 
 
 def fetch(address: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, Found]:
+    """Bytes of an object, as `fetch_view` gives them, but copied."""
+    data, found = fetch_view(address, start, stop, version)
+    return bytes(data), found
+
+
+def fetch_view(address: str, start: int, stop: int, version: str | None = None) -> tuple[memoryview, Found]:
     """Bytes of an object, from `start` up to `stop` or its end, and what it is.
 
     Args:
@@ -96,12 +117,12 @@ def fetch(address: str, start: int, stop: int, version: str | None = None) -> tu
     if version is not None and version.startswith('"'):  # a weak one matches nothing
         options["if_match"] = version
 
-    def ask() -> tuple[bytes, Found]:
+    def ask() -> tuple[memoryview, Found]:
         answer = library().get(store_of(place), key, options=options)
         found = Found.of(answer.meta)
         if version is not None and found.version != version:
             raise ChangedError(errno.ESTALE, "was replaced")
-        data = bytes(answer.bytes())
+        data = memoryview(answer.bytes())
         if len(data) != min(stop, found.size) - start:
             raise _BrokenOffError
         return data, found
@@ -151,11 +172,21 @@ def asked(ask: Callable[[], R], tries: int = TRIES) -> R:
             kind, said = type(error).__name__, str(error)
             if kind == "PreconditionError":
                 raise ChangedError(errno.ESTALE, "was replaced") from None
-            broken = isinstance(error, _BrokenOffError) or (kind == "GenericError" and "body" in said)
+            if kind == "AlreadyExistsError":
+                raise FileExistsError(errno.EEXIST, "is there") from None
+            unread = kind == "GenericError" and _UNREAD.search(said) is not None
+            broken = isinstance(error, _BrokenOffError) or unread
             if not broken or attempt == tries - 1:
-                raise OSError(errno.EIO, _reason(kind, said)) from None
+                raise OSError(_number(kind, said), _reason(kind, said)) from None
         time.sleep(BACKOFF * 2**attempt * random.uniform(0.5, 1))
     raise AssertionError
+
+
+def _number(kind: str, said: str) -> int:
+    """The errno: ENOTSUP where a store does not know what it is asked for."""
+    status = _STATUS.search(said)
+    unknown = kind in _NOT_KNOWN or (status is not None and status[1].startswith("501"))
+    return errno.ENOTSUP if unknown else errno.EIO
 
 
 def _reason(kind: str, said: str) -> str:
@@ -167,7 +198,9 @@ def _reason(kind: str, said: str) -> str:
         return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"
     if kind == "_BrokenOffError":
         return "answers broke off"
-    said = said.lower().replace("retry_timeout", "")  # a field that is always there
+    if kind == "ValueError":
+        return "its address is none"
+    said = _NAMES.sub("", said).lower().replace("retry_timeout", "")  # a field that is always there
     return next((words for part, words in _CAUSES if part in said), "the request failed")
 
 
@@ -182,34 +215,54 @@ def library() -> Any:
 
 
 _lock = threading.Lock()
-_stores: dict[str, Any] = {}
+_stores: dict[tuple[str, float], Any] = {}
 _forked = False  # from a process that has used stores: its threads are not here, and would be waited for
 
 
-def store_of(place: str) -> Any:
-    """Obstore's store of a bucket, container or server, opened once; OSError where it cannot be."""
+def store_of(place: str, patience: float | None = None) -> Any:
+    """Obstore's store of a bucket, container or server, opened once; OSError where it cannot be.
+
+    Args:
+        place: its address.
+        patience: seconds that one request may take; None for those of one that reads.
+    """
     library()
     if _forked:
         raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
+    key = place, patience or PATIENCE
     with _lock:
-        if place not in _stores:
-            _stores[place] = _opened(place)
-        return _stores[place]
+        if key not in _stores:
+            _stores[key] = _opened(*key)
+        return _stores[key]
 
 
-def _opened(place: str) -> Any:
+def _opened(place: str, patience: float) -> Any:
     scheme = place.partition("://")[0]
     variable = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}.get(scheme)
     plain = variable is not None and os.environ.get(f"{variable}_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
-    client = {"allow_invalid_certificates": False, "allow_http": plain, "timeout": f"{PATIENCE}s"}
+    client = {"allow_invalid_certificates": False, "allow_http": plain, "timeout": timedelta(seconds=patience)}
     backoff = {
         "init_backoff": timedelta(seconds=BACKOFF), "max_backoff": timedelta(seconds=PATIENCE / 8), "base": 2
     }  # fmt: skip
-    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=PATIENCE), "backoff": backoff}
+    retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=patience), "backoff": backoff}
+    settings = {"client_options": client, "retry_config": retry}
     try:
-        return importlib.import_module("obstore.store").from_url(place, client_options=client, retry_config=retry)
+        stores = importlib.import_module("obstore.store")
+        if scheme == "hf":
+            address, headers = web_place(place)
+            client |= {"default_headers": headers, "allow_http": address.startswith("http://")}
+            return stores.HTTPStore.from_url(address, **settings)
+        if scheme == "https":  # whatever its name: `from_url` takes some hosts for a store, and signs requests to it
+            return stores.HTTPStore.from_url(place, **settings)
+        if scheme == "az":  # `from_url` takes the account for the container
+            account, container = place.partition("://")[2].split("/")
+            return stores.AzureStore(container, account_name=account, **settings)
+        return stores.from_url(place, **settings)
+    except MissingExtraError:
+        raise
     except Exception as error:
-        raise OSError(errno.EINVAL, f"the store cannot be opened: {quoted(type(error).__name__)}") from None
+        found = _reason(type(error).__name__, str(error))
+        raise OSError(errno.EINVAL, f"the store cannot be opened: {found}") from None
 
 
 def _after_fork() -> None:

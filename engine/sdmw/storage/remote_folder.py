@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sdmw.addresses import is_plain
 from sdmw.errors import CheckpointError, Problem, UnreachableError, quoted
 from sdmw.storage import remote
-from sdmw.storage.remote import ChangedError, Found
+from sdmw.storage.remote import Found
 
 FRESH = 30.0  # seconds for which a folder that was listed is taken to be as it was
 SMALL, MOST_KEPT = 1 << 20, 16 << 20  # bytes of one file that is kept, and of all of them
@@ -28,11 +28,15 @@ _listed: dict[str, tuple[float, dict[str, Found | None]]] = {}
 _contents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
 
-def contents(address: str) -> dict[str, Found | None]:
+def contents(address: str, *, inner: bool = False) -> dict[str, Found | None]:
     """What lies in a folder, by name; None for a folder in it.
 
+    Args:
+        address: of the folder.
+        inner: it was listed in another one; then it may be empty, as consoles and mounts of stores make folders.
+
     Raises:
-        CheckpointError: it cannot be listed, or a name in it would lead out of it.
+        CheckpointError: it cannot be listed, or a name in it would lead out of it, or it is not there.
     """
     with _lock:
         at, found = _listed.get(address, (0.0, {}))
@@ -42,7 +46,7 @@ def contents(address: str) -> dict[str, Found | None]:
         found = _probed(address) if _lists_nothing(address) else remote.names_below(address)
     except OSError as error:
         raise UnreachableError([Problem(address, "", f"the folder cannot be listed: {error.strerror}")]) from None
-    if not found:
+    if not found and not inner:
         raise CheckpointError([Problem(address, "", "no such folder, or an empty one")])
     if bad := [name for name in found if not is_plain(name)]:
         raise CheckpointError([Problem(address, "names of files", quoted(bad[0]), "Rename the object")])
@@ -77,7 +81,7 @@ def start_of(address: str, name: str, most: int) -> tuple[int, bytes]:
     Raises:
         CheckpointError: it cannot be read.
     """
-    for again in (True, False):
+    for _ in range(2):
         found = found_of(address, name)
         size, key = min(found.size, most), (f"{address}/{name}", found.version)
         with _lock:
@@ -85,17 +89,14 @@ def start_of(address: str, name: str, most: int) -> tuple[int, bytes]:
         if kept is not None and len(kept) >= size:
             return found.size, kept[:size]
         try:
-            data = remote.fetch(key[0], 0, size, found.version)[0] if size else b""
-        except ChangedError:
-            forget()
-            if again:
-                continue
-            raise CheckpointError([Problem(key[0], "", "is replaced again and again")]) from None
+            data, now = remote.fetch(key[0], 0, size) if size else (b"", found)
         except OSError as error:
             raise UnreachableError([Problem(key[0], "", f"cannot be read: {error.strerror}")]) from None
-        _keep(key, data)
-        return found.size, data
-    raise AssertionError
+        if now.size == found.size:  # not its version: listings of some stores say another than answers do
+            _keep(key, data)
+            return found.size, data
+        forget()
+    raise CheckpointError([Problem(f"{address}/{name}", "", "is replaced again and again")])
 
 
 def forget() -> None:
@@ -115,7 +116,7 @@ def _keep(key: tuple[str, str], data: bytes) -> None:
 
 
 def _lists_nothing(address: str) -> bool:
-    return address.startswith("https://")
+    return address.startswith(("https://", "hf://"))
 
 
 def _probed(address: str) -> dict[str, Found | None]:

@@ -1,5 +1,6 @@
 """Objects written to a store, the large ones in parts; errors as of `remote`, OSErrors in our own words."""
 
+import errno
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from sdmw.addresses import place_and_key
 from sdmw.storage.remote import asked, library, store_of
 
+PATIENCE = 600.0  # seconds for one request: all parts that are under way share a link, which may be slow
 PART = 8 << 20  # bytes that are sent in one request
 UNDER_WAY = 8  # parts that are on their way at once: one connection is a part of what a store takes
 _MOST_PARTS = 10_000  # of one object, in S3
@@ -34,7 +36,7 @@ class ObjectWriter:
         place, key = place_and_key(address)
         self._file: Any = asked(
             lambda: library().open_writer(
-                store_of(place), key, buffer_size=part_of(size), max_concurrency=UNDER_WAY
+                store_of(place, PATIENCE), key, buffer_size=part_of(size), max_concurrency=UNDER_WAY
             )
         )  # fmt: skip
 
@@ -59,7 +61,26 @@ def put(address: str, content: bytes | Path) -> None:
         OSError: the file cannot be read, or the store refuses it.
     """
     place, key = place_and_key(address)
-    asked(lambda: library().put(store_of(place), key, content, chunk_size=PART, max_concurrency=UNDER_WAY), tries=1)
+    asked(
+        lambda: library().put(store_of(place, PATIENCE), key, content, chunk_size=PART, max_concurrency=UNDER_WAY),
+        tries=1,
+    )
+
+
+def put_new(address: str, content: bytes) -> None:
+    """Send bytes as an object where there is none yet; a store that cannot tell takes them in any case.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: the store refuses it.
+    """
+    place, key = place_and_key(address)
+    try:
+        asked(lambda: library().put(store_of(place), key, content, mode="create"), tries=1)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        put(address, content)
 
 
 def remove(address: str) -> None:

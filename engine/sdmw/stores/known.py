@@ -99,7 +99,8 @@ def _differences(plan: Plan, store: Store) -> Iterator[Problem]:
     if own.models != store.models:
         yield Problem(store.path, f"the statistics of {some(own.models)}", some(store.models), MEND)
         return
-    if changed := [name for name, each in own.fingerprints.items() if store.fingerprints.get(name) != each]:
+    told, now = ({name: (each, of.states.get(name)) for name, each in of.fingerprints.items()} for of in (store, own))
+    if changed := [name for name, each in now.items() if told.get(name) != each]:
         yield Problem(store.path, "the statistics of these files", f"others, of {some(changed)}", MEND)
     elif _deltas(own) != _deltas(store):
         yield Problem(store.path, "the statistics of a recipe with the same deltas", "others", MEND)

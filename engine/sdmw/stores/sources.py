@@ -1,8 +1,7 @@
 """What a store says of its inputs, so that it is known whether a merge has the same."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -17,6 +16,8 @@ from sdmw.storage.shard import sample_of
 from sdmw.stores.store import Store, StoredTensor
 from sdmw.version import __version__
 
+File = tuple[int, str, str]  # bytes, the header's hash, the sample's
+
 DOCUMENTS = "documents"  # in what a store says of its recipe: those that it uses
 
 
@@ -29,7 +30,8 @@ def store_of(plan: Plan, path: str) -> Store:
         path=path,
         models=plan.models,
         tensors=tuple(StoredTensor(tensor.name, tensor.output.shape) for tensor in plan.tensors),
-        fingerprints=_fingerprints(plan, aligned),
+        fingerprints=_fingerprints(plan),
+        states={name: _state(checkpoint, aligned) for name, checkpoint in plan.sources},
         recipe=json.dumps(_said(recipe), sort_keys=True),
     )
 
@@ -40,37 +42,45 @@ def _said(recipe: Recipe) -> dict[str, Any]:
     return {**plain(recipe, Findings()), **documents}
 
 
-def _fingerprints(plan: Plan, aligned: bool) -> dict[str, str]:
-    """What tells the files of each model from others, and from themselves after a change, wherever they lie.
+def _fingerprints(plan: Plan) -> dict[str, str]:
+    """What tells the files of each model from others, wherever they lie, and whatever their time is."""
+    return {name: content_of(_files(checkpoint), _config(checkpoint)) for name, checkpoint in plan.sources}
 
-    Fine-tunes of one base differ in the time of their files alone. Where an archive or an image gave all the same time,
-    a sample of the data tells them apart.
+
+def _files(checkpoint: Checkpoint) -> list[File]:
+    return [(shard.size, shard.header_hash, sample_of(shard.path)) for shard in checkpoint.shards]
+
+
+def _config(checkpoint: Checkpoint) -> str | None:
+    """Of an adapter, whose scales and ranks are in no shard."""
+    if checkpoint.adapts is None:
+        return None
+    return hash_of_config(checkpoint.path, follow_links=checkpoint.follow_links)
+
+
+def content_of(files: list[File], config: str | None) -> str:
+    """The fingerprint of a model.
 
     Args:
-        plan: of a merge.
+        files: what is known of each that holds tensors.
+        config: the hash of an adapter's config; None for a model alone.
+    """
+    parts = [f"{size} {header} {sample}" for size, header, sample in sorted(files)]
+    return _hash(parts if config is None else [*parts, config])
+
+
+def _state(checkpoint: Checkpoint, aligned: bool) -> str:
+    """What changes with any change of a file that a sample might miss.
+
+    Args:
+        checkpoint: a model.
         aligned: rows of vocabularies are put beside one another by their tokens.
     """
-    found = {name: _hash(_parts(checkpoint, aligned)) for name, checkpoint in plan.sources}
-    times = Counter(found.values())
-    alike = {name: checkpoint for name, checkpoint in plan.sources if times[found[name]] > 1}
-    return {**found, **{name: _hash((found[name], *_samples(checkpoint))) for name, checkpoint in alike.items()}}
+    shards = sorted(checkpoint.shards, key=lambda shard: shard.path)
+    # Of an object in a store the time may be told in whole seconds, or not at all; its version is.
+    parts = [f"{shard.mtime_ns} {shard.version or ''}" for shard in shards]
+    return _hash([*parts, digest_of(checkpoint).hex()] if aligned else parts)
 
 
 def _hash(parts: Iterable[str]) -> str:
     return hash_of(part.encode() for part in parts)
-
-
-def _samples(checkpoint: Checkpoint) -> Iterator[str]:
-    for shard in sorted(checkpoint.shards, key=lambda shard: shard.path):
-        yield sample_of(shard.path)
-
-
-def _parts(checkpoint: Checkpoint, aligned: bool) -> Iterator[str]:
-    for shard in sorted(checkpoint.shards, key=lambda shard: shard.path):
-        # Of an object in a store the time may be told in whole seconds, or not at all; its version is.
-        yield from (shard.header_hash, str(shard.size), str(shard.mtime_ns), shard.version or "")
-    if checkpoint.adapts is not None:
-        # Scales and ranks are in no shard.
-        yield hash_of_config(checkpoint.path, follow_links=checkpoint.follow_links)
-    if aligned:
-        yield digest_of(checkpoint).hex()

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sdmw.methods import all_methods
 from sdmw.planning.plan import Plan
-from sdmw.running.measuring import Decided, Known
+from sdmw.running.measuring import Known
+from sdmw.running.work import Decided
 from sdmw.statistics.look import Measured
 from sdmw.stores.decisions import decisions_of
 from sdmw.stores.known import known_of

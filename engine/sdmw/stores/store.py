@@ -57,7 +57,8 @@ class Store:
         path: of its directory.
         models: names in the recipe, in order.
         tensors: in the order of the arrays.
-        fingerprints: what tells the files of each input from others, by its name in the recipe.
+        fingerprints: what tells the contents of each input from others, by its name in the recipe.
+        states: what else changes with the files of each input: their times, versions of objects, aligned tokens.
         recipe: what was measured for, as JSON.
         decided: it holds the decisions of this recipe's own settings.
         warnings: what was odd when it was measured; of a store that is opened nothing.
@@ -68,6 +69,7 @@ class Store:
     models: tuple[str, ...]
     tensors: tuple[StoredTensor, ...]
     fingerprints: Mapping[str, str]
+    states: Mapping[str, str]
     recipe: str
     decided: bool = False
     warnings: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class Store:
             "models": list(self.models),
             "dtypes": ["bfloat16", "float16"],
             "fingerprints": dict(self.fingerprints),
+            "states": dict(self.states),
             "recipe": self.recipe,
             "tensors": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in self.tensors],
         }
@@ -174,7 +177,7 @@ def _store(path: str, node: Any) -> Store:
         raise ValueError(f"schema {quoted(attributes.get('schema'))}; sdmw {__version__} reads schema {SCHEMA}")
     models, tensors = attributes.get("models"), attributes.get("tensors")
     version, recipe = attributes.get("version"), attributes.get("recipe")
-    fingerprints = attributes.get("fingerprints")
+    fingerprints, states = attributes.get("fingerprints"), attributes.get("states")
     if not isinstance(models, list) or not 1 <= len(models) <= MOST_MODELS or not _are_texts(models):
         raise ValueError(f"models are {quoted(models)}")
     if not isinstance(version, str) or not isinstance(recipe, str):
@@ -183,13 +186,15 @@ def _store(path: str, node: Any) -> Store:
         raise ValueError("no recipe")
     if not isinstance(fingerprints, dict) or not _are_texts(fingerprints.values()):
         raise ValueError(f"fingerprints are {quoted(fingerprints)}")
+    if not isinstance(states, dict) or not _are_texts(states.values()):
+        raise ValueError(f"states are {quoted(states)}")
     if not isinstance(tensors, list):
         raise ValueError("no tensors")
     found = tuple(map(_tensor, tensors))
     if len({tensor.name for tensor in found}) < len(found):
         raise ValueError("a tensor stands twice")
     decided = os.path.exists(os.path.join(path, DECISIONS))
-    return Store(version, path, tuple(models), found, fingerprints, recipe, decided)
+    return Store(version, path, tuple(models), found, fingerprints, states, recipe, decided)
 
 
 def _tensor(entry: Any) -> StoredTensor:

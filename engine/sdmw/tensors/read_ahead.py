@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from sdmw.storage.remote import fetch
+from sdmw.storage.remote import fetch_view
 
 BLOCK = 2 << 20  # bytes of one request
 AHEAD = 4  # blocks that are fetched behind the one that was asked for
@@ -27,7 +27,7 @@ class Blocks:
 
     def _made_anew(self) -> None:
         self._lock = threading.Lock()
-        self._fetched: OrderedDict[Key, Future[bytes]] = OrderedDict()
+        self._fetched: OrderedDict[Key, Future[memoryview]] = OrderedDict()
         self._threads: ThreadPoolExecutor | None = None
         self.capacity = HELD
 
@@ -42,7 +42,7 @@ class Blocks:
             out: the buffer.
 
         Raises:
-            OSError: as `fetch`.
+            OSError: as `fetch_view`.
         """
         first, last = offset // BLOCK, (offset + out.nbytes - 1) // BLOCK
         ahead = min(last + AHEAD, (end - 1) // BLOCK)
@@ -62,7 +62,7 @@ class Blocks:
         with self._lock:
             self._fetched.clear()
 
-    def _wanted(self, address: str, version: str, number: int, ahead: range) -> Future[bytes]:
+    def _wanted(self, address: str, version: str, number: int, ahead: range) -> Future[memoryview]:
         with self._lock:
             wanted = self._asked((address, version, number))
             for each in ahead:
@@ -71,7 +71,7 @@ class Blocks:
                 self._fetched.popitem(last=False)
             return wanted
 
-    def _asked(self, key: Key) -> Future[bytes]:
+    def _asked(self, key: Key) -> Future[memoryview]:
         """The block, asked for where it is not; with the lock."""
         if key in self._fetched:
             self._fetched.move_to_end(key)
@@ -86,7 +86,7 @@ class Blocks:
             if key in self._fetched:
                 self._fetched.move_to_end(key, last=False)
 
-    def _result(self, key: Key, future: Future[bytes]) -> bytes:
+    def _result(self, key: Key, future: Future[memoryview]) -> memoryview:
         try:
             return future.result()
         except BaseException:
@@ -99,8 +99,8 @@ class Blocks:
         self._made_anew()
 
 
-def _block(address: str, version: str, number: int) -> bytes:
-    return fetch(address, number * BLOCK, (number + 1) * BLOCK, version)[0]
+def _block(address: str, version: str, number: int) -> memoryview:
+    return fetch_view(address, number * BLOCK, (number + 1) * BLOCK, version)[0]
 
 
 blocks = Blocks()

@@ -35,9 +35,9 @@ def check_address(target: str, inputs: Sequence[str], overwrite: bool) -> Looked
         inputs: addresses of folders that are read.
         overwrite: whether a model or a result of ours may be replaced there.
     """
-    if target.startswith("https://"):
+    if target.startswith(("https://", "hf://")):
         mend = "Write to s3://, gs:// or az://, or to a folder of this machine"
-        return Looked([Problem(target, "a store that takes objects", "a web server", mend)])
+        return Looked([Problem(target, "a store that takes objects", "a server of files", mend)])
     if said := objection(target):
         return Looked([Problem(target, "", *said)])
     if not place_and_key(target.rstrip("/"))[1]:

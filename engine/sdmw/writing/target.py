@@ -6,7 +6,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdmw.addresses import is_remote
+from sdmw.addresses import OTHER_KIND, is_of_other_kind, is_remote
 from sdmw.errors import Problem, quoted
 from sdmw.linux import allocated, free, longest_name, memory_file_system
 from sdmw.sizes import shown
@@ -35,6 +35,8 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
     if is_remote(target):
         mend = "Write to a folder of this machine, and copy the result there"
         return [Problem(target, "a directory of this machine", "an address", mend)]
+    if is_of_other_kind(target):
+        return [Problem(target, *OTHER_KIND)]
     parent, name = parted(target)
     if name in ("", ".", "..") or "\0" in target:
         return [Problem("output", "a name for a new directory", repr(target))]

@@ -6,7 +6,7 @@ from math import log2
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sdmw.errors import Problem, UsageError, quoted
+from sdmw.errors import Problem, UsageError, quoted, some
 from sdmw.methods.method import Facts
 from sdmw.reporting.diagnosis import CAUTION
 from sdmw.reporting.findings import findings_of
@@ -18,6 +18,7 @@ from sdmw.stores.evidence.merged import merged_of
 from sdmw.stores.evidence.numbers import Numbers, numbers_of
 from sdmw.stores.evidence.powers import histograms
 from sdmw.stores.grid import Grid
+from sdmw.stores.sources import File, content_of
 from sdmw.stores.sweeping import sweep_rows
 
 if TYPE_CHECKING:
@@ -55,12 +56,25 @@ def evidence_for(report: "Report", store: "Store") -> Evidence:
     if merged != store.models:
         told = ", ".join(map(quoted, store.models))
         raise UsageError([Problem("statistics", f"a store of {', '.join(map(quoted, merged))}", told)])
+    _check_inputs(report, store)
     numbers = numbers_of(store)
-    _check(report, numbers)
+    _check_counts(report, numbers)
     return evidence_of(numbers, _cuts_of(report))
 
 
-def _check(report: "Report", numbers: Numbers) -> None:
+def _check_inputs(report: "Report", store: "Store") -> None:
+    """Both must be of the same files; a report of schema 1 has no samples of them."""
+    files: dict[str, list[File]] = {}
+    for each in report.inputs:
+        if each.sample is None:
+            return
+        files.setdefault(each.model, []).append((each.size, each.header, each.sample))
+    merged = {name: content_of(own, report.configs.get(name)) for name, own in files.items()}
+    if others := [name for name, content in store.fingerprints.items() if merged.get(name) != content]:
+        raise UsageError([Problem("statistics", "a store of the files that were merged", f"others, of {some(others)}")])
+
+
+def _check_counts(report: "Report", numbers: Numbers) -> None:
     """What both have counted must be equal."""
     for number, model in enumerate(report.models):
         counted, own = model.facts.get("nonzero"), int(numbers.nonzero[:, number].sum())

@@ -2,10 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sdmw.errors import printable
 
@@ -13,11 +10,9 @@ NAME = "sdmw_report.html"
 Kind = Literal["text", "number", "count", "share"]
 Cell = str | float | int | None
 MISSING = "–"
-PIECES = 1000  # of a page that are put together at once: all of 40,000 rows take 80 MB
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """Of a table.
 
     Attributes:
@@ -44,8 +39,7 @@ class Column:
         return f"{cell:.5g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows of cells.
 
     Attributes:
@@ -68,8 +62,7 @@ class Table:
             yield [(column.kind, column.shown(cell)) for column, cell in zip(self.columns, row, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(NamedTuple):
     """A picture of a table.
 
     Attributes:
@@ -85,15 +78,13 @@ class Chart:
     said: str
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
+class Points(NamedTuple):
     """A list of sentences.
 
     Attributes:
@@ -105,8 +96,7 @@ class Points:
     texts: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Lines to be typed, or a file."""
 
     title: str
@@ -116,8 +106,7 @@ class Code:
 Part = Text | Points | Code | Table | Chart
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A question, and the parts of its answer."""
 
     question: str
@@ -129,8 +118,7 @@ class Section:
         return re.sub(r"[^a-z]+", "-", self.question.lower()).strip("-")
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """All that a reader sees.
 
     Attributes:
@@ -144,37 +132,6 @@ class Page:
     sections: tuple[Section, ...]
 
 
-def html_of(page: Page) -> str:
-    """A page as one HTML file, which fetches nothing; names in it are only ever text."""
-    drawn = any(isinstance(part, Chart) for section in page.sections for part in section.parts)
-    scripts = [_file("vega", name) for name in ("vega.min.js", "vega-lite.min.js")] if drawn else []
-    stream = _template().stream(page=page, scripts=[*scripts, _file("page.js")], style=_file("page.css"))
-    stream.enable_buffering(PIECES)
-    return "".join(stream)
-
-
-def kind_of(part: Part) -> str:
-    """The word by which the template knows a part."""
-    return type(part).__name__.lower()
-
-
 def columns_of(*columns: Sequence[str]) -> tuple[Column, ...]:
     """Columns from their field, title and kind."""
     return tuple(Column(*column) for column in columns)  # type: ignore[arg-type]
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import BaseLoader, Environment, StrictUndefined
-
-    environment = Environment(
-        loader=BaseLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["kind"] = kind_of
-    environment.filters["printable"] = printable
-    return environment.from_string(_file("page.html.jinja"))
-
-
-@cache
-def _file(*path: str) -> str:
-    return files(__package__).joinpath(*path).read_text(encoding="utf-8")

@@ -1,0 +1,73 @@
+"""What ends a run whose tasks are carried out by nobody."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+import pytest
+
+from sdmw.errors import LostWorkerError, Problem, StoppedError
+from sdmw.running import pool
+from sdmw.running.pool import Pool, Task
+from sdmw.running.stop import StopSignals
+
+
+class Nobody(Executor):
+    """Takes tasks and carries out none."""
+
+    def submit(self, function, /, *arguments, **named):
+        return Future()
+
+
+def one_task(executor, signals):
+    """Run a task; what is handed over after five seconds is too late."""
+    given = []
+
+    def next_task():
+        return None if given else (given.append(0) or Task(time.time, (), given.append))
+
+    with Pool(executor, 1, signals) as workers:
+        late = threading.Timer(5, lambda: workers._ended.put(Future()))
+        late.start()
+        try:
+            workers.run(next_task)
+        finally:
+            in_time = late.is_alive()
+            late.cancel()
+            assert in_time
+
+
+def test_a_signal_ends_a_wait_whenever_it_comes(monkeypatch):
+    """Also at the end of one look, with a handler that takes longer than is left of it."""
+    monkeypatch.setattr(pool, "wait", lambda futures: None)  # that of an executor without workers
+    note = StopSignals.note
+
+    def slowly(self, signum):
+        note(self, signum)
+        time.sleep(2 * pool.SIGNAL_CHECK)
+
+    monkeypatch.setattr(StopSignals, "note", slowly)
+    soon = threading.Timer(1.5 * pool.SIGNAL_CHECK, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    soon.start()
+    with StopSignals() as signals, pytest.raises(StoppedError):
+        one_task(Nobody(), signals)
+
+
+def test_an_executor_may_say_that_nobody_works(monkeypatch):
+    monkeypatch.setattr(pool, "wait", lambda futures: None)
+
+    class Watched(Nobody):
+        def check(self):
+            raise LostWorkerError([Problem("executor", "", "nobody works")])
+
+    with StopSignals() as signals, pytest.raises(LostWorkerError, match="nobody works"):
+        one_task(Watched(), signals)
+
+
+def test_an_executor_that_was_shut_down_is_no_lost_worker():
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with StopSignals() as signals, pytest.raises(LostWorkerError, match="executor: it takes no tasks: cannot schedule"):
+        one_task(executor, signals)
