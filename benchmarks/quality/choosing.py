@@ -1,7 +1,7 @@
 """Families of settings, and which setting of each is taken: chosen on the validation half, reported on the other."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,17 +52,19 @@ class Taken:
     seeds: tuple[Measured, ...]
 
 
-def names_of(seed: Measured, pairing: str, family: str) -> list[str]:
-    return [name for name in (*seed.names(pairing), *seed.names("")) if re.fullmatch(FAMILIES[family], name)]
+def names_of(seed: Measured, pairing: str, family: str, families: Mapping[str, str] = FAMILIES) -> list[str]:
+    return [name for name in (*seed.names(pairing), *seed.names("")) if re.fullmatch(families[family], name)]
 
 
-def take(seeds: Sequence[Measured], pairing: str, family: str, outcome: str) -> Taken:
+def take(
+    seeds: Sequence[Measured], pairing: str, family: str, outcome: str, families: Mapping[str, str] = FAMILIES
+) -> Taken:
     """For each base the setting with the best mean outcome on the validation halves of its seeds."""
-    having = tuple(seed for seed in seeds if names_of(seed, pairing, family))
+    having = tuple(seed for seed in seeds if names_of(seed, pairing, family, families))
     settings = {}
     for base in sorted({seed.base for seed in having}):
         mine = [seed for seed in having if seed.base == base]
-        names = names_of(mine[0], pairing, family)
+        names = names_of(mine[0], pairing, family, families)
 
         def validated(name: str, mine: list[Measured] = mine) -> float:
             return float(np.mean([seed.of(pairing, name, VALIDATION)[outcome] for seed in mine]))

@@ -5,14 +5,16 @@ python benchmarks/quality/tables.py
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cells import table, verdict
 from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
 from cost import cost_table
 from intervals import Difference, difference, holm, spread_of
 from seeds import RESULTS, SEVEN, Measured, measured
+from smollm_tables import smollm_tables
 from summary import summary
 
 README = Path(__file__).with_name("README.md")
@@ -63,12 +65,8 @@ def made() -> dict[str, str]:
         "rules": rules_table(seeds),
         "cost": cost_table(seeds),
         "rxnfp": rxnfp_table(),
+        **smollm_tables(),
     }
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [" | ".join(row) for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
 
 
 def count_of(seeds: Sequence[Measured]) -> str:
@@ -151,11 +149,6 @@ def rxnfp_table() -> str:
     return "\n".join(
         [*told, f"Cosine of the two deltas: {both['cosine']:.3f}.", "", table(["model", "weights", "loss"], rows)]
     )
-
-
-def verdict(mean: float, p: float) -> str:
-    word = "" if p >= 0.05 else " **better**" if mean > 0 else " **worse**"
-    return f"{p:.3f}{word}"
 
 
 def marked(found: dict[str, Difference]) -> dict[str, str]:

@@ -113,8 +113,9 @@ class ArrayReader:
     def __init__(self, folder: str, length: int, dtype: str, shuffle: Shuffle, row: int = 1, axes: int = 1) -> None:
         self._folder, self._length, self._shuffle = folder, length, shuffle
         self._entries, self._axes = entries(row), axes
-        self._chunk = np.empty(0, dtype)  # as much of it as is not taken yet
-        self._number, self._shard = 0, -1  # of the next chunk; of the shard whose index is held
+        self._last = self._chunk = np.empty(0, dtype)  # the chunk that was read last, and what of it is not taken yet
+        self._number, self._held = 0, -1  # of the next chunk, and of the last one
+        self._shard = -1  # whose index is held
         self._index: list[tuple[int, int]] = []
 
     def seek(self, entry: int) -> None:
@@ -123,8 +124,11 @@ class ArrayReader:
         Raises:
             ArchiveError: there is none, or the archive is damaged.
         """
-        self._number, before = divmod(entry, self._entries)
-        self._chunk = self._chunk[:0]
+        number, before = divmod(entry, self._entries)
+        if number == self._held and before <= self._last.size:
+            self._number, self._chunk = number + 1, self._last[before:]
+            return
+        self._number, self._chunk = number, self._chunk[:0]
         if before:
             self._chunk = self._next()[before:]
 
@@ -161,8 +165,9 @@ class ArrayReader:
                 os.close(fd)
             chunk = np.empty(self._entries, self._chunk.dtype)
             _codec(self._shuffle).decode(packed, chunk)
+        self._last, self._held = chunk[:left], self._number
         self._number += 1
-        return chunk[:left]
+        return self._last
 
 
 def _index(fd: int, size: int, chunks: int) -> list[tuple[int, int]]:

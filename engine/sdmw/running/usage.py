@@ -82,7 +82,7 @@ class Usage:
         self._take()
         peak = _kernel_peak()
         if peak > self._peak_before:
-            self.peak_rss = max(self.peak_rss, peak)  # the kernel may note it a page or two late
+            self.peak_rss = max(self.peak_rss, peak)  # the kernel counts pages of each thread a little later
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_EVERY):
