@@ -143,6 +143,18 @@ def test_a_merge_is_verified_against_its_commits_whatever_branches_mean_now(ther
         assert found.recomputed == found.tiles
 
 
+def test_a_commit_that_is_gone_is_no_reason_not_to_look(there, world, tmp_path):
+    """A history that was made anew, with the same weights."""
+    sdmw.merge(recipe("hf://org"), tmp_path / "out", progress=False)
+    for web in (there.small, there.elsewhere):
+        web.files.clear()
+    hub_address._paths.cache_clear()
+    for name in MODELS:
+        there.put(world / name, f"org/{name}", "6" * 40)
+    found = sdmw.verify(tmp_path / "out", progress=False)
+    assert (found.problems, found.not_found) == ((), ())
+
+
 def test_all_files_come_along_that_come_from_a_folder(there, world, tmp_path):
     """Code of a model's own, templates in folders: whatever it is called."""
     model = tmp_path / "odd"

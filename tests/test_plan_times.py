@@ -90,6 +90,7 @@ def test_a_rate_may_be_written_as_one(recipe):
     [
         ({"workers": (1, 2)}, "workers: expected a bandwidth beside them, found none"),
         ({"bandwidth": "fast"}, "bandwidth: expected bytes a second, as a size, or `measured`, found 'fast'"),
+        ({"bandwidth": "1GB", "workers": 8}, "workers: expected a list of numbers, such as [1, 8], found 8"),
         ({"bandwidth": "1GB", "workers": (0,)}, "workers: expected whole numbers from 1 to 1024, found 0"),
         ({"bandwidth": "1GB", "workers": (1.5,)}, "workers: expected whole numbers from 1 to 1024, found 1.5"),
     ],

@@ -87,6 +87,13 @@ def test_a_file_is_no_directory(here):
     assert "a file, not a directory" in problem("./m.gguf")
 
 
+def test_a_commit_that_is_asked_for_goes_before_what_a_revision_means_now(here, cached):
+    other = here / "hub" / "models--org--name" / "snapshots" / OTHER
+    other.mkdir()
+    assert locate("org/name", commits={"org/name": OTHER}) == str(other)
+    assert locate("org/name@v1", commits={"org/name": OTHER}) == cached
+
+
 def test_an_adapter_has_its_own_revision(here, cached):
     """Each is looked up by itself, so that another commit of it is another directory."""
     repository = here / "hub" / "models--org--lora"

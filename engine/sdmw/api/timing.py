@@ -31,6 +31,8 @@ class Asked:
 
 def asked_of(bandwidth: Size | None, workers: Collection[int]) -> Asked | None:
     """What the arguments mean; None where they ask for nothing. UsageError where they cannot be."""
+    if not isinstance(workers, Collection):
+        raise UsageError([Problem("workers", "a list of numbers, such as [1, 8]", quoted(workers))])
     for each in workers:
         if type(each) is not int or not 1 <= each <= MOST_THREADS:
             raise UsageError([Problem("workers", f"whole numbers from 1 to {MOST_THREADS}", quoted(each))])

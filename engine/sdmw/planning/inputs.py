@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sdmw.checkpoints import formats
 from sdmw.checkpoints.checkpoint import Checkpoint
 from sdmw.checkpoints.formats._config import CONFIG
 from sdmw.checkpoints.json_files import read_object
-from sdmw.errors import Problem, SdmwError, quoted, shorten
+from sdmw.errors import CheckpointError, Problem, SdmwError, quoted, shorten
 from sdmw.planning.names import Named, named
 from sdmw.recipes.model_ref import ModelRef
 from sdmw.recipes.places import places
@@ -138,7 +140,12 @@ def _folder(path: str, access: Access) -> Checkpoint:
 
 
 def _place(part: ModelRef, access: Access) -> str:
-    return locate(part, download=access.download, folder=access.folder, commits=access.commits)
+    """Where a model lies: at the commit that is asked for, or, where that is gone, as the recipe says."""
+    where = partial(locate, part, download=access.download, folder=access.folder)
+    if str(part) in access.commits:
+        with suppress(CheckpointError):
+            return where(commits=access.commits)
+    return where()
 
 
 def _located(
