@@ -91,7 +91,7 @@ def test_without_a_token_a_private_model_is_a_refusal_that_says_so(there, monkey
     there.private = True
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(CheckpointError, match=r"the Hub says: RepositoryNotFoundError.*needs a token"):
+    with pytest.raises(CheckpointError, match=r"the Hub says: RepositoryNotFoundError.*[^.]\. Check.*needs a token"):
         locate(ModelRef.parse("hf://org/base"))
 
 
