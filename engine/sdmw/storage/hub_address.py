@@ -82,7 +82,7 @@ def _told(address: str, name: str, revision: str | None) -> Any:
         return hub.HfApi().model_info(name, revision=revision, timeout=PATIENCE)
     except Exception as error:  # HTTP errors come from requests, httpx or the Hub's own tree, by its version
         lines = str(error).strip().splitlines()
-        said = f"{type(error).__name__}: {lines[0][:300].rstrip(".")}" if lines else type(error).__name__
+        said = f"{type(error).__name__}: {lines[0][:300].rstrip('.')}" if lines else type(error).__name__
         raise _HubError(said) from None
 
 
