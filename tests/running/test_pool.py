@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,11 +13,6 @@ from sdmw.running import pool
 from sdmw.running.pool import Pool, Task
 from sdmw.running.stop import StopSignals
 from sdmw.storage import remote
-
-
-def not_at_all(futures, timeout):
-    """In the place of a wait for nobody."""
-    return SimpleNamespace(not_done=())
 
 
 class Nobody(Executor):
@@ -48,7 +42,6 @@ def one_task(executor, signals):
 
 def test_a_signal_ends_a_wait_whenever_it_comes(monkeypatch):
     """Also at the end of one look, with a handler that takes longer than is left of it."""
-    monkeypatch.setattr(pool, "wait", not_at_all)  # that of an executor without workers
     note = StopSignals.note
 
     def slowly(self, signum):
@@ -62,9 +55,7 @@ def test_a_signal_ends_a_wait_whenever_it_comes(monkeypatch):
         one_task(Nobody(), signals)
 
 
-def test_an_executor_may_say_that_nobody_works(monkeypatch):
-    monkeypatch.setattr(pool, "wait", not_at_all)
-
+def test_an_executor_may_say_that_nobody_works():
     class Watched(Nobody):
         def check(self):
             raise LostWorkerError([Problem("executor", "", "nobody works")])

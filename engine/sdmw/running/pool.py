@@ -103,7 +103,7 @@ class Pool:
         Raises:
             StoppedError: a signal came.
             LostWorkerError: the executor broke for good.
-            Exception: what a task or taking its result raised; nothing is running any more.
+            Exception: what a task or taking its result raised; nothing is running any more, but on a cluster.
         """
         running: dict[Future[Any], Task[Any]] = {}
         again: deque[Task[Any]] = deque()
@@ -127,9 +127,9 @@ class Pool:
             self.given_up.set()
             raise
         finally:
-            for future in running:
-                future.cancel()
-            while wait(running, SIGNAL_CHECK).not_done:
+            # Those that are cancelled are not waited for: dask says so late, and of lost workers' tasks never.
+            begun = [future for future in running if not future.cancel()]
+            while wait(begun, SIGNAL_CHECK).not_done:
                 remote.hurry()  # again and again: a task may come to wait for a server only now
 
     def _submit(self, task: Task[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
