@@ -273,7 +273,7 @@ def test_a_merge_with_the_store_of_files_that_were_replaced(tmp_path, monkeypatc
     with pytest.raises(UsageError, match=said):
         sdmw.report("out", "page.html", statistics=other, overwrite=True)
     with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
-        sdmw.doctor(recipe, statistics=store)
+        sdmw.merge({**recipe, "merge_method": "sdm_w"}, "never", progress=False, statistics=store)
 
 
 def test_slices_of_some_of_the_models(folder, tmp_path, monkeypatch):

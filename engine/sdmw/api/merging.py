@@ -156,7 +156,7 @@ def _written(
 
         with working(tell, planned.threads, executor, kernels, planned.checkpoints) as context:
             planned = settled_with_documents(prepared, planned, context)
-            known = nothing_known if statistics is None else _known(planned, statistics)
+            known = nothing_known if statistics is None else _known(planned, statistics, sampled=True)
             place = context, out, planned.shards, planned.checkpoints
             threads = planned.threads
             with (
@@ -194,7 +194,7 @@ def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
     publication.add(NAME, page)
 
 
-def _known(planned: Plan, statistics: "Store | Path") -> "Known":
+def _known(planned: Plan, statistics: "Store | Path", *, sampled: bool) -> "Known":
     from sdmw.stores.spared import known_or_decided
     from sdmw.stores.store import Store, read_store
 
@@ -202,7 +202,7 @@ def _known(planned: Plan, statistics: "Store | Path") -> "Known":
     if planned.target is not None and os.path.realpath(store.path) == os.path.realpath(planned.target):
         found = f"{quoted(store.path)}, which the output would replace"
         raise PlanError([Problem("statistics", "a store beside the output", found)])
-    return known_or_decided(planned, store)
+    return known_or_decided(planned, store, sampled=sampled)
 
 
 def plan(
@@ -257,7 +257,7 @@ def _with_spared(planned: Plan, statistics: "Store | Path") -> Plan:
     from sdmw.stores.spared import spared_of
 
     try:
-        found = spared_of(planned, _known(planned, statistics))
+        found = spared_of(planned, _known(planned, statistics, sampled=False))
     except PlanError as error:
         return replace(planned, problems=error.problems)
     return replace(planned, spared=found.spared, read_again=found.again)

@@ -92,7 +92,7 @@ def measure(
         from sdmw.stores.known import check_inputs
 
         before = open_store(target)
-        check_inputs(sound(prepared.plan()), before)
+        check_inputs(sound(prepared.plan()), before, sampled=True)
         prepared = prepared_of(extended(prepared.recipe, add), access, budget=budget, threads=threads)
     elif not pairs:
         raise UsageError([Problem("pairs", "True without `add`", "False")])
@@ -247,7 +247,7 @@ def doctor(
     planned = prepared_of(recipe, access, budget=budget, threads=threads, ignore_unknown=ignore_unknown).plan()
     if store is None or planned.problems:
         return diagnosis_of(planned, None)
-    check_inputs(planned, store)
+    check_inputs(planned, store, sampled=False)
     return diagnosis_of(planned, store)
 
 

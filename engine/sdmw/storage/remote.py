@@ -33,9 +33,8 @@ PAUSE = 20  # seconds before such a server is asked again
 BACKOFF = 0.2  # seconds before a second try, twice as many before each further one
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
-_NAMES = re.compile(
-    r"\w+://\S+|(?:location|for path|by) \S+"
-)  # of hosts and objects, which may hold any of the words below
+# Names of hosts and objects, which may hold any of the words below.
+_NAMES = re.compile(r"\w+://\S+|(?:location|for path|by) \S+")
 _NOT_KNOWN = ("NotSupportedError", "NotImplementedError")  # to the store
 _UNREAD = re.compile(r"kind: (?:Body|Decode)\b")  # what broke off; the library itself asks again for all else
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")

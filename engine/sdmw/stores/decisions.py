@@ -17,7 +17,7 @@ from sdmw.running.events import Event, Progress
 from sdmw.running.identity import hash_of
 from sdmw.storage.files import read_bounded
 from sdmw.stores.known import known_of
-from sdmw.stores.sources import store_of
+from sdmw.stores.sources import recipe_of
 from sdmw.stores.store import DECISIONS, Store, trusted
 from sdmw.version import __version__
 
@@ -43,7 +43,7 @@ def decide(plan: Plan, store: Store, context: Context) -> bytes:
     def tell(event: Event) -> None:
         context.tell(replace(event, stage="decide") if isinstance(event, Progress) else event)
 
-    found = Run(plan, replace(context, tell=tell), known_of(plan, store)).decide()
+    found = Run(plan, replace(context, tell=tell), known_of(plan, store, sampled=False)).decide()
     layers = [
         {"layer": layer.name, "decision": codec.encode(decision)}
         for layer, decision in zip(plan.layers, found.layers, strict=True)
@@ -63,7 +63,7 @@ def decisions_of(plan: Plan, store: Store) -> Mapping[int, object]:
     """
     if not store.decided or store.version != __version__:
         return {}
-    if _settings(store) != _settings(store_of(plan, store.path)):
+    if _settings(store.recipe) != _settings(recipe_of(plan)):
         return {}
     method = all_methods()[plan.recipe.merge_method]
     with trusted(os.path.join(store.path, DECISIONS)):
@@ -91,6 +91,6 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _settings(store: Store) -> Any:
+def _settings(recipe: str) -> Any:
     """What a store's recipe says of decisions."""
-    return {name: value for name, value in json.loads(store.recipe).items() if name not in NOT_DECIDING}
+    return {name: value for name, value in json.loads(recipe).items() if name not in NOT_DECIDING}

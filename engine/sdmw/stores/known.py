@@ -1,6 +1,7 @@
 """What a store spares a merge: histograms that need not be measured, of the same inputs."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from sdmw.statistics.low_bits import LowBits, LowBitsLook
 from sdmw.stores.bins import StoredBins
 from sdmw.stores.cuts import Ranked
 from sdmw.stores.reading import StoreReader
-from sdmw.stores.sources import DOCUMENTS, store_of
+from sdmw.stores.sources import DOCUMENTS, fingerprints_of, recipe_of, states_of
 from sdmw.stores.store import MEND, Store
 
 # Fields of a recipe, and of its models and slices, that say what is made of deltas, and not what they are.
@@ -27,12 +28,13 @@ WHOLE = {"tokenizer", DOCUMENTS}  # fields that say what deltas are, by names of
 EMPTY = LowBits({}, {})
 
 
-def known_of(plan: Plan, store: Store) -> Callable[[int], Measured]:
+def known_of(plan: Plan, store: Store, *, sampled: bool) -> Callable[[int], Measured]:
     """What is known of each layer of a plan before it is measured.
 
     Args:
         plan: of a merge by SDM-W.
         store: of the same inputs.
+        sampled: as of `check_inputs`.
 
     Raises:
         PlanError: it is another method, or the store is of other inputs.
@@ -40,7 +42,7 @@ def known_of(plan: Plan, store: Store) -> Callable[[int], Measured]:
     if plan.recipe.merge_method != "sdm_w":
         found = f"{plan.recipe.merge_method}, which measures otherwise"
         raise PlanError([Problem("statistics", "a recipe of sdm_w", found)])
-    check_inputs(plan, store)
+    check_inputs(plan, store, sampled=sampled)
     reader, numbers = StoreReader(store), {tensor.name: number for number, tensor in enumerate(store.tensors)}
     odd = np.flatnonzero(reader.numbers("nonfinite").sum(axis=1)).tolist()
     strict = plan.recipe.nonfinite == "error"
@@ -84,31 +86,40 @@ def _at_edges(bins: StoredBins, k: float) -> bool:
     return ranked.at_edge(lower) and ranked.at_edge(upper)
 
 
-def check_inputs(plan: Plan, store: Store) -> None:
+def check_inputs(plan: Plan, store: Store, *, sampled: bool) -> None:
     """Refuse a store that is not of a plan's inputs.
+
+    Args:
+        plan: of a merge.
+        store: of the same inputs, it is hoped.
+        sampled: samples of all files are read; else of those models alone that headers and times do not tell apart.
 
     Raises:
         PlanError: it is of other models, of other files, or of other deltas.
     """
-    if problems := list(_differences(plan, store)):
+    if problems := list(_differences(plan, store, sampled)):
         raise PlanError(problems)
 
 
-def _differences(plan: Plan, store: Store) -> Iterator[Problem]:
-    own = store_of(plan, store.path)
-    if own.models != store.models:
-        yield Problem(store.path, f"the statistics of {some(own.models)}", some(store.models), MEND)
+def _differences(plan: Plan, store: Store, sampled: bool) -> Iterator[Problem]:
+    if plan.models != store.models:
+        yield Problem(store.path, f"the statistics of {some(plan.models)}", some(store.models), MEND)
         return
-    told, now = ({name: (each, of.states.get(name)) for name, each in of.fingerprints.items()} for of in (store, own))
-    if changed := [name for name, each in now.items() if told.get(name) != each]:
+    states = states_of(plan)
+    changed = [name for name, each in states.items() if store.states.get(name) != each]
+    if not changed:
+        alike = Counter(states.values())
+        asked = [name for name, each in states.items() if sampled or alike[each] > 1]
+        changed = [n for n, each in fingerprints_of(plan, asked).items() if store.fingerprints.get(n) != each]
+    if changed:
         yield Problem(store.path, "the statistics of these files", f"others, of {some(changed)}", MEND)
-    elif _deltas(own) != _deltas(store):
+    elif _deltas(recipe_of(plan)) != _deltas(store.recipe):
         yield Problem(store.path, "the statistics of a recipe with the same deltas", "others", MEND)
 
 
-def _deltas(store: Store) -> Any:
+def _deltas(recipe: str) -> Any:
     """What a store's recipe says of deltas."""
-    return _without(json.loads(store.recipe))
+    return _without(json.loads(recipe))
 
 
 def _without(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a store says of its inputs, so that it is known whether a merge has the same."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sdmw.checkpoints.checkpoint import Checkpoint
@@ -23,17 +23,20 @@ DOCUMENTS = "documents"  # in what a store says of its recipe: those that it use
 
 def store_of(plan: Plan, path: str) -> Store:
     """The store that measuring a plan makes in a directory."""
-    recipe = plan.recipe
-    aligned = any(each.tokenizer is not None for each in (recipe, *recipe.documents))
     return Store(
         version=__version__,
         path=path,
         models=plan.models,
         tensors=tuple(StoredTensor(tensor.name, tensor.output.shape) for tensor in plan.tensors),
-        fingerprints=_fingerprints(plan),
-        states={name: _state(checkpoint, aligned) for name, checkpoint in plan.sources},
-        recipe=json.dumps(_said(recipe), sort_keys=True),
+        fingerprints=fingerprints_of(plan, {name for name, _ in plan.sources}),
+        states=states_of(plan),
+        recipe=recipe_of(plan),
     )
+
+
+def recipe_of(plan: Plan) -> str:
+    """What a store says of the recipe that it was measured for, as JSON."""
+    return json.dumps(_said(plan.recipe), sort_keys=True)
 
 
 def _said(recipe: Recipe) -> dict[str, Any]:
@@ -42,9 +45,22 @@ def _said(recipe: Recipe) -> dict[str, Any]:
     return {**plain(recipe, Findings()), **documents}
 
 
-def _fingerprints(plan: Plan) -> dict[str, str]:
-    """What tells the files of each model from others, wherever they lie, and whatever their time is."""
-    return {name: content_of(_files(checkpoint), _config(checkpoint)) for name, checkpoint in plan.sources}
+def fingerprints_of(plan: Plan, names: Collection[str]) -> dict[str, str]:
+    """What tells the files of models from others, wherever they lie, and whatever their time is.
+
+    Args:
+        plan: of a merge.
+        names: of those whose files a sample is read of: 4 MiB of each.
+    """
+    asked = ((name, checkpoint) for name, checkpoint in plan.sources if name in names)
+    return {name: content_of(_files(checkpoint), _config(checkpoint)) for name, checkpoint in asked}
+
+
+def states_of(plan: Plan) -> dict[str, str]:
+    """What headers and times tell of the files of each model, and what changes with any change of them."""
+    recipe = plan.recipe
+    aligned = any(each.tokenizer is not None for each in (recipe, *recipe.documents))
+    return {name: _state(checkpoint, aligned) for name, checkpoint in plan.sources}
 
 
 def _files(checkpoint: Checkpoint) -> list[File]:
@@ -70,15 +86,16 @@ def content_of(files: list[File], config: str | None) -> str:
 
 
 def _state(checkpoint: Checkpoint, aligned: bool) -> str:
-    """What changes with any change of a file that a sample might miss.
+    """Of one model.
 
     Args:
-        checkpoint: a model.
+        checkpoint: it.
         aligned: rows of vocabularies are put beside one another by their tokens.
     """
     shards = sorted(checkpoint.shards, key=lambda shard: shard.path)
     # Of an object in a store the time may be told in whole seconds, or not at all; its version is.
-    parts = [f"{shard.mtime_ns} {shard.version or ''}" for shard in shards]
+    parts = [f"{shard.size} {shard.header_hash} {shard.mtime_ns} {shard.version or ''}" for shard in shards]
+    parts += [config] if (config := _config(checkpoint)) is not None else []
     return _hash([*parts, digest_of(checkpoint).hex()] if aligned else parts)
 
 

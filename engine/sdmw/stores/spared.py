@@ -12,18 +12,19 @@ from sdmw.stores.known import known_of
 from sdmw.stores.store import Store
 
 
-def known_or_decided(plan: Plan, store: Store) -> Known:
+def known_or_decided(plan: Plan, store: Store, *, sampled: bool) -> Known:
     """What is known of each layer of a plan before it is measured.
 
     Args:
         plan: of a merge by SDM-W.
         store: of the same inputs.
+        sampled: samples of all inputs are compared; else of those alone that headers and times do not tell apart.
 
     Raises:
         PlanError: it is another method, or the store is of other inputs.
         StoreError: the store is damaged.
     """
-    known, decided = known_of(plan, store), decisions_of(plan, store)
+    known, decided = known_of(plan, store, sampled=sampled), decisions_of(plan, store)
 
     def told(number: int) -> Measured | Decided:
         return Decided(decided[number]) if number in decided else known(number)

@@ -58,7 +58,7 @@ class Store:
         models: names in the recipe, in order.
         tensors: in the order of the arrays.
         fingerprints: what tells the contents of each input from others, by its name in the recipe.
-        states: what else changes with the files of each input: their times, versions of objects, aligned tokens.
+        states: what headers tell of the files of each input, and their times or versions; of aligned ones their tokens.
         recipe: what was measured for, as JSON.
         decided: it holds the decisions of this recipe's own settings.
         warnings: what was odd when it was measured; of a store that is opened nothing.
