@@ -409,7 +409,7 @@ class TestRefused:
     def test_in_the_wrong_place(self, world):
         assert "expected an adapter in model+adapter, found a model" in self.problems("base+corp")[0]
         assert "expected a model in model+adapter, found an adapter" in self.problems("one+two")[0]
-        assert "expected a model for the base, found an adapter" in self.problems("corp", base_model="one")[0]
+        assert "expected a model as the base, found an adapter" in self.problems("corp", base_model="one")[0]
 
     def test_values_that_are_not_finite_name_the_adapter(self, world, tmp_path):
         tensors = dict(world["one"][0])

@@ -286,7 +286,7 @@ PLANNING = [
          files=lambda w: os.unlink(w.at("corp", "config.json"))),
     Case("broken config", PlanError, (r"HERE/corp/config.json: not JSON: ",),
          files=replace_file("corp", "config.json", data=b"{")),
-    Case("config is a pointer", PlanError, (r"corp/config.json: expected the file, found a pointer of Git LFS",),
+    Case("config is a pointer", PlanError, (r"corp/config.json: expected the file, found a Git LFS pointer",),
          files=replace_file("corp", "config.json", data=b"version https://git-lfs.github.com/spec/v1\n")),
     Case("config is a list", PlanError, (r"HERE/corp/config.json: expected an object, found list",),
          files=replace_file("corp", "config.json", data=b"[1]")),
@@ -327,30 +327,32 @@ PLANNING = [
     Case("pipe", PlanError, (r"HERE/corp/model.safetensors: expected a regular file, found a named pipe",), files=pipe),
     Case("vocabularies", PlanError,
          tuple(rf"model 'HERE/func', HERE/func/model.safetensors: tensor '{name}': expected 40 rows as in the base, "
-               r"found 42 rows\. Where this is a vocabulary, write tokenizer_source: union"
+               r"found 42 rows\. If this is a vocabulary, write tokenizer_source: union"
                for name in ("lm_head.weight", "model.embed_tokens.weight")), tensors=larger_vocabulary),
     Case("another shape", PlanError,
          (rf"model 'HERE/func', .*tensor '{NORM}': expected shape \[16\] as in the base, found shape \[4, 4\]",),
          tensors=lambda w: w.func.update({NORM: w.func[NORM].reshape(4, 4)})),
     Case("missing tensors", PlanError,
-         tuple(rf"model 'HERE/corp': expected tensor '{name}', found none of this name\. Recipe field `missing: base`"
+         tuple(rf"model 'HERE/corp': expected tensor '{name}', found no such tensor\. Write `missing: base` in "
+         r"the recipe"
                for name in (Q, NORM)), tensors=without(Q, NORM)),
     Case("extra tensors", PlanError,
-         (r"model 'HERE/corp': tensor 'more' is not in the base\. Recipe field `extra: take`",
+         (r"model 'HERE/corp': tensor 'more' is not in the base\. Write `extra: take`",
           r"model 'HERE/func': tensor 'more' is not in the base"),
          tensors=also("more", np.zeros(3, np.float32), "corp", "func")),
     Case("another base altogether", PlanError,
          (r"model 'HERE/corp': expected tensors named as in HERE/base, found no name in common\. Merge fine-tunes of",),
          tensors=lambda w: setattr(w, "corp", {n.replace(".", "_"): a for n, a in w.corp.items()})),
     Case("a part under another prefix", PlanError,
-         (r"model 'HERE/corp': expected tensors named as in HERE/base, found \d+ of \d+ are missing, but most agree by "
-          r"writing 'model\.' for 'inner\.' before its names\. Recipe field `rename: \[{model: 'HERE/corp', from: "
-          r"'inner\\\.\(\.\+\)', to: 'model\.\\1'}\]` does so",),
+         (r"model 'HERE/corp': expected tensors named as in HERE/base, found \d+ of \d+ are missing, but most "
+         r"names match after "
+          r"replacing the prefix 'inner\.' by 'model\.'\. Write `rename: \[{model: 'HERE/corp', from: "
+          r"'inner\\\.\(\.\+\)', to: 'model\.\\1'}\]` in the recipe",),
          tensors=lambda w: setattr(w, "corp", {n.replace("model.l", "inner.l"): a for n, a in w.corp.items()})),
     Case("two prefixes that fit alike", PlanError,
-         (r"model 'HERE/corp': expected one name in the base for each of its tensors, found as many by putting "
-          r"'[ab]\.' before its names and by putting '[ab]\.' before its names\. Recipe field "
-          r"`rename: \[{model: 'HERE/corp', from: '\(\.\+\)', to: '[ab]\.\\1'}\]` does so",),
+         (r"model 'HERE/corp': expected one way to match its names with the base's, found as many matches after "
+          r"adding the prefix '[ab]\.' as after adding the prefix '[ab]\.'\. Write "
+          r"`rename: \[{model: 'HERE/corp', from: '\(\.\+\)', to: '[ab]\.\\1'}\]` in the recipe",),
          tensors=twice_in_the_base),
     Case("an integer for a float", PlanError,
          (rf"model 'HERE/corp', .*: tensor '{NORM}': expected dtype F32 as in the base, found I32\. F32, F16 and",),

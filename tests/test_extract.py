@@ -68,7 +68,7 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
 
 
 def test_a_model_is_no_fine_tune_of_itself(world):
-    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two models"):
+    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two different models"):
         sdmw.extract("base", "./base/", "adapter", progress=False)
     assert not os.path.exists("adapter")
 

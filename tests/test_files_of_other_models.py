@@ -87,7 +87,7 @@ def test_a_model_that_the_recipe_does_not_list(models):
 
 def test_a_template_whose_name_is_a_path_is_refused(models):
     put("a", "tokenizer_config.json", {"chat_template": [{"name": "../../x", "template": "of a"}]})
-    with pytest.raises(PlanError, match=r"chat_template: expected a name that a file can have, found '../../x'"):
+    with pytest.raises(PlanError, match=r"chat_template: expected a valid file name, found '../../x'"):
         merge(chat_template="a")
 
 
@@ -106,7 +106,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 +
 )
 def test_a_pointer_of_git_lfs_is_refused_and_not_recommended(models, field, file):
     put("a", file, POINTER)
-    with pytest.raises(PlanError, match=rf"a/{file}: expected the file, found a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(PlanError, match=rf"a/{file}: expected the file, found a Git LFS pointer.*git lfs pull"):
         merge(**{field: "a"})
     assert not any(field in note for note in sdmw.plan(recipe("a", "b")).notes)
 

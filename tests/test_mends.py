@@ -79,7 +79,7 @@ WITHOUT = {
     "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
     "tests/writing/test_publication.py",
     "Raise the limit": "the limit is the process's own: tests/test_pack.py",
-    "Write to a disk, or raise the limit of memory": "needs a memory group and a memory disk: tests/faults",
+    "Write to a disk, or raise the memory limit": "needs a memory group and a memory disk: tests/faults",
     "Write to another file system, and move the result": "needs a file system that cannot rename: tests/faults",
     "Choose another folder": "needs a user who may not write, or a read-only disk: tests/writing/test_target.py",
     "Name a directory inside it": "needs a mount point: tests/faults/test_places.py",

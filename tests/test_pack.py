@@ -351,7 +351,7 @@ def test_what_does_not_fit_is_told_at_once(world):
         assert len(lines) == 5
         assert f"tensor 'lm_head.weight': expected BF16 [40, 16] as in {origin}, found BF16 [20, 16]" in said
         assert f"tensor 'model.norm.weight': expected BF16 [16] as in {origin}, found F32 [16]" in said
-        assert f"expected tensor 'model.embed_tokens.weight' as in {origin}, found none of this name" in said
+        assert f"expected tensor 'model.embed_tokens.weight' as in {origin}, found no such tensor" in said
         assert f"tensor 'more' is not in {origin}" in said
         assert "it is inside the input" in lines[-1]
     assert "expected a fine-tune, found the base itself" in refused(PlanError, pack, "base", "base/.", "out")

@@ -356,7 +356,7 @@ DEPTHS = {
 WARNED = {
     "long-form-of-models": ["an adapter of 'base', put on 'code'"],
     "adapters-in-task-arithmetic": ["an adapter of 'base', put on 'chat'", "an adapter of 'base', put on 'code'"],
-    "slerp-every-part": ["parameters.t.5: 'modelnorm' is part of no tensor's name, and has no effect"],
+    "slerp-every-part": ["parameters.t.5: 'modelnorm' has no effect: no tensor's name contains it"],
 }  # fmt: skip
 
 

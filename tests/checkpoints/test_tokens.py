@@ -74,7 +74,7 @@ def test_faults(tmp_path):
         read_tokens(checkpoint(tmp_path))
     with pytest.raises(CheckpointError, match="expected a number for each token"):
         read_tokens(checkpoint(tmp_path, '{"model": {"vocab": {"a": -1}}}'))
-    with pytest.raises(CheckpointError, match="pointer of Git LFS"):
+    with pytest.raises(CheckpointError, match="Git LFS pointer"):
         read_tokens(checkpoint(tmp_path, "version https://git-lfs.github.com/spec/v1\n"))
 
 

@@ -110,7 +110,7 @@ def test_memory_that_a_group_does_not_have_is_told_at_planning(tmp_path):
         done = run([*SDMW, "merge", tmp_path / "recipe.yaml", memory / "out"], group)
         assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)  # and not -9
         assert "expected 400 MB of memory for the output, which tmpfs keeps in memory, and" in done.stderr
-        assert "Write to a disk, or raise the limit of memory" in done.stderr
+        assert "Write to a disk, or raise the memory limit" in done.stderr
         assert os.listdir(memory) == []
 
 

@@ -294,7 +294,7 @@ ROWS = [
         both(packed(), fields(models=["./archive", "./func"])),
         lambda scene: (sdmw.apply("base", "archive", "again", progress=False),
                        fields(models=["./again", "./func"])(scene))),
-    Row("a model packed with itself", "Give two models", lambda scene: None,
+    Row("a model packed with itself", "Give two different models", lambda scene: None,
         then(lambda scene: (PACK(scene), APPLY(scene))), call=call("pack", "base", "base", "archive", progress=False),
         expected=made("corp")),
     Row("an adapter packed", "Make a model of it first, by a recipe with `merge_method: task_arithmetic`",

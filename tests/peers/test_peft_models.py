@@ -331,7 +331,7 @@ def test_a_resized_vocabulary(tmp_path, tied, saved):
 
 
 WHOLE = ["LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"]
-POSITIONS = "tables of positions, on which an adapter cannot be run"
+POSITIONS = "tables of positions, which do not work with an adapter"
 EXTRACTED = {
     # What of each stays out of an adapter, by what the report calls it.
     "LlamaForCausalLM": {"vectors"},

@@ -99,7 +99,7 @@ def plan_packing(
     """
     problems = [problem for checkpoint in (base, model) for problem in _unfit(checkpoint)]
     if not problems and is_same(base.path, model.path):
-        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two different models"))
     if not problems:
         like = {name: (info.dtype, info.shape) for name, info in base.tensors.items()}
         problems += check_alike(like, f"the base {base.path}", model)
