@@ -190,7 +190,7 @@ class TestLeftOut:
         assert report.left_out_share == pytest.approx(np.sqrt(left / sum(elements.values())))
         assert report.whole_error == pytest.approx(report.left_out_share)
         assert {each.tensor.split(".")[4]: each.why for each in report.left_out} == {
-            "experts": "experts in one tensor", "router": "routers, which peft does not take",
+            "experts": "experts in one tensor", "router": "routers, which peft does not support",
         }  # fmt: skip
         norms = {each.tensor: each.norm for each in report.left_out}
         for name, norm in norms.items():

@@ -183,7 +183,7 @@ def test_a_gated_model_says_how_it_is_had(there, monkeypatch):
 
 def test_a_file_that_is_listed_and_not_there(there):
     there.small.files[f"/org/base/resolve/{COMMIT}/gone.txt"] = None, 0
-    with pytest.raises(CheckpointError, match=r"gone\.txt is listed, and not there"):
+    with pytest.raises(CheckpointError, match=r"gone\.txt is listed but not there"):
         sdmw.inspect("hf://org/base")
 
 

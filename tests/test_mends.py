@@ -58,12 +58,13 @@ WITHOUT = {
     "Leave it out (--dask), or write to a folder that all workers see": "needs a store: tests/test_remote_output.py",
     "State it, as in --bandwidth 200MB": "needs a store: tests/running/test_probe.py",
     "Write for instance 2GB or measured": "said by plan alone: tests/test_plan_times.py",
-    "Accept its terms on its page, and have a token that may read it (hf auth login, or HF_TOKEN)": "needs a Hub: "
+    "Accept the terms on the model's page, and use a token that may read it (hf auth login, or HF_TOKEN)": "needs a "
+    "Hub: "
     "tests/test_hub_inputs.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[hub,remote]'": "needs an environment without huggingface_hub: tests/test_hub_inputs.py",
-    "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)": "needs "
+    "Check the name and the network; a gated or private model needs a token (hf auth login, or HF_TOKEN)": "needs "
     "a Hub: tests/test_hub_inputs.py",
     "Write it as in hf://org/name or hf://org/name@revision": "needs a Hub: tests/test_hub_inputs.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",

@@ -137,6 +137,6 @@ def test_what_only_other_methods_take_is_one_note_for_each_name(world):
     models = [{"model": name, "parameters": {"weight": 1, "density": 0.5}} for name in ("a", "b", "c", "d")]
     recipe = load({"merge_method": "karcher", "models": models}, all_methods())
     assert recipe.notes == (
-        "models.0.parameters.weight has no effect: karcher does not take it, nor in 3 more places",
-        "models.0.parameters.density has no effect: karcher does not take it, nor in 3 more places",
+        "models.0.parameters.weight has no effect: karcher does not take it; the same in 3 more places",
+        "models.0.parameters.density has no effect: karcher does not take it; the same in 3 more places",
     )

@@ -48,7 +48,7 @@ SPELLINGS = {
     "a prefix that nobody knows": (lambda name: f"student.inner.{name}", "once 'student.inner.' is left out"),
     "a prefix less": (lambda name: name.removeprefix("model."), "8 of 9 names agree once 'model.' is put before them"),
     "compiled parts": (lambda name: name.replace(".mlp.", "._orig_mod.mlp."), "once '_orig_mod.' is left out"),
-    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight' is written for 'gamma'"),
+    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight' replaces 'gamma'"),
 }
 
 
@@ -135,7 +135,7 @@ def test_two_tensors_of_one_name_are_told_once_for_each_rule(values):
     [
         ({"model": "three", "from": "a", "to": "b"}, "rename.0.model: expected one of models, found 'three'"),
         ({"model": "tow", "from": "a", "to": "b"}, "found 'tow'. Did you mean two?"),
-        ({"model": "base", "from": "a", "to": "b"}, "found the base, whose names the output has"),
+        ({"model": "base", "from": "a", "to": "b"}, "found the base, which names the output's tensors"),
         (
             {"model": "two", "from": "(a", "to": "b"},
             "rename.0.from: expected a regular expression of Python, found '(a'",
@@ -326,7 +326,7 @@ def test_two_rules_at_once(values):
     )
     found, report = merged("one", "two")
     assert_same(found, merged("plain", "two", out="expected")[0])
-    said = "all 9 names agree: 6 once 'inner.' is left out, 3 once 'inner.' is left out and 'weight' is written for"
+    said = "all 9 names agree: 6 once 'inner.' is left out, 3 once 'inner.' is left out and 'weight' replaces"
     assert any(said in note for note in report.notes)
 
 

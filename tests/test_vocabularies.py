@@ -312,7 +312,8 @@ class TestFaults:
         Path("a/tokenizer.json").rename("a/tokenizer.model")
         (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
         assert (
-            "a/tokenizer.json: expected the tokens by their numbers, found none, but a tokenizer in another" in problem
+            "a/tokenizer.json: expected a file with the tokens and their numbers, found only a tokenizer in another"
+            in problem
         )
 
     def test_a_model_without_a_tokenizer_has_the_base_s(self, world):
@@ -609,7 +610,7 @@ class TestOtherTensorsOfTokens:
         rewritten("b", ["<unk>", "x", "y", "z"], ["<image>"], rows=4, config={"image_token_index": 4})
         self.more("b", {EMBEDDING: np.ones((12, 6), np.float32)}, vocab_size=4)
         (problem, *_) = problems_of(LINEAR + "tokenizer_source: union\n")
-        assert "expected as many rows in all tensors of its vocabulary, to align them" in problem
+        assert "expected the same number of rows in all tensors of its vocabulary" in problem
 
     def test_zeros_of_any_tensor_are_said(self, world):
         """The head comes from another slice than the embedding, and one of both lacks a token."""

@@ -321,12 +321,12 @@ EXTRACT = call("extract", "base", "corp", "out", rank=2, progress=False)
 ROWS = [
     # An adapter's own files.
     Row("not LoRA", MERGED_BY_PEFT, given(peft_type="LOHA"), merged_by_peft, expected=adapted),
-    *(Row(f"an adapter of prompts, {kind}", "Leave it out: it stands before the prompt, and changes no weights",
+    *(Row(f"an adapter of prompts, {kind}", "Leave it out: it adds to the prompt and changes no weights",
           both(adapter("lora", peft_type=kind), fields(models=["./corp", "./func", "./lora"])),
           fields(models=["./corp", "./func"]))
       for kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     Row("an adapter's name in its tensors' names",
-        "Take the adapter's name out of its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does",
+        "Remove the adapter's name from its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does",
         changed(lambda scene: setattr(scene, "adapter", {
             name.replace(".weight", ".default.weight"): array for name, array in scene.adapter.items()})),
         as_it_was(), expected=adapted),
@@ -336,7 +336,7 @@ ROWS = [
     Row("DoRA", MERGED_BY_PEFT, given(use_dora=True), merged_by_peft, expected=adapted),
     Row("PiSSA", "Save the adapter with peft's path_initial_model_for_weight_conversion, which makes it plain LoRA",
         given(init_lora_weights="pissa"), given(), expected=adapted),
-    Row("a wild pattern", "Write the modules' names out", given(rank_pattern={"(.*)*x": 4}),
+    Row("a wild pattern", "Write out the modules' names", given(rank_pattern={"(.*)*x": 4}),
         given(rank_pattern={"model.layers.0.self_attn.q_proj": 4}), expected=adapted),
     Row("a pickled adapter", "Convert it: load it with peft, then save_pretrained",
         both(given(), move("lora/adapter_model.safetensors", "lora/adapter_model.bin")),
@@ -355,11 +355,11 @@ ROWS = [
         with_x, expected=adapted),
     Row("a classifier's adapter", "Load the base with the class that the adapter was trained with (a classifier, say), "
         "save it, and put the adapter on that", classifier, saved_by_its_class, expected=classified),
-    Row("ends of names", "Write whole names into the adapter", both(doubled, given()), whole_names,
+    Row("ends of names", "Write full tensor names into the adapter", both(doubled, given()), whole_names,
         expected=on_first_side),
     Row("a quantised model below", "Dequantise the model", integers, dequantised, expected=adapted),
     Row("a larger vocabulary in the adapter",
-        "Where these are vocabularies, resize that of the base to 42 (`resize_token_embeddings`), and put the adapter "
+        "If these are vocabularies, resize that of the base to 42 (`resize_token_embeddings`), and put the adapter "
         "on that", vocabulary, grown, expected=with_vocabulary),
     Row("a head that is the embedding",
         "The model ties its head to its embedding: untie it first (store the head, and say so in config)", tied_head,

@@ -42,7 +42,7 @@ WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
 AGAIN = "The file is damaged: copy or download it again"
 DAMAGED_INDEX = "Index and shards come from different saves: copy or download the whole checkpoint again"
 DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
-LINKED = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
+LINKED = "Put the file in its place, or let sdmw follow such links (--follow-links, follow_links=True)"
 RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
 
 
@@ -293,10 +293,10 @@ ROWS = [
     Row("a shard that is gone", "Copy or download the checkpoint again",
         both(sharded, file("corp/model-00001-of-00002.safetensors", None)), sharded),
     Row("a link out of the folder, copied",
-        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        "Copy the file into the directory, or let sdmw follow such links (--follow-links, follow_links=True)", link_out,
         copy_in),
     Row("a link out of the folder, followed",
-        "Copy the file into the directory, or have such links followed (--follow-links, follow_links=True)", link_out,
+        "Copy the file into the directory, or let sdmw follow such links (--follow-links, follow_links=True)", link_out,
         options(follow_links=True)),
     Row("a pointer for a tokenizer", "Fetch it: git lfs pull, or download the model again",
         file("base/tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"), file("base/tokenizer.json", "{}")),
@@ -328,13 +328,13 @@ ROWS = [
         only("pytorch_model.bin"), whole),
     Row("only GGUF", "Give the safetensors they were made from", only("m.gguf"), whole),
     Row("only another format", "Give the safetensors they were made from", only("m.onnx"), whole),
-    Row("no weights", "Give the directory that config.json and weights lie in", file(WEIGHTS, None), whole),
+    Row("no weights", "Give the directory that holds config.json and the weights", file(WEIGHTS, None), whole),
     Row("weights in a folder below", "Give the directory in it that has them: 'final'",
         both(move("corp", "y"), move("y", "corp/final")),
         fields(models=["./corp/final", "./func"])),
-    Row("one file and shards that differ", "Remove the one that is not meant",
+    Row("one file and shards that differ", "Remove the set that you do not want",
         both(sharded, lambda _: save_file({"x": np.zeros(1, np.float32)}, WEIGHTS)), file(WEIGHTS, None)),
-    Row("Mistral's own form", "Get the model in the form of transformers, with its config.json",
+    Row("Mistral's own form", "Get the model in the format of transformers, with its config.json",
         only("consolidated.safetensors"), whole),
     Row("weights under another name", "Rename the file to model.safetensors", only("weights.safetensors"),
         move("corp/weights.safetensors", WEIGHTS)),

@@ -290,7 +290,7 @@ ROWS = [
             sdmw.revert("there", "archive", "out", progress=False))), call=REVERT, expected=made("base")),
     Row("applied to another model", "Give the base that archive was packed with", packed(), then(APPLY),
         call=call("apply", "func", "archive", "out", progress=False), expected=made("corp")),
-    Row("an archive as a model", "Make the fine-tune of it first: sdmw apply BASE ARCHIVE OUT",
+    Row("an archive as a model", "Restore the fine-tune from it first: sdmw apply BASE ARCHIVE OUT",
         both(packed(), fields(models=["./archive", "./func"])),
         lambda scene: (sdmw.apply("base", "archive", "again", progress=False),
                        fields(models=["./again", "./func"])(scene))),

@@ -212,7 +212,7 @@ class TestInARecipe:
     def test_two_models_that_would_have_one_name(self):
         models = [{"model": "a+b"}, {"model": {"model": "a", "lora": "b"}}]
         assert refused(sdm_w(models=models)) == [
-            "models.1.model: expected another name than that of models.0, found 'a+b'. Rename one"
+            "models.1.model: expected a name other than that of models.0, found 'a+b'. Rename one"
         ]
 
     def test_an_adapter_on_an_adapter(self):

@@ -152,9 +152,9 @@ def test_what_cannot_be_added(models, tmp_path):
         add()
     measured()
     before = contents("store")
-    with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'base'"):
+    with pytest.raises(RecipeError, match="add: expected a model that is not in the recipe, found 'base'"):
         add(model="base")
-    with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'func'"):
+    with pytest.raises(RecipeError, match="add: expected a model that is not in the recipe, found 'func'"):
         add("func")
     with pytest.raises(PlanError, match="the statistics of 'func'"):
         measured(recipe_of(["func"]), add="law")

@@ -90,8 +90,8 @@ def test_shards_without_their_index(tmp_path, names):
 def test_only_the_form_of_mistral(tmp_path, names):
     """Another name would not help: its tensors have other names, and it has params.json for config.json."""
     said = problems(checkpoint(tmp_path, {"params.json": b"{}", **dict.fromkeys(names, ONE)}, config=None))
-    assert "only Mistral's own form of the weights, whose tensors have other names: 'consolidated" in said
-    assert said.endswith("Get the model in the form of transformers, with its config.json")
+    assert "only weights in Mistral's own format, with other tensor names: 'consolidated" in said
+    assert said.endswith("Get the model in the format of transformers, with its config.json")
     assert "ename" not in said.partition("Get")[2]
 
 
@@ -252,7 +252,7 @@ def test_an_index_may_name_a_tied_head_that_no_shard_stores(tmp_path, names, abs
     found = read(str(names_too_much(tmp_path, names, absent, json.dumps(config).encode())))
     assert set(found.tensors) == set(names)
     assert found.warnings == (
-        f"{tmp_path}: {INDEX} names '{absent}', which no shard stores: the embedding stands for it",
+        f"{tmp_path}: {INDEX} names '{absent}', which no shard stores: the embedding is used instead",
     )
 
 
