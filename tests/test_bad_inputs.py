@@ -322,7 +322,7 @@ PLANNING = [
           r"index.json: 'model.safetensors' holds tensors that weight_map does not place there, 9: "),
          files=index({"a": "model.safetensors"})),
     Case("link out of the folder", PlanError,
-         (r"HERE/corp/model.safetensors: expected a file of this directory, found a link that leads out of it, to "
+         (r"HERE/corp/model.safetensors: expected a file of this directory, found a link that leaves it, to "
           r"'HERE/elsewhere'\. Copy the file",), files=link_out),
     Case("pipe", PlanError, (r"HERE/corp/model.safetensors: expected a regular file, found a named pipe",), files=pipe),
     Case("vocabularies", PlanError,
@@ -478,7 +478,7 @@ METHODS = [
          recipe=stack([])),
     Case("an empty range", RecipeError, (r"layer_range: expected a first layer .*, found \[1, 1\]",),
          recipe=stack([("corp", 1, 1)])),
-    Case("a range that is reversed", RecipeError, (r"an end behind it, found \[2, 0\]\. Write \[0, 2\]",),
+    Case("a range that is reversed", RecipeError, (r"an end after it, found \[2, 0\]\. Write \[0, 2\]",),
          recipe=stack([("corp", 2, 0)])),
     Case("a range beyond the model", PlanError,
          (r"layer_range of model 'HERE/corp' in slices\.1: expected at most 2 layers .* found \[1, 3\]",),
@@ -512,22 +512,23 @@ def in_place(make):
 
 
 TARGETS = [
-    Case("exists", PlanError, (r"HERE/out: it exists\. Choose another name, or ask .*\(--overwrite\)",),
+    Case("exists", PlanError, (r"HERE/out: it exists\. Choose another name, or overwrite it \(--overwrite\)",),
          files=in_place(os.mkdir)),
-    Case("is a file", PlanError, (r"HERE/out: it exists and is no directory",),
+    Case("is a file", PlanError, (r"HERE/out: it exists and is not a directory",),
          files=in_place(lambda p: open(p, "w").close()), options={"overwrite": True}),
     Case("is a link", PlanError, (r"HERE/out: it is a symbolic link\. Name the directory itself",),
          files=in_place(lambda p: Path(p).symlink_to("nowhere")), options={"overwrite": True}),
-    Case("is a pipe", PlanError, (r"HERE/out: it exists and is no directory",), files=in_place(os.mkfifo)),
-    Case("is an input", PlanError, (r"HERE/corp: expected a directory apart from the inputs, found it is the input",),
+    Case("is a pipe", PlanError, (r"HERE/out: it exists and is not a directory",), files=in_place(os.mkfifo)),
+    Case("is an input", PlanError, (r"HERE/corp: expected a directory separate from the inputs, found it is the",),
          out="corp", options={"overwrite": True}),
-    Case("lies in an input", PlanError, (r"HERE/base/out: expected a directory apart.*it is inside the input HERE/b",),
+    Case("lies in an input", PlanError, (r"HERE/base/out: expected a directory separate.*it is inside the input "
+    r"HERE/b",),
          out="base/out"),
     Case("lies around the inputs", PlanError,
-         tuple(rf"HERE/: expected a directory apart from the inputs, found it contains the input HERE/{name}"
+         tuple(rf"HERE/: expected a directory separate from the inputs, found it contains the input HERE/{name}"
                for name in MODELS), out="", options={"overwrite": True}),
     Case("has a file above it", PlanError,
-         (r"HERE/f/a/out: expected a directory to make it in, found HERE/f is no directory\. Choose another name",),
+         (r"HERE/f/a/out: expected a directory to create it in, found HERE/f is not a directory\. Choose",),
          files=lambda w: Path(w.at("f")).write_text(""), out="f/a/out"),
     Case("too long", PlanError, (r": expected a place that can be written to, found a name that is too long",),
          out="x" * 255),
@@ -807,7 +808,7 @@ def test_a_tied_head_that_differs_is_written_and_the_config_unties_it(tmp_path):
     )
     assert_bits(found["lm_head.weight"], rounded(expected, "F32"))
     assert json.loads(Path(world.at("out", "config.json")).read_text())["tie_word_embeddings"] is False
-    assert report.warnings[0] == ("'lm_head.weight' differs from the embedding: it is written, and is not tied")
+    assert report.warnings[0] == ("'lm_head.weight' differs from the embedding: it is written and not tied")
     assert sdmw.verify(world.at("out"), sample=1, progress=False).problems == ()
 
 

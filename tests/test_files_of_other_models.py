@@ -123,6 +123,6 @@ def test_a_pointer_that_is_not_read_does_not_matter(models):
 )
 def test_generation_settings_that_are_no_object_are_refused_and_not_recommended(models, text, said):
     put("a", "generation_config.json", text)
-    with pytest.raises(PlanError, match=rf"a/generation_config\.json: {said}.*\. Put it right, or write"):
+    with pytest.raises(PlanError, match=rf"a/generation_config\.json: {said}.*\. Correct the file, or write"):
         merge(generation_config="a")
     assert not any("generation_config" in note for note in sdmw.plan(recipe("a", "b")).notes)

@@ -168,7 +168,7 @@ def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
     assert (tmp_path / "out" / "spk_dict.pt").read_text() == "voices"
     assert any("'spk_dict.pt' holds weights that are copied, not merged" in warning for warning in report.warnings)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- parts: `spk_dict.pt`: weights of the base that are copied as they are\n" in card
+    assert "- parts: `spk_dict.pt`: weights of the base that are copied unchanged\n" in card
 
 
 def at_the_end(out):
@@ -198,11 +198,11 @@ class TestWhatIsNotMergedIsCounted:
         model(tmp_path / "two", {name: values(5, 6) for name in "abc"})
         made = recipe("base", "one", "two", missing="base")
         plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, made)
-        said = "2 tensors in 'one', 1 in 'two': the base's stand in"
+        said = "2 tensors in 'one', 1 in 'two': the base's are used"
         assert f"missing {said}" in plan
         assert f"missing      {said}\n" in merge
         assert report.missing == {"one": 2, "two": 1}
-        assert "- missing: 2 tensors in `one`, 1 in `two`: the base's stand in\n" in card
+        assert "- missing: 2 tensors in `one`, 1 in `two`: the base's are used\n" in card
 
     def test_a_model_that_lacks_more_than_half_is_refused_whatever_the_recipe_says(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -260,13 +260,13 @@ class TestWhatIsNotMergedIsCounted:
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == (("lm_head.weight",), ())
             assert "lm_head" not in card.partition("## Recipe")[0]
         else:
-            untied = "'lm_head.weight': not tied to the embedding, so written by itself"
+            untied = "'lm_head.weight': not tied to the embedding, so written separately"
             assert f"untied {untied}" in lines
-            assert "tied heads 1 tensor in 'base' not stored: the embedding stands in" in lines
+            assert "tied heads 1 tensor in 'base' not stored: the embedding is used" in lines
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == ((), ("lm_head.weight",))
             assert report.tally.absent_heads == {"base": 1}
             assert f"- untied: {untied}\n".replace("'", "`") in card
-            assert "- tied heads: 1 tensor in `base` not stored: the embedding stands in\n" in card
+            assert "- tied heads: 1 tensor in `base` not stored: the embedding is used\n" in card
 
     def test_files_of_the_base_that_do_not_come_along(self, tmp_path, capsys, monkeypatch):
         files = {"README.md": "", ".gitattributes": "", **{f"adapter_{n}.bin": "" for n in range(5)}}

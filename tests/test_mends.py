@@ -48,9 +48,9 @@ WITHOUT = {
     "tests/contracts/test_dask.py",
     "Start workers (dask worker ADDRESS) and run the same command: it goes on": "needs a cluster: "
     "tests/faults/test_clusters.py",
-    "Have each run write to a folder of its own": "needs a store: tests/test_remote_output.py",
+    "Let each run write to its own folder": "needs a store: tests/test_remote_output.py",
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
-    "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
+    "Give the workers the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[remote]'": "needs an environment without obstore: tests/test_remote_inputs.py",
     "Write to a folder of this machine, and copy the result there": "another place: tests/test_remote_inputs.py",
     "Write to s3://, gs:// or az://, or to a folder of this machine": "needs a store: tests/test_remote_output.py",

@@ -74,8 +74,8 @@ def test_without_tokenizer_and_card(world, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "why"),
     [
-        ("--no-safe-serialization", "pickled weights run code where they are loaded"),
-        ("--unsafe-truncate-embeddings", "rows of unlike vocabularies would be merged by their numbers"),
+        ("--no-safe-serialization", "pickled weights run code when they are loaded"),
+        ("--unsafe-truncate-embeddings", "rows of different vocabularies would be merged by their numbers"),
     ],
 )
 def test_what_is_not_done_is_refused(world, capsys, monkeypatch, flag, why):

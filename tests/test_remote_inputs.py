@@ -210,7 +210,7 @@ def test_a_web_server_that_gives_no_ranges_or_tells_files_apart_by_nothing(world
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         server.put(world / "base", "models/base")
         server.etag = server.modified = None
-        with pytest.raises(CheckpointError, match="neither an ETag nor a last change is told"):
+        with pytest.raises(CheckpointError, match="the server gives neither an ETag nor a time of change"):
             sdmw.inspect(f"{server.url}/models/base")
         server.modified, server.ranges = "Sat, 28 Nov 2026 10:00:00 GMT", False
         forget()
@@ -447,7 +447,7 @@ def test_what_a_worker_fetches_ahead_is_for_all_of_its_threads(store):
 
 @everything
 def test_other_processes_read_stores_too(store, expected, tmp_path):
-    forked = pytest.raises(RunError, match="cannot be read in a forked process, only in one that was spawned")
+    forked = pytest.raises(RunError, match="cannot be read in a forked process; use a spawned one")
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool, forked:
         merged(REMOTE, tmp_path / "out", executor=pool)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

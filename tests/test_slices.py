@@ -263,7 +263,7 @@ def test_how_many_layers_a_model_has_is_no_difference_in_a_stack(world):
                                            "use_sliding_window": False})  # fmt: skip
     plan = sdmw.plan({"merge_method": "passthrough", "slices": [part(("deep", 0, 3)), part(("a", 2, 4))]})
     assert not any("num_hidden_layers" in warning for warning in plan.warnings)
-    assert not any("tells of layers" in warning for warning in plan.warnings)
+    assert not any("describes single layers" in warning for warning in plan.warnings)
 
 
 @pytest.mark.parametrize(

@@ -581,7 +581,7 @@ class TestOtherTensorsOfTokens:
         for name in world:
             self.more(name, {tensor: np.ones(shape, np.float32)})
         (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
-        assert f"{tensor}': expected no vocabulary but embeddings, heads and their biases" in problem
+        assert f"{tensor}': expected only embeddings, heads and their biases for each token" in problem
         for name in ("a", "b"):
             Path(name, "tokenizer.json").write_bytes(Path("base/tokenizer.json").read_bytes())
             rewritten(name, ["<unk>", "x", "y"], ["<s>"], seed=4)

@@ -182,7 +182,7 @@ def test_a_place_without_locks_is_refused_and_left_clean(world, tmp_path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", refused)
         with pytest.raises(
-            OutputError, match=r"it cannot be locked: .*\. Write to a local disk, and move the result. Or have locks"
+            OutputError, match=r"it cannot be locked: .*\. Write to a local disk, and move the result. Or enable locks"
         ):
             merge(world[1], tmp_path / "out")
     assert os.listdir(tmp_path) == []
@@ -295,7 +295,7 @@ def test_an_input_is_no_target_whatever_its_inode(world, shaky):
 def test_a_lock_that_is_never_the_same_ends(world, tmp_path, shaky, monkeypatch):
     """Not even by its content: it ends, and soon."""
     monkeypatch.setattr("sdmw.writing.work_directory.WorkDirectory._reads_back", lambda *_: False)
-    with pytest.raises(OutputError, match="its lock is another file at each look"):
+    with pytest.raises(OutputError, match="its lock file keeps changing"):
         merge(world[1], tmp_path / "out")
 
 

@@ -345,7 +345,7 @@ ROWS = [
         both(given(), move("lora/adapter_model.safetensors", "weights")),
         move("weights", "lora/adapter_model.safetensors"), expected=adapted),
     # An adapter and the model below it.
-    Row("the adapter of another model", "Give it with the model that it belongs to, model+adapter, or with the right "
+    Row("the adapter of another model", "Write it with its own model, as model+adapter, or give the right "
         "base_model", of_other(), put_on("./corp"), expected=on("corp")),
     Row("the adapter of another model, with names of its own", "It was trained on 'HERE/corp': put it on that",
         other_names,

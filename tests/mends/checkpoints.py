@@ -42,7 +42,7 @@ WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
 AGAIN = "The file is damaged: copy or download it again"
 DAMAGED_INDEX = "Index and shards come from different saves: copy or download the whole checkpoint again"
 DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
-LINKED = "Put the file in its place, or let sdmw follow such links (--follow-links, follow_links=True)"
+LINKED = "Replace the link by the file, or let sdmw follow such links (--follow-links, follow_links=True)"
 RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
 
 
@@ -305,7 +305,7 @@ ROWS = [
     Row("a file of a module that is a link, put in its place", LINKED, linked_module,
         both(file("base/2_Dense/config.json", None), file("base/2_Dense/config.json", "{}"))),
     Row("a file of a module that is a link, followed", LINKED, linked_module, options(follow_links=True)),
-    Row("a module that is a link", "Put what it leads to in its place", linked_folder,
+    Row("a module that is a link", "Replace the link by the folder", linked_folder,
         both(file("base/2_Dense", None), file("base/2_Dense/config.json", "{}"))),
     Row("a pointer for a config", "Fetch it: git lfs pull, or download the model again",
         both(move("corp/config.json", "kept.json"),
@@ -383,11 +383,13 @@ ROWS = [
         "F64 tensors are copied, not merged: make them equal in all inputs, or convert them to F32 in all",
         both(add("scale", np.array([0.5, 0.1])), put("func", "scale", 1, 9), fields(integers="base")),
         put("func", "scale", 1, 0.1), expected=as_in_base("scale")),
-    Row("integers of other shapes", "They are copied, not merged: take the base's with the recipe field "
-        "`integers: base`", both(add("steps", np.arange(3)), add("steps", np.arange(5), "func")),
+    Row("integers of other shapes", "Such tensors are copied, not merged. Write "
+        "`integers: base` in the recipe to take the base's",
+        both(add("steps", np.arange(3)), add("steps", np.arange(5), "func")),
         fields(integers="base"), expected=as_in_base("steps")),
-    Row("integers of other dtypes", "They are copied, not merged: take the base's with the recipe field "
-        "`integers: base`", both(add("mask", np.ones((3, 3), np.uint8)), add("mask", np.ones((3, 3), bool), "corp")),
+    Row("integers of other dtypes", "Such tensors are copied, not merged. Write "
+        "`integers: base` in the recipe to take the base's",
+        both(add("mask", np.ones((3, 3), np.uint8)), add("mask", np.ones((3, 3), bool), "corp")),
         fields(integers="base"), expected=as_in_base("mask")),
     Row("a layer more",
         "Merge models of the same depth, or slices of them, or write `extra: drop` to leave out the additional tensors",
@@ -470,7 +472,7 @@ ROWS = [
         both(lambda _: os.mkdir("real"), lambda _: Path("out").symlink_to("real")),
         both(patched("mends.scene.OUT", "real"), options(overwrite=True)), expected=unseen),
     Row("a file in place", "Choose another name, or remove it", file("out"), file("out", None)),
-    Row("a directory in place", "Choose another name, or ask for it to be overwritten (--overwrite)",
+    Row("a directory in place", "Choose another name, or overwrite it (--overwrite)",
         lambda _: os.mkdir("out"), options(overwrite=True)),
     Row("notes in place", "Choose another name, or remove it yourself",
         both(file("out/notes.txt"), options(overwrite=True)), lambda _: shutil.rmtree("out")),

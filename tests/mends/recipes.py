@@ -229,7 +229,7 @@ ROWS = [
     Row("a revision of a directory", "Write './corp'", fields(models=["./corp@main", "./func"]),
         fields(models=["./corp", "./func"])),
     *(Row(f"a page of the Hub, {page[:9]}", f"Write {name!r}, the id of that page", fields(models=[page, "./func"]),
-          fields(models=[name, "./func"]), then="not, or only in part, in the Hub cache")
+          fields(models=[name, "./func"]), then="missing or incomplete in the Hub cache")
       for page, name in (("https://huggingface.co/org/corp", "org/corp"),
                          ("hf.co/org/corp/tree/v1.0", "org/corp@v1.0"))),
     *(Row(f"an address with a secret, {address[:8]}",

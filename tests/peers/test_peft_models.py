@@ -399,5 +399,5 @@ def test_a_model_of_other_modules_than_it_is_stored_as_is_refused(tmp_path):
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**TOWER, image_size=8, patch_size=4))
     model.save_pretrained(tmp_path / "base")
     model.save_pretrained(tmp_path / "tune")
-    with pytest.raises(SdmwError, match="whose modules transformers calls otherwise"):
+    with pytest.raises(SdmwError, match="for which transformers and the checkpoint name modules differently"):
         sdmw.extract(tmp_path / "base", tmp_path / "tune", tmp_path / "a", progress=False)

@@ -155,7 +155,7 @@ def test_an_index_that_names_a_head_that_no_shard_stores(tmp_path, kind):
     recipe = {"merge_method": "linear", "models": [{"model": str(each)} for each in (base, one)]}
     recipe["parameters"] = {"weight": 0.5}
     report = sdmw.merge(recipe, tmp_path / "out", progress=False)
-    assert sum("no shard stores: the embedding stands for it" in said for said in report.warnings) == 2
+    assert sum("no shard stores: the embedding is used instead" in said for said in report.warnings) == 2
     found, *each = (loaded(path, kind) for path in (tmp_path / "out", base, one))
     for part in (0, 1):
         np.testing.assert_allclose(found[part], 0.5 * (each[0][part] + each[1][part]), atol=1e-6)

@@ -119,8 +119,8 @@ class TestYaml:
                                   "of its block, or put text with a colon in quotes\n"
                                   f"    {'x' * 47}: b: c\n{' ' * 54}^"),
             ("a: \x07", r"r.yaml:1:4: not YAML: the character '\x07'"),
-            ("a: b\n" + "---\nc: d\n" * 64, "r.yaml:2:1: expected recipes between `---`, found one that says "
-             "nothing, or more than 64 of them"),
+            ("a: b\n" + "---\nc: d\n" * 64, "r.yaml:2:1: expected recipes between `---`, found an empty "
+             "recipe, or more than 64"),
             ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
             ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
             ("- a\n" * 30_000, "r.yaml:10000:3: more than 10000 values. Is this a recipe?"),

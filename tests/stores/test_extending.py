@@ -174,7 +174,7 @@ def test_pairs_that_are_half_known(models, name, value):
     store = measured()
     array = zarr.open_array(f"store/{name}", mode="r+")
     array[1, 0, 1] = value
-    with pytest.raises(StoreError, match="measured in part"):
+    with pytest.raises(StoreError, match="measured only in part"):
         sdmw.sweep(store)
 
 

@@ -221,7 +221,7 @@ def test_a_store_that_was_cut_short(models, name, cut):
     store = measured()
     (path,) = [each for each in Path("store", name).rglob("*") if each.is_file() and each.name != "zarr.json"]
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(StoreError, match="as sdmw measure leaves it"):
+    with pytest.raises(StoreError, match="as sdmw measure writes it"):
         store.histogram(store.tensors[0].name, "corp")
 
 

@@ -189,7 +189,9 @@ def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
         page = html_of(page_of_merge(report, recipe)).encode()
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:300]
-        publication.warnings.append(f"no {NAME} was written ({said}); all else is there, and sdmw report makes a page")
+        publication.warnings.append(
+            f"no {NAME} was written ({said}); all other files are complete, and sdmw report writes the page"
+        )
         return
     publication.add(NAME, page)
 
@@ -201,7 +203,7 @@ def _known(planned: Plan, statistics: "Store | Path", *, sampled: bool) -> "Know
     store = statistics if isinstance(statistics, Store) else read_store(path_of(statistics))
     if planned.target is not None and os.path.realpath(store.path) == os.path.realpath(planned.target):
         found = f"{quoted(store.path)}, which the output would replace"
-        raise PlanError([Problem("statistics", "a store beside the output", found)])
+        raise PlanError([Problem("statistics", "a store outside the output", found)])
     return known_or_decided(planned, store, sampled=sampled)
 
 

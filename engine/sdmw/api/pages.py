@@ -45,8 +45,8 @@ def report(
     if os.path.isdir(path):
         raise UsageError([Problem(quoted(path), "the name of a file", "a directory", "Name a file in it")])
     if os.path.lexists(path) and not overwrite:
-        mend = "Choose another name, or ask for it to be overwritten (--overwrite)"
-        raise UsageError([Problem(quoted(path), "a file that is not there yet", "one that is", mend)])
+        mend = "Choose another name, or overwrite it (--overwrite)"
+        raise UsageError([Problem(quoted(path), "a new file", "an existing one", mend)])
     from sdmw.reporting.pages.rendering import html_of
 
     _write(path, html_of(_page(of, statistics)))
@@ -74,7 +74,7 @@ def _page(of: "Path | Report | Store | Comparison", statistics: "Store | Path | 
         return page_of_merge(opened, _recipe(opened), evidence_for(opened, store))
     if statistics is not None:
         found = "a comparison" if isinstance(opened, Comparison) else "a store"
-        raise UsageError([Problem("statistics", "a merge to tell more of", found)])
+        raise UsageError([Problem("statistics", "a merge, which statistics describe further", found)])
     if isinstance(opened, Comparison):
         return page_of_comparison(opened)
     from sdmw.reporting.pages.store import page_of_store

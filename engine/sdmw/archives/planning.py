@@ -32,7 +32,7 @@ TILE = 8 * BLOCK  # elements of a task: 4 MiB at most in each of two models
 ZARR = 44 * MiB  # measured: the packages that write and read archives, with all that they load when they are first used
 SCRATCH = 4 * MiB  # of a worker, for what it computes of a block
 TENSOR = 3072  # of one tensor: the states of two checksums, its line in the archive's attributes, their JSON
-_ALONE = "Make a model of it first, by a recipe with `merge_method: task_arithmetic`"
+_ALONE = "Merge it into a model first, with a recipe of `merge_method: task_arithmetic`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,5 +248,5 @@ def _plan_thresholds(plan: PackingPlan, limits: Limits) -> Plan:
 
 def _unfit(checkpoint: Checkpoint) -> list[Problem]:
     if checkpoint.adapts is not None:
-        return [Problem(checkpoint.path, "a model that stands alone", "an adapter", _ALONE)]
+        return [Problem(checkpoint.path, "a complete model", "an adapter", _ALONE)]
     return unmergeable(checkpoint)

@@ -102,8 +102,10 @@ def _check_model(
         found.append(_depth(where, base, checkpoint, mend))
         missing = [name for name in missing if name not in deeper]
     if deeper.intersection(extra) and recipe.extra == "error":
-        mend = "Merge models of the same depth, or slices of them, or write `extra: drop` to leave out the "
-        "additional tensors"
+        mend = (
+            "Merge models of the same depth, or slices of them, or write `extra: drop` to leave out the "
+            "additional tensors"
+        )
         found.append(_depth(where, base, checkpoint, mend))
         extra = [name for name in extra if name not in deeper]
     if missing and recipe.missing == "error":

@@ -79,5 +79,7 @@ def unfollowed_keys(base: Checkpoint, depth: Depth | None) -> Iterator[str]:
     keys = unfollowed(base.config or {}, depth) if depth else []
     if keys:
         told = ", ".join(keys)
-        yield f"{base.path}: its config.json describes single layers in {told}, and the recipe restacks the "
-        "layers: check these keys"
+        yield (
+            f"{base.path}: its config.json describes single layers in {told}, and the recipe restacks the "
+            "layers: check these keys"
+        )

@@ -48,8 +48,10 @@ def file_warnings(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterato
         if found:
             first, *more = dict.fromkeys(found.values())
             keys = f": {first}" if first and not more else ""
-            yield f"{path}: {who_have(list(found), models)} one that differs from the base's; the output gets the "
-            f"base's{keys}"
+            yield (
+                f"{path}: {who_have(list(found), models)} one that differs from the base's; the output gets the "
+                f"base's{keys}"
+            )
 
 
 def pointer_warnings(models: Mapping[str, Checkpoint]) -> Iterator[str]:

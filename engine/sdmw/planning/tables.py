@@ -93,8 +93,10 @@ def parted(recipe: Recipe, tied: Ties) -> frozenset[str]:
 def unsliced(recipe: Recipe, tables: Tables) -> Iterator[str]:
     """A warning where the model has other layers than those that the slices speak of."""
     if recipe.slices and (others := other_stacks(tables.base)):
-        yield f"slices cut layers {quoted(main_stack(tables.base))} alone; layers {some(others)} come from the "
-        "first slice"
+        yield (
+            f"slices cut layers {quoted(main_stack(tables.base))} alone; layers {some(others)} come from the "
+            "first slice"
+        )
 
 
 def unparted(recipe: Recipe, tied: Ties) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _checked(index: Index) -> int | slice | EllipsisType:
             return operator.index(index)
     except TypeError:
         pass
-    raise TypeError(f"{type(index).__name__} is no index of a tensor: integers, slices and one ellipsis are")
+    raise TypeError(f"{type(index).__name__} cannot index a tensor: use integers, slices and one ellipsis")
 
 
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:

@@ -154,7 +154,7 @@ def read_store(path: str) -> Store:
 @contextmanager
 def trusted(where: str) -> Iterator[None]:
     """Makes a StoreError of whatever is wrong with a store while it is read."""
-    expected = "a statistics store, as sdmw measure leaves it"
+    expected = "a statistics store, as sdmw measure writes it"
     try:
         yield
     except CheckpointError as error:
@@ -192,7 +192,7 @@ def _store(path: str, node: Any) -> Store:
         raise ValueError("no tensors")
     found = tuple(map(_tensor, tensors))
     if len({tensor.name for tensor in found}) < len(found):
-        raise ValueError("a tensor stands twice")
+        raise ValueError("a tensor appears twice")
     decided = os.path.exists(os.path.join(path, DECISIONS))
     return Store(version, path, tuple(models), found, fingerprints, states, recipe, decided)
 

@@ -217,7 +217,7 @@ def test_a_single_file_beside_shards_that_agree_is_what_is_read(tmp_path):
     found = read(path)
     assert [os.path.basename(s.path) for s in found.shards] == [SINGLE]
     assert list(found.tensors) == ["b", "a"]
-    assert any("it is read, they are not" in warning for warning in found.warnings)
+    assert any("is read, the shards are not" in warning for warning in found.warnings)
 
 
 def test_a_broken_single_file_beside_shards(tmp_path):

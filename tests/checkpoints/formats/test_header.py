@@ -32,7 +32,7 @@ BAD = {
     "seven bytes": (b"1234567", "only 7 bytes"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     "header beyond file": (shard({}, length=100), "100 bytes of header declared in a file of 10 bytes"),
-    "huge length": (shard({}, length=2**64 - 1), "bytes of header announced"),
+    "huge length": (shard({}, length=2**64 - 1), "bytes of header declared"),
     "no header": (shard(b""), "cannot be used"),
     "not json": (shard(b"{]"), "cannot be used"),
     "not utf-8": (shard(b'{"\xff":1}'), "utf-8"),
