@@ -75,7 +75,7 @@ def test_the_base_s_own(models, name):
 
 @pytest.mark.parametrize("field", ["chat_template", "generation_config"])
 def test_a_model_that_has_none_is_a_problem(models, field):
-    with pytest.raises(PlanError, match=rf"recipe: {field}: model 'a' has none\. Write {field}: base"):
+    with pytest.raises(PlanError, match=rf"recipe: {field}: model 'a' has no {field}\. Write {field}: base"):
         merge(**{field: "a"})
     merge(**{field: "base"})
 

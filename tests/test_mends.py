@@ -76,8 +76,8 @@ WITHOUT = {
     "tests/test_vocabularies.py",
     "Choose another random_seed": "needs deltas made for the words of a seed: tests/methods/test_long_rows.py",
     "Check the network": "needs the network to fail: tests/storage/test_locate.py",
-    "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
-    "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
+    "Free that space, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
+    "Free that space or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
     "tests/writing/test_publication.py",
     "Raise the limit": "the limit is the process's own: tests/test_pack.py",
     "Write to a disk, or raise the memory limit": "needs a memory group and a memory disk: tests/faults",

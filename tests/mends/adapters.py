@@ -376,10 +376,10 @@ ROWS = [
         fields(merge_method="task_arithmetic", parameters={"weight": 1}), expected=by_values),
     Row("a copy in a combination", "Save the adapter again with save_embedding_layers=False", embedded,
         lambda scene: adapter("two", lambda scene: scene.kept)(scene), expected=unseen),
-    Row("adapters that lie in two ways", "Say in the configs of both, with fan_in_fan_out, how the weight lies",
+    Row("adapters that lie in two ways", "Set fan_in_fan_out in both configs to the orientation of the weight",
         both(config("base", model_type=None), two(other={"fan_in_fan_out": True})), two(),
         expected=combined("linear", 4)),
-    Row("an adapter that is not finite", "Repair the adapter: what is not finite cannot be decomposed", not_finite,
+    Row("an adapter that is not finite", "Repair the adapter: values that are not finite cannot be decomposed", not_finite,
         finite, expected=by_svd),
     # An adapter extracted.
     Row("an adapter to extract from", "Give the model that it was merged into",

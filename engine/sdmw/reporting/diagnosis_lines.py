@@ -39,7 +39,7 @@ def summary(found: "Diagnosis", recipe: str | None) -> Iterator[tuple[str, str]]
 
 def _settings(evidence: "Evidence") -> str:
     if evidence.own:
-        return "weights and norms follow the recipe's own settings"
+        return "weights and norms are those of the recipe's own settings"
     return "weights and norms assume equal weights with all deltas kept: a store knows only those of sdm_w"
 
 
