@@ -379,8 +379,8 @@ ROWS = [
     Row("adapters that lie in two ways", "Set fan_in_fan_out in both configs to the orientation of the weight",
         both(config("base", model_type=None), two(other={"fan_in_fan_out": True})), two(),
         expected=combined("linear", 4)),
-    Row("an adapter that is not finite", "Repair the adapter: values that are not finite cannot be decomposed", not_finite,
-        finite, expected=by_svd),
+    Row("an adapter that is not finite", "Repair the adapter: values that are not finite cannot be decomposed",
+        not_finite, finite, expected=by_svd),
     # An adapter extracted.
     Row("an adapter to extract from", "Give the model that it was merged into",
         both(given(), lambda scene: setattr(scene, "call", call("extract", "base", "lora", "out", progress=False))),

@@ -22,21 +22,21 @@ def report(
     statistics: "Store | Path | None" = None,
     overwrite: bool = False,
 ) -> str:
-    """Write the page of a merge, a store or a comparison: one HTML file, which fetches nothing.
+    """Write the page of a merge, a store or a comparison: one HTML file that loads nothing else.
 
     `merge` leaves the page of a merge in its output; with statistics the page also tells whether the models agree.
 
     Args:
         of: the output of a merge, a statistics store, or what `merge`, `measure` or `compare` returned.
-        to: the file that will appear.
+        to: the file to create.
         statistics: for a merge, a store that `measure` made of the same inputs.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Returns:
         The path of the file.
 
     Raises:
-        UsageError: there is no page of this, the store is of other models, or a file is there.
+        UsageError: `of` has no page, the store is of other models, or the file exists.
         CheckpointError: the directory holds no report that this version reads.
         StoreError: the store is damaged.
         OutputError: the file cannot be written.

@@ -37,7 +37,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a tensor is made from.
+    """The inputs and values of one tensor.
 
     Attributes:
         tensor: its name in the output.

@@ -21,7 +21,7 @@ Index = SupportsIndex | slice | EllipsisType
 
 @dataclass(frozen=True, slots=True)
 class MergeReader:
-    """The tensors of a merge that is decided: each is computed when it is asked for, as it would be written.
+    """The tensors of a decided merge: each is computed when it is read, as it would be written.
 
     Nothing is open, so it pickles. bfloat16 is `ml_dtypes.bfloat16`, as in safetensors.
 

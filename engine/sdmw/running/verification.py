@@ -44,7 +44,7 @@ Input = tuple[str, int, str, str]  # the model's name in the recipe, size, hash 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at, and what is wrong.
+    """What was checked, and the problems.
 
     Attributes:
         path: the checkpoint.
@@ -54,10 +54,10 @@ class Verification:
         files: files beside the shards whose checksums were compared.
         tiles: in the whole checkpoint.
         recomputed: tiles that were computed again from the inputs and compared bit for bit; none where no piece was.
-        unseen: the chance that one wrong tile, whose checksum is right, is not among the recomputed.
+        unseen: the probability that one wrong tile with a correct checksum is not among the recomputed ones.
         not_found: inputs that were not found. Where there are any, checksums alone were compared: nothing was computed
             again, and the report was not held against the recipe.
-        problems: empty where all is equal.
+        problems: empty if all is equal.
     """
 
     path: str
