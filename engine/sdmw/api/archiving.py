@@ -50,8 +50,9 @@ def pack(
         base: the model that the fine-tune was made from.
         model: the fine-tune, with the same names, dtypes and shapes.
         out: the archive's directory, created complete or not at all.
-        k: percent of each tensor's nonzero deltas that are left out, the smallest, exactly as SDM-W drops them; `apply`
-            then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept whole.
+        k: percentage of each tensor's nonzero deltas that is left out, the smallest, exactly as SDM-W drops them;
+            `apply` then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept
+            whole.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.

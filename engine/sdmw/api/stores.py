@@ -182,7 +182,7 @@ def sweep(
 
     Args:
         store: what `measure` or `open_store` gave, or its directory.
-        k: percent of the nonzero deltas dropped, 0 to 100.
+        k: percentage of the nonzero deltas dropped, 0 to 100.
         power: p of the weights; 1 is linear, 2 square, 0 the average.
         norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
         granularity: the tensors that share a threshold.

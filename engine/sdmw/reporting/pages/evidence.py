@@ -120,7 +120,7 @@ def _agreement(numbers: Numbers) -> Iterator[Part]:
         said = (
             "A matrix of models: of the elements that both change, the share that they change in opposite directions."
         )
-        title = "Share of the elements that both change whose signs differ; by chance it is half"
+        title = "Opposite signs among the elements that both models change; by chance it is half"
         yield charts.square(title, "agreement", "conflict", said=said, share=True)
     yield Table("agreement", "All pairs of models", columns, tuple(_both_ways(found)))
     yield from _by_tensor(found)
