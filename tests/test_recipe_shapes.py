@@ -379,7 +379,7 @@ REFUSED = {
         ),
         r":10:1: normalize: unknown field\. Write it under parameters",
     ],
-    "slerp-of-three": [r":3:9: models: expected exactly 1 model besides base_model, for slerp, found 2"],
+    "slerp-of-three": [r":3:9: models: expected exactly 1 model besides base_model for slerp, found 2"],
     "weights-for-some": [r":3:3: models: expected weights for all fine-tunes or none, found none for 'code'"],
 }  # fmt: skip
 

@@ -146,7 +146,7 @@ ROWS = [
         text(FINE.replace("base_model: base", "base_model: '3'"))),
     yaml("a number for a key", "Put it in quotes", FINE + "1: x\n", FINE + "'1': x\n", then="unknown field"),
     yaml("a method that is misspelt", "Did you mean linear?", FINE.replace("linear", "linaer")),
-    yaml("a model twice", "It is models.0 too", FINE.replace("./func]", "./corp]")),
+    yaml("a model twice", "It is also models.0", FINE.replace("./func]", "./corp]")),
     Row("two models of one name", "Rename one",
         both(move("func", "corp+x"), adapter("x"),
              fields(models=[{"model": {"model": {"path": "./corp"}, "lora": {"path": "./x"}}},

@@ -196,7 +196,7 @@ class TestFields:
         assert refused("./recipe.yaml") == [
             "./recipe.yaml:4:3: models: expected weights for all fine-tunes or none, found none for './corp/'",
             "./recipe.yaml:6:5: models.0.wieght: unknown field. Did you mean weight?",
-            "./recipe.yaml:7:12: models.1.model: expected each model once, found './corp/'. It is models.0 too",
+            "./recipe.yaml:7:12: models.1.model: expected each model once, found './corp/'. It is also models.0",
             "./recipe.yaml:8:1: parametres: unknown field. Did you mean parameters?",
             "./recipe.yaml:10:6: parameters.k: expected a number from 0 to 100, found 120",
             "./recipe.yaml:11:16: parameters.granularity: expected tensor, module, block, component or model, "
@@ -343,7 +343,7 @@ class TestModels:
     def test_twice(self, here, monkeypatch):
         monkeypatch.setenv("HOME", str(here))
         assert refused(sdm_w(models=[{"model": "./a"}, {"model": "b"}, {"model": "~/x/../a"}])) == [
-            "models.2.model: expected each model once, found '~/x/../a'. It is models.0 too"
+            "models.2.model: expected each model once, found '~/x/../a'. It is also models.0"
         ]
         assert len(refused(sdm_w(models=[{"model": "o/m@v1"}, {"model": "o/m@v1"}]))) == 1
         assert len(loaded(sdm_w(models=[{"model": "o/m@v1"}, {"model": "o/m@v2"}])).models) == 2
@@ -367,7 +367,7 @@ class TestModels:
         assert refused(sdm_w(base_model="+x", models=[{"model": "a+"}, {"model": "a+b"}, {"model": "./a+b/"}])) == [
             "base_model: expected model+adapter, found '+x'",
             "models.0.model: expected model+adapter, found 'a+'",
-            "models.2.model: expected each model once, found './a+b/'. It is models.1 too",
+            "models.2.model: expected each model once, found './a+b/'. It is also models.1",
         ]
 
     def test_mergekit_s_long_form(self):
@@ -467,7 +467,7 @@ class TestParameters:
             ({"normalization": {"power": 1, "scope": ["layer"]}},
              "parameters.normalization.scope: expected model or layer, found a list"),
             ({"weight": 1, "normalization": {"power": 1, "scope": "layer"}},
-             "parameters.normalization.scope: layer, and weight is given: parameters.weight. "
+             "parameters.normalization.scope: layer, although weight is given: parameters.weight. "
              "Leave out scope, or weight everywhere"),
             ({"normalization": {"power": True}},
              "parameters.normalization.power: expected a finite number, found true"),

@@ -114,7 +114,7 @@ class TestGoodOnes:
         (stacked(TWO, models=["a"]),
          ["slices: expected one of models, slices and modules, found slices beside models"]),
         (stacked((source("a", 0, 2), source("a", 1, 3))),
-         ["slices.0.sources.1.model: expected each model once, found 'a'. It is slices.0.sources.0 too"]),
+         ["slices.0.sources.1.model: expected each model once, found 'a'. It is also slices.0.sources.0"]),
         (stacked((source("a", 0, 2),), merge_method="sdm_w", base_model="base"),
          ["slices.0.sources: no source of base_model 'base'. Add it to the sources, with its layer_range: "
           "sdm_w takes the base's layers from there"]),

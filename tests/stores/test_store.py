@@ -196,7 +196,7 @@ def damage_attributes(change):
         ("fingerprints", [1], "fingerprints are"),
         ("states", [1], "states are"),
         ("tensors", None, "no tensors"),
-        ("tensors", [{"name": "a", "shape": [2]}] * 2, "stands twice"),
+        ("tensors", [{"name": "a", "shape": [2]}] * 2, "appears twice"),
         ("tensors", [{"name": "a", "shape": [-1]}], "has the shape"),
         ("tensors", [{"name": "a", "shape": [2**40, 2**40]}], "elements"),
         ("tensors", [{"name": 1, "shape": [2]}], "a tensor is"),

@@ -222,7 +222,7 @@ def test_discard_leaves_nothing_and_may_be_repeated(tmp_path):
     out.discard()
     out.discard()
     assert os.listdir(tmp_path) == []
-    with pytest.raises(OutputError, match="let go"):
+    with pytest.raises(OutputError, match="abandoned"):
         out.sink.write(0, 4096, b"x")
 
 

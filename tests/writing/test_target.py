@@ -91,7 +91,7 @@ def test_what_an_overwriting_merge_would_not_write_is_named(tmp_path, files, los
 def test_a_folder_that_is_written_as_a_whole_is_not_lost(tmp_path):
     fill(tmp_path / "out", ["zarr.json", "gaps/zarr.json", "gaps/c/0", "mine/x"])
     (said,) = replaced(f"{tmp_path}/out", {"zarr.json", "gaps/"})
-    assert said.endswith("is lost: 'mine/'")
+    assert said.endswith("are lost: 'mine/'")
 
 
 @pytest.mark.parametrize("make", [lambda _: None, lambda p: p.write_text(""), lambda p: p.symlink_to("base")])

@@ -156,7 +156,7 @@ INDEXES = {
     "no map": ({"metadata": {}}, "expected an object with"),
     "map a list": ({"weight_map": ["t"]}, "expected an object with"),
     "empty map": ({"weight_map": {}}, "names no tensors"),
-    "key twice": (b'{"weight_map":{"t":"a.safetensors","t":"b.safetensors"}}', "key 't' stands twice"),
+    "key twice": (b'{"weight_map":{"t":"a.safetensors","t":"b.safetensors"}}', "key 't' appears twice"),
     "file a number": ({"weight_map": {"t": 1}}, "found 1 for tensor 't'"),
     "file a list": ({"weight_map": {"t": [SINGLE]}}, "for tensor 't'"),
     "path upwards": ({"weight_map": {"t": "../model.safetensors"}}, "plain file names"),

@@ -44,12 +44,12 @@ BAD = {
     "nested too deep": (shard(b"[" * 90_000), "nested too deep"),
     "entry nested very deep": (one(b"[" * 900 + b"]" * 900), "expected an object"),
     "raw control character": (shard(b'{"a\nb":' + OK + b"}", b"1234"), "control character"),
-    "tensor twice": (shard(b'{"t":' + OK + b',"t":' + OK + b"}", b"1234"), "key 't' stands twice"),
-    "metadata twice": (shard(b'{"__metadata__":{},"__metadata__":{}}'), "key '__metadata__' stands twice"),
-    "metadata key twice": (shard(b'{"__metadata__":{"a":"","a":""}}'), "key 'a' stands twice"),
-    "dtype twice": (one(b'{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}'), "key 'dtype' stands"),
-    "escaped twice": (shard(b'{"t":' + OK + b',"\\u0074":' + OK + b"}", b"1234"), "key 't' stands twice"),
-    "unknown field twice": (one(OK[:-1] + b',"x":{"y":1,"y":2}}'), "key 'y' stands twice"),
+    "tensor twice": (shard(b'{"t":' + OK + b',"t":' + OK + b"}", b"1234"), "key 't' appears twice"),
+    "metadata twice": (shard(b'{"__metadata__":{},"__metadata__":{}}'), "key '__metadata__' appears twice"),
+    "metadata key twice": (shard(b'{"__metadata__":{"a":"","a":""}}'), "key 'a' appears twice"),
+    "dtype twice": (one(b'{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}'), "key 'dtype' appears"),
+    "escaped twice": (shard(b'{"t":' + OK + b',"\\u0074":' + OK + b"}", b"1234"), "key 't' appears twice"),
+    "unknown field twice": (one(OK[:-1] + b',"x":{"y":1,"y":2}}'), "key 'y' appears twice"),
     "metadata a list": (shard({"__metadata__": []}), "__metadata__: expected an object with text values, found []"),
     "metadata number": (shard({"__metadata__": {"a": 1}}), "an object with text values"),
     "metadata null value": (shard({"__metadata__": {"a": None}}), "an object with text values"),
@@ -265,13 +265,13 @@ def test_a_file_full_of_holes_is_left_early(tmp_path):
 def test_a_name_that_stands_twice_ends_the_parsing(tmp_path, monkeypatch):
     parsed = counting(monkeypatch)
     names = b",".join(b'"%d":' % (i // 2) + OK for i in range(1_000))
-    with pytest.raises(CheckpointError, match="'0' stands twice"):
+    with pytest.raises(CheckpointError, match="'0' appears twice"):
         read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}", b"1234")}))
     assert parsed == ["0", "0"]
 
 
 def test_a_bad_tensor_that_stands_twice_is_told_as_that(tmp_path):
-    with pytest.raises(CheckpointError, match="'t' stands twice"):
+    with pytest.raises(CheckpointError, match="'t' appears twice"):
         read(checkpoint(tmp_path, {SINGLE: shard(b'{"t":0,"t":' + OK + b"}", b"1234")}))
 
 
