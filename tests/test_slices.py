@@ -114,9 +114,8 @@ def test_where_no_model_stores_a_head_there_is_none_and_the_first_slice_s_embedd
     assert HEAD not in out
     assert config()["tie_word_embeddings"]
     assert report.warnings == (
-        "no model stores a head, so the output's head is its embedding, which comes from the first slice; while "
-        "'y' of the last would "
-        "have its own",
+        "no model stores a head, so the output's head is its embedding, which comes from the first slice; "
+        "the last slice ('y') would need its own",
     )
 
 
