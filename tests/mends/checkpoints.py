@@ -42,7 +42,7 @@ WEIGHTS, INDEX = "corp/model.safetensors", "corp/model.safetensors.index.json"
 AGAIN = "The file is damaged: copy or download it again"
 DAMAGED_INDEX = "Index and shards come from different saves: copy or download the whole checkpoint again"
 DEQUANTISE = "Give the checkpoint that was quantised, or dequantise it first"
-LINKED = "Replace the link by the file, or let sdmw follow such links (--follow-links, follow_links=True)"
+LINKED = "Replace the link by the file, or allow such links (--follow-links, follow_links=True)"
 RAISE = "If you trust the file, raise the header limit (--header-limit, header_limit=)"
 
 
@@ -293,10 +293,10 @@ ROWS = [
     Row("a shard that is gone", "Copy or download the checkpoint again",
         both(sharded, file("corp/model-00001-of-00002.safetensors", None)), sharded),
     Row("a link out of the folder, copied",
-        "Copy the file into the directory, or let sdmw follow such links (--follow-links, follow_links=True)", link_out,
+        "Copy the file into the directory, or allow such links (--follow-links, follow_links=True)", link_out,
         copy_in),
     Row("a link out of the folder, followed",
-        "Copy the file into the directory, or let sdmw follow such links (--follow-links, follow_links=True)", link_out,
+        "Copy the file into the directory, or allow such links (--follow-links, follow_links=True)", link_out,
         options(follow_links=True)),
     Row("a pointer for a tokenizer", "Fetch it: git lfs pull, or download the model again",
         file("base/tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"), file("base/tokenizer.json", "{}")),

@@ -174,7 +174,7 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
         elif f"{path}/".startswith(modules) and not denied(path.rstrip("/"), folder=path.endswith("/")):
             instead = "Merge a copy of the folder without it, and put it into the output afterwards"
             if reason == LEAVES:
-                mend = "Replace the link by the file, or let sdmw follow such links (--follow-links, follow_links=True)"
+                mend = "Replace the link by the file, or allow such links (--follow-links, follow_links=True)"
             else:
                 mend = "Replace the link by the folder" if reason == TO_A_FOLDER else instead
             problems.append(
