@@ -220,7 +220,7 @@ def test_a_receiver_that_fails_leaves_what_is_done(world):
     with pytest.raises(RuntimeError, match="mine") as caught:
         sdmw.merge(RECIPE, "out", progress=broken)
     kept = os.path.join(os.path.realpath(world), ".out.sdmw")
-    assert caught.value.__notes__ == [f"what is done is kept in {kept}: the same command resumes it"]
+    assert caught.value.__notes__ == [f"finished work is kept in {kept}: the same command resumes it"]
     assert sorted(os.listdir(world)) == sorted([*before, ".out.sdmw"])
     sdmw.merge(RECIPE, "out", progress=False)
     assert sorted(os.listdir(world)) == sorted([*before, "out"])

@@ -294,7 +294,7 @@ def test_help_has_an_example_and_the_exit_codes_and_cuts_nothing(capsys, monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     out = told(capsys, monkeypatch, "--help").out
     assert "sdmw merge recipe.yaml merged\n" in out
-    assert re.search(r"^ +2 +a fault of the recipe or the call$", out, re.MULTILINE)
+    assert re.search(r"^ +2 +an error in the recipe or the command line$", out, re.MULTILINE)
     assert "--install-completion" in out
     assert "..." not in out.replace("[ARGS]...", "")
     assert max(map(len, out.splitlines())) <= 80
@@ -328,7 +328,9 @@ def test_without_a_working_directory(recipe, tmp_path):
         text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    removed = "current directory: expected one that is there, found it was removed. Change to one that is there (cd)"
+    removed = (
+        "current directory: expected an existing directory, found a removed one. Change to an existing directory (cd)"
+    )
     assert done.stderr.startswith(f"error: {removed}")
 
 
@@ -392,8 +394,8 @@ def test_a_signal_ends_a_run_that_can_be_gone_on_with(large, tmp_path, signum, t
     if left:  # a layer was decided before
         assert left == [".out.sdmw"]
         again = shlex.join(["sdmw", *command[len(MAIN) :]])
-        said += f"note: what is done is kept in {tmp_path}/.out.sdmw: the same command resumes it. "
-        said += f"Go on with: {again}\n"
+        said += f"note: finished work is kept in {tmp_path}/.out.sdmw: the same command resumes it. "
+        said += f"Continue with: {again}\n"
     assert told_err.decode() in ([said] if times == 1 else [said, ""])
     assert sorted(os.listdir(large)) == before
 
@@ -462,7 +464,7 @@ def test_the_mend_of_a_changed_recipe_is_followed(recipe, capsys, monkeypatch, n
 
 def test_the_command_that_goes_on_does_not_restart(recipe, capsys, monkeypatch):
     ended = interrupted(capsys, monkeypatch, fail, "merge", recipe, "out", "--restart")
-    assert f"Go on with: sdmw merge {recipe} out\n" in ended.err
+    assert f"Continue with: sdmw merge {recipe} out\n" in ended.err
 
 
 @pytest.mark.parametrize("option", ["-q", "--quiet"])

@@ -142,7 +142,7 @@ def test_the_kernels_of_documents_are_loaded_with_the_run_s(world):
 def test_the_command(world, capsys, monkeypatch):
     said = told(capsys, monkeypatch, "merge", "r.yaml", "out", "--quiet")
     assert said.code == 0, said
-    assert "note: document 'FIRST' is computed wherever it is read, and not written" in said.err
+    assert "note: document 'FIRST' is not written: it is computed each time it is read" in said.err
     assert told(capsys, monkeypatch, "verify", "out", "--quiet").code == 0
 
 
@@ -204,7 +204,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(world):
     with pytest.raises(PlanError, match="absent"):
         sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
     Path("r.yaml").write_text(text.replace("FIRST", "up/../FIRST"))
-    with pytest.raises(RecipeError, match=r"name: expected one that a folder can have, found 'up/\.\./FIRST'"):
+    with pytest.raises(RecipeError, match=r"name: expected a valid folder name, found 'up/\.\./FIRST'"):
         sdmw.merge("r.yaml", "out", intermediate_dir="parts", progress=False)
     assert not Path("parts").exists()
     sdmw.merge("r.yaml", "out", progress=False)

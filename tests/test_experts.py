@@ -174,7 +174,7 @@ def test_experts_of_other_numbers_are_one_line(folders):
         (problem,) = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": [name]}).problems
         assert str(problem) == (
             f"model '{name}': experts 'model.layers.0.mlp.experts': expected 4 experts of 6 by 10 as in the base, "
-            f"found {said}; 1 other layer likewise. Merge models with the same experts"
+            f"found {said}; the same in 1 other layer. Merge models with the same experts"
         )
 
 
@@ -182,10 +182,10 @@ def test_one_line_for_names_alike(folders):
     """A model with fewer experts, stored as the base's are: a line for them, and one for the routers."""
     write_checkpoint("less", apart(1, experts=3), config=CONFIG)
     routers, others = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["less"]}).problems
-    assert "expected 4 rows as in the base, found 3 rows; likewise 1 other tensor with such names" in str(routers)
+    assert "expected 4 rows as in the base, found 3 rows; the same for 1 other tensor with such names" in str(routers)
     assert routers.mend == "Merge fine-tunes of one base"  # no vocabulary, though rows alone differ
     assert others.expected == "6 tensors such as 'model.layers.0.mlp.experts.3.down_proj.weight'"
-    assert others.found == "none of these names"
+    assert others.found == "no such tensors"
     write_checkpoint("more", apart(1, experts=6), config=CONFIG)
     routers, others = sdmw.plan({"merge_method": "linear", "base_model": "0-apart", "models": ["more"]}).problems
     assert "12 tensors such as 'model.layers.0.mlp.experts.4.down_proj.weight' are not in the base" in str(others)

@@ -68,7 +68,7 @@ def test_nearly_the_best_of_its_rank_and_the_error_is_true(world, rank):
 
 
 def test_a_model_is_no_fine_tune_of_itself(world):
-    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two models"):
+    with pytest.raises(PlanError, match=r"expected a fine-tune, found the base itself\. Give two different models"):
         sdmw.extract("base", "./base/", "adapter", progress=False)
     assert not os.path.exists("adapter")
 
@@ -100,13 +100,15 @@ def test_modules_of_a_base_within_a_wrapper_are_those_in_memory(world):
 
 def test_a_peft_model_as_a_whole_is_told(world):
     save_file({**world[1], "a.lora_A.default.weight": world[1]["model.norm.weight"]}, "tune/model.safetensors")
-    with pytest.raises(PlanError, match="a PEFT model whose adapter is not merged"):
+    with pytest.raises(PlanError, match="a PEFT model with an adapter that is not merged"):
         sdmw.extract("base", "tune", "adapter", progress=False)
 
 
 def test_what_is_no_merge_is_called_what_it_is(world):
     sdmw.extract("base", "tune", "adapter", rank=2, progress=False)
-    with pytest.raises(CheckpointError, match="that of an extraction, which tells its own error and is not verified"):
+    with pytest.raises(
+        CheckpointError, match="the report of an extraction, which states its own error and is not verified"
+    ):
         sdmw.verify("adapter", progress=False)
     sdmw.pack("base", "tune", "archive", progress=False)
     with pytest.raises(CheckpointError, match="found a delta archive, which sdmw apply checks while it reads it"):
@@ -190,7 +192,7 @@ class TestLeftOut:
         assert report.left_out_share == pytest.approx(np.sqrt(left / sum(elements.values())))
         assert report.whole_error == pytest.approx(report.left_out_share)
         assert {each.tensor.split(".")[4]: each.why for each in report.left_out} == {
-            "experts": "experts in one tensor", "router": "routers, which peft does not take",
+            "experts": "experts in one tensor", "router": "routers, which peft does not support",
         }  # fmt: skip
         norms = {each.tensor: each.norm for each in report.left_out}
         for name, norm in norms.items():
@@ -292,7 +294,7 @@ class TestLeftOut:
         base = {name: np.ones((8, 4), "f4"), "a.weight": np.ones((4, 4), "f4")}
         report, _ = extracted(base, base, config, added={"lm_head.weight": base[name] + np.float32(0.1)})
         assert report.left_out == ()
-        assert "the output head too" in report.notes[0]
+        assert "is also the output head" in report.notes[0]
         assert report.follows
         assert (
             "PeftModel.from_pretrained(base, 'path/to/this/folder').merge_and_unload()"
@@ -314,7 +316,11 @@ class TestLeftOut:
 
     def test_a_model_that_transformers_builds_otherwise_is_refused(self):
         base = {"vit.encoder.layer.0.attention.attention.query.weight": np.ones((8, 8), "f4")}
-        with pytest.raises(PlanError, match=r"model_type 'vit', whose modules transformers calls otherwise"):
+        with pytest.raises(
+            PlanError,
+            match=r"model_type 'vit', for which transformers and the checkpoint name "
+            r"modules differently",
+        ):
             extracted(base, base, {"model_type": "vit"})
 
 
@@ -342,7 +348,7 @@ class TestRefused:
             sdmw.extract("base", "other", "out", progress=False)
         said = str(caught.value)
         assert "expected shape [40, 16]" in said
-        assert "'model.layers.1.mlp.up_proj.weight': expected a tensor of each name" in said
+        assert "'model.layers.1.mlp.up_proj.weight': expected this tensor, as in" in said
 
     def test_an_adapter(self, world):
         sdmw.extract("base", "tune", "out", rank=2, progress=False)
@@ -369,7 +375,7 @@ def test_licences_that_differ_and_what_is_overwritten_are_told(world):
     )
     Path("out/mine.txt").touch()
     _, said = sdmw.extract("base", "tune", "out", rank=2, progress=False, overwrite=True).warnings
-    assert said == "out: it is overwritten, and what is in it and not written anew is lost: 'mine.txt'"
+    assert said == "out: it is overwritten, and these files in it are lost: 'mine.txt'"
 
 
 def test_the_command(world, capsys, monkeypatch):

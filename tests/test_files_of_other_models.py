@@ -75,7 +75,7 @@ def test_the_base_s_own(models, name):
 
 @pytest.mark.parametrize("field", ["chat_template", "generation_config"])
 def test_a_model_that_has_none_is_a_problem(models, field):
-    with pytest.raises(PlanError, match=rf"recipe: {field}: model 'a' has none\. Write {field}: base"):
+    with pytest.raises(PlanError, match=rf"recipe: {field}: model 'a' has no {field}\. Write {field}: base"):
         merge(**{field: "a"})
     merge(**{field: "base"})
 
@@ -87,7 +87,7 @@ def test_a_model_that_the_recipe_does_not_list(models):
 
 def test_a_template_whose_name_is_a_path_is_refused(models):
     put("a", "tokenizer_config.json", {"chat_template": [{"name": "../../x", "template": "of a"}]})
-    with pytest.raises(PlanError, match=r"chat_template: expected a name that a file can have, found '../../x'"):
+    with pytest.raises(PlanError, match=r"chat_template: expected a valid file name, found '../../x'"):
         merge(chat_template="a")
 
 
@@ -106,7 +106,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 +
 )
 def test_a_pointer_of_git_lfs_is_refused_and_not_recommended(models, field, file):
     put("a", file, POINTER)
-    with pytest.raises(PlanError, match=rf"a/{file}: expected the file, found a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(PlanError, match=rf"a/{file}: expected the file, found a Git LFS pointer.*git lfs pull"):
         merge(**{field: "a"})
     assert not any(field in note for note in sdmw.plan(recipe("a", "b")).notes)
 
@@ -123,6 +123,6 @@ def test_a_pointer_that_is_not_read_does_not_matter(models):
 )
 def test_generation_settings_that_are_no_object_are_refused_and_not_recommended(models, text, said):
     put("a", "generation_config.json", text)
-    with pytest.raises(PlanError, match=rf"a/generation_config\.json: {said}.*\. Put it right, or write"):
+    with pytest.raises(PlanError, match=rf"a/generation_config\.json: {said}.*\. Correct the file, or write"):
         merge(generation_config="a")
     assert not any("generation_config" in note for note in sdmw.plan(recipe("a", "b")).notes)

@@ -122,7 +122,7 @@ def test_a_branch_that_moved_while_an_interrupted_merge_waited(there, world, tmp
 
     with pytest.raises(KeyboardInterrupt):
         sdmw.merge(recipe("hf://org"), tmp_path / "out", progress=stop)
-    with pytest.raises(sdmw.SdmwError, match="was an input, and is none now"):
+    with pytest.raises(sdmw.SdmwError, match="was an input, and no longer is one"):
         sdmw.merge(recipe("hf://org"), tmp_path / "out", progress=False)
 
 
@@ -177,13 +177,13 @@ def test_all_files_come_along_that_come_from_a_folder(there, world, tmp_path):
 
 def test_a_gated_model_says_how_it_is_had(there, monkeypatch):
     monkeypatch.setattr(there.small, "files", there.small.files | {f"/org/base/resolve/{COMMIT}/config.json": 403})
-    with pytest.raises(CheckpointError, match=r"access is denied.*Accept its terms on its page"):
+    with pytest.raises(CheckpointError, match=r"access is denied.*Accept the terms on the model's page"):
         sdmw.inspect("hf://org/base")
 
 
 def test_a_file_that_is_listed_and_not_there(there):
     there.small.files[f"/org/base/resolve/{COMMIT}/gone.txt"] = None, 0
-    with pytest.raises(CheckpointError, match=r"gone\.txt is listed, and not there"):
+    with pytest.raises(CheckpointError, match=r"gone\.txt is listed but not there"):
         sdmw.inspect("hf://org/base")
 
 
@@ -241,7 +241,7 @@ def test_the_card_calls_it_by_its_id():
 
 
 def test_nothing_is_written_to_the_hub(there, tmp_path):
-    with pytest.raises(PlanError, match="expected a store that takes objects, found a server of files"):
+    with pytest.raises(PlanError, match="expected an object store, found a file server"):
         sdmw.merge(recipe("hf://org"), "hf://org/merged", progress=False)
 
 

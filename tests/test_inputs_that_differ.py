@@ -48,7 +48,9 @@ def test_extra_tensors_are_taken_or_left_out(tmp_path, differing, extra, names):
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == names
     said = [warning for warning in report.warnings if "left out" in warning]
     assert said == (
-        ["model 'two': left out, since the base has none of this name: 'eyes.0' and 1 more"] if extra == "drop" else []
+        ["model 'two': tensors left out, because the base lacks these names: 'eyes.0' and 1 more"]
+        if extra == "drop"
+        else []
     )
 
 
@@ -56,7 +58,7 @@ def test_an_extra_tensor_of_two_models_is_the_first_one_s_and_said(tmp_path, dif
     third = model(tmp_path / "third", {**load_file(f"{differing[1]}/model.safetensors"), "w": values(9, 9)})
     report = sdmw.merge(recipe(*differing[:1], *differing, third, extra="take", integers="base"), tmp_path / "out")
     said = [warning for warning in report.warnings if "left out" in warning]
-    assert said == ["model 'third': left out, since an earlier model has one of this name: 'eyes.0' and 1 more"]
+    assert said == ["model 'third': tensors left out, because an earlier model has these names: 'eyes.0' and 1 more"]
     assert report.tally.dropped == {third: 2}
 
 
@@ -65,7 +67,10 @@ def test_extra_tensors_are_an_error_that_names_both_choices(tmp_path, differing)
         sdmw.merge(recipe(*differing[:1], *differing, integers="base"), tmp_path / "out")
     (problem,) = caught.value.problems
     assert problem.found == "2 tensors such as 'eyes.0' are not in the base"
-    assert problem.mend == "Recipe field `extra: take` copies them into the output, `extra: drop` leaves them out"
+    assert (
+        problem.mend
+        == "Write `extra: take` in the recipe to copy them into the output, or `extra: drop` to leave them out"
+    )
 
 
 def test_integers_that_differ_are_found_before_anything_is_measured(tmp_path, differing):
@@ -87,9 +92,7 @@ def test_integers_may_be_the_base_s(tmp_path, differing):
 def test_a_pointer_of_git_lfs_for_a_tokenizer_is_refused(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 17209961\n"
     base = model(tmp_path / "base", {"w": values(1)}, files={"tokenizer.json": pointer})
-    with pytest.raises(
-        PlanError, match=r"tokenizer\.json: expected the file, found a pointer of Git LFS.*git lfs pull"
-    ):
+    with pytest.raises(PlanError, match=r"tokenizer\.json: expected the file, found a Git LFS pointer.*git lfs pull"):
         sdmw.merge(recipe(base, base), tmp_path / "out")
 
 
@@ -165,7 +168,7 @@ def test_weights_beside_a_model_come_along_and_are_named(tmp_path):
     assert (tmp_path / "out" / "spk_dict.pt").read_text() == "voices"
     assert any("'spk_dict.pt' holds weights that are copied, not merged" in warning for warning in report.warnings)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- parts: `spk_dict.pt`: weights of the base that are copied as they are\n" in card
+    assert "- parts: `spk_dict.pt`: weights of the base that are copied unchanged\n" in card
 
 
 def at_the_end(out):
@@ -195,11 +198,11 @@ class TestWhatIsNotMergedIsCounted:
         model(tmp_path / "two", {name: values(5, 6) for name in "abc"})
         made = recipe("base", "one", "two", missing="base")
         plan, merge, report, card = self.merged(tmp_path, capsys, monkeypatch, made)
-        said = "2 tensors in 'one', 1 in 'two': the base's stand in"
+        said = "2 tensors in 'one', 1 in 'two': the base's are used"
         assert f"missing {said}" in plan
         assert f"missing      {said}\n" in merge
         assert report.missing == {"one": 2, "two": 1}
-        assert "- missing: 2 tensors in `one`, 1 in `two`: the base's stand in\n" in card
+        assert "- missing: 2 tensors in `one`, 1 in `two`: the base's are used\n" in card
 
     def test_a_model_that_lacks_more_than_half_is_refused_whatever_the_recipe_says(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -229,7 +232,9 @@ class TestWhatIsNotMergedIsCounted:
         assert copied in plan
         assert copied in " ".join(merge.split())
         assert report.tally.copied_tensors == 1
-        passed_over = "tensors of integers and the like are the base's (`integers: base`); not read: 1 of 'two'"
+        passed_over = (
+            "tensors that are not merged, such as integers, come from the base (`integers: base`); not read: 1 of 'two'"
+        )
         assert passed_over in report.notes
         assert "integers and the like" not in card
 
@@ -255,13 +260,13 @@ class TestWhatIsNotMergedIsCounted:
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == (("lm_head.weight",), ())
             assert "lm_head" not in card.partition("## Recipe")[0]
         else:
-            untied = "'lm_head.weight': not tied to the embedding, so written by itself"
+            untied = "'lm_head.weight': not tied to the embedding, so written separately"
             assert f"untied {untied}" in lines
-            assert "tied heads 1 tensor in 'base' not stored: the embedding stands in" in lines
+            assert "tied heads 1 tensor in 'base' not stored: the embedding is used" in lines
             assert (report.tally.unwritten_heads, report.tally.untied_heads) == ((), ("lm_head.weight",))
             assert report.tally.absent_heads == {"base": 1}
             assert f"- untied: {untied}\n".replace("'", "`") in card
-            assert "- tied heads: 1 tensor in `base` not stored: the embedding stands in\n" in card
+            assert "- tied heads: 1 tensor in `base` not stored: the embedding is used\n" in card
 
     def test_files_of_the_base_that_do_not_come_along(self, tmp_path, capsys, monkeypatch):
         files = {"README.md": "", ".gitattributes": "", **{f"adapter_{n}.bin": "" for n in range(5)}}

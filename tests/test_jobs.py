@@ -201,7 +201,7 @@ class TestAnInterruptedExtraction:
         run("extract", "undisturbed")
         with pytest.raises(StoppedError) as caught:
             run("extract", "out", threads=1, progress=stopping_after(2))
-        assert caught.value.__notes__ == [f"what is done is kept in {world}/.out.sdmw: the same command resumes it"]
+        assert caught.value.__notes__ == [f"finished work is kept in {world}/.out.sdmw: the same command resumes it"]
 
     def test_goes_on_to_the_same_bits_and_report(self, monkeypatch):
         names = counted(monkeypatch)

@@ -222,7 +222,7 @@ class TestRefused:
             tensors = factors(np.random.default_rng(0), "h.0.w", (4, 4))
             write_adapter(tmp_path / name, tensors, fan_in_fan_out=transposed)
         (problem,) = self.problems()
-        assert "tensor 'h.0.w.weight': expected adapters that keep it one way, found both ways" in problem
+        assert "tensor 'h.0.w.weight': expected adapters that store it in one orientation, found both ways" in problem
 
     def test_a_model(self, world):
         write_checkpoint("corp", world[0])
@@ -230,7 +230,7 @@ class TestRefused:
         assert "expected low-rank matrices, which are what lora combines, found values" in problem
 
     def test_no_whole_rank(self, world):
-        assert "svd_rank 2.5 is no whole number" in self.problems("svd", svd_rank=2.5)[0]
+        assert "svd_rank 2.5 is not a whole number" in self.problems("svd", svd_rank=2.5)[0]
 
     def test_words(self, world):
         with pytest.raises(sdmw.SdmwError, match="expected linear, cat or svd, found 'ties'"):

@@ -48,9 +48,9 @@ WITHOUT = {
     "tests/contracts/test_dask.py",
     "Start workers (dask worker ADDRESS) and run the same command: it goes on": "needs a cluster: "
     "tests/faults/test_clusters.py",
-    "Have each run write to a folder of its own": "needs a store: tests/test_remote_output.py",
+    "Let each run write to its own folder": "needs a store: tests/test_remote_output.py",
     "Install the same version on all machines": "needs another version: tests/contracts/test_executors.py",
-    "Have the workers see the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
+    "Give the workers the same files under the same paths": "needs a mount: tests/faults/test_clusters.py",
     "pip install 'sdmw[remote]'": "needs an environment without obstore: tests/test_remote_inputs.py",
     "Write to a folder of this machine, and copy the result there": "another place: tests/test_remote_inputs.py",
     "Write to s3://, gs:// or az://, or to a folder of this machine": "needs a store: tests/test_remote_output.py",
@@ -58,12 +58,13 @@ WITHOUT = {
     "Leave it out (--dask), or write to a folder that all workers see": "needs a store: tests/test_remote_output.py",
     "State it, as in --bandwidth 200MB": "needs a store: tests/running/test_probe.py",
     "Write for instance 2GB or measured": "said by plan alone: tests/test_plan_times.py",
-    "Accept its terms on its page, and have a token that may read it (hf auth login, or HF_TOKEN)": "needs a Hub: "
+    "Accept the terms on the model's page, and use a token that may read it (hf auth login, or HF_TOKEN)": "needs a "
+    "Hub: "
     "tests/test_hub_inputs.py",
     "Rename the object": "needs a store that takes such names: tests/test_remote_inputs.py",
     "pip install 'sdmw[hub]'": "needs an environment without huggingface_hub: tests/storage/test_locate.py",
     "pip install 'sdmw[hub,remote]'": "needs an environment without huggingface_hub: tests/test_hub_inputs.py",
-    "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)": "needs "
+    "Check the name and the network; a gated or private model needs a token (hf auth login, or HF_TOKEN)": "needs "
     "a Hub: tests/test_hub_inputs.py",
     "Write it as in hf://org/name or hf://org/name@revision": "needs a Hub: tests/test_hub_inputs.py",
     "pip install 'sdmw[arrow]'": "needs an environment without pyarrow: tests/stores/test_sweep_exchange.py",
@@ -75,11 +76,11 @@ WITHOUT = {
     "tests/test_vocabularies.py",
     "Choose another random_seed": "needs deltas made for the words of a seed: tests/methods/test_long_rows.py",
     "Check the network": "needs the network to fail: tests/storage/test_locate.py",
-    "Free them, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
-    "Free them or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
+    "Free that space, or write elsewhere": "needs a full disk: tests/faults/test_disks.py",
+    "Free that space or raise the quota (see `quota -s`), or write elsewhere": "needs a quota: "
     "tests/writing/test_publication.py",
     "Raise the limit": "the limit is the process's own: tests/test_pack.py",
-    "Write to a disk, or raise the limit of memory": "needs a memory group and a memory disk: tests/faults",
+    "Write to a disk, or raise the memory limit": "needs a memory group and a memory disk: tests/faults",
     "Write to another file system, and move the result": "needs a file system that cannot rename: tests/faults",
     "Choose another folder": "needs a user who may not write, or a read-only disk: tests/writing/test_target.py",
     "Name a directory inside it": "needs a mount point: tests/faults/test_places.py",

@@ -74,8 +74,8 @@ def test_without_tokenizer_and_card(world, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "why"),
     [
-        ("--no-safe-serialization", "pickled weights run code where they are loaded"),
-        ("--unsafe-truncate-embeddings", "rows of unlike vocabularies would be merged by their numbers"),
+        ("--no-safe-serialization", "pickled weights run code when they are loaded"),
+        ("--unsafe-truncate-embeddings", "rows of different vocabularies would be merged by their numbers"),
     ],
 )
 def test_what_is_not_done_is_refused(world, capsys, monkeypatch, flag, why):
@@ -137,6 +137,6 @@ def test_what_only_other_methods_take_is_one_note_for_each_name(world):
     models = [{"model": name, "parameters": {"weight": 1, "density": 0.5}} for name in ("a", "b", "c", "d")]
     recipe = load({"merge_method": "karcher", "models": models}, all_methods())
     assert recipe.notes == (
-        "models.0.parameters.weight has no effect: karcher does not take it, nor in 3 more places",
-        "models.0.parameters.density has no effect: karcher does not take it, nor in 3 more places",
+        "models.0.parameters.weight has no effect: karcher does not take it; the same in 3 more places",
+        "models.0.parameters.density has no effect: karcher does not take it; the same in 3 more places",
     )

@@ -48,7 +48,7 @@ SPELLINGS = {
     "a prefix that nobody knows": (lambda name: f"student.inner.{name}", "once 'student.inner.' is left out"),
     "a prefix less": (lambda name: name.removeprefix("model."), "8 of 9 names agree once 'model.' is put before them"),
     "compiled parts": (lambda name: name.replace(".mlp.", "._orig_mod.mlp."), "once '_orig_mod.' is left out"),
-    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight' is written for 'gamma'"),
+    "old gamma": (lambda name: name.replace("norm.weight", "norm.gamma"), "'weight' replaces 'gamma'"),
 }
 
 
@@ -114,7 +114,7 @@ def test_the_recipe_s_rules_come_first(values):
 def test_a_rule_that_no_tensor_matches_is_a_warning(values):
     plan = sdmw.plan(recipe("plain", "two", rename=[{"model": "two", "from": "lm_heat.*", "to": "lm_head.weight"}]))
     assert plan.problems == ()
-    assert "rename: 'lm_heat.*' is the name of no tensor of model 'two'" in plan.warnings
+    assert "rename: 'lm_heat.*' matches no tensor of model 'two'" in plan.warnings
 
 
 def test_two_tensors_of_one_name_are_told_once_for_each_rule(values):
@@ -122,9 +122,10 @@ def test_two_tensors_of_one_name_are_told_once_for_each_rule(values):
              {"model": "two", "from": r"lm_head\.weight", "to": "model.norm.weight"}]  # fmt: skip
     problems = sdmw.plan(recipe("plain", "two", rename=rules)).problems
     first = "model.layers.{}.input_layernorm.weight"
-    said = "rename of model 'two': expected another name for each tensor, found "
+    said = "rename of model 'two': expected a different name for each tensor, found "
     assert sorted(map(str, problems)) == [
-        f"{said}'{first.format(0)}' and '{first.format(1)}' both become '{first.format(0)}'; likewise 2 other tensors",
+        f"{said}'{first.format(0)}' and '{first.format(1)}' both become '{first.format(0)}'; the same for 2 other "
+        "tensors",
         f"{said}'model.norm.weight' and 'lm_head.weight' both become 'model.norm.weight'",
     ]
 
@@ -134,7 +135,7 @@ def test_two_tensors_of_one_name_are_told_once_for_each_rule(values):
     [
         ({"model": "three", "from": "a", "to": "b"}, "rename.0.model: expected one of models, found 'three'"),
         ({"model": "tow", "from": "a", "to": "b"}, "found 'tow'. Did you mean two?"),
-        ({"model": "base", "from": "a", "to": "b"}, "found the base, whose names the output has"),
+        ({"model": "base", "from": "a", "to": "b"}, "found the base, which names the output's tensors"),
         (
             {"model": "two", "from": "(a", "to": "b"},
             "rename.0.from: expected a regular expression of Python, found '(a'",
@@ -225,7 +226,7 @@ def test_a_language_model_is_merged_into_one_that_sees(eyes, age):
     write_checkpoint("whole", whole, config=SEEING)
     sdmw.merge({**fields, "models": ["whole"]}, "expected", progress=False)
     assert_same(load_file("out/model.safetensors"), load_file("expected/model.safetensors"))
-    assert f"model 'text' is merged into '{prefix}': 3 tensors outside are the base's" in report.notes
+    assert f"model 'text' is merged into '{prefix}': 3 tensors outside it are the base's" in report.notes
     assert report.missing == {}
 
 
@@ -250,7 +251,7 @@ def test_parts_that_are_none_are_told_with_those_that_are(eyes):
     write_checkpoint("other", {"x.weight": eyes["two"]["model.norm.weight"]}, config=LANGUAGE)
     plan = sdmw.plan({"merge_method": "linear", "base_model": "base-old",
                       "models": ["base-old", {"model": "other", "into": "model.language"}]})  # fmt: skip
-    assert plan.problems[0].mend == "Its layers lie below 'model.language_model', 'model.vision_tower.encoder'"
+    assert plan.problems[0].mend == "Its layers are below 'model.language_model', 'model.vision_tower.encoder'"
 
 
 def tower(prefix):
@@ -271,7 +272,7 @@ def test_what_is_merged_into_another_part_leaves_the_head_alone(eyes, age, part)
     assert_same({n: t for n, t in found.items() if n not in inside}, {n: base[n] for n in base.keys() - inside})
     assert sorted(found[name].tobytes() for name in inside) == sorted(t.tobytes() for t in tower(f"{part}.").values())
     assert report.missing == {}
-    outside = f"{len(base) - len(inside)} tensors outside are the base's"
+    outside = f"{len(base) - len(inside)} tensors outside it are the base's"
     assert f"model 'tower' is merged into '{part}': {outside}" in report.notes
 
 
@@ -325,7 +326,7 @@ def test_two_rules_at_once(values):
     )
     found, report = merged("one", "two")
     assert_same(found, merged("plain", "two", out="expected")[0])
-    said = "all 9 names agree: 6 once 'inner.' is left out, 3 once 'inner.' is left out and 'weight' is written for"
+    said = "all 9 names agree: 6 once 'inner.' is left out, 3 once 'inner.' is left out and 'weight' replaces"
     assert any(said in note for note in report.notes)
 
 
@@ -384,7 +385,7 @@ def test_many_kinds_of_tensors_are_one_line(values):
 
 def test_without_saying_where_a_language_model_is_no_model_that_sees(eyes):
     problems = sdmw.plan({"merge_method": "linear", "base_model": "base-new", "models": ["base-new", "text"]}).problems
-    assert {problem.mend for problem in problems} == {"Recipe field `missing: base` takes the base's values"}
+    assert {problem.mend for problem in problems} == {"Write `missing: base` in the recipe to take the base's values"}
     assert all("vision_tower" in str(each) or "multi_modal" in str(each) for each in problems)
 
 
@@ -401,7 +402,7 @@ def test_what_loaders_compute_is_as_in_the_base(values):
     write_checkpoint("old-one", {**values["one"], **computed(1)}, config=UNTIED)
     found, report = merged("old-one", "two")
     assert_same(found, merged("plain", "two", out="expected")[0])
-    assert "model 'old-one': 4 tensors that loaders compute are as in the base" in report.notes
+    assert "model 'old-one': 4 tensors that loaders compute are stored or left out as in the base" in report.notes
     write_checkpoint("old-base", {**values["base"], **computed(1)}, config=UNTIED)
     fields = {"merge_method": "linear", "base_model": "old-base", "models": ["plain", "two"]}
     report = sdmw.merge(fields, "old", progress=False)
@@ -412,7 +413,7 @@ def test_what_loaders_compute_is_as_in_the_base(values):
 def test_one_tensor_that_loaders_compute_is_told_as_one(values):
     write_checkpoint("old-one", {**values["one"], PLACES: np.arange(4)}, config=UNTIED)
     _, report = merged("old-one", "two")
-    assert "model 'old-one': 1 tensor that loaders compute is as in the base" in report.notes
+    assert "model 'old-one': 1 tensor that loaders compute is stored or left out as in the base" in report.notes
 
 
 def test_a_bias_is_no_mask(values):

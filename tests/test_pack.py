@@ -229,10 +229,10 @@ def test_what_an_archive_does_not_keep_is_told(world):
         f"{os.getcwd()}/tune: 'large.dat' is not in the archive: larger than 64 MiB",
     )
     assert apply("base", "archive", "there").warnings == (
-        "archive: 'large.dat' of the model is not in it, nor in the output: larger than 64 MiB",
+        "archive: 'large.dat' of the model is neither in the archive nor in the output: larger than 64 MiB",
     )
     assert revert("tune", "archive", "back").warnings == (
-        "archive: 'leaves.txt' of the base is not in it, nor in the output: a link that leaves the folder",
+        "archive: 'leaves.txt' of the base is neither in the archive nor in the output: a link that leaves the folder",
     )
 
 
@@ -247,7 +247,7 @@ def test_files_of_the_model_that_are_others_now_are_told(world):
     base = f"{os.getcwd()}/base"
     assert report.warnings == (
         f"{base}: 'LICENSE' belongs to both models and is not copied: no such file",
-        f"{base}: 'vocab.txt' is not the one that was there when the archive was packed; it is copied",
+        f"{base}: 'vocab.txt' has changed since the archive was packed; it is copied",
         f"{base}: 'notes.txt' was not there when the archive was packed; it is not copied",
     )
     found = others_of("there")
@@ -351,7 +351,7 @@ def test_what_does_not_fit_is_told_at_once(world):
         assert len(lines) == 5
         assert f"tensor 'lm_head.weight': expected BF16 [40, 16] as in {origin}, found BF16 [20, 16]" in said
         assert f"tensor 'model.norm.weight': expected BF16 [16] as in {origin}, found F32 [16]" in said
-        assert f"expected tensor 'model.embed_tokens.weight' as in {origin}, found none of this name" in said
+        assert f"expected tensor 'model.embed_tokens.weight' as in {origin}, found no such tensor" in said
         assert f"tensor 'more' is not in {origin}" in said
         assert "it is inside the input" in lines[-1]
     assert "expected a fine-tune, found the base itself" in refused(PlanError, pack, "base", "base/.", "out")
@@ -366,7 +366,7 @@ def test_an_adapter_is_refused(world):
     pack("base", "tune", "archive")
     for function, arguments in ((pack, ("base", "adapter")), (apply, ("adapter", "archive"))):
         said = refused(PlanError, function, *arguments, "out")
-        assert "adapter: expected a model that stands alone, found an adapter. Make a model of it first" in said
+        assert "adapter: expected a complete model, found an adapter. Merge it into a model first" in said
 
 
 @pytest.mark.parametrize("k", [-1, 101, float("nan"), True, "10", None])
@@ -451,7 +451,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 def test_what_is_overwritten_is_told(world):
-    lost = "{}: it is overwritten, and what is in it and not written anew is lost: 'mine.txt'"
+    lost = "{}: it is overwritten, and these files in it are lost: 'mine.txt'"
     sdmw.pack("base", "tune", "archive", progress=False)
     sdmw.apply("base", "archive", "there", progress=False)
     assert sdmw.pack("base", "tune", "archive", progress=False, overwrite=True).warnings == ()

@@ -43,7 +43,7 @@ def test_tables_say_where_time_goes(recipe, capsys, monkeypatch):
     assert ["on", "1", "thread", "read", "compute", "write", "driver", "about", "limited", "by"] in words
     assert ["workers", "decide", "write", "about", "limited", "by"] in words
     assert {line[0] for line in words if line} >= {"decide", "write", "all", "1", "8"}
-    assert lines[-1].startswith("rests on: 10.0 KB/s (stated), shared by reading and writing; what is read twice")
+    assert lines[-1].startswith("based on: 10.0 KB/s (stated), shared by reading and writing; data that is read twice")
     assert max(len(line) for line in lines[:-1]) <= 80
 
 
@@ -70,7 +70,7 @@ def test_a_plan_on_executors_says_what_workers_are(recipe):
 def test_what_was_never_measured_is_said(recipe, capsys, monkeypatch):
     monkeypatch.delitem(sdmw.planning.costs.COSTS, "sdm_w")
     done = told(capsys, monkeypatch, "plan", recipe, "--bandwidth", "1MB")
-    assert done.out.splitlines()[-1].endswith("; what sdm_w computes was never measured")
+    assert done.out.splitlines()[-1].endswith("; the computing time of sdm_w was never measured")
 
 
 def test_measuring_reads_and_writes_beside_the_output(recipe, capsys, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_rate_may_be_written_as_one(recipe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"workers": (1, 2)}, "workers: expected a bandwidth beside them, found none"),
+        ({"workers": (1, 2)}, "workers: expected a bandwidth as well, found none"),
         ({"bandwidth": "fast"}, "bandwidth: expected bytes a second, as a size, or `measured`, found 'fast'"),
         ({"bandwidth": "1GB", "workers": 8}, "workers: expected a list of numbers, such as [1, 8], found 8"),
         ({"bandwidth": "1GB", "workers": (0,)}, "workers: expected whole numbers from 1 to 1024, found 0"),

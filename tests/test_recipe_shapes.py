@@ -356,7 +356,7 @@ DEPTHS = {
 WARNED = {
     "long-form-of-models": ["an adapter of 'base', put on 'code'"],
     "adapters-in-task-arithmetic": ["an adapter of 'base', put on 'chat'", "an adapter of 'base', put on 'code'"],
-    "slerp-every-part": ["parameters.t.5: 'modelnorm' is part of no tensor's name, and has no effect"],
+    "slerp-every-part": ["parameters.t.5: 'modelnorm' has no effect: no tensor's name contains it"],
 }  # fmt: skip
 
 
@@ -366,12 +366,12 @@ REFUSED = {
         r":5:38: models\.0\.parameters\.density: expected a number from 0 to 1, found 50",
         r":7:38: models\.1\.parameters\.density: expected a number from 0 to 1, found 50",
     ],
-    "evolutionary": [r":1:1: genome: expected a merge, found a search for a recipe, which is not done here"],
+    "evolutionary": [r":1:1: genome: expected a merge, found a search for a recipe, which sdmw does not do"],
     "layers-of-a-larger-model": [
         r"layer_range of model 'chat' in slices\.0: expected at most 8 layers .*, found \[0, 24\]",
         r"layer_range of model 'chat' in slices\.1: expected at most 8 layers .*, found \[8, 32\]",
     ],
-    "mixture-of-experts": [r":4:1: experts: expected a merge, found a mixture of experts, which is not built here"],
+    "mixture-of-experts": [r":4:1: experts: expected a merge, found a mixture of experts, which sdmw does not build"],
     "parameters-in-the-wrong-place": [
         *(
             rf"models\.{n}\.{name}: unknown field\. Write it under parameters"
@@ -379,7 +379,7 @@ REFUSED = {
         ),
         r":10:1: normalize: unknown field\. Write it under parameters",
     ],
-    "slerp-of-three": [r":3:9: models: expected exactly 1 model beside base_model, as slerp merges, found 2"],
+    "slerp-of-three": [r":3:9: models: expected exactly 1 model besides base_model for slerp, found 2"],
     "weights-for-some": [r":3:3: models: expected weights for all fine-tunes or none, found none for 'code'"],
 }  # fmt: skip
 

@@ -210,11 +210,11 @@ def test_a_web_server_that_gives_no_ranges_or_tells_files_apart_by_nothing(world
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         server.put(world / "base", "models/base")
         server.etag = server.modified = None
-        with pytest.raises(CheckpointError, match="neither an ETag nor a last change is told"):
+        with pytest.raises(CheckpointError, match="the server gives neither an ETag nor a time of change"):
             sdmw.inspect(f"{server.url}/models/base")
         server.modified, server.ranges = "Sat, 28 Nov 2026 10:00:00 GMT", False
         forget()
-        with pytest.raises(CheckpointError, match="the server gives files as a whole alone, and no ranges of them"):
+        with pytest.raises(CheckpointError, match="the server sends only whole files, not ranges of them"):
             sdmw.inspect(f"{server.url}/models/base")
         server.ranges = True
         forget()
@@ -247,7 +247,7 @@ def test_hosts_of_stores_are_web_servers_where_the_address_says_so(monkeypatch):
     [
         ("Error performing GET http://dns/timeout-certificate in 2ms", "the request failed"),
         ("Object at location dns/credential not usable", "the request failed"),
-        ("Error performing GET http://host/x in 2ms: dns error", "its name is not known"),
+        ("Error performing GET http://host/x in 2ms: dns error", "its host name is unknown"),
     ],
 )
 def test_names_of_objects_are_no_causes(words, said):
@@ -447,7 +447,7 @@ def test_what_a_worker_fetches_ahead_is_for_all_of_its_threads(store):
 
 @everything
 def test_other_processes_read_stores_too(store, expected, tmp_path):
-    forked = pytest.raises(RunError, match="cannot be read in a forked process, only in one that was spawned")
+    forked = pytest.raises(RunError, match="cannot be read in a forked process; use a spawned one")
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool, forked:
         merged(REMOTE, tmp_path / "out", executor=pool)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -100,7 +100,7 @@ def test_the_bytes_are_those_of_a_local_merge(world, store, expected):
     assert [name for name in sorted(same) if found[name] != expected[name]] == []
     assert sum(name.endswith(".safetensors") for name in found) > 2
     assert told(found["sdmw_report.json"]) == told(expected["sdmw_report.json"])
-    assert any("nothing keeps another run from writing there" in each for each in report.warnings)
+    assert any("nothing stops another run from writing there" in each for each in report.warnings)
     assert store.unfinished() == []
     assert SECRET not in repr(report) + found["sdmw_report.json"].decode() + found["sdmw_report.html"].decode()
 
@@ -134,7 +134,7 @@ def test_an_error_leaves_nothing(world, store, fails):
     with pytest.raises(OutputError, match=r"cannot be written: access is denied") as caught:
         merged(world, OUT)
     assert fails in str(caught.value)
-    assert "nothing of it is left in s3://bucket/out: the same command starts over" in caught.value.__notes__
+    assert "nothing is left in s3://bucket/out: the same command starts over" in caught.value.__notes__
     assert SECRET not in repr(caught.value)
     store.answer = None
     assert (store.objects(), store.unfinished()) == ({}, [])
@@ -260,7 +260,7 @@ def test_what_is_there_is_refused_or_replaced(world, store, tmp_path):
     store.put(tmp_path, "out")
     planned = sdmw.plan(recipe(world), OUT, overwrite=True)
     assert any("is removed before the first shard is sent" in each for each in planned.warnings)
-    assert any(each.endswith("not written anew is lost: 'notes.txt'") for each in planned.warnings)
+    assert any(each.endswith("these files in it are lost: 'notes.txt'") for each in planned.warnings)
     gone = []
 
     def look(*request):
@@ -280,7 +280,7 @@ def test_a_folder_of_something_else_is_not_replaced(world, store, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     store.put(tmp_path, "out")
     (problem,) = sdmw.plan(recipe(world), OUT, overwrite=True).problems
-    assert problem.found == "it holds 'thesis.tex', and is no model or result of sdmw"
+    assert problem.found == "it holds 'thesis.tex', and is not a model or a result of sdmw"
 
 
 def test_what_a_killed_run_left_is_refused_and_replaced(world, store, tmp_path):
@@ -325,8 +325,8 @@ def test_a_run_whose_place_was_taken_ends_and_leaves_the_other_s_result(world, s
     with pytest.raises(StoppedError if interrupted else OutputError) as caught:
         merged(world, OUT, progress=take, threads=1)
     said = str(caught.value)
-    assert "what was sent is left there: another run has begun to write there" in said
-    assert interrupted or "another run, which may overwrite, has taken its place" in said
+    assert "objects of this run remain there: another run has begun to write there" in said
+    assert interrupted or "another run, which was allowed to overwrite, has taken its place" in said
     now = store.objects()
     assert {key for key in left[0] if now.get(key) != left[0][key]} == set()
     assert store.unfinished() == []
@@ -364,7 +364,7 @@ def test_weights_of_others_beside_those_that_were_sent(world, store, name):
             for key in [key for key in store.names() if name in key] or [f"out/{name}"]:
                 obstore.put(writer, key, b"another's")
 
-    with pytest.raises(OutputError, match="expected what was sent and no more, found an object of another run"):
+    with pytest.raises(OutputError, match="expected only objects of this run, found an object of another run"):
         merged(world, OUT, progress=put)
     assert not {f"out/{CONFIG}", f"out/{INDEX}"} & set(store.names())
 
@@ -396,7 +396,7 @@ def test_the_model_of_the_tokenizer_is_an_input_too(store, tmp_path, place):
     models = [{"model": f"{at}/{name}", "parameters": {"weight": 1.0}} for name in ("base", "corp")]
     asked = {"merge_method": "linear", "models": models, "tokenizer": {"source": f"{at}/tokens"}}
     before = store.objects()
-    with pytest.raises(PlanError, match=r"apart from the inputs, found it is the input \S*tokens"):
+    with pytest.raises(PlanError, match=r"separate from the inputs, found it is the input \S*tokens"):
         sdmw.merge(asked, f"{at}/tokens", overwrite=True, progress=False)
     assert store.objects() == before
     assert (tmp_path / "tokens" / "tokenizer.json").exists()
@@ -405,9 +405,9 @@ def test_the_model_of_the_tokenizer_is_an_input_too(store, tmp_path, place):
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("https://host/out", "expected a store that takes objects, found a server of files"),
-        ("s3://bucket", "expected a folder of a store, found a store as a whole"),
-        ("s3://bucket/", "expected a folder of a store, found a store as a whole"),
+        ("https://host/out", "expected an object store, found a file server"),
+        ("s3://bucket", "expected a folder in a store, found the whole store"),
+        ("s3://bucket/", "expected a folder in a store, found the whole store"),
         (f"s3://{SECRET}@bucket/out", "an address with credentials"),
         ("s3://bucket/a/../b", "one that leads upwards"),
         ("s3://nowhere/out", "it cannot be listed: the server says 404 Not Found (NoSuchBucket)"),

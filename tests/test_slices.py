@@ -88,7 +88,7 @@ def test_sdm_w_in_slices_is_sdm_w(world):
     expected, *_ = sdm_w(world["base"], [world["a"], world["b"]], {name: [name] for name in world["base"]}, k=20)
     for name, tensor in out.items():
         np.testing.assert_array_equal(tensor, expected[name])
-    with pytest.raises(PlanError, match=r"the same models in all, which sdm_w weighs as wholes"):
+    with pytest.raises(PlanError, match=r"the same models in every slice, as sdm_w weighs whole models"):
         merged(whole, part(("base", 0, 1), ("a", 0, 1)), method="sdm_w", base_model="base")
 
 
@@ -114,8 +114,8 @@ def test_where_no_model_stores_a_head_there_is_none_and_the_first_slice_s_embedd
     assert HEAD not in out
     assert config()["tie_word_embeddings"]
     assert report.warnings == (
-        "the head is the embedding, as no model stores one: it comes from the first slice, while 'y' of the last would "
-        "have its own",
+        "no model stores a head, so the output's head is its embedding, which comes from the first slice; "
+        "the last slice ('y') would need its own",
     )
 
 
@@ -139,7 +139,7 @@ def test_what_a_source_lacks_or_has_more(world):
     with pytest.raises(PlanError) as caught:
         merged(*slices, method="linear")
     said = str(caught.value)
-    assert f"model 'less': expected tensor '{UP.format(1)}', found none of this name" in said
+    assert f"model 'less': expected tensor '{UP.format(1)}', found no such tensor" in said
     assert "tensor 'model.layers.0.more.weight' is not in the base" in said
     report, out = merged(*slices, method="linear", missing="base", extra="take")
     np.testing.assert_array_equal(out[UP.format(1)], linear([world["a"][UP.format(1)]] * 2, [1, 1], True))
@@ -253,7 +253,7 @@ def test_layers_beside_those_of_the_slices_are_told(world):
     write_checkpoint("seeing", {**world["a"], **tower}, config={**CONFIG, "num_hidden_layers": 4})
     plan = sdmw.plan({"merge_method": "passthrough", "slices": [part(("seeing", 0, 3)), part(("seeing", 2, 4))]})
     assert plan.problems == ()
-    assert "slices are of layers 'model.layers'; all from the first slice: layers 'visual.blocks'" in plan.warnings
+    assert "slices cut layers 'model.layers' alone; layers 'visual.blocks' come from the first slice" in plan.warnings
 
 
 def test_how_many_layers_a_model_has_is_no_difference_in_a_stack(world):
@@ -262,7 +262,7 @@ def test_how_many_layers_a_model_has_is_no_difference_in_a_stack(world):
                                            "use_sliding_window": False})  # fmt: skip
     plan = sdmw.plan({"merge_method": "passthrough", "slices": [part(("deep", 0, 3)), part(("a", 2, 4))]})
     assert not any("num_hidden_layers" in warning for warning in plan.warnings)
-    assert not any("tells of layers" in warning for warning in plan.warnings)
+    assert not any("describes single layers" in warning for warning in plan.warnings)
 
 
 @pytest.mark.parametrize(

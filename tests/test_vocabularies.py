@@ -173,7 +173,7 @@ class TestRows:
         np.testing.assert_allclose(out[EMBEDDING], (world["base"][EMBEDDING] + a) / 2, rtol=1e-6)
         assert config()["vocab_size"] == 8
         assert (
-            "tokenizer: 5 rows behind the tokens, which all have, are kept and merged like others"
+            "tokenizer: all inputs have 5 rows after the tokens; these rows are kept and merged like others"
             in sdmw.plan("out.yaml").notes
         )
         assert merged(
@@ -201,9 +201,11 @@ class TestRows:
         Path("r.yaml").write_text(ARITHMETIC + "tokenizer: {source: union, pad_to_multiple_of: 5}\n")
         notes = sdmw.plan("r.yaml").notes
         assert "tokenizer: 4 tokens are added to those of the base" in notes
-        assert "model 'a': rows of its vocabulary: 6 its own, 2 of others, 2 the mean of all, as padding" in notes
         assert (
-            "the base: rows of its vocabulary: 4 its own, 2 of others, 2 means of others, "
+            "model 'a': rows of its vocabulary: 6 its own, 2 from other models, 2 the mean of all, as padding" in notes
+        )
+        assert (
+            "the base: rows of its vocabulary: 4 its own, 2 from other models, 2 means of other models, "
             "2 the mean of all, as padding" in notes
         )
 
@@ -304,13 +306,14 @@ class TestFaults:
     def test_a_base_without_a_tokenizer(self, world, source):
         Path("base/tokenizer.json").unlink()
         (problem,) = problems_of(LINEAR + f"tokenizer_source: {source}\n")
-        assert "base/tokenizer.json: expected a tokenizer, which the recipe's tokenizer asks for, found none" in problem
+        assert "base/tokenizer.json: expected a tokenizer, as the recipe aligns vocabularies, found none" in problem
 
     def test_another_form_of_tokenizer(self, world):
         Path("a/tokenizer.json").rename("a/tokenizer.model")
         (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
         assert (
-            "a/tokenizer.json: expected the tokens by their numbers, found none, but a tokenizer in another" in problem
+            "a/tokenizer.json: expected a file with the tokens and their numbers, found only a tokenizer in another"
+            in problem
         )
 
     def test_a_model_without_a_tokenizer_has_the_base_s(self, world):
@@ -318,13 +321,14 @@ class TestFaults:
         Path("c/tokenizer.json").unlink()
         recipe = ARITHMETIC.replace("{model: b}", "{model: c}") + "tokenizer_source: union\n"
         assert problems_of(recipe) == []
-        assert "model 'c' has no tokenizer: its tokens count as the base's" in sdmw.plan("r.yaml").notes
+        assert "model 'c' has no tokenizer; the base's is assumed" in sdmw.plan("r.yaml").notes
 
     @pytest.mark.parametrize(
         ("source", "found"),
         [("a", "a token of model 'a', found no '<q>' among its tokens"),
          ("{kind: model_token, model: b, token: nil}", "a token of model 'b', found no 'nil' among its tokens"),
-         ("{kind: model_token, model: b, token_id: 6}", "a token of model 'b', found number 6, which has no row there"),
+         ("{kind: model_token, model: b, token_id: 6}", "a token of model 'b', found number 6, which has no row "
+         "in that model"),
          ("{kind: model_token, model: base, token: nil}", "a token of model 'base', found no 'nil' among its")],
     )  # fmt: skip
     def test_a_token_map_that_names_no_token(self, world, source, found):
@@ -361,7 +365,7 @@ class TestTemplates:
     def test_none_has_one(self, world):
         (problem,) = problems_of(ARITHMETIC + "chat_template: auto\ntokenizer_source: base\n")
         assert problem.endswith(
-            "chat_template: expected a model that has one, found none. Name a format, as chat_template: chatml"
+            "chat_template: expected a model with a chat template, found none. Name a format, as chat_template: chatml"
         )
 
     def test_a_format_and_a_text(self, plain):
@@ -484,7 +488,7 @@ class TestOddTokenizers:
         Path("far/config.json").unlink()
         Path("far/model.safetensors").unlink()
         (problem,) = problems_of(LINEAR + "tokenizer_source: far\n")
-        assert "far/tokenizer.json: expected numbers of tokens below 16,777,216, found 1,073,741,824" in problem
+        assert "far/tokenizer.json: expected token numbers below 16,777,216, found 1,073,741,824" in problem
 
 
 class TestNumbersOfAddedTokens:
@@ -493,9 +497,9 @@ class TestNumbersOfAddedTokens:
     @pytest.mark.parametrize(
         ("plain", "added", "said"),
         [
-            ({"<unk>": 0, "x": 1, "y": 5}, (), "5 as the largest, where 3 comes next"),
-            ({"<unk>": 0, "x": 1, "y": 2}, [(7, "<s>")], "7 as the largest, where 4 comes next"),
-            ({"<unk>": 0, "x": 1, "y": 1}, (), "1 as the largest, where 3 comes next"),
+            ({"<unk>": 0, "x": 1, "y": 5}, (), "5 as the largest, but 3 comes next"),
+            ({"<unk>": 0, "x": 1, "y": 2}, [(7, "<s>")], "7 as the largest, but 4 comes next"),
+            ({"<unk>": 0, "x": 1, "y": 1}, (), "1 as the largest, but 3 comes next"),
         ],
         ids=["a gap", "an added token behind a gap", "two of one number"],
     )
@@ -543,10 +547,10 @@ class TestConfigsThatNameTokens:
         }  # fmt: skip
         warnings = sdmw.plan("out.yaml").warnings
         assert (
-            "generation_config.json: eos_token_id, pad_token_id: the output has no such token, and names none there"
+            "generation_config.json: eos_token_id, pad_token_id: the output lacks these tokens, so these keys name none"
             in warnings
         )
-        assert "config.json: eos_token_id: the output has no such token, and names none there" in warnings
+        assert "config.json: eos_token_id: the output lacks these tokens, so these keys name none" in warnings
 
     def test_a_token_that_the_model_cannot_do_without_is_asked_for(self, world):
         rewritten("base", ["<unk>", "x", "y"], ["<s>", "<image>"], config={"image_token_index": 4})
@@ -554,7 +558,8 @@ class TestConfigsThatNameTokens:
         added = 'tokens: {"<image>": {"source": "base"}}'
         assert problem == (
             f"{Path('base').resolve()}/config.json: image_token_index: expected a token of the output, "
-            f"found '<image>', which it lacks. Add it in the recipe, under tokenizer, beside its source: {added}"
+            "found '<image>', which the output lacks. Add it in the recipe, under tokenizer, beside its source: "
+            f"{added}"
         )
         merged(LINEAR + f"tokenizer: {{source: b, {added}}}\n")
         assert config()["image_token_index"] == tokens_of("out")["<image>"] == 6
@@ -576,7 +581,7 @@ class TestOtherTensorsOfTokens:
         for name in world:
             self.more(name, {tensor: np.ones(shape, np.float32)})
         (problem,) = problems_of(LINEAR + "tokenizer_source: union\n")
-        assert f"{tensor}': expected no vocabulary but embeddings, heads and their biases" in problem
+        assert f"{tensor}': expected only embeddings, heads and their biases for each token" in problem
         for name in ("a", "b"):
             Path(name, "tokenizer.json").write_bytes(Path("base/tokenizer.json").read_bytes())
             rewritten(name, ["<unk>", "x", "y"], ["<s>"], seed=4)
@@ -605,7 +610,7 @@ class TestOtherTensorsOfTokens:
         rewritten("b", ["<unk>", "x", "y", "z"], ["<image>"], rows=4, config={"image_token_index": 4})
         self.more("b", {EMBEDDING: np.ones((12, 6), np.float32)}, vocab_size=4)
         (problem, *_) = problems_of(LINEAR + "tokenizer_source: union\n")
-        assert "expected as many rows in all tensors of its vocabulary, to align them" in problem
+        assert "expected the same number of rows in all tensors of its vocabulary" in problem
 
     def test_zeros_of_any_tensor_are_said(self, world):
         """The head comes from another slice than the embedding, and one of both lacks a token."""

@@ -33,8 +33,8 @@ Example:
 \b
 Exit codes:
   0             done
-  1             a fault of inputs, data or machine
-  2             a fault of the recipe or the call
+  1             an error in inputs, data or machine
+  2             an error in the recipe or the command line
   130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP
 """
 
@@ -103,7 +103,7 @@ def _run() -> None:
 
         print_error(str(error))
         for note in getattr(error, "__notes__", []):
-            print_note(f"{note}. Go on with: {_same_command()}")
+            print_note(f"{note}. Continue with: {_same_command()}")
         sys.exit(error.exit_code)
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -86,9 +86,9 @@ class SdmwError(Exception):
     """The root: catch it to catch everything that sdmw raises on purpose.
 
     Attributes:
-        problems: what is wrong, at least one; of many of one kind the first, and a count (`shorten`).
-        exit_code: what the command line ends with.
-        resumable: neither recipe nor inputs are at fault, so what a run has finished is kept.
+        problems: at least one; of many problems of one kind, the first ones and a count (`shorten`).
+        exit_code: the exit code of the command line.
+        resumable: whether finished work is kept, because neither recipe nor inputs are at fault.
     """
 
     exit_code = 1

@@ -190,14 +190,16 @@ def write_failed(path: str, error: OSError, missing: int, *, divisible: bool = F
         divisible: what is written there can be cut into more files.
     """
     if error.errno == errno.ENOSPC:
-        problem = Problem(path, "", f"the disk is full, {shown(missing)} are missing", "Free them, or write elsewhere")
+        problem = Problem(
+            path, "", f"the disk is full, {shown(missing)} more are needed", "Free that space, or write elsewhere"
+        )
     elif error.errno == errno.EDQUOT:
-        found = f"the disk quota is used up, {shown(missing)} are missing"
-        problem = Problem(path, "", found, "Free them or raise the quota (see `quota -s`), or write elsewhere")
+        found = f"the disk quota is used up, {shown(missing)} more are needed"
+        problem = Problem(path, "", found, "Free that space or raise the quota (see `quota -s`), or write elsewhere")
     elif error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         said = "the file system" if limit == resource.RLIM_INFINITY else f"`ulimit -f` ({shown(limit)})"
-        found = f"the file is larger than {said} allows, {shown(missing)} are missing"
+        found = f"the file is larger than {said} allows, {shown(missing)} more are needed"
         mend = "Choose a smaller max_shard_size, or raise the limit" if divisible else "Raise the limit"
         problem = Problem(path, "", found, mend)
     else:

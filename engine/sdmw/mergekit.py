@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-_ALWAYS = "always so"
+_ALWAYS = "always on"
 _PROCESSOR = "no effect: merging runs on the processor"
 _STREAMED = "not needed: adapters are streamed"
 _NOTES = {
     "lazy_unpickle": _ALWAYS,
     "low_cpu_memory": _ALWAYS,
     "async_write": _ALWAYS,
-    "write_threads": "not needed: --num-threads is for all",
+    "write_threads": "not needed: --num-threads sets all threads",
     "clone_tensors": "not needed: each tensor is written by itself",
     "allow_crimes": "no effect: names and shapes decide what can be merged",
     "trust_remote_code": "not needed: no code of a model is run",
@@ -23,12 +23,12 @@ _NOTES = {
 }
 _REFUSED = {
     "unsafe_truncate_embeddings": (
-        "rows of unlike vocabularies would be merged by their numbers",
+        "rows of different vocabularies would be merged by their numbers",
         "Merge fine-tunes that share a vocabulary",
     ),
     "pickled_weights": (
-        "pickled weights run code where they are loaded",
-        "Leave --no-safe-serialization out: safetensors are written",
+        "pickled weights run code when they are loaded",
+        "Leave out --no-safe-serialization: sdmw writes safetensors",
     ),
 }
 
@@ -36,29 +36,29 @@ _REFUSED = {
 def mergekit_yaml(
     context: typer.Context,
     config_file: Annotated[str, typer.Argument(metavar="RECIPE", help="mergekit's YAML file.")],
-    out_path: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    out_path: Annotated[str, typer.Argument(metavar="OUT", help="Directory to create.")],
     num_threads: Annotated[int | None, typer.Option("--num-threads", "-j", min=1, help="Number of threads.")] = None,
-    out_shard_size: Annotated[str, typer.Option(help="Bytes in one output file; 5B are 5 billion.")] = "5B",
-    random_seed: Annotated[int | None, typer.Option(min=0, help="Seed of methods that draw.")] = None,
+    out_shard_size: Annotated[str, typer.Option(help="Bytes in one output file; 5B is 5 billion.")] = "5B",
+    random_seed: Annotated[int | None, typer.Option(min=0, help="Seed of random methods.")] = None,
     transformers_cache: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the Hub cache.")] = None,
     copy_tokenizer: Annotated[bool, typer.Option(help="Copy the tokenizer's files.")] = True,
     write_model_card: Annotated[bool, typer.Option(help="Write README.md.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Drop what an interrupted run left; start anew.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard an interrupted run and start over.")] = False,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and go on.")
+        bool, typer.Option("--ignore-unknown", help="Report unknown recipe fields and continue.")
     ] = False,
     download: Annotated[bool, typer.Option(help="Download models not in the local Hub cache.")] = True,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links out of a model's directory.")
     ] = False,
     header_limit: Annotated[str, typer.Option(help="Largest header of an input file.")] = "16MiB",
-    quiet: Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="Show no progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="Do not show progress.")] = False,
     pickled_weights: Annotated[
         bool, typer.Option("--no-safe-serialization/--safe-serialization", help="Refused: weights are never pickled.")
     ] = False,
     write_threads: Annotated[int | None, typer.Option(help=_NOTES["write_threads"])] = None,
-    verbose: Annotated[int, typer.Option("-v", count=True, help="no effect: there is no more to tell")] = 0,
+    verbose: Annotated[int, typer.Option("-v", count=True, help="no effect: all messages are shown without it")] = 0,
     allow_crimes: Annotated[bool, typer.Option(help=_NOTES["allow_crimes"])] = False,
     unsafe_truncate_embeddings: Annotated[bool, typer.Option(help="Refused: rows would be merged by number.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help=_NOTES["trust_remote_code"])] = False,
@@ -74,9 +74,9 @@ def mergekit_yaml(
     async_write: Annotated[bool, typer.Option(help=_NOTES["async_write"])] = False,
     clone_tensors: Annotated[bool, typer.Option(help=_NOTES["clone_tensors"])] = False,
 ) -> None:
-    """Merge as mergekit's command does, by its flags.
+    """Merge with the options of mergekit's command.
 
-    Each does what it can mean here; of the others it is said why not.
+    Options without a use here have no effect or are refused; a message says why.
 
     Models that are not on this machine are downloaded from the Hub.
     """

@@ -182,7 +182,7 @@ def test_a_file_that_is_the_same_and_another(copied):
     (files / "LICENSE").touch()
     empty = xxhash.xxh3_128_hexdigest(b"")
     edited(copied, setting("attributes", "files", value={"base": {"LICENSE": empty}, "model": {}}))
-    with pytest.raises(ArchiveError, match="a file is both the same and another"):
+    with pytest.raises(ArchiveError, match="a file is listed both as equal and as different"):
         read_archive(str(copied))
 
 

@@ -67,7 +67,7 @@ def test_a_scheduler_without_workers(tmp_path):
     ("address", "said"),
     [
         ("tls://127.0.0.1:1", "no scheduler answers: TLS expects"),
-        ("tcp://me:hidden@127.0.0.1:1", "expected the address of a scheduler, found one with a user in it"),
+        ("tcp://me:hidden@127.0.0.1:1", "expected the address of a scheduler, found an address with a user name"),
         ("nowhere", "no scheduler answers: missing port number"),
     ],
 )

@@ -348,8 +348,8 @@ def test_a_worker_that_sees_other_files_or_has_another_version_takes_no_task(wor
 
     changes = {
         "path": ("nowhere", "on a worker this file is not there"),
-        "size": (7, "on a worker this file has .* bytes, and 7 there"),
-        "mtime_ns": (7, "on a worker this file was changed at another time"),
+        "size": (7, "on a worker this file has .* bytes instead of 7"),
+        "mtime_ns": (7, "on a worker this file has another time of change"),
         "header_hash": ("7", "on a worker this file has another header"),
     }
     for field, (value, expected) in changes.items():

@@ -37,7 +37,7 @@ def test_a_disk_that_fills_up_while_it_is_reserved_has_nothing_taken(world, tmp_
     _, recipe, _ = world
     with mounted("tmpfs", 4 << 20, tmp_path / "small") as disk:
         monkeypatch.setattr(build, "check_target", lambda *_: [])
-        with pytest.raises(OutputError, match=r"the disk is full, .* are missing"):
+        with pytest.raises(OutputError, match=r"the disk is full, .* more are needed"):
             sdmw.merge(recipe, disk / "out", progress=False)
         assert os.listdir(disk) == []
 

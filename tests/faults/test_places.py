@@ -110,7 +110,7 @@ def test_memory_that_a_group_does_not_have_is_told_at_planning(tmp_path):
         done = run([*SDMW, "merge", tmp_path / "recipe.yaml", memory / "out"], group)
         assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)  # and not -9
         assert "expected 400 MB of memory for the output, which tmpfs keeps in memory, and" in done.stderr
-        assert "Write to a disk, or raise the limit of memory" in done.stderr
+        assert "Write to a disk, or raise the memory limit" in done.stderr
         assert os.listdir(memory) == []
 
 
@@ -182,7 +182,7 @@ def test_a_place_without_locks_is_refused_and_left_clean(world, tmp_path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", refused)
         with pytest.raises(
-            OutputError, match=r"it cannot be locked: .*\. Write to a local disk, and move the result. Or have locks"
+            OutputError, match=r"it cannot be locked: .*\. Write to a local disk, and move the result. Or enable locks"
         ):
             merge(world[1], tmp_path / "out")
     assert os.listdir(tmp_path) == []
@@ -295,7 +295,7 @@ def test_an_input_is_no_target_whatever_its_inode(world, shaky):
 def test_a_lock_that_is_never_the_same_ends(world, tmp_path, shaky, monkeypatch):
     """Not even by its content: it ends, and soon."""
     monkeypatch.setattr("sdmw.writing.work_directory.WorkDirectory._reads_back", lambda *_: False)
-    with pytest.raises(OutputError, match="its lock is another file at each look"):
+    with pytest.raises(OutputError, match="its lock file keeps changing"):
         merge(world[1], tmp_path / "out")
 
 

@@ -321,12 +321,12 @@ EXTRACT = call("extract", "base", "corp", "out", rank=2, progress=False)
 ROWS = [
     # An adapter's own files.
     Row("not LoRA", MERGED_BY_PEFT, given(peft_type="LOHA"), merged_by_peft, expected=adapted),
-    *(Row(f"an adapter of prompts, {kind}", "Leave it out: it stands before the prompt, and changes no weights",
+    *(Row(f"an adapter of prompts, {kind}", "Leave it out: it adds to the prompt and changes no weights",
           both(adapter("lora", peft_type=kind), fields(models=["./corp", "./func", "./lora"])),
           fields(models=["./corp", "./func"]))
       for kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     Row("an adapter's name in its tensors' names",
-        "Take the adapter's name out of its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does",
+        "Remove the adapter's name from its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does",
         changed(lambda scene: setattr(scene, "adapter", {
             name.replace(".weight", ".default.weight"): array for name, array in scene.adapter.items()})),
         as_it_was(), expected=adapted),
@@ -336,7 +336,7 @@ ROWS = [
     Row("DoRA", MERGED_BY_PEFT, given(use_dora=True), merged_by_peft, expected=adapted),
     Row("PiSSA", "Save the adapter with peft's path_initial_model_for_weight_conversion, which makes it plain LoRA",
         given(init_lora_weights="pissa"), given(), expected=adapted),
-    Row("a wild pattern", "Write the modules' names out", given(rank_pattern={"(.*)*x": 4}),
+    Row("a wild pattern", "Write out the modules' names", given(rank_pattern={"(.*)*x": 4}),
         given(rank_pattern={"model.layers.0.self_attn.q_proj": 4}), expected=adapted),
     Row("a pickled adapter", "Convert it: load it with peft, then save_pretrained",
         both(given(), move("lora/adapter_model.safetensors", "lora/adapter_model.bin")),
@@ -345,7 +345,7 @@ ROWS = [
         both(given(), move("lora/adapter_model.safetensors", "weights")),
         move("weights", "lora/adapter_model.safetensors"), expected=adapted),
     # An adapter and the model below it.
-    Row("the adapter of another model", "Give it with the model that it belongs to, model+adapter, or with the right "
+    Row("the adapter of another model", "Write it with its own model, as model+adapter, or give the right "
         "base_model", of_other(), put_on("./corp"), expected=on("corp")),
     Row("the adapter of another model, with names of its own", "It was trained on 'HERE/corp': put it on that",
         other_names,
@@ -355,11 +355,11 @@ ROWS = [
         with_x, expected=adapted),
     Row("a classifier's adapter", "Load the base with the class that the adapter was trained with (a classifier, say), "
         "save it, and put the adapter on that", classifier, saved_by_its_class, expected=classified),
-    Row("ends of names", "Write whole names into the adapter", both(doubled, given()), whole_names,
+    Row("ends of names", "Write full tensor names into the adapter", both(doubled, given()), whole_names,
         expected=on_first_side),
     Row("a quantised model below", "Dequantise the model", integers, dequantised, expected=adapted),
     Row("a larger vocabulary in the adapter",
-        "Where these are vocabularies, resize that of the base to 42 (`resize_token_embeddings`), and put the adapter "
+        "If these are vocabularies, resize that of the base to 42 (`resize_token_embeddings`), and put the adapter "
         "on that", vocabulary, grown, expected=with_vocabulary),
     Row("a head that is the embedding",
         "The model ties its head to its embedding: untie it first (store the head, and say so in config)", tied_head,
@@ -376,11 +376,11 @@ ROWS = [
         fields(merge_method="task_arithmetic", parameters={"weight": 1}), expected=by_values),
     Row("a copy in a combination", "Save the adapter again with save_embedding_layers=False", embedded,
         lambda scene: adapter("two", lambda scene: scene.kept)(scene), expected=unseen),
-    Row("adapters that lie in two ways", "Say in the configs of both, with fan_in_fan_out, how the weight lies",
+    Row("adapters that lie in two ways", "Set fan_in_fan_out in both configs to the orientation of the weight",
         both(config("base", model_type=None), two(other={"fan_in_fan_out": True})), two(),
         expected=combined("linear", 4)),
-    Row("an adapter that is not finite", "Repair the adapter: what is not finite cannot be decomposed", not_finite,
-        finite, expected=by_svd),
+    Row("an adapter that is not finite", "Repair the adapter: values that are not finite cannot be decomposed",
+        not_finite, finite, expected=by_svd),
     # An adapter extracted.
     Row("an adapter to extract from", "Give the model that it was merged into",
         both(given(), lambda scene: setattr(scene, "call", call("extract", "base", "lora", "out", progress=False))),

@@ -225,7 +225,7 @@ def in_a_removed_folder(scene):
 
 
 ROWS = [
-    Row("a current directory that was removed", "Change to one that is there (cd)", then(in_a_removed_folder),
+    Row("a current directory that was removed", "Change to an existing directory (cd)", then(in_a_removed_folder),
         then(merge)),
     # While the data are read.
     Row("NaN, repaired", REPAIR, put("corp", Q, 5, np.nan), put("corp", Q, 5, 0.25)),
@@ -241,7 +241,7 @@ ROWS = [
         large("float32", 3e38), smaller, expected=halves),
     Row("another embedding than the shared one", "Remove 'decoder.embed_tokens.weight' from this model",
         shared_embedding, unshared, expected=shared_average),
-    Row("an input that is written to", "Run again when nobody writes to it", touched, lambda scene: None),
+    Row("an input that is written to", "Run again when nothing writes to it", touched, lambda scene: None),
     Row("an input that is cut while it is read", "Leave the inputs alone and run it again", cut_while_read,
         whole_again),
     Row("an earlier run of another recipe, restored", "Restore it, or start over (--restart, resume=False)", begun,
@@ -249,14 +249,14 @@ ROWS = [
     Row("an earlier run of another recipe, begun anew", "Restore it, or start over (--restart, resume=False)", begun,
         options(resume=False), expected=by_sdm_w(20)),
     # A merge that is verified.
-    Row("a page in place", "Choose another name, or ask for it to be overwritten (--overwrite)",
+    Row("a page in place", "Choose another name, or overwrite it (--overwrite)",
         both(merge, file("page.html", "mine"), then(call("report", "out", "page.html"))), options(overwrite=True)),
     Row("a page named as a directory", "Name a file in it",
         both(merge, then(call("report", "out", "out", overwrite=True))), then(call("report", "out", "out/page.html"))),
     Row("weights that were added", "Remove it, since loaders may read it",
         both(merged, file("out/extra.safetensors", "x")), file("out/extra.safetensors", None), call=verify),
     Row("a report that was changed", CHANGED, both(merged, edited_report), back, call=verify),
-    Row("a shard that was changed", "The file was changed, or the disk lies",
+    Row("a shard that was changed", "The file was changed, or the disk returned wrong data",
         both(merged, flipped("out/model.safetensors")), back, call=verify),
     Row("a config that was changed", "The file was changed after the merge", both(merged, config("out", x=1)), back,
         call=verify),
@@ -290,14 +290,14 @@ ROWS = [
             sdmw.revert("there", "archive", "out", progress=False))), call=REVERT, expected=made("base")),
     Row("applied to another model", "Give the base that archive was packed with", packed(), then(APPLY),
         call=call("apply", "func", "archive", "out", progress=False), expected=made("corp")),
-    Row("an archive as a model", "Make the fine-tune of it first: sdmw apply BASE ARCHIVE OUT",
+    Row("an archive as a model", "Restore the fine-tune from it first: sdmw apply BASE ARCHIVE OUT",
         both(packed(), fields(models=["./archive", "./func"])),
         lambda scene: (sdmw.apply("base", "archive", "again", progress=False),
                        fields(models=["./again", "./func"])(scene))),
-    Row("a model packed with itself", "Give two models", lambda scene: None,
+    Row("a model packed with itself", "Give two different models", lambda scene: None,
         then(lambda scene: (PACK(scene), APPLY(scene))), call=call("pack", "base", "base", "archive", progress=False),
         expected=made("corp")),
-    Row("an adapter packed", "Make a model of it first, by a recipe with `merge_method: task_arithmetic`",
+    Row("an adapter packed", "Merge it into a model first, with a recipe of `merge_method: task_arithmetic`",
         adapter("lora"), then(lambda scene: (
             sdmw.merge({"merge_method": "task_arithmetic", "base_model": "base", "models": ["./lora"]}, "whole",
                        progress=False), sdmw.pack("base", "whole", "archive", progress=False))),

@@ -153,5 +153,5 @@ def test_slices_may_have_unlike_models_unless_these_are_weighed_as_wholes(tmp_pa
               "slices": [{"sources": each} for each in sources],
               "parameters": {"lambda": chosen, "weight": 0.5}}  # fmt: skip
     problems = sdmw.plan(recipe).problems
-    assert any("weighs as wholes" in str(each) for each in problems) == refused
+    assert any("weighs whole models" in str(each) for each in problems) == refused
     assert refused or problems == ()

@@ -223,10 +223,10 @@ def test_a_merge_is_the_one_after_conversion_by_transformers(tmp_path, monkeypat
 
     found, report = merge("base", "one-memory", "two", out="apart")
     assert_same(found, merge("base", "one", "two", out="twin-apart")[0])
-    assert "model 'one-memory': experts of 2 layers are stored fused, and are read apart" in report.notes
+    assert "model 'one-memory': experts of 2 layers are stored fused and read apart" in report.notes
     found, report = merge("base-memory", "one", "two-memory", out="fused")
     assert_same(found, merge("base-memory", "one-memory", "two-memory", out="twin-fused")[0])
-    assert "model 'one': experts of 2 layers are stored apart, and are read as fused" in report.notes
+    assert "model 'one': experts of 2 layers are stored apart and read as fused" in report.notes
     loaded, info = transformers.AutoModelForCausalLM.from_pretrained("apart", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]

@@ -331,7 +331,7 @@ def test_a_resized_vocabulary(tmp_path, tied, saved):
 
 
 WHOLE = ["LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration"]
-POSITIONS = "tables of positions, on which an adapter cannot be run"
+POSITIONS = "tables of positions, which do not work with an adapter"
 EXTRACTED = {
     # What of each stays out of an adapter, by what the report calls it.
     "LlamaForCausalLM": {"vectors"},
@@ -344,27 +344,27 @@ EXTRACTED = {
     "AlbertForMaskedLM": {"vectors"},
     "WhisperForConditionalGeneration": {"vectors", "tensors of more than two axes", POSITIONS},
     "MambaForCausalLM": {
-        "vectors", "tensors of more than two axes", "parameters of modules that peft does not take",
-        "modules that peft does not take in this model type",
+        "vectors", "tensors of more than two axes", "parameters of modules that peft does not support",
+        "modules that peft does not support in this model type",
     },
     "LlavaForConditionalGeneration": {"vectors", "tensors of more than two axes"},
     "Gemma3ForConditionalGeneration": {
-        "vectors", "tensors of more than two axes", "parameters of modules that peft does not take",
+        "vectors", "tensors of more than two axes", "parameters of modules that peft does not support",
     },
     "Mistral3ForConditionalGeneration": {"vectors", "tensors of more than two axes"},
     "Qwen2VLForConditionalGeneration": {"vectors", "tensors of more than two axes"},
     "Qwen2_5_VLForConditionalGeneration": {"vectors", "tensors of more than two axes"},
     "GptOssForCausalLM": {
-        "vectors", "routers, which peft does not take", "experts in one tensor",
-        "parameters of modules that peft does not take",
+        "vectors", "routers, which peft does not support", "experts in one tensor",
+        "parameters of modules that peft does not support",
     },
-    "Llama4ForCausalLM": {"vectors", "routers, which peft does not take", "experts in one tensor"},
+    "Llama4ForCausalLM": {"vectors", "routers, which peft does not support", "experts in one tensor"},
     "MixtralForCausalLM": {"vectors"},
     "Qwen3MoeForCausalLM": {"vectors"},
     "Qwen2MoeForCausalLM": {
-        "vectors", "routers, which peft does not take", "experts, which are one tensor in memory",
+        "vectors", "routers, which peft does not support", "experts, which are one tensor in memory",
     },
-    "DeepseekV3ForCausalLM": {"vectors", "modules that peft takes for experts by their names"},
+    "DeepseekV3ForCausalLM": {"vectors", "modules that peft mistakes for experts because of their names"},
 }  # fmt: skip
 
 
@@ -376,7 +376,9 @@ def test_an_extracted_adapter_loads_whole_and_lacks_what_the_report_says(tmp_pat
     model.save_pretrained(tmp_path / "tune")
     report = sdmw.extract(tmp_path / "base", tmp_path / "tune", tmp_path / "a", rank=64, progress=False)
     assert {each.why for each in report.left_out} <= EXTRACTED[kind]
-    assert {each.why for each in report.left_out} >= EXTRACTED[kind] - {"parameters of modules that peft does not take"}
+    assert {each.why for each in report.left_out} >= EXTRACTED[kind] - {
+        "parameters of modules that peft does not support"
+    }
     base = loaded(kind, tmp_path / "base")
     before = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
     with warnings.catch_warnings():
@@ -397,5 +399,5 @@ def test_a_model_of_other_modules_than_it_is_stored_as_is_refused(tmp_path):
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**TOWER, image_size=8, patch_size=4))
     model.save_pretrained(tmp_path / "base")
     model.save_pretrained(tmp_path / "tune")
-    with pytest.raises(SdmwError, match="whose modules transformers calls otherwise"):
+    with pytest.raises(SdmwError, match="for which transformers and the checkpoint name modules differently"):
         sdmw.extract(tmp_path / "base", tmp_path / "tune", tmp_path / "a", progress=False)

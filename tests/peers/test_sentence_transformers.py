@@ -76,7 +76,7 @@ def test_a_merge_loads_with_the_modules_of_the_base(family, pickled):
         pickle_the_dense_module(family / "base")
     report = sdmw.merge(recipe_of(family), family / "out", progress=False)
     name = "2_Dense/pytorch_model.bin" if pickled else "2_Dense/model.safetensors"
-    other = f"{name}: all models have another than the base; the output has the base's"
+    other = f"{name}: all models have one that differs from the base's; the output gets the base's"
     assert [said for said in report.warnings if name in said] == [
         *([] if pickled else [other]),  # they have none of this name
         f"base: '{name}' holds weights that are copied, not merged",

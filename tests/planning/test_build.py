@@ -58,7 +58,7 @@ def test_what_an_overwriting_merge_removes_is_said_by_plan_and_merge(models):
     assert said(sdmw.plan(asked, out, overwrite=True).warnings) == []
     (out / "mynotes.txt").write_text("x")
     assert said(sdmw.plan(asked, out).warnings) == []
-    lost = "it is overwritten, and what is in it and not written anew is lost: 'mynotes.txt'"
+    lost = "it is overwritten, and these files in it are lost: 'mynotes.txt'"
     assert said(sdmw.plan(asked, out, overwrite=True).warnings) == [f"{out}: {lost}"]
     assert said(sdmw.merge(asked, out, progress=False, overwrite=True).warnings) == [f"out: {lost}"]
 

@@ -188,8 +188,8 @@ def test_another_numbering_of_tokens_is_a_warning(models, change):
     change(other)
     put("a", "tokenizer.json", other)
     assert said("a")[0] == [
-        "model 'a': its tokenizer differs from the base's, which the output has; its tokens may have other numbers: "
-        "`tokenizer_source: base` in the recipe merges them token by token"
+        "model 'a': its tokenizer differs from the base's, which the output gets, and may number tokens differently; "
+        "write `tokenizer_source: base` in the recipe to merge token by token"
     ]
 
 
@@ -243,7 +243,7 @@ def test_the_same_tokens_with_other_numbers_are_a_warning(models, change):
     change(other)
     put("a", "tokenizer.json", other)
     (warning,) = said("a")[0]
-    assert "; its tokens may have other numbers: " in warning
+    assert "may number tokens differently; " in warning
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -268,7 +268,8 @@ def test_a_tokenizer_that_splits_texts_otherwise_is_a_warning(models, change, pa
     change(other)
     put("a", "tokenizer.json", other)
     assert said("a")[0] == [
-        f"model 'a': its tokenizer splits texts otherwise than the base's, which the output has: it differs in {parts}"
+        "model 'a': its tokenizer splits text differently from the base's, which the output gets: it differs in "
+        f"{parts}"
     ]
 
 
@@ -291,7 +292,7 @@ def test_other_special_tokens_are_a_warning(models):
     put("a", "tokenizer_config.json", {"eos_token": "</s>", "model_max_length": 2})
     put("b", "tokenizer_config.json", {"eos_token": "<|im_end|>", "pad_token": None})
     assert said("a", "b")[0] == [
-        "model 'b': its tokenizer_config.json differs from the base's in special tokens; the output has the base's: "
+        "model 'b': its tokenizer_config.json differs from the base's in special tokens; the output gets the base's: "
         "eos_token '<|im_end|>' (base: '</s>')"
     ]
 
@@ -303,7 +304,8 @@ def test_settings_of_generation_are_a_note_that_tells_how_to_take_them(models):
     assert said("a", "b") == (
         [],
         [
-            "model 'b' has another generation_config.json than the base: eos_token_id [2, 3] (base: 2). The output has "
+            "model 'b' has a generation_config.json that differs from the base's: eos_token_id [2, 3] (base: 2). "
+            "The output gets "
             "the base's; `generation_config: b` in the recipe takes this one"
         ],
     )
@@ -317,9 +319,10 @@ def test_what_all_models_agree_on_is_one_note(models):
     assert said("a", "b") == (
         [],
         [
-            "all models have another generation_config.json than the base: eos_token_id 3 (base: none). The output has "
+            "all models have a generation_config.json that differs from the base's: eos_token_id 3 (base: none). "
+            "The output gets "
             "the base's; `generation_config: a` in the recipe takes this one",
-            "all models have a chat template, and the base has none. The output is as the base; "
+            "all models have a chat template, and the base has none. The output follows the base; "
             "`chat_template: a` in the recipe takes this one",
         ],
     )
@@ -330,7 +333,7 @@ def test_templates_are_the_same_wherever_they_are_kept(models):
     put("a", "chat_template.jinja", "x")
     put("b", "chat_template.json", {"chat_template": "y"})
     assert said("a", "b")[1] == [
-        "model 'b' has another chat template than the base. The output is as the base; "
+        "model 'b' has a chat template that differs from the base's. The output follows the base; "
         "`chat_template: b` in the recipe takes this one"
     ]
 

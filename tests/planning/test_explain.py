@@ -101,7 +101,7 @@ def test_what_is_copied_has_no_parameters(world):
 
 
 def test_no_such_tensor(world):
-    with pytest.raises(PlanError, match=r"expected a tensor of the output, found none of this name\. Did you mean"):
+    with pytest.raises(PlanError, match=r"expected a tensor of the output, found no such tensor\. Did you mean"):
         explained(TIES, "model.layers.0.mlp.up_proj.weigh")
 
 
@@ -122,5 +122,7 @@ def test_a_tied_head_is_told_as_that(world):
     for name in ("x", "y"):
         write_checkpoint(name, tensors, config=config)
     assert head.shape == tensors["model.embed_tokens.weight"].shape
-    with pytest.raises(PlanError, match="found what stands for its embedding, and is written only where an input has"):
+    with pytest.raises(
+        PlanError, match="found a head that is tied to its embedding, and is written only if an input has"
+    ):
         sdmw.explain({"merge_method": "linear", "models": ["x", "y"]}, "lm_head.weight")

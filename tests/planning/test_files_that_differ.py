@@ -42,7 +42,8 @@ def test_processors_are_compared_by_what_they_say(name):
     put(name, {"size": {"height": 4}, "processor_class": "New", "hop_length": 160, "padding": None}, "a")
     put(name, {"hop_length": 320, "size": {"height": 4}}, "b")
     assert said() == [
-        f"{name}: model 'b' has another than the base; the output has the base's: hop_length 320 (base: 160)"
+        f"{name}: model 'b' has one that differs from the base's; the output gets the base's: hop_length 320 "
+        "(base: 160)"
     ]
 
 
@@ -50,9 +51,9 @@ def test_processors_are_compared_by_what_they_say(name):
 def test_terms_that_a_model_alone_has_are_said(name):
     put(name, "Do as you like.\n", "base", "a")
     put(name, "Research only.\n", "b")
-    assert said() == [f"{name}: model 'b' has another than the base; the output has the base's"]
+    assert said() == [f"{name}: model 'b' has one that differs from the base's; the output gets the base's"]
     Path("base", name).unlink()
-    assert said() == [f"{name}: the base has none, nor has the output; all models have one"]
+    assert said() == [f"{name}: the base has no such file, so the output has none; all models have one"]
 
 
 def test_what_all_models_agree_on_is_one_warning():
@@ -60,11 +61,11 @@ def test_what_all_models_agree_on_is_one_warning():
     put(POOLING, {"pooling_mode": "mean"}, "base")
     put(POOLING, {"pooling_mode": "cls"}, "a", "b")
     assert said() == [
-        f"{POOLING}: all models have another than the base; the output has the base's: "
+        f"{POOLING}: all models have one that differs from the base's; the output gets the base's: "
         "pooling_mode 'cls' (base: 'mean')"
     ]
     put(POOLING, {"pooling_mode": "max"}, "b")
-    assert said() == [f"{POOLING}: all models have another than the base; the output has the base's"]
+    assert said() == [f"{POOLING}: all models have one that differs from the base's; the output gets the base's"]
 
 
 def test_files_that_the_base_lacks():
@@ -72,7 +73,7 @@ def test_files_that_the_base_lacks():
     put(POOLING, {"pooling_mode": "cls"}, "a")
     put("mm_projector.bin", "x", "a", "b")
     put("value_head.bin", "x", "b")
-    none = "the base has none, nor has the output"
+    none = "the base has no such file, so the output has none"
     assert said() == [
         f"mm_projector.bin: {none}; all models have one",
         f"modules.json: {none}; model 'a' has one",
@@ -106,9 +107,9 @@ def test_modules_that_a_file_says_lie_elsewhere_are_not_looked_for():
 def test_weights_of_other_parts_are_compared_by_their_bytes():
     put("spk_dict.pt", "one", "base", "a")
     put("spk_dict.pt", "two", "b")
-    assert said() == ["spk_dict.pt: model 'b' has another than the base; the output has the base's"]
+    assert said() == ["spk_dict.pt: model 'b' has one that differs from the base's; the output gets the base's"]
     put("spk_dict.pt", "three", "a")
-    assert said() == ["spk_dict.pt: all models have another than the base; the output has the base's"]
+    assert said() == ["spk_dict.pt: all models have one that differs from the base's; the output gets the base's"]
 
 
 def test_large_ones_are_compared_by_a_sample():
@@ -119,7 +120,7 @@ def test_large_ones_are_compared_by_a_sample():
     with open("b/spk_dict.pt", "r+b") as file:
         file.write(b"x")
     assert [line for line in said() if "not copied" not in line] == [
-        "spk_dict.pt: model 'b' has another than the base; the output has the base's"
+        "spk_dict.pt: model 'b' has one that differs from the base's; the output gets the base's"
     ]
 
 
@@ -129,13 +130,13 @@ def test_code_is_compared_where_a_config_names_some():
     assert said() == []
     put("config.json", {**CONFIG, "auto_map": {"AutoModel": "modeling_x.X"}}, "a", "b")
     put("modeling_x.py", "x", "a")
-    none = "the base has none, nor has the output"
+    none = "the base has no such file, so the output has none"
     assert said() == [
         f"attention.py: {none}; all models have one",
         f"modeling_x.py: {none}; model 'a' has one",
     ]
     put("config.json", {**CONFIG, "auto_map": {"AutoModel": "modeling_x.X"}}, "base")
-    assert said()[0] == "attention.py: model 'b' has another than the base; the output has the base's"
+    assert said()[0] == "attention.py: model 'b' has one that differs from the base's; the output gets the base's"
 
 
 def test_pointers_of_git_lfs_are_not_compared():
@@ -144,15 +145,15 @@ def test_pointers_of_git_lfs_are_not_compared():
     for name in ("tokenizer.json", "preprocessor_config.json", "pytorch_model.bin"):
         put(name, POINTER, "a")
     assert said() == [
-        "model 'a': pointers of Git LFS, not the files, which are not compared: "
+        "model 'a': Git LFS pointers instead of files, which are not compared: "
         "'preprocessor_config.json', 'tokenizer.json'"
     ]
 
 
 def test_a_base_without_a_tokenizer():
     put("tokenizer.json", {"model": {"vocab": {"a": 0}}}, "a")
-    assert said() == ["the base has no tokenizer, nor has the output; model 'a' has one: copy its files"]
+    assert said() == ["the base has no tokenizer, so the output has none; model 'a' has one: copy its files"]
     put("vocab.txt", "a", "b")
-    assert said() == ["the base has no tokenizer, nor has the output; all models have one: copy its files"]
+    assert said() == ["the base has no tokenizer, so the output has none; all models have one: copy its files"]
     put("vocab.txt", "a", "base")
     assert said() == []

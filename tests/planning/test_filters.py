@@ -27,15 +27,14 @@ def by(word, **more):
 def test_each_word_is_told_once_at_its_first_place():
     models = [{"model": "a", "parameters": by("self_atn")}, {"model": "b", "parameters": by("self_atn")}]
     assert warnings(models=models, parameters={"normalize": [{"filter": "expert", "value": False}]}) == [
-        "models.0.parameters.weight.0: 'self_atn' is part of no tensor's name, and has no effect. "
-        "Did you mean self_attn?",
-        "parameters.normalize.0: 'expert' is part of no tensor's name, and has no effect",
+        "models.0.parameters.weight.0: 'self_atn' has no effect: no tensor's name contains it. Did you mean self_attn?",
+        "parameters.normalize.0: 'expert' has no effect: no tensor's name contains it",
     ]
 
 
 def test_what_is_left_out_too():
     told = warnings(models=["a", "b"], parameters=by("mlp", exclude=["up_proj", "layers.3."]))
-    assert told == ["parameters.weight.0: 'layers.3.' is part of no tensor's name, and has no effect"]
+    assert told == ["parameters.weight.0: 'layers.3.' has no effect: no tensor's name contains it"]
 
 
 @pytest.mark.parametrize("word", ["*", "", "layers.2.", "up_proj", "lm_head.weight", "del.l"])
@@ -50,5 +49,5 @@ def test_names_in_inputs_count_too():
 
     assert warnings(slices=[{"sources": sources("layers.2.")}]) == []
     assert warnings(slices=[{"sources": sources("layers.0."), "parameters": by("layers.1.")}]) == [
-        "slices.0.parameters.weight.0: 'layers.1.' is part of no tensor's name, and has no effect"
+        "slices.0.parameters.weight.0: 'layers.1.' has no effect: no tensor's name contains it"
     ]

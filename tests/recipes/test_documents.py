@@ -42,7 +42,7 @@ def test_where_all_have_names_the_last_that_no_other_uses_comes_last(written):
 def test_one_that_nobody_uses_is_left_out_and_said(written):
     recipe = loaded(written(X, Y.replace("x, c", "c"), LAST.replace("x, y", "x")))
     assert [each.name for each in recipe.documents] == ["x"]
-    assert "document 'y' is used by none, and is left out" in recipe.notes
+    assert "document 'y' is left out: no other document uses it" in recipe.notes
 
 
 def test_a_single_one_may_have_a_name(written):
@@ -66,9 +66,9 @@ def test_again_is_equal_and_a_change_is_written_with_all_documents(written):
 @pytest.mark.parametrize(
     ("documents", "problems"),
     [
-        ((X, X, LAST), ["r.yaml: name: expected another name for each document, found 'x' twice"]),
+        ((X, X, LAST), ["r.yaml: name: expected a different name for each document, found 'x' twice"]),
         ((LAST, LAST), ["r.yaml: expected at most one document without a name, found 2 of 2. "
-                        "Give the others a name each: its result can be used as a model by that"]),
+                        "Give each of the others a name: its result can be used as a model by that name"]),
         ((X.replace("[a, b]", "[y]"), Y), ["r.yaml: documents: expected no circle, found 'x' uses 'y' uses 'x'"]),
         ((X.replace("[a, b]", "[y]"), Y, LAST), ["r.yaml: documents: expected no circle, found 'x' uses 'y' uses 'x'"]),
         ((X.replace("[a, b]", "[x]"), LAST), ["r.yaml: documents: expected no circle, found 'x' uses 'x'"]),

@@ -196,7 +196,7 @@ class TestFields:
         assert refused("./recipe.yaml") == [
             "./recipe.yaml:4:3: models: expected weights for all fine-tunes or none, found none for './corp/'",
             "./recipe.yaml:6:5: models.0.wieght: unknown field. Did you mean weight?",
-            "./recipe.yaml:7:12: models.1.model: expected each model once, found './corp/'. It is models.0 too",
+            "./recipe.yaml:7:12: models.1.model: expected each model once, found './corp/'. It is also models.0",
             "./recipe.yaml:8:1: parametres: unknown field. Did you mean parameters?",
             "./recipe.yaml:10:6: parameters.k: expected a number from 0 to 100, found 120",
             "./recipe.yaml:11:16: parameters.granularity: expected tensor, module, block, component or model, "
@@ -259,7 +259,7 @@ class TestFields:
             ({"base_model": b"a"}, "base_model: expected text, a number, true, false, a list or a mapping, "
                                    "found bytes"),
             ({"parameters": {3: 1}}, "parameters.'3': expected a name, found 3"),
-            ({"parameters": {"k": 10**400}}, "parameters.k: expected a number, found int beyond all floats"),
+            ({"parameters": {"k": 10**400}}, "parameters.k: expected a number, found int too large for a float"),
         ],
     )  # fmt: skip
     def test_each_fault_of_shape(self, fields, problem):
@@ -332,7 +332,7 @@ class TestModels:
 
     def test_the_base_is_compulsory_where_deltas_are_taken(self):
         assert refused(sdm_w(base_model=None)) == [
-            "base_model: missing. Write base_model: sdm_w merges what the models changed of it"
+            "base_model: missing. Write base_model: sdm_w merges the changes to it"
         ]
 
     def test_only_the_base(self):
@@ -343,7 +343,7 @@ class TestModels:
     def test_twice(self, here, monkeypatch):
         monkeypatch.setenv("HOME", str(here))
         assert refused(sdm_w(models=[{"model": "./a"}, {"model": "b"}, {"model": "~/x/../a"}])) == [
-            "models.2.model: expected each model once, found '~/x/../a'. It is models.0 too"
+            "models.2.model: expected each model once, found '~/x/../a'. It is also models.0"
         ]
         assert len(refused(sdm_w(models=[{"model": "o/m@v1"}, {"model": "o/m@v1"}]))) == 1
         assert len(loaded(sdm_w(models=[{"model": "o/m@v1"}, {"model": "o/m@v2"}])).models) == 2
@@ -367,7 +367,7 @@ class TestModels:
         assert refused(sdm_w(base_model="+x", models=[{"model": "a+"}, {"model": "a+b"}, {"model": "./a+b/"}])) == [
             "base_model: expected model+adapter, found '+x'",
             "models.0.model: expected model+adapter, found 'a+'",
-            "models.2.model: expected each model once, found './a+b/'. It is models.1 too",
+            "models.2.model: expected each model once, found './a+b/'. It is also models.1",
         ]
 
     def test_mergekit_s_long_form(self):
@@ -426,7 +426,7 @@ class TestParameters:
             ({"k": {"value": 1, "exclude": 3}}, "parameters.k.exclude: expected a list, found 3"),
             ({"k": [1, [2]]}, "parameters.k.1: expected a number from 0 to 100, found a list"),
             ({"k": [1, {"value": 2}]}, "parameters.k.0: expected {filter, value}, found 1. "
-                                       "A list holds numbers alone, or {filter, value} alone"),
+                                       "A list holds only numbers, or only {filter, value}"),
             ({"k": {"filter": "mlp"}}, "parameters.k.value: missing. Write value"),
             ({"k": {"filter": 3, "value": 1}}, "parameters.k.filter: expected text, found 3. Put it in quotes"),
             ({"k": {"value": {"value": 1}}}, "parameters.k.value: expected a number from 0 to 100, found a mapping"),
@@ -467,7 +467,7 @@ class TestParameters:
             ({"normalization": {"power": 1, "scope": ["layer"]}},
              "parameters.normalization.scope: expected model or layer, found a list"),
             ({"weight": 1, "normalization": {"power": 1, "scope": "layer"}},
-             "parameters.normalization.scope: layer, and weight is given: parameters.weight. "
+             "parameters.normalization.scope: layer, although weight is given: parameters.weight. "
              "Leave out scope, or weight everywhere"),
             ({"normalization": {"power": True}},
              "parameters.normalization.power: expected a finite number, found true"),
@@ -550,15 +550,15 @@ class TestParameters:
             "parameters": {"lambda": "preserve_norm"},
         }
         assert refused(recipe) == [
-            "slices.0.parameters.lambda: lambda stands at the top only. Move it to the top level's parameters",
-            "slices.1.parameters.lambda: a number, and the top level's lambda is none. "
+            "slices.0.parameters.lambda: lambda belongs at the top level only. Move it to the top level's parameters",
+            "slices.1.parameters.lambda: a number, but the top level's lambda is not one. "
             "Leave it out here, or write numbers everywhere",
         ]
 
     def test_what_stands_at_the_top_only(self):
         models = [{"model": "a", "parameters": {"normalization": "linear"}}]
         assert refused(sdm_w(models=models)) == [
-            "models.0.parameters.normalization: normalization stands at the top only. "
+            "models.0.parameters.normalization: normalization belongs at the top level only. "
             "Move it to the top level's parameters"
         ]
 
@@ -585,11 +585,11 @@ class TestWhatPeopleWrite:
         ("recipe", "problem"),
         [
             ({"base_model": "a", "gate_mode": "hidden", "experts": [{"source_model": "b"}]},
-             "experts: expected a merge, found a mixture of experts, which is not built here. "
+             "experts: expected a merge, found a mixture of experts, which sdmw does not build. "
              "Build it with mergekit-moe; its experts can be merged"),
             ({"genome": {"models": ["a"]}, "tasks": []},
-             "genome: expected a merge, found a search for a recipe, which is not done here. "
-             "Search with mergekit-evolve; what it finds is a recipe"),
+             "genome: expected a merge, found a search for a recipe, which sdmw does not do. "
+             "Search with mergekit-evolve; its result is a recipe"),
         ],
     )  # fmt: skip
     def test_what_is_no_recipe_of_a_merge(self, recipe, problem):

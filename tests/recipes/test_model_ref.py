@@ -176,7 +176,7 @@ class TestInARecipe:
     def test_a_model_under_two_names_is_listed_twice(self):
         for one, other in (("c+++lora", "c++/+lora"), ("o/m", "o/m@main"), ("base+o/l", "link+o/l@main")):
             assert refused(sdm_w(models=[{"model": one}, {"model": other}])) == [
-                f"models.1.model: expected each model once, found '{other}'. It is models.0 too"
+                f"models.1.model: expected each model once, found '{other}'. It is also models.0"
             ]
 
     def test_the_base_among_models_by_its_branch(self):
@@ -212,7 +212,7 @@ class TestInARecipe:
     def test_two_models_that_would_have_one_name(self):
         models = [{"model": "a+b"}, {"model": {"model": "a", "lora": "b"}}]
         assert refused(sdm_w(models=models)) == [
-            "models.1.model: expected another name than that of models.0, found 'a+b'. Rename one"
+            "models.1.model: expected a name other than that of models.0, found 'a+b'. Rename one"
         ]
 
     def test_an_adapter_on_an_adapter(self):

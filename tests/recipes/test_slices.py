@@ -88,12 +88,12 @@ class TestGoodOnes:
     ("recipe", "problems"),
     [
         (stacked((source("a", 4, 2),)),
-         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end behind it, found [4, 2]. "
+         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end after it, found [4, 2]. "
           "Write [2, 4]"]),
         (stacked((source("a", -1, 3),)),
-         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end behind it, found [-1, 3]"]),
+         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end after it, found [-1, 3]"]),
         (stacked((source("a", 2, 2),)),
-         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end behind it, found [2, 2]"]),
+         ["slices.0.sources.0.layer_range: expected a first layer of at least 0, and an end after it, found [2, 2]"]),
         (stacked((source("a", 0, 2), source("b", 0, 3))),
          ["slices.0.sources.1.layer_range: expected 2 layers, as the slice's source 0, found 3"]),
         (stacked(({"model": "a"},)),
@@ -114,9 +114,9 @@ class TestGoodOnes:
         (stacked(TWO, models=["a"]),
          ["slices: expected one of models, slices and modules, found slices beside models"]),
         (stacked((source("a", 0, 2), source("a", 1, 3))),
-         ["slices.0.sources.1.model: expected each model once, found 'a'. It is slices.0.sources.0 too"]),
+         ["slices.0.sources.1.model: expected each model once, found 'a'. It is also slices.0.sources.0"]),
         (stacked((source("a", 0, 2),), merge_method="sdm_w", base_model="base"),
-         ["slices.0.sources: none of base_model 'base'. Add it to the sources, with its layer_range: "
+         ["slices.0.sources: no source of base_model 'base'. Add it to the sources, with its layer_range: "
           "sdm_w takes the base's layers from there"]),
         (stacked((source("a", 0, 2, wieght=1),)),
          ["slices.0.sources.0.wieght: unknown field. Did you mean weight?"]),

@@ -77,7 +77,7 @@ class TestFiles:
 
     def test_empty(self):
         assert faults("") == ["r.yaml: expected a recipe, found an empty file"]
-        assert faults("# nothing\n") == ["r.yaml: expected a recipe, found nothing but comments and blanks"]
+        assert faults("# nothing\n") == ["r.yaml: expected a recipe, found only comments and empty lines"]
         assert faults("---\n") == ["r.yaml:2:1: expected a mapping with merge_method and models, found nothing"]
         assert faults("- 1") == ["r.yaml:1:1: expected a mapping with merge_method and models, found a list"]
 
@@ -94,33 +94,33 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
-            ("[1", "r.yaml:1:1: not YAML: a bracket that is not closed. Close it, or put a comma between\n"
+            ("[1", "r.yaml:1:1: not YAML: a bracket that is not closed. Close it, or separate the items with a comma\n"
                    "    [1\n    ^"),
             ("a: *x", "r.yaml:1:4: not YAML: found undefined alias 'x'\n    a: *x\n       ^"),
-            ("a:1\nb: 2", "r.yaml:1:2: not YAML: no blank after the colon. Write name: value\n    a:1\n     ^"),
+            ("a:1\nb: 2", "r.yaml:1:2: not YAML: no space after the colon. Write name: value\n    a:1\n     ^"),
             (
                 "a: 1\nb:2\nc: 3",
-                "r.yaml:2:2: not YAML: no blank after the colon. Write name: value\n    b:2\n     ^",
+                "r.yaml:2:2: not YAML: no space after the colon. Write name: value\n    b:2\n     ^",
             ),
             (
                 "a:\n  -b: 1\n  - b: 2",
-                "r.yaml:2:3: not YAML: no blank after the dash. Write - name: value\n      -b: 1\n      ^",
+                "r.yaml:2:3: not YAML: no space after the dash. Write - name: value\n      -b: 1\n      ^",
             ),
             ("a: 1\nb 2\nc: 3", "r.yaml:2:1: not YAML: no colon after this name. Write name: value\n    b 2\n    ^"),
-            ("a:\n\t- b", "r.yaml:2:1: not YAML: a tab. Indent with blanks\n     - b\n    ^"),
-            ("a:\n  - b\n - c", "r.yaml:3:2: not YAML: a line that is not indented as those that it belongs to. "
+            ("a:\n\t- b", "r.yaml:2:1: not YAML: a tab. Indent with spaces\n     - b\n    ^"),
+            ("a:\n  - b\n - c", "r.yaml:3:2: not YAML: a line that is not indented like the rest of its block. "
                                  "Indent them alike\n     - c\n     ^"),
-            ("a: b: c", "r.yaml:1:5: not YAML: a colon where there can be none. Indent the line as those that it "
-                        "belongs to, or put text that holds a colon in quotes\n    a: b: c\n        ^"),
+            ("a: b: c", "r.yaml:1:5: not YAML: a colon in the wrong place. Indent the line like the rest of its "
+                        "block, or put text with a colon in quotes\n    a: b: c\n        ^"),
             ("a: 'b", "r.yaml:1:4: not YAML: a quote that is not closed. Close it\n    a: 'b\n       ^"),
-            ("a: @b", "r.yaml:1:4: not YAML: a character that text cannot begin with. Put the text in quotes\n"
+            ("a: @b", "r.yaml:1:4: not YAML: a character that cannot begin text. Put the text in quotes\n"
                       "    a: @b\n       ^"),
-            ("x" * 99 + ": b: c", "r.yaml:1:103: not YAML: a colon where there can be none. Indent the line as those "
-                                  "that it belongs to, or put text that holds a colon in quotes\n"
+            ("x" * 99 + ": b: c", "r.yaml:1:103: not YAML: a colon in the wrong place. Indent the line like the rest "
+                                  "of its block, or put text with a colon in quotes\n"
                                   f"    {'x' * 47}: b: c\n{' ' * 54}^"),
             ("a: \x07", r"r.yaml:1:4: not YAML: the character '\x07'"),
-            ("a: b\n" + "---\nc: d\n" * 64, "r.yaml:2:1: expected recipes between `---`, found one that says "
-             "nothing, or more than 64 of them"),
+            ("a: b\n" + "---\nc: d\n" * 64, "r.yaml:2:1: expected recipes between `---`, found an empty "
+             "recipe, or more than 64"),
             ("%YAML 1.1\n---\na: yes", "r.yaml:2:1: expected YAML 1.2, found YAML 1.1"),
             ("[" * 1000, "r.yaml:1:21: more than 20 levels. Is this a recipe?"),
             ("- a\n" * 30_000, "r.yaml:10000:3: more than 10000 values. Is this a recipe?"),

@@ -136,7 +136,7 @@ class TestLicencesThatDiffer:
 
     WARNING = (
         "the inputs have different licences: 'apache-2.0' of 'base'; 'llama3.2' of 'tunes/corp'. The card says "
-        "`other` and lists them. 'LICENSE', copied into it, comes from 'base' alone."
+        "`other` and lists them. 'LICENSE', copied into the output, comes from 'base' only."
     )
 
     def test_are_told_by_the_plan(self, world, capsys, monkeypatch):
@@ -191,7 +191,7 @@ def test_models_whose_paths_end_alike_are_told_apart(world):
     write_checkpoint(world / "small", {f"model.{n}.weight": np.ones(16, np.float32) for n in ("norm", "other")})
     _, body = merged(f"{world}/one/tune", f"{world}/two/tune", base=f"{world}/small", missing="base")
     assert "# Merge of `tune` and `tune (2)` (`linear`)" in body
-    assert "- missing: 1 tensor in `tune`, 1 in `tune (2)`: the base's stand in\n" in body
+    assert "- missing: 1 tensor in `tune`, 1 in `tune (2)`: the base's are used\n" in body
     named = ModelRef.parse("base"), ModelRef.parse("base"), ModelRef.parse("/base")
     assert public_names(named) == {"base": "base", "/base": "base (2)"}
 

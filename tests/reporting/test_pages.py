@@ -156,7 +156,7 @@ def test_a_page_may_be_replaced_or_lost(merges):
 def test_what_has_no_page(tmp_path, merges, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.html").write_text("mine")
-    with pytest.raises(UsageError, match="not there yet"):
+    with pytest.raises(UsageError, match="expected a new file"):
         sdmw.report(merges["linear"], "there.html")
     assert (tmp_path / "there.html").read_text() == "mine"
     with pytest.raises(UsageError, match="a directory"):
@@ -247,7 +247,9 @@ def test_a_merge_with_the_store_of_others(store, merges, tmp_path):
     for name in ("missing", "arcee_fusion"):
         with pytest.raises(UsageError, match="statistics: expected a store of "):
             sdmw.report(merges[name], tmp_path / "page.html", statistics=store)
-    with pytest.raises(UsageError, match="statistics: expected a merge to tell more of, found a store"):
+    with pytest.raises(
+        UsageError, match="statistics: expected a merge, which statistics describe further, found a store"
+    ):
         sdmw.report(store, tmp_path / "page.html", statistics=store)
     assert not list(tmp_path.iterdir())
 
@@ -269,10 +271,10 @@ def test_a_merge_with_the_store_of_files_that_were_replaced(tmp_path, monkeypatc
     for name, time in times.items():
         os.utime(Path(name, "model.safetensors"), ns=(time.st_atime_ns, time.st_mtime_ns))
     other = sdmw.measure(recipe, "other", progress=False)
-    said = "statistics: expected a store of the files that were merged, found others, of 'corp', 'func'"
+    said = "statistics: expected a store of the files that were merged, found those of other files: 'corp', 'func'"
     with pytest.raises(UsageError, match=said):
         sdmw.report("out", "page.html", statistics=other, overwrite=True)
-    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
+    with pytest.raises(PlanError, match="the statistics of these files, found those of other files: 'corp', 'func'"):
         sdmw.merge({**recipe, "merge_method": "sdm_w"}, "never", progress=False, statistics=store)
 
 

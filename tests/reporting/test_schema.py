@@ -63,7 +63,7 @@ def test_the_merges_tell_what_they_should(texts):
     """Warnings and notes that name a path occur among the recipes, else the test above shows nothing."""
     told = {name: json.loads(text) for name, text in texts.items()}
     warnings = "\n".join(warning for each in told.values() for warning in each["warnings"])
-    assert "func: model.safetensors stands beside shards" in warnings
+    assert "func: model.safetensors lies beside shards" in warnings
     assert "of-copy: an adapter of 'base-copy', put on 'base'" in warnings
     assert told["the base among models"]["notes"]
     assert told["missing"]["missing"] == {"less": 3}

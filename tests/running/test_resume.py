@@ -271,8 +271,8 @@ def test_another_recipe_is_refused_and_named_and_what_is_done_stays(world, undis
         sdmw.merge({**RECIPE, "parameters": {"k": 20}}, "out", progress=False)
     first, *lines = map(str, caught.value.problems)
     assert first == (
-        f"{world}/.out.sdmw: an interrupted run is kept here, which cannot be resumed: something has changed since, "
-        "as told below. Restore it, or start over (--restart, resume=False)"
+        f"{world}/.out.sdmw: an interrupted run is kept here and cannot be resumed, because of the "
+        "changes listed below. Restore it, or start over (--restart, resume=False)"
     )
     assert lines == ["parameters.k: not set → 20"]
     after = everything_in(world / ".out.sdmw")

@@ -111,7 +111,7 @@ def test_an_adapter_has_its_own_revision(here, cached):
 def test_a_model_with_an_adapter_is_two_directories(cached):
     said = problem("org/name@v1+org/lora")
     assert said == (
-        "'org/name@v1+org/lora': expected a model alone, found a model with an adapter on it. "
+        "'org/name@v1+org/lora': expected a model without an adapter, found a model with an adapter on it. "
         "Write 'org/name@v1', or merge the adapter first"
     )
 

@@ -30,7 +30,7 @@ def test_formats(names, expected):
         (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "consolidated.safetensors", "openvino_model.bin"],
          "another form of the weights"),
         (["optimizer.pt", "optimizer_0.json", "scheduler.pt", "rng_state.pth", "trainer_state.json",
-          "training_args.bin"], "state of a training"),
+          "training_args.bin"], "state of a training run"),
         # What it does not name and a loader may want.
         (["tokenizer.json", "vocab.txt", "chat_template.jinja", "preprocessor_config.json", "original", "onnx",
           "spk_dict.pt", "speech_tokenizer.bin"], ""),

@@ -122,7 +122,7 @@ def test_the_command(models, capsys, monkeypatch):
     second = told(capsys, monkeypatch, "doctor", "recipe.yaml", "--statistics", "store")
     lines = second.out.splitlines()
     assert second.code == 0
-    assert "The merged delta is shorter than the deltas that it is made of" in lines
+    assert "The merged delta is shorter than the deltas that it combines" in lines
     assert lines[-1] == CAUTION
     assert "store" in next(line for line in lines if line.startswith("evidence"))
     printed = json.loads(told(capsys, monkeypatch, "doctor", "recipe.yaml", "--statistics", "store", "--json").out)
@@ -130,7 +130,7 @@ def test_the_command(models, capsys, monkeypatch):
     shutil.rmtree("func")
     third = told(capsys, monkeypatch, "doctor", "recipe.yaml", "--statistics", "store")
     assert third.code == 1
-    assert "not looked at: solve the problems first" in third.out
+    assert "not examined: solve the problems first" in third.out
     assert len(third.errors) == 1
 
 

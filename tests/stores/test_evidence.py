@@ -328,6 +328,6 @@ def test_numbers_that_no_deltas_give(known, tmp_path):
     ):  # fmt: skip
         shutil.copytree("store", damaged)
         zarr.open_array(f"{damaged}/{name}", mode="r+")[1] = value
-        with pytest.raises(StoreError, match="as sdmw measure leaves it"):
+        with pytest.raises(StoreError, match="as sdmw measure writes it"):
             diagnose(replace(store, path=damaged))
         shutil.rmtree(damaged)

@@ -152,9 +152,9 @@ def test_what_cannot_be_added(models, tmp_path):
         add()
     measured()
     before = contents("store")
-    with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'base'"):
+    with pytest.raises(RecipeError, match="add: expected a model that is not in the recipe, found 'base'"):
         add(model="base")
-    with pytest.raises(RecipeError, match="add: expected a model that the recipe lacks, found 'func'"):
+    with pytest.raises(RecipeError, match="add: expected a model that is not in the recipe, found 'func'"):
         add("func")
     with pytest.raises(PlanError, match="the statistics of 'func'"):
         measured(recipe_of(["func"]), add="law")
@@ -174,7 +174,7 @@ def test_pairs_that_are_half_known(models, name, value):
     store = measured()
     array = zarr.open_array(f"store/{name}", mode="r+")
     array[1, 0, 1] = value
-    with pytest.raises(StoreError, match="measured in part"):
+    with pytest.raises(StoreError, match="measured only in part"):
         sdmw.sweep(store)
 
 

@@ -102,8 +102,8 @@ def test_the_plan_counts_what_is_spared(models, capsys, monkeypatch):
         for line in told(capsys, monkeypatch, "plan", "recipe.yaml", "--statistics", "store").out.splitlines()
         if line.startswith("statistics")
     )
-    assert ("read all the same" in line) == (models == "all bits")
-    assert "spare" in line
+    assert ("must still be read" in line) == (models == "all bits")
+    assert "save" in line
 
 
 @pytest.mark.parametrize("models", ["few bits"], indirect=True)
@@ -142,7 +142,7 @@ def test_damaged_decisions(models):
         [],
     ):
         path.write_text(json.dumps(damaged))
-        with pytest.raises(StoreError, match="as sdmw measure leaves it"):
+        with pytest.raises(StoreError, match="as sdmw measure writes it"):
             merged("out", store)
     path.write_text("{")
     with pytest.raises(StoreError):
@@ -177,7 +177,7 @@ def test_what_a_store_has_of_other_models_is_refused(models):
     tensors = load_file("corp/model.safetensors")
     shutil.rmtree("corp")
     write_checkpoint(Path("corp"), tensors)
-    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp'"):
+    with pytest.raises(PlanError, match="the statistics of these files, found those of other files: 'corp'"):
         merged("out", store)
     assert not os.path.exists("out")
 
@@ -202,7 +202,7 @@ def test_a_store_of_an_adapter_with_another_scale_is_refused(tmp_path, monkeypat
     sdmw.merge(recipe, "out", progress=False, statistics=store)
     config = Path("tuned/adapter_config.json")
     config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
-    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'tuned'"):
+    with pytest.raises(PlanError, match="the statistics of these files, found those of other files: 'tuned'"):
         sdmw.merge(recipe, "other", progress=False, statistics=store)
 
 
@@ -215,7 +215,7 @@ def test_a_store_of_other_tokens_is_refused(tmp_path, monkeypatch):
     by_numbers = measured(plain, "by numbers")
     sdmw.merge(aligned, "out", progress=False, statistics=store)
     Path("corp/tokenizer.json").write_text(json.dumps(tokenizer(["<unk>", "b", "a"])))
-    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp'"):
+    with pytest.raises(PlanError, match="the statistics of these files, found those of other files: 'corp'"):
         sdmw.merge(aligned, "other", progress=False, statistics=store)
     sdmw.merge(plain, "other", progress=False, statistics=by_numbers)
 
@@ -259,7 +259,7 @@ def test_models_whose_files_are_of_one_time_are_told_apart(tmp_path, monkeypatch
     merged("out", store)
     for old, new in (("corp", "once"), ("func", "corp"), ("once", "func")):
         os.rename(old, new)
-    with pytest.raises(PlanError, match="the statistics of these files, found others, of 'corp', 'func'"):
+    with pytest.raises(PlanError, match="the statistics of these files, found those of other files: 'corp', 'func'"):
         merged("other", store)
 
 

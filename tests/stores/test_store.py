@@ -196,7 +196,7 @@ def damage_attributes(change):
         ("fingerprints", [1], "fingerprints are"),
         ("states", [1], "states are"),
         ("tensors", None, "no tensors"),
-        ("tensors", [{"name": "a", "shape": [2]}] * 2, "stands twice"),
+        ("tensors", [{"name": "a", "shape": [2]}] * 2, "appears twice"),
         ("tensors", [{"name": "a", "shape": [-1]}], "has the shape"),
         ("tensors", [{"name": "a", "shape": [2**40, 2**40]}], "elements"),
         ("tensors", [{"name": 1, "shape": [2]}], "a tensor is"),
@@ -221,7 +221,7 @@ def test_a_store_that_was_cut_short(models, name, cut):
     store = measured()
     (path,) = [each for each in Path("store", name).rglob("*") if each.is_file() and each.name != "zarr.json"]
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(StoreError, match="as sdmw measure leaves it"):
+    with pytest.raises(StoreError, match="as sdmw measure writes it"):
         store.histogram(store.tensors[0].name, "corp")
 
 

@@ -187,9 +187,9 @@ def test_layers_beyond_the_base_s_follow():
     [
         ("a.b", "model.a.b", "all 1 names agree once 'model.' is put before them"),
         ("model.a.b", "a.b", "all 1 names agree once 'model.' is left out"),
-        ("model.a.b", "model.inner.a.b", "all 1 names agree once 'inner.' is put in"),
+        ("model.a.b", "model.inner.a.b", "all 1 names agree once 'inner.' is inserted"),
         ("language_model.model.a", "model.language_model.a",
-         "all 1 names agree once 'model.language_model.' is written for 'language_model.model.'"),
+         "all 1 names agree once 'model.language_model.' replaces 'language_model.model.'"),
     ],
 )  # fmt: skip
 def test_what_is_told(old, new, said):

@@ -57,5 +57,5 @@ def test_no_field_of_the_recipe_lets_a_peft_model_through(tmp_path, monkeypatch,
     write_checkpoint("base", values | (matrices if of_base else {}))
     write_checkpoint("tune", values)
     save_file(values | matrices, "tune/model.safetensors")
-    with pytest.raises(PlanError, match=r"a PEFT model whose adapter is not merged: 'a.lora_A.default.weight'"):
+    with pytest.raises(PlanError, match=r"a PEFT model with an adapter that is not merged: 'a.lora_A.default.weight'"):
         sdmw.merge(asked(**fields), "out", progress=False)

@@ -17,7 +17,7 @@ PLAIN = {
     "pipeline_tag": "text-generation",
     "languages": ["en", "no"],
     "datasets": ["org/texts"],
-    "not_merged": ["missing: 2 tensors in `org/tune`: the base's stand in"],
+    "not_merged": ["missing: 2 tensors in `org/tune`: the base's are used"],
     "loading": "model = load()",
     "recipe_text": "merge_method: task_arithmetic\n",
     "version": "0.1.0",
@@ -62,7 +62,7 @@ Merged with sdmw `0.1.0`.
 
 ## What is not merged
 
-- missing: 2 tensors in `org/tune`: the base's stand in
+- missing: 2 tensors in `org/tune`: the base's are used
 
 ## Revisions on the Hub
 

@@ -12,7 +12,7 @@ def lines(before, now):
     """What differs, the first line aside."""
     kept = codec.encode(Identity("one", before))
     first, *rest = map(str, differences(kept, Identity("other", now), "/x/.out.sdmw"))
-    assert first.startswith("/x/.out.sdmw: an interrupted run is kept here, which cannot be resumed")
+    assert first.startswith("/x/.out.sdmw: an interrupted run is kept here and cannot be resumed")
     assert first.endswith("(--restart, resume=False)")
     return rest
 
@@ -36,7 +36,7 @@ def test_equal_digests_are_enough():
         (FACTS, {**FACTS, "/in/a": {"bytes": 5, "": "11"}}, ["/in/a: changed"]),
         (FACTS, {"": {"k": 20}}, ["k: 10 → 20"]),  # that an input is gone follows
         ({**FACTS, "/in/b": {}}, {**FACTS, "/in/c": {}},
-         ["/in/b: was an input, and is none now", "/in/c: is an input, and was none"]),
+         ["/in/b: was an input, and no longer is one", "/in/c: is an input, and was not one before"]),
     ],
 )  # fmt: skip
 def test_what_differs_is_told(before, now, told):

@@ -44,7 +44,7 @@ def test_where_they_differ_each_is_named_with_its_models():
     assert warning(of(MIT, None, MIT, LLAMA), ["config.json"]) == said + "and lists them."
     copied = ["LICENSE", "docs/Licence.txt", "NOTICE", "tokenizer.json"]
     assert warning(of(MIT, None, MIT, LLAMA), copied) == (
-        said + "and lists them. 'LICENSE', 'docs/Licence.txt', 'NOTICE', copied into it, comes from 'm0' alone."
+        said + "and lists them. 'LICENSE', 'docs/Licence.txt', 'NOTICE', copied into the output, comes from 'm0' only."
     )
     assert "'mit' of 'm0', 'm1', 'm2' and 2 more; " in warning(of(*[MIT] * 5, LLAMA), [])
 
@@ -52,8 +52,9 @@ def test_where_they_differ_each_is_named_with_its_models():
 def test_a_base_whose_licence_is_a_text_alone():
     """The text comes along, and is not held against the card of another."""
     said = (
-        "the inputs may have different licences: 'llama3.2' of 'm1'; 'm0' names no licence in a card, and 'LICENSE' of "
-        "it is copied. The card lists them."
+        "the inputs may have different licences: 'llama3.2' of 'm1'; 'm0' names no licence in a card, but its "
+        "'LICENSE' "
+        "is copied. The card lists them."
     )
     assert warning(of(None, LLAMA), ["LICENSE", "vocab.txt"]) == said
     assert warning(of(None, LLAMA), ["vocab.txt"]) is None
@@ -61,7 +62,7 @@ def test_a_base_whose_licence_is_a_text_alone():
 
 
 def test_cards_that_say_other_and_not_which_may_mean_two():
-    said = "the cards of 'm0', 'm1' say `other` and not which licence that is: they may differ. The card lists them."
+    said = "the cards of 'm0', 'm1' say `other` without naming the licence: they may differ. The card lists them."
     assert warning(of(Licence("other"), Licence("Other")), ["LICENSE"]) == said
     assert warning(of(Licence("other")), []) is None
 

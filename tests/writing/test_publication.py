@@ -222,7 +222,7 @@ def test_discard_leaves_nothing_and_may_be_repeated(tmp_path):
     out.discard()
     out.discard()
     assert os.listdir(tmp_path) == []
-    with pytest.raises(OutputError, match="let go"):
+    with pytest.raises(OutputError, match="abandoned"):
         out.sink.write(0, 4096, b"x")
 
 
@@ -519,7 +519,7 @@ def test_another_shard_in_its_place_is_not_published(tmp_path):
     with written(tmp_path / "out") as out:
         out.sync()
         save_file({"z": np.zeros(1)}, Path(out.path) / out.layouts[0].name)
-        with pytest.raises(OutputError, match="tensors laid out"):
+        with pytest.raises(OutputError, match="planned tensors"):
             out.finish()
 
 
@@ -527,7 +527,7 @@ def test_a_stray_shard_is_not_published(tmp_path):
     with written(tmp_path / "out") as out:
         out.finish()
         out.add("stray.safetensors", b"x")
-        with pytest.raises(OutputError, match=r"no shards but its own, found 'stray\.safetensors'"):
+        with pytest.raises(OutputError, match=r"only its own shards, found 'stray\.safetensors'"):
             out.publish()
     assert os.listdir(tmp_path) == []
 
@@ -568,9 +568,9 @@ def test_short_writes_go_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        ("ENOSPC", r"the disk is full, 40 bytes are missing"),
-        ("EDQUOT", r"the disk quota is used up, .* are missing"),
-        ("EFBIG", r"larger than the file system allows, 40 bytes are missing"),
+        ("ENOSPC", r"the disk is full, 40 bytes more are needed"),
+        ("EDQUOT", r"the disk quota is used up, .* more are needed"),
+        ("EFBIG", r"larger than the file system allows, 40 bytes more are needed"),
         ("EIO", r"cannot be written: Input/output error"),
     ],
 )
@@ -663,7 +663,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_read(small_disk):
     layouts = lay_out([("a", DType.U8, (3 * 2**20,)), ("b", DType.U8, (3 * 2**20,))], 3 * 2**20)
-    with pytest.raises(OutputError, match=r"model-00002-of-00002.*the disk is full, 2\.\d\d MB are missing"):
+    with pytest.raises(OutputError, match=r"model-00002-of-00002.*the disk is full, 2\.\d\d MB more are needed"):
         Publication.begin(str(small_disk / "out"), layouts, overwrite=False)
     assert os.listdir(small_disk) == []
     assert linux.free(str(small_disk)) == 4 * 2**20
@@ -675,7 +675,7 @@ def test_a_disk_that_fills_up_later(small_disk, monkeypatch):
     with Publication.begin(str(small_disk / "out"), layouts, overwrite=False) as out:
         (small_disk / "other").write_bytes(bytes(3 * 2**20))
         out.sink.write(0, 4096, bytes(3 * 2**20))
-        with pytest.raises(OutputError, match=r"the disk is full, 2\.\d\d MB are missing"):
+        with pytest.raises(OutputError, match=r"the disk is full, 2\.\d\d MB more are needed"):
             out.sync()
     assert os.listdir(small_disk) == ["other"]
 
@@ -686,7 +686,7 @@ def test_a_limit_of_file_sizes(tmp_path, late):
     then = "try: out.sink.write(0, 4096, bytes(100_000)); out.sync()\nexcept Exception as e: print(e)\nout.discard()\n"
     code = BEGIN + limit + then if late else f"{limit}try:\n    {BEGIN}\nexcept Exception as e: print(e)\n"
     said, error = child(code, tmp_path).communicate(timeout=60)
-    assert "larger than `ulimit -f` (50.0 KB) allows, 54.1 KB are missing" in said, (said, error)
+    assert "larger than `ulimit -f` (50.0 KB) allows, 54.1 KB more are needed" in said, (said, error)
     assert os.listdir(tmp_path) == []
 
 

@@ -211,7 +211,7 @@ def test_a_module_that_cannot_come_along_is_a_problem(base):
     assert large.mend == "Merge a copy of the folder without it, and put it into the output afterwards"
     assert (link.where, link.mend) == (
         str(base / "3_Dense" / "config.json"),
-        "Put the file in its place, or have such links followed (--follow-links, follow_links=True)",
+        "Replace the link by the file, or allow such links (--follow-links, follow_links=True)",
     )
 
 

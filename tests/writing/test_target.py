@@ -43,9 +43,9 @@ def test_a_target_has_a_name(target):
 @pytest.mark.parametrize(
     ("make", "found", "overwritten"),
     [
-        (lambda p: p.mkdir(), "it exists. Choose another name, or ask", None),
-        (lambda p: p.write_text(""), "it exists and is no directory", "it exists and is no directory"),
-        (os.mkfifo, "it exists and is no directory", "it exists and is no directory"),
+        (lambda p: p.mkdir(), "it exists. Choose another name, or overwrite it", None),
+        (lambda p: p.write_text(""), "it exists and is not a directory", "it exists and is not a directory"),
+        (os.mkfifo, "it exists and is not a directory", "it exists and is not a directory"),
         (lambda p: p.symlink_to("nowhere"), "it is a symbolic link", "it is a symbolic link"),
         (lambda p: p.symlink_to("base"), "it is a symbolic link", "it is a symbolic link"),
     ],
@@ -85,13 +85,13 @@ def test_what_an_overwriting_merge_would_not_write_is_named(tmp_path, files, los
     assert list(replaced(f"{tmp_path}/out", written)) == []
     fill(tmp_path / "out", files)
     (said,) = replaced(f"{tmp_path}/out/", written)
-    assert said.endswith(f"/out/: it is overwritten, and what is in it and not written anew is lost: {lost}")
+    assert said.endswith(f"/out/: it is overwritten, and these files in it are lost: {lost}")
 
 
 def test_a_folder_that_is_written_as_a_whole_is_not_lost(tmp_path):
     fill(tmp_path / "out", ["zarr.json", "gaps/zarr.json", "gaps/c/0", "mine/x"])
     (said,) = replaced(f"{tmp_path}/out", {"zarr.json", "gaps/"})
-    assert said.endswith("is lost: 'mine/'")
+    assert said.endswith("are lost: 'mine/'")
 
 
 @pytest.mark.parametrize("make", [lambda _: None, lambda p: p.write_text(""), lambda p: p.symlink_to("base")])
@@ -103,7 +103,7 @@ def test_where_no_directory_is_replaced_nothing_is_said(tmp_path, base, make):
 @pytest.mark.parametrize(
     ("files", "found"),
     [
-        (["notes.txt"], "it holds 'notes.txt', and is no model or result of sdmw"),
+        (["notes.txt"], "it holds 'notes.txt', and is not a model or a result of sdmw"),
         (["adapter_config.json", "adapter_model.safetensors"], "it holds 'adapter_config.json' and 1 more"),
         (["config.json", "thesis.tex"], "it holds 'config.json' and 1 more"),
         (["base/model.safetensors", "base/config.json"], "it holds 'base'"),
@@ -168,7 +168,9 @@ def test_a_file_above_it(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nothing")
     for parent in ("file", "file/a"):
-        expected = f"expected a directory to make it in, found {tmp_path}/file is no directory. Choose another name"
+        expected = (
+            f"expected a directory to create it in, found {tmp_path}/file is not a directory. Choose another name"
+        )
         assert said(tmp_path / parent / "out") == [f"{tmp_path}/{parent}/out: {expected}"]
     assert said(tmp_path / "link" / "out") == []  # it is made where the link leads
 

@@ -40,33 +40,34 @@ def pack(
     download: bool = False,
     follow_links: bool = False,
 ) -> "PackReport":
-    """Keep what a fine-tune, or a merge, changed: a sparse archive (zarr v3) of where its bits differ from the base's.
+    """Store the changes of a fine-tune, or of a merge, in a sparse archive (zarr v3): the bits that differ.
 
-    `apply` and `revert` go from either side to the other, exactly. How small the archive is depends on how many
-    elements differ. A fine-tune of all weights changes most of them, and its archive at a low k is no sparse one: that
-    of the example's BF16 models, of which 99 % differ, takes 64 % of the checkpoint; of 5 % that differ, 5 %.
+    `apply` and `revert` restore either side from the other, exactly. The size of the archive depends on how many
+    elements differ. A fine-tune of all weights changes most of them, so its archive at a low k is large: that
+    of the example's BF16 models, where 99 % differ, takes 64 % of the checkpoint; where 5 % differ, it takes 5 %.
 
     Args:
-        base: what the fine-tune was made from.
+        base: the model that the fine-tune was made from.
         model: the fine-tune, with the same names, dtypes and shapes.
-        out: the archive's directory, which will appear complete or not at all.
-        k: percent of each tensor's nonzero deltas that are left out, the smallest, exactly as SDM-W drops them; `apply`
-            then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept whole.
+        out: the archive's directory, created complete or not at all.
+        k: percentage of each tensor's nonzero deltas that is left out, the smallest, exactly as SDM-W drops them;
+            `apply` then gives the base's values there. At 0 it gives the fine-tune. Integers, BOOL and F64 are kept
+            whole.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
-        overwrite: replace a directory that is there.
-        header_limit: bytes that an input's header may have.
-        download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        overwrite: replace an existing directory.
+        header_limit: the largest header of an input file, in bytes.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
 
     Returns:
-        How many elements are kept, and the size of the archive against the checkpoint's.
+        The number of kept elements, and the size of the archive relative to the checkpoint's.
 
     Raises:
-        UsageError: k is no percentage.
-        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
-        RunError: the data or the machine; nothing is left behind.
+        UsageError: k is not a percentage.
+        CheckpointError, PlanError: all problems of inputs, disk and memory that are known in advance.
+        RunError: an error of the data or the machine; nothing is left behind.
     """
     if isinstance(k, bool) or not isinstance(k, int | float) or not 0 <= k <= 100:
         raise UsageError([Problem("k", "a number from 0 to 100", quoted(k))])
@@ -108,30 +109,30 @@ def apply(
     download: bool = False,
     follow_links: bool = False,
 ) -> "PackReport":
-    """Make the fine-tune again from its base and what `pack` kept of it; bit for bit where k was 0.
+    """Restore a fine-tune from its base and the archive that `pack` made; bit for bit if k was 0.
 
     Args:
-        base: what the archive was packed with; how it is cut into shards does not matter.
+        base: the base that the archive was packed with; its division into shards does not matter.
         archive: its directory.
-        out: the directory that will appear, complete or not at all.
+        out: the directory to create, complete or not at all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
-        overwrite: replace a directory that is there.
+        overwrite: replace an existing directory.
         max_shard_size: bytes of tensors in one output file.
-        header_limit: bytes that an input's header may have.
-        download: fetch the model from the Hub where it is not on this machine.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        header_limit: the largest header of an input file, in bytes.
+        download: download the model if it is not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
 
     Returns:
         The archive in numbers.
 
     Raises:
         ArchiveError: the archive is damaged, or the directory holds no archive.
-        CheckpointError, PlanError: all that headers, disk and memory tell against it.
-        OtherModelError: the model is not the one that the archive belongs to, by the checksum (XXH3-128, which is no
-            signature) of a tensor.
-        RunError: the data or the machine; nothing is left behind.
+        CheckpointError, PlanError: all problems of inputs, disk and memory that are known in advance.
+        OtherModelError: the archive belongs to another model, by the checksum of a tensor (XXH3-128, which is not a
+            signature).
+        RunError: an error of the data or the machine; nothing is left behind.
     """
     return _restored(
         "base", base, archive, out, limits_of(budget, threads), access_of(header_limit, download, follow_links),
@@ -153,9 +154,9 @@ def revert(
     download: bool = False,
     follow_links: bool = False,
 ) -> "PackReport":
-    """Make the base again, bit for bit, from what `apply` makes: at k = 0 that is the fine-tune.
+    """Restore the base, bit for bit, from the model that `apply` restores; at k = 0 that is the fine-tune.
 
-    Args, result and errors as for `apply`, with the model in the place of the base.
+    Args, result and errors as for `apply`, with the model in place of the base.
     """
     return _restored(
         "model", model, archive, out, limits_of(budget, threads), access_of(header_limit, download, follow_links),

@@ -66,8 +66,8 @@ def access_of(header_limit: Size, download: bool, follow_links: bool = False, fo
     try:
         os.getcwd()
     except FileNotFoundError:
-        mend = "Change to one that is there (cd)"
-        raise UsageError([Problem("current directory", "one that is there", "it was removed", mend)]) from None
+        mend = "Change to an existing directory (cd)"
+        raise UsageError([Problem("current directory", "an existing directory", "a removed one", mend)]) from None
     place = None if folder is None else path_of(folder)
     if place is not None and not os.path.isdir(place):
         raise UsageError([Problem("inputs", "a directory", quoted(place))])

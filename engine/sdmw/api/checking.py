@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: Path, *, header_limit: Size = HEADER_LIMIT, download: bool = False, follow_links: bool = False
 ) -> "Inspection":
-    """What is in a checkpoint, from its headers: dtypes, shards, parameters by component.
+    """Show what is in a checkpoint, from its headers: dtypes, shards, parameters by component.
 
     Args:
         checkpoint: a directory, or the id of a model in the Hub cache.
-        header_limit: bytes that a header may have.
-        download: fetch it from the Hub where it is not on this machine.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        header_limit: the largest header of a file, in bytes.
+        download: download it if it is not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
 
     Raises:
-        CheckpointError: all that is wrong with it.
+        CheckpointError: all problems of the checkpoint.
     """
     from sdmw.planning.inputs import open_model
     from sdmw.reporting.inspection import inspection
@@ -73,32 +73,32 @@ def verify(
     follow_links: bool = False,
     executor: "ExecutorLike" = None,
 ) -> "Verification":
-    """Hold a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
+    """Check a merged checkpoint against its report: every byte by checksum, a sample computed again from the inputs.
 
-    The inputs are looked for where the recipe in `out` says, seen from the current directory or from `inputs`. Where
-    one is not found, nothing is computed again: `Verification.not_found` says so, and checksums alone are compared.
+    The inputs are looked for where the recipe in `out` says, relative to the current directory or to `inputs`. If
+    one is not found, nothing is computed again: `Verification.not_found` lists it, and only checksums are compared.
 
     Args:
-        out: a directory that `merge` made.
+        out: a directory made by `merge`.
         sample: the share of tiles that is computed again, above 0; 1 for all of them. Default: 0.01, and 1 for a small
             model.
         inputs: the folder that holds the recipe's models, by their relative paths or by the last part of their paths.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
-        header_limit: bytes that the header of a file may have.
+        header_limit: the largest header of a file, in bytes.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
         executor: as for `merge`.
 
     Returns:
-        What was looked at, and all that is wrong.
+        What was checked, and every problem.
 
     Raises:
-        UsageError: the sample is no share, or `inputs` no directory.
-        CheckpointError: `out` is no checkpoint, or has no report that can be read.
-        PlanError, RecipeError: its recipe cannot be planned any more: an input is damaged, say.
+        UsageError: the sample is not a share, or `inputs` is not a directory.
+        CheckpointError: `out` is not a checkpoint, or has no report that can be read.
+        PlanError, RecipeError: its recipe can no longer be planned, for instance because an input is damaged.
         InputChangedError: an input is not the one that was merged.
-        StoppedError: a signal came.
+        StoppedError: a signal stopped it.
     """
     is_share = isinstance(sample, int | float) and not isinstance(sample, bool) and 0 < sample <= 1
     if sample is not None and not is_share:

@@ -16,7 +16,7 @@ def dask_cluster(address: str) -> "DaskCluster":
         address: of the scheduler.
 
     Returns:
-        A function without arguments that connects and gives an executor; `merge`, `plan`, `open`, `verify` and
+        A function without arguments that connects and returns an executor; `merge`, `plan`, `open`, `verify` and
         `extract` take it.
 
     Raises:

@@ -26,7 +26,7 @@ def compare(
     download: bool = False,
     follow_links: bool = False,
 ) -> "Comparison":
-    """How B differs from A, tensor by tensor: each is read once, in bounded memory.
+    """Compare B with A, tensor by tensor: each is read once, in bounded memory.
 
     Sums are exact, so nothing depends on threads or budget. A tensor that only one of them has, or that has another
     shape or dtype in B, is listed and not compared.
@@ -35,22 +35,22 @@ def compare(
         a: a model as in recipes: a directory, an id in the Hub cache, `path@revision`, `model+adapter`.
         b: another one. An adapter alone is put on the other model; of two adapters the matrices are compared.
         sort: changed, sum, largest or ratio, the largest first; or name.
-        only: rows of tensors that are `changed` or `equal`, or none but what is `missing`. None for all.
+        only: show only tensors that are `changed`, `equal` or `missing`. None for all.
         filter: a part of the names of tensors that are compared, as in recipes; `*`, `?` and `[]` are wildcards.
         top: the number of rows in the result. None for all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
-        header_limit: bytes that an input's header may have.
+        header_limit: the largest header of an input file, in bytes.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
 
     Raises:
-        UsageError: an argument is none of these, or no tensor's name has the filter in it.
-        CheckpointError: all that is wrong with a checkpoint.
+        UsageError: an argument is wrong, or no tensor's name contains the filter.
+        CheckpointError: all problems of a checkpoint.
         PlanError: an adapter does not fit its model, or the comparison does not fit into the budget.
         InputChangedError: a checkpoint changed while it was read.
-        StoppedError: a signal came.
+        StoppedError: a signal stopped it.
     """
     from sdmw.reporting.comparison import Choice, comparison
 

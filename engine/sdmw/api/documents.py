@@ -37,7 +37,7 @@ def places_of(recipe: Recipe, out: str | None, folder: str | None) -> dict[str, 
     names = [each.name for each in recipe.documents]
     odd = [name for name in (*names, recipe.name) if name and (name in (".", "..") or "/" in name or "\0" in name)]
     if odd:
-        raise RecipeError([Problem("name", "one that a folder can have", quoted(name)) for name in odd])
+        raise RecipeError([Problem("name", "a valid folder name", quoted(name)) for name in odd])
     return {name: _plainly(os.path.join(place, name)) for name in names}
 
 
@@ -50,7 +50,7 @@ def notes_on(recipe: Recipe, places: Mapping[str, str]) -> Iterator[str]:
     """What becomes of each document."""
     for name in (each.name for each in recipe.documents):
         written = f"is written to {quoted(places[name])}, and read from there" if places else ""
-        yield f"document {quoted(name)} {written or 'is computed wherever it is read, and not written'}"
+        yield f"document {quoted(name)} {written or 'is not written: it is computed each time it is read'}"
 
 
 def alone(recipe: Recipe, places: Mapping[str, str]) -> Recipe:

@@ -41,38 +41,38 @@ def extract(
     resume: bool = True,
     executor: "ExecutorLike" = None,
 ) -> "ExtractionReport":
-    """Approximate what a fine-tune changed by a PEFT adapter: every weight's delta by matrices of a rank.
+    """Approximate the changes of a fine-tune by a PEFT adapter: each weight's delta by matrices of a given rank.
 
     The decomposition is randomised, from numbers that depend on names alone; its last bits depend on the BLAS that
-    NumPy has and on how many threads that uses, not on `threads`. A weight takes up to nine looks at its data, and in
-    memory some rank + 8 rows and columns of float64, several times. An interrupted run of the same call is resumed.
+    NumPy uses and on its number of threads, not on `threads`. A weight is read up to nine times, and takes in
+    memory about rank + 8 rows and columns of float64, several times. An interrupted run of the same call is resumed.
 
     Args:
-        base: what the fine-tune was made from.
+        base: the model that the fine-tune was made from.
         model: the fine-tune, with the same names and shapes.
-        out: the adapter's directory, which will appear complete or not at all.
+        out: the adapter's directory, created complete or not at all.
         rank: of the matrices, from 1.
         budget: as for `merge`.
         threads: number of worker threads, or of the executor's workers to be kept busy. Default: one per core, but a
             single thread where NumPy's BLAS has threads of its own, which then keep all cores busy. With
             OPENBLAS_NUM_THREADS=1 in the environment it has none: extracting takes a third of the processor time.
         progress: as for `merge`.
-        overwrite: replace a directory that is there.
-        header_limit: bytes that an input's header may have.
-        download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        resume: False starts over where an interrupted run has left something.
+        overwrite: replace an existing directory.
+        header_limit: the largest header of an input file, in bytes.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        resume: False starts over instead of resuming an interrupted run.
         executor: as for `merge`.
 
     Returns:
-        The error of each weight, and what was left out because an adapter cannot say it.
+        The error of each weight, and the tensors that were left out because an adapter cannot represent them.
 
     Raises:
-        UsageError: the rank is no whole number from 1 to the highest allowed, or another argument is wrong.
-        CheckpointError, PlanError: all that the inputs' headers, disk and memory tell against it.
-        ResumeError: a killed run left something, and inputs, rank or version are others now.
-        RunError: the data or the machine. What is done is kept beside the target where the inputs are not at fault
-            (`resumable`), else nothing is.
+        UsageError: the rank is not a whole number from 1 to the highest allowed, or another argument is wrong.
+        CheckpointError, PlanError: all problems of inputs, disk and memory that are known in advance.
+        ResumeError: an interrupted run is kept, but inputs, rank or version have changed since.
+        RunError: an error of the data or the machine. Finished work is kept beside the target if the inputs are not at
+            fault (`resumable`); otherwise nothing is kept.
     """
     if type(rank) is not int or not 1 <= rank <= HIGHEST_RANK:
         raise UsageError([Problem("rank", f"a whole number from 1 to {HIGHEST_RANK}", quoted(rank))])

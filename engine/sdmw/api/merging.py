@@ -68,32 +68,33 @@ def merge(
 
     Args:
         recipe: a `Recipe`, its content as a mapping, or the path of a YAML file.
-        out: the directory that will appear, complete or not at all; or the address of a folder in a store, such as
+        out: the directory to create, complete or not at all; or the address of a folder in a store, such as
             `s3://bucket/folder`, where the config and the index appear last.
         budget: bytes of resident memory that the process may reach; by default what it has now and half of what is
             free, at most 1 GiB (seven eighths, up to 256 MiB, where little is free).
         threads: number of worker threads, or of the executor's workers to be kept busy; default: one per core.
-        progress: show it on standard error, or not, or call this with each `sdmw.running.events` object.
-        overwrite: replace a directory that is there.
+        progress: True shows progress on standard error; a callable receives each `sdmw.running.events` object.
+        overwrite: replace an existing directory.
         max_shard_size: bytes of tensors in one output file.
-        header_limit: bytes that an input's header may have; more than 100,000,000 the format forbids.
-        download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        ignore_unknown: say unknown recipe fields and go on.
-        random_seed: what methods that leave something to chance draw from, instead of the recipe's; it is recorded.
-        without: what the output shall not get: "tokenizer" (its files), "card" (README.md), "page" (sdmw_report.html).
+        header_limit: the largest header of an input file, in bytes; the format allows up to 100,000,000.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        ignore_unknown: report unknown recipe fields and continue.
+        random_seed: the seed of random methods, in place of the recipe's; it is recorded.
+        without: parts to leave out of the output: "tokenizer" (its files), "card" (README.md), "page"
+            (sdmw_report.html).
         intermediate_dir: of a recipe of several documents, where those that others use are written, each in a folder
             called as it is; one that is there already, of the same recipe and inputs, is read as it is. By default
             they are computed wherever they are read. Where all documents have names, each is written to such a folder
             in `out`.
-        resume: False starts over where an interrupted run has left something.
+        resume: False starts over instead of resuming an interrupted run.
         executor: where tasks run: None for threads of this process; an executor of yours, such as a
             `ProcessPoolExecutor` (if it breaks, the merge ends with an error and can be resumed); or a function that
-            makes one, which is called again, up to three times, when a worker is lost: `dask_cluster(ADDRESS)` gives
-            such a function. Workers in other processes must see the same files; the budget bounds each of them by
-            itself.
-        statistics: for `sdm_w`, a store that `measure` made of the same inputs: what it decides is not measured again.
-            The result has the same bits.
+            makes one, called again up to three times when a worker is lost. `dask_cluster(ADDRESS)` returns
+            such a function. Workers in other processes must see the same files; the budget holds for each of them
+            separately.
+        statistics: for `sdm_w`, a store that `measure` made of the same inputs. Layers that it decides are not measured
+            again. The result has the same bits.
 
     Returns:
         What was found and what it took; `sdmw_report.json` in the output says the same. Of several that are written,
@@ -101,11 +102,11 @@ def merge(
 
     Raises:
         RecipeError: the recipe is wrong.
-        UsageError: another argument is.
-        PlanError: all that inputs' headers, disk and memory tell against it; nothing was written.
-        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
-        RunError: the data or the machine. What is done is kept beside the target where neither recipe nor inputs are
-            at fault (`resumable`), else nothing is.
+        UsageError: another argument is wrong.
+        PlanError: all problems of inputs, disk and memory that are known in advance; nothing was written.
+        ResumeError: an interrupted run is kept, but recipe, inputs, plan or version have changed since.
+        RunError: an error of the data or the machine. Finished work is kept beside the target if neither recipe nor
+            inputs are at fault (`resumable`); otherwise nothing is kept.
     """
     check_progress(progress)
     check_executor(executor)
@@ -189,7 +190,9 @@ def _add_page(publication: "Output", report: "Report", recipe: str) -> None:
         page = html_of(page_of_merge(report, recipe)).encode()
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:300]
-        publication.warnings.append(f"no {NAME} was written ({said}); all else is there, and sdmw report makes a page")
+        publication.warnings.append(
+            f"no {NAME} was written ({said}); all other files are complete, and sdmw report writes the page"
+        )
         return
     publication.add(NAME, page)
 
@@ -201,7 +204,7 @@ def _known(planned: Plan, statistics: "Store | Path", *, sampled: bool) -> "Know
     store = statistics if isinstance(statistics, Store) else read_store(path_of(statistics))
     if planned.target is not None and os.path.realpath(store.path) == os.path.realpath(planned.target):
         found = f"{quoted(store.path)}, which the output would replace"
-        raise PlanError([Problem("statistics", "a store beside the output", found)])
+        raise PlanError([Problem("statistics", "a store outside the output", found)])
     return known_or_decided(planned, store, sampled=sampled)
 
 
@@ -225,18 +228,19 @@ def plan(
     bandwidth: Size | None = None,
     workers: Collection[int] = (),
 ) -> Plan:
-    """What `merge` would do, with every problem that headers can tell in `Plan.problems`; no tensor data are touched.
+    """Plan a merge: what it would do, and in `Plan.problems` every problem that headers show; no tensor data are read.
 
-    Args and errors as for `merge`, but that problems of the plan are returned. Without `out` nothing is said of it.
-    Of several documents the plan is that of the last; the others are checked. With `statistics` it counts what the
-    store spares (`spared`), and what is read of that all the same (`read_again`).
+    Args and errors as for `merge`, except that problems of the plan are returned. Without `out`, the output is not
+    checked. Of several documents the last is planned; the others are checked. With `statistics` the plan counts what
+    the store saves (`spared`), and what must still be read of that (`read_again`).
 
-    With `bandwidth` it says where time goes (`estimates`): bytes a second that the disks read and write, together, or
-    "measured": then up to 256 MiB of the inputs are read, a file of that size is written beside `out` and removed, and
-    a kernel is timed. `workers` asks the same for other numbers of workers, each with a core of its own.
+    With `bandwidth` the plan shows where the time goes (`estimates`). Give the bytes a second that the disks read and
+    write together, or "measured": then up to 256 MiB of the inputs are read, a file of that size is written beside
+    `out` and removed, and a kernel is timed. `workers` asks the same for other numbers of workers, each with a core of
+    its own.
 
     Raises, beside what `merge` does:
-        UsageError: inputs to be measured lie in a store, or a number of workers is none.
+        UsageError: inputs to be measured are in an object store, or a number of workers is not valid.
         RunError: measuring could not read or write.
     """
     asked = timing.asked_of(bandwidth, workers)
@@ -272,19 +276,19 @@ def explain(
     follow_links: bool = False,
     ignore_unknown: bool = False,
 ) -> "Explanation":
-    """What one tensor of a merge is made from, and which line of the recipe gave each value; no data are touched.
+    """Show the inputs of one tensor of a merge, and the recipe line of each of its values; no data are read.
 
     Args:
         recipe: as for `merge`.
         tensor: its name in the output.
-        header_limit: bytes that an input's header may have.
+        header_limit: the largest header of an input file, in bytes.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        ignore_unknown: report unknown recipe fields and go on.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        ignore_unknown: report unknown recipe fields and continue.
 
     Raises:
         RecipeError, UsageError: as for `merge`.
-        PlanError: there is no such tensor, or all that is wrong with the inputs.
+        PlanError: there is no such tensor, or the inputs have problems (all are listed).
     """
     access = access_of(header_limit, download, follow_links)
     return prepared_of(recipe, access, ignore_unknown=ignore_unknown).explain(tensor)
@@ -305,22 +309,22 @@ def open(  # noqa: A001  the word of safetensors
 ) -> "MergeReader":
     """Open a merge without writing it: its tensors are computed when they are read, bit for bit as `merge` writes them.
 
-    Methods that measure read the inputs once here, to decide; each tensor that is asked for reads its own inputs again.
+    Methods that measure read the inputs once in this call; each tensor that is read later reads its own inputs again.
 
     Args:
         recipe: as for `merge`.
-        budget: as for `merge`; it bounds this call, and not the arrays that are asked for later.
+        budget: as for `merge`; it bounds this call, not the arrays that are read later.
         threads: as for `merge`.
         progress: as for `merge`.
-        header_limit: bytes that an input's header may have.
+        header_limit: the largest header of an input file, in bytes.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        ignore_unknown: report unknown recipe fields and go on.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        ignore_unknown: report unknown recipe fields and continue.
         random_seed: as for `merge`.
         executor: as for `merge`.
 
     Returns:
-        `keys()`, `get_tensor(name)` and `get_slice(name)[...]`, as of `safetensors.safe_open`.
+        `keys()`, `get_tensor(name)` and `get_slice(name)[...]`, as `safetensors.safe_open` has them.
 
     Raises:
         RecipeError, UsageError, PlanError: as for `merge`.

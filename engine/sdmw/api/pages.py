@@ -22,21 +22,21 @@ def report(
     statistics: "Store | Path | None" = None,
     overwrite: bool = False,
 ) -> str:
-    """Write the page of a merge, a store or a comparison: one HTML file, which fetches nothing.
+    """Write the page of a merge, a store or a comparison: one HTML file that loads nothing else.
 
     `merge` leaves the page of a merge in its output; with statistics the page also tells whether the models agree.
 
     Args:
         of: the output of a merge, a statistics store, or what `merge`, `measure` or `compare` returned.
-        to: the file that will appear.
+        to: the file to create.
         statistics: for a merge, a store that `measure` made of the same inputs.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Returns:
         The path of the file.
 
     Raises:
-        UsageError: there is no page of this, the store is of other models, or a file is there.
+        UsageError: `of` has no page, the store is of other models, or the file exists.
         CheckpointError: the directory holds no report that this version reads.
         StoreError: the store is damaged.
         OutputError: the file cannot be written.
@@ -45,8 +45,8 @@ def report(
     if os.path.isdir(path):
         raise UsageError([Problem(quoted(path), "the name of a file", "a directory", "Name a file in it")])
     if os.path.lexists(path) and not overwrite:
-        mend = "Choose another name, or ask for it to be overwritten (--overwrite)"
-        raise UsageError([Problem(quoted(path), "a file that is not there yet", "one that is", mend)])
+        mend = "Choose another name, or overwrite it (--overwrite)"
+        raise UsageError([Problem(quoted(path), "a new file", "an existing one", mend)])
     from sdmw.reporting.pages.rendering import html_of
 
     _write(path, html_of(_page(of, statistics)))
@@ -74,7 +74,7 @@ def _page(of: "Path | Report | Store | Comparison", statistics: "Store | Path | 
         return page_of_merge(opened, _recipe(opened), evidence_for(opened, store))
     if statistics is not None:
         found = "a comparison" if isinstance(opened, Comparison) else "a store"
-        raise UsageError([Problem("statistics", "a merge to tell more of", found)])
+        raise UsageError([Problem("statistics", "a merge, which statistics describe further", found)])
     if isinstance(opened, Comparison):
         return page_of_comparison(opened)
     from sdmw.reporting.pages.store import page_of_store

@@ -49,40 +49,41 @@ def measure(
     pairs: bool = True,
     resume: bool = True,
 ) -> "Store":
-    """Read the models of a recipe once, and keep the statistics of what they changed: a store (zarr v3).
+    """Read the models of a recipe once, and store the statistics of their changes (zarr v3).
 
     An interrupted run of the same measuring is resumed.
 
-    `sweep` answers from it what other settings would decide, without the models. Equal models give equal bytes.
-    Of `sdm_w` it also keeps what the recipe's own settings decide, so that a merge with them need not measure. Layers
-    that bins do not decide are read once more for it: of bfloat16 models hardly any, of float32 models most.
+    `sweep` shows from the store what other settings would decide, without the models. Equal models give equal bytes.
+    For `sdm_w` the store also holds what the recipe's own settings decide, so that a merge with them need not measure.
+    Layers that bins do not decide are read once more for that: hardly any of bfloat16 models, most of float32 models.
 
     Args:
-        recipe: as for `merge`, of a method that merges deltas into a base; its parameters change no statistics.
-        store: the directory that will appear, complete or not at all.
+        recipe: as for `merge`, with a method that merges deltas into a base; its parameters do not change the
+            statistics.
+        store: the directory to create, complete or not at all.
         budget: as for `merge`.
         threads: number of worker threads; default: one per core.
         progress: as for `merge`.
-        overwrite: replace a directory that is there.
-        header_limit: bytes that an input's header may have.
-        download: fetch models that are not on this machine from the Hub.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        ignore_unknown: report unknown recipe fields and go on.
-        add: a model to be added to the recipe and to the store, which is there, of the recipe's other models, and is
-            replaced when all is done. Merge with a recipe that has it as its last model then.
-        pairs: False reads only base and new model: of its pairs with the others nothing is known then, nor which
-            elements models share, and nothing is decided.
-        resume: False starts over where an interrupted run has left something.
+        overwrite: replace an existing directory.
+        header_limit: the largest header of an input file, in bytes.
+        download: download models that are not in the local Hub cache.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        ignore_unknown: report unknown recipe fields and continue.
+        add: a model to add to the recipe and to the existing store of the recipe's other models, which is
+            replaced at the end. Then merge with a recipe that has it as its last model.
+        pairs: False reads only the base and the new model. Its pairs with the others are then unknown, as are the
+            elements that models share, and nothing is decided.
+        resume: False starts over instead of resuming an interrupted run.
 
     Returns:
         The store, as `open_store` opens it.
 
     Raises:
         RecipeError, UsageError: as for `merge`.
-        PlanError: all that the inputs' headers, disk and memory tell against it.
-        ResumeError: a killed run left something, and recipe, inputs, plan or version are others now.
-        RunError: the data or the machine. What is measured is kept beside the store where neither recipe nor inputs are
-            at fault (`resumable`), else nothing is.
+        PlanError: all problems of inputs, disk and memory that are known in advance.
+        ResumeError: an interrupted run is kept, but recipe, inputs, plan or version have changed since.
+        RunError: an error of the data or the machine. Finished work is kept beside the store if neither recipe nor
+            inputs are at fault (`resumable`); otherwise nothing is kept.
     """
     check_progress(progress)
     limits, access, target = limits_of(budget, threads), access_of(header_limit, download, follow_links), path_of(store)
@@ -154,7 +155,7 @@ def _measured(
 
 
 def open_store(path: Path) -> "Store":
-    """Open what `measure` left. The store is a zarr group, which other programs can read too.
+    """Open a store that `measure` made. It is a zarr group, which other programs can read too.
 
     Args:
         path: its directory.
@@ -177,22 +178,22 @@ def sweep(
     lambda_: float | str | Sequence[float | str] = (1.0,),
     scope: str | Sequence[str] = ("model",),
 ) -> "Sweep":
-    """What SDM-W would decide at every combination of settings, from a store: seconds, and no model is read.
+    """Show what SDM-W would decide at every combination of settings, from a store. It takes seconds and reads no model.
 
     Args:
         store: what `measure` or `open_store` gave, or its directory.
-        k: percent of the nonzero deltas dropped, 0 to 100.
+        k: percentage of the nonzero deltas dropped, 0 to 100.
         power: p of the weights; 1 is linear, 2 square, 0 the average.
         norm: q of the weights: W_i is proportional to (the sum of |delta|**q that is kept)**(p/q); 1 or 2.
-        granularity: which tensors are cut together.
-        lambda_: what the merged delta is scaled by; `preserve_norm` for what gives it the norm of the deltas.
-        scope: whose sums the weights follow from: `model`, or `layer`, where each has weights of its own.
+        granularity: the tensors that share a threshold.
+        lambda_: the scale of the merged delta; `preserve_norm` scales it to the norm of the deltas.
+        scope: `model`, or `layer`, where each layer has its own weights.
 
     Returns:
-        A row for each setting. What the bins of the store do not decide has a lower and an upper bound.
+        A row for each setting. A number that the store's bins do not decide has a lower and an upper bound.
 
     Raises:
-        UsageError: the grid has problems: more than 10,000 settings, or values that there are not.
+        UsageError: the grid has more than 10,000 settings, or values that are not valid.
         StoreError: the store is damaged.
     """
     from sdmw.reporting.sweep import sweep_of
@@ -215,10 +216,10 @@ def doctor(
     follow_links: bool = False,
     ignore_unknown: bool = False,
 ) -> "Diagnosis":
-    """All that speaks against a merge before hours are spent; no tensor data are read.
+    """Check a merge before hours are spent on it; no tensor data are read.
 
-    Headers tell problems, warnings and notes, as in `plan`. A store adds evidence: how long each model's delta is and
-    how much of the merge, how the models agree, and findings with what people do about them. There is no score, as
+    Headers show problems, warnings and notes, as in `plan`. A store adds evidence: the norm of each model's delta and
+    its share of the merge, how the models agree, and findings with advice. There is no score, as
     known measures of parameters do not predict whether a merge works (arXiv:2603.09463).
 
     Args:
@@ -226,17 +227,17 @@ def doctor(
         statistics: a store that `measure` made of the same inputs, or its directory.
         budget: as for `merge`.
         threads: as for `merge`.
-        header_limit: bytes that an input's header may have.
+        header_limit: the largest header of an input file, in bytes.
         download: download models that are not in the local Hub cache.
-        follow_links: follow links that leave a model's folder: a model from strangers then chooses what is read.
-        ignore_unknown: report unknown recipe fields and go on.
+        follow_links: follow links out of a model's folder. An untrusted model then chooses which files are read.
+        ignore_unknown: report unknown recipe fields and continue.
 
     Returns:
-        What was found. Problems of the plan are in it, and no error; the store is not asked where there are any.
+        What was found. Problems of the plan are part of it, not raised; if there are any, the store is not read.
 
     Raises:
         RecipeError, UsageError: as for `merge`.
-        StoreError: the store is damaged, or none.
+        StoreError: the store is damaged, or there is none.
         PlanError: the store is of other inputs.
     """
     from sdmw.reporting.diagnosis import diagnosis_of

@@ -38,7 +38,7 @@ def asked_of(bandwidth: Size | None, workers: Collection[int]) -> Asked | None:
             raise UsageError([Problem("workers", f"whole numbers from 1 to {MOST_THREADS}", quoted(each))])
     if bandwidth is None:
         if workers:
-            raise UsageError([Problem("workers", "a bandwidth beside them", "none")])
+            raise UsageError([Problem("workers", "a bandwidth as well", "none")])
         return None
     return Asked(None if bandwidth == MEASURED else _rate(bandwidth), tuple(dict.fromkeys(workers)))
 

@@ -133,7 +133,7 @@ def believed(where: str) -> Iterator[None]:
     # zarr and its codecs raise nearly anything for data that are not what they should be.
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:300]
-        raise ArchiveError([Problem(where, "a delta archive, as sdmw pack leaves it", said, MEND)]) from error
+        raise ArchiveError([Problem(where, "a delta archive, as sdmw pack writes it", said, MEND)]) from error
 
 
 def _archive(path: str, node: Any) -> Archive:
@@ -150,12 +150,12 @@ def _archive(path: str, node: Any) -> Archive:
         raise ValueError("no tensors")
     tensors = tuple(map(_tensor, entries))
     if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise ValueError("a tensor stands twice")
+        raise ValueError("a tensor appears twice")
     checksums: Files = {side: _files(files[side]) for side in SIDES}
     reasons: Files = {side: _texts(left_out[side]) for side in SIDES}
     shared = _files(attributes.get("shared"))
     if shared.keys() & (checksums["base"].keys() | checksums["model"].keys()):
-        raise ValueError("a file is both the same and another")
+        raise ValueError("a file is listed both as equal and as different")
     return Archive(path, float(k), tensors, checksums, shared, reasons)
 
 
@@ -210,6 +210,6 @@ def _check_files(archive: Archive, side: Side) -> None:
     found = set(side_files.all_but_weights(folder)[0]) if wanted else set()
     for name, checksum in wanted.items():
         if name not in found:
-            raise ValueError(f"no file {quoted(name)} in files/{side} that comes along")
+            raise ValueError(f"file {quoted(name)} is missing in files/{side}")
         if side_files.fingerprint(folder, name) != checksum:
-            raise ValueError(f"another {quoted(name)} in files/{side} than was packed")
+            raise ValueError(f"{quoted(name)} in files/{side} differs from the file that was packed")

@@ -108,7 +108,7 @@ def _opened(path: str, name: str, length: int) -> ArrayReader:
         if _bare(array) != _bare(_made(group, name, dtype)):
             raise ValueError("an array of other dtype, chunks or codecs")
         if array.shape != (length,):
-            raise ValueError(f"{array.shape} entries where the tensors have {length:,}")
+            raise ValueError(f"{array.shape} entries, but the tensors have {length:,}")
     return ArrayReader(folder, length, dtype, shuffle_of(name))
 
 

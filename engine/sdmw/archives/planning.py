@@ -32,7 +32,7 @@ TILE = 8 * BLOCK  # elements of a task: 4 MiB at most in each of two models
 ZARR = 44 * MiB  # measured: the packages that write and read archives, with all that they load when they are first used
 SCRATCH = 4 * MiB  # of a worker, for what it computes of a block
 TENSOR = 3072  # of one tensor: the states of two checksums, its line in the archive's attributes, their JSON
-_ALONE = "Make a model of it first, by a recipe with `merge_method: task_arithmetic`"
+_ALONE = "Merge it into a model first, with a recipe of `merge_method: task_arithmetic`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def plan_packing(
     """
     problems = [problem for checkpoint in (base, model) for problem in _unfit(checkpoint)]
     if not problems and is_same(base.path, model.path):
-        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two different models"))
     if not problems:
         like = {name: (info.dtype, info.shape) for name, info in base.tensors.items()}
         problems += check_alike(like, f"the base {base.path}", model)
@@ -248,5 +248,5 @@ def _plan_thresholds(plan: PackingPlan, limits: Limits) -> Plan:
 
 def _unfit(checkpoint: Checkpoint) -> list[Problem]:
     if checkpoint.adapts is not None:
-        return [Problem(checkpoint.path, "a model that stands alone", "an adapter", _ALONE)]
+        return [Problem(checkpoint.path, "a complete model", "an adapter", _ALONE)]
     return unmergeable(checkpoint)

@@ -60,12 +60,12 @@ def _other_files(plan: RestoringPlan, here: Sequence[str], unfit: Names) -> Iter
             why = unfit.get(name, "no such file")
             yield f"{folder}: {quoted(name)} belongs to both models and is not copied: {why}"
         elif side_files.fingerprint(folder, name, follow_links=plan.checkpoint.follow_links) != checksum:
-            yield f"{folder}: {quoted(name)} is not the one that was there when the archive was packed; it is copied"
+            yield f"{folder}: {quoted(name)} has changed since the archive was packed; it is copied"
     for name in here:
         if name not in archive.shared and name not in archive.files[plan.side]:
             yield f"{folder}: {quoted(name)} was not there when the archive was packed; it is not copied"
     for name, reason in archive.left_out[other].items():
-        yield f"{archive.path}: {quoted(name)} of the {other} is not in it, nor in the output: {reason}"
+        yield f"{archive.path}: {quoted(name)} of the {other} is neither in the archive nor in the output: {reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ def _chunk(fd: int, entry: tuple[int, int], size: int) -> bytes:
     if (unpacked, packed) != (size, nbytes):
         raise ValueError("a chunk of another size")
     if nbytes > size + _BLOSC.size:  # Blosc stores what does not shrink
-        raise ValueError("a chunk that is larger than what is in it")
+        raise ValueError("a chunk that is larger than its content")
     return read_exactly(fd, nbytes, offset)
 
 

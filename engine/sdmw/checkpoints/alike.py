@@ -46,7 +46,7 @@ def once(problems: Iterable[tuple[str, Problem]]) -> list[Problem]:
     for name, each in problems:
         groups.setdefault((_kind(name), each.expected, each.found, each.mend), []).append(each)
     return [
-        replace(first, found=f"{first.found}; likewise {counted(len(others), 'other tensor')} with such names")
+        replace(first, found=f"{first.found}; the same for {counted(len(others), 'other tensor')} with such names")
         if others
         else first
         for first, *others in groups.values()

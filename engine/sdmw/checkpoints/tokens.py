@@ -95,8 +95,8 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens | None:
         if not has_tokenizer(checkpoint):
             return None
         where = os.path.join(checkpoint.path, FAST)
-        found = "none, but a tokenizer in another form"
-        raise CheckpointError([Problem(where, "the tokens by their numbers", found, CONVERT)])
+        found = "only a tokenizer in another form"
+        raise CheckpointError([Problem(where, "a file with the tokens and their numbers", found, CONVERT)])
     hashes, numbers, raw = array("Q"), array("q"), tokenizer_json(checkpoint)
     for token, number in _vocabulary(raw, checkpoint):
         hashes.append(xxhash.xxh3_64_intdigest(token))

@@ -11,8 +11,8 @@ from sdmw.commands.results import show
 def pack(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it, or a merge.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the archive that will appear.")],
-    k: Annotated[float, typer.Option("--k", help="Percent of nonzero deltas to drop, per tensor.")] = 0.0,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Archive directory to create.")],
+    k: Annotated[float, typer.Option("--k", help="Percentage of nonzero deltas to drop, per tensor.")] = 0.0,
     threads: Threads = None,
     budget: Budget = None,
     overwrite: Overwrite = False,
@@ -22,7 +22,7 @@ def pack(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Store what a model changed, sparse and exact to the bit."""
+    """Store the changes of a model sparsely, exact to the bit."""
     from sdmw import api
     from sdmw.reporting import terminal
 
@@ -35,8 +35,8 @@ def pack(
 
 def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The base that the archive was packed with.")],
-    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Archive directory made by sdmw pack.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory to create.")],
     threads: Threads = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
@@ -47,7 +47,7 @@ def apply(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Make the packed model again from its base and the archive."""
+    """Restore the packed model from its base and the archive."""
     from sdmw import api
     from sdmw.reporting import terminal
 
@@ -59,9 +59,9 @@ def apply(
 
 
 def revert(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What sdmw apply makes with the archive.")],
-    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Directory that sdmw pack made.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that will appear.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that sdmw apply restores with the archive.")],
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="Archive directory made by sdmw pack.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory to create.")],
     threads: Threads = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
@@ -72,7 +72,7 @@ def revert(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Make the base again from the packed model and the archive."""
+    """Restore the base from the packed model and the archive."""
     from sdmw import api
     from sdmw.reporting import terminal
 

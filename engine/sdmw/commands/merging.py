@@ -38,7 +38,7 @@ def cluster(address: str | None) -> "DaskCluster | None":
 def merge(
     recipe: RecipeArgument,
     out: Annotated[
-        str, typer.Argument(metavar="OUT", help="Directory that will appear, or address: s3://bucket/folder.")
+        str, typer.Argument(metavar="OUT", help="Directory to create, or an address such as s3://bucket/folder.")
     ],
     threads: Threads = None,
     dask: Dask = None,
@@ -55,9 +55,7 @@ def merge(
     header_limit: HeaderLimit = "16MiB",
     intermediate_dir: IntermediateDir = None,
     statistics: Statistics = None,
-    no_page: Annotated[
-        bool, typer.Option("--no-page", help="Leave out sdmw_report.html, the page for people.")
-    ] = False,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Do not write the page sdmw_report.html.")] = False,
 ) -> None:
     """Merge checkpoints into a new one. An interrupted run of the same merge is resumed."""
     from sdmw import api
@@ -74,14 +72,15 @@ def merge(
 
 def plan(
     recipe: RecipeArgument,
-    out: Annotated[str | None, typer.Argument(metavar="OUT", help="Where the result would go.")] = None,
+    out: Annotated[str | None, typer.Argument(metavar="OUT", help="Directory or address of the result.")] = None,
     threads: Threads = None,
     dask: Dask = None,
     budget: Budget = None,
     max_shard_size: ShardSize = "5GB",
     overwrite: Overwrite = False,
     explain: Annotated[
-        str | None, typer.Option(metavar="TENSOR", help="Show what one tensor is made from, and by which lines.")
+        str | None,
+        typer.Option(metavar="TENSOR", help="Show the inputs of one tensor and the recipe lines that apply to it."),
     ] = None,
     as_json: Json = False,
     random_seed: RandomSeed = None,
@@ -93,13 +92,22 @@ def plan(
     statistics: Statistics = None,
     bandwidth: Annotated[
         str | None,
-        typer.Option(metavar="RATE", help="Bytes a second of the disks, as 2GB, or measured: show where time goes."),
+        typer.Option(
+            metavar="RATE",
+            help="Show where the time goes, at this disk speed per second: a size such as 2GB, or measured.",
+        ),
     ] = None,
     workers: Annotated[
-        str, typer.Option(metavar="COUNTS", help="With --bandwidth: the time on so many workers, as 1,2,4.")
+        str,
+        typer.Option(
+            metavar="COUNTS", help="With --bandwidth: show the time on these numbers of workers, such as 1,2,4."
+        ),
     ] = "",
 ) -> None:
-    """Show what a merge would read, write and need. Lists all problems; reads no tensor data, unless to measure."""
+    """Show what a merge would read, write and need. Lists all problems.
+
+    Reads no tensor data, except with --bandwidth measured.
+    """
     from sdmw import api
     from sdmw.reporting import terminal
     from sdmw.sizes import parse_counts
@@ -133,13 +141,14 @@ def plan(
 
 
 def verify(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory that sdmw merge made.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory made by sdmw merge.")],
     sample: Annotated[
-        str | None, typer.Option(help="Share of tiles to compute again; default: 1%, all of a small model.")
+        str | None, typer.Option(help="Share of tiles to compute again; default: 1%, or all of a small model.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compute every tile again.")] = False,
     inputs: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Folder that holds the recipe's models; default: here.")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Folder that holds the recipe's models; default: the current directory."),
     ] = None,
     threads: Threads = None,
     dask: Dask = None,
@@ -149,9 +158,9 @@ def verify(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Check a merge against its report. Every byte by checksum; a sample is computed again from the inputs.
+    """Check a merge against its report. Every byte is checked by checksum; a sample is computed again from the inputs.
 
-    Where the inputs are not found, checksums alone are compared.
+    If the inputs are not found, only checksums are compared.
     """
     from sdmw import api
     from sdmw.reporting import terminal

@@ -35,18 +35,23 @@ def inspect(
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A model as in recipes: directory, id in the Hub cache.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another; model+adapter, or an adapter alone, of A.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Model as in a recipe: directory, or id in the Hub cache.")],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Model to compare with A; also model+adapter, or an adapter of A.")
+    ],
     sort: Annotated[
-        str, typer.Option(metavar="KEY", help="changed, sum, largest or ratio, the largest first; or name.")
+        str, typer.Option(metavar="KEY", help="Order: changed, sum, largest or ratio, largest value first; or name.")
     ] = "ratio",
     only: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Show changed, equal or missing (not compared) tensors alone.")
+        str | None, typer.Option(metavar="KIND", help="Show only changed, equal or missing (not compared) tensors.")
     ] = None,
     filter: Annotated[  # noqa: A002  the word of recipes
-        str | None, typer.Option(metavar="GLOB", help="Compare tensors with this in their names; * ? [] match any.")
+        str | None,
+        typer.Option(metavar="GLOB", help="Compare only tensors whose name contains GLOB; * ? [] are wildcards."),
     ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Tensors to show; default: 10, all with --json.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Number of tensors to show; default: 10, or all with --json.")
+    ] = None,
     threads: Threads = None,
     budget: Budget = None,
     quiet: Quiet = False,
@@ -69,7 +74,7 @@ def compare(
 def extract(
     base: Annotated[str, typer.Argument(metavar="BASE", help="Directory, or id in the Hub cache.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tune of it.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Directory of the adapter that will appear.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Adapter directory to create.")],
     rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapter's matrices.")] = 32,
     threads: ExtractThreads = None,
     budget: Budget = None,

@@ -22,7 +22,7 @@ from sdmw.commands.results import print_json, show
 
 def measure(
     recipe: RecipeArgument,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory of the store that will appear.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store directory to create.")],
     threads: Threads = None,
     budget: Budget = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it exists.")] = False,
@@ -34,16 +34,16 @@ def measure(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
     add: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Add a model to those of RECIPE, and to STORE, which has them.")
+        str | None, typer.Option(metavar="MODEL", help="Add MODEL to STORE, which already holds the models of RECIPE.")
     ] = None,
     pairs: Annotated[
-        bool, typer.Option("--pairs/--no-pairs", help="With --add: read the others again, for pairs of models.")
+        bool, typer.Option("--pairs/--no-pairs", help="With --add: read the other models again, to measure all pairs.")
     ] = True,
 ) -> None:
-    """Store the statistics of what models changed.
+    """Measure what models changed, and store the statistics.
 
-    An interrupted run is resumed. The models are read once; layers that histograms do not decide, mostly of float32,
-    once more for what the recipe's own settings decide. The store is a zarr group, which doctor, sweep, plan and merge
+    An interrupted run is resumed. The models are read once; layers that histograms cannot decide, mostly of float32,
+    are read once more for the recipe's own settings. The store is a zarr group that doctor, sweep, plan and merge
     --statistics read.
     """
     from sdmw import api
@@ -60,7 +60,8 @@ def measure(
 def doctor(
     recipe: RecipeArgument,
     statistics: Annotated[
-        str | None, typer.Option(metavar="STORE", help="What sdmw measure made of the same models: evidence.")
+        str | None,
+        typer.Option(metavar="STORE", help="Statistics store of the same models, for evidence and findings."),
     ] = None,
     threads: Threads = None,
     budget: Budget = None,
@@ -70,10 +71,10 @@ def doctor(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Show all that speaks against a merge, before it is made.
+    """Check a merge before it is made.
 
-    Headers tell problems, warnings and notes; a store adds evidence and findings. Nothing is a verdict: the exit code
-    is 1 only for problems that would stop the merge.
+    Headers show problems, warnings and notes; a store adds evidence and findings. Findings are not a verdict: the
+    exit code is 1 only for problems that would stop the merge.
     """
     from sdmw import api
     from sdmw.reporting import terminal
@@ -93,19 +94,19 @@ def doctor(
 
 
 def sweep(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory that sdmw measure made.")],
-    k: Annotated[str, typer.Option(help="Percents of nonzero deltas to drop.")] = "10",
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store directory made by sdmw measure.")],
+    k: Annotated[str, typer.Option(help="Percentages of nonzero deltas to drop.")] = "10",
     power: Annotated[str, typer.Option(help="Powers of the weights: 1 linear, 2 square.")] = "1",
-    norm: Annotated[str, typer.Option(help="Norms that weigh: 1 sums magnitudes, 2 their squares.")] = "1",
-    granularity: Annotated[str, typer.Option(help="Which tensors are cut together.")] = "tensor",
+    norm: Annotated[str, typer.Option(help="Norms that give the weights: 1 sums magnitudes, 2 their squares.")] = "1",
+    granularity: Annotated[str, typer.Option(help="Tensors that share a threshold.")] = "tensor",
     lambda_: Annotated[str, typer.Option("--lambda", help="Scales of the merged delta: numbers, preserve_norm.")] = "1",
-    scope: Annotated[str, typer.Option(help="Whose sums weigh: model, layer.")] = "model",
+    scope: Annotated[str, typer.Option(help="Scope of the weights: model, layer.")] = "model",
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
-    """Show what SDM-W would decide at many settings.
+    """Show what SDM-W would decide with many settings.
 
-    A store answers for every combination, without the models: of --k 0,10,50 --power 1,2 for six.
+    The store is enough; the models are not read. Every combination is shown: --k 0,10,50 --power 1,2 makes six.
     """
     from sdmw import api
     from sdmw.reporting import terminal
@@ -133,12 +134,13 @@ def report(
         str | None, typer.Argument(metavar="OUT", help="Directory of a merge, or of a statistics store.")
     ] = None,
     compare: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two models, and show that.")
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Compare two models and show the result.")
     ] = None,
     statistics: Annotated[
-        str | None, typer.Option(metavar="STORE", help="Of a merge's inputs: how the models agree is told too.")
+        str | None,
+        typer.Option(metavar="STORE", help="Statistics store of a merge's inputs: adds how the models agree."),
     ] = None,
-    to: Annotated[str, typer.Option(metavar="FILE", help="The page that will appear.")] = "sdmw_report.html",
+    to: Annotated[str, typer.Option(metavar="FILE", help="Page to write.")] = "sdmw_report.html",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
     threads: Threads = None,
     budget: Budget = None,
@@ -147,7 +149,7 @@ def report(
     follow_links: FollowLinks = False,
     header_limit: HeaderLimit = "16MiB",
 ) -> None:
-    """Write the page of a merge, a store, a comparison."""
+    """Write the HTML page of a merge, a store or a comparison."""
     from sdmw import api
 
     if (of is None) == (compare is None):

@@ -57,7 +57,9 @@ class Lora(Method[LoraParams, None, None]):
 
     def objection(self, params: LoraParams) -> str | None:
         """A rank is a whole number."""
-        return None if params.svd_rank == int(params.svd_rank) else f"svd_rank {params.svd_rank:g} is no whole number"
+        return (
+            None if params.svd_rank == int(params.svd_rank) else (f"svd_rank {params.svd_rank:g} is not a whole number")
+        )
 
     def product(self, top: Mapping[str, Setting]) -> Product:
         """`output`: the base with the combined adapter, or the adapter alone."""
@@ -112,8 +114,13 @@ def _unfit(params: LoraParams, tensors: Sequence[Tensor]) -> Iterator[Problem]:
             yield Problem(where, "low-rank matrices, which are what lora combines", "values", mend)
     deltas = [info for info in models if isinstance(info, LowRank)]
     if len({delta.transposed for delta in deltas}) > 1:
-        mend = "Say in the configs of both, with fan_in_fan_out, how the weight lies"
-        yield Problem(f"recipe: tensor {quoted(base.name)}", "adapters that keep it one way", "both ways", mend)
+        mend = "Set fan_in_fan_out in both configs to the orientation of the weight"
+        yield Problem(
+            f"recipe: tensor {quoted(base.name)}",
+            "adapters that store it in one orientation",
+            "both orientations",
+            mend,
+        )
     if params.kind == "linear" and len(ranks := {delta.a.shape[0] for delta in deltas}) > 1:
         found = " and ".join(map(str, sorted(ranks)))
         mend = "Choose combination_type cat or svd"

@@ -148,7 +148,7 @@ class RamPlus(Ram):
     def describe(self, facts: Facts) -> Iterator[str]:
         """The counts."""
         if facts.get("shared") is not None:
-            yield f"changes that others share {facts['shared']:,}, its alone {facts['alone']:,}"
+            yield f"changes shared with others {facts['shared']:,}, its own {facts['alone']:,}"
 
 
 METHODS = (Ram(), RamPlus())

@@ -36,7 +36,7 @@ from sdmw.statistics.small import SmallLook
 from sdmw.statistics.squares import UNIT_EXPONENT as SQUARES_EXPONENT
 from sdmw.statistics.squares import KeptSquaresLook
 
-READ_AGAIN = "take one more read of all inputs, which the plan does not count"
+READ_AGAIN = "need one more read of all inputs, which the plan does not count"
 EQUAL = "every fine-tune equals the base: so does the result"
 UNMOVED = "no fine-tune has a finite change: the result is the base"  # where NaN and infinity may pass
 
@@ -155,7 +155,7 @@ class SdmW(Method[SdmWParams, Shares, Weights]):
         """What is read once more."""
         own = [*params]
         if any(each.needs_squares for each in own):
-            yield f"normalization: squares of what is kept {READ_AGAIN}"
+            yield f"normalization: squares of the kept deltas {READ_AGAIN}"
         if any(each.preserve and not each.keeps_all for each in own):
             yield f"lambda: dot products of all deltas {READ_AGAIN}"
 

@@ -28,8 +28,8 @@ from sdmw.writing.chat_format import NAMES, chat_format
 from sdmw.writing.side_files import LARGEST as MOST
 from sdmw.writing.side_files import choose, missed, remarks
 
-UNWANTED = "the call leaves it out"
-_BASES_SETTINGS = "Put it right, or write generation_config: base"
+UNWANTED = "the call excludes it"
+_BASES_SETTINGS = "Correct the file, or write `generation_config: base` in the recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _chat_template(recipe: Recipe, inputs: Inputs, source: Checkpoint, written: 
     if wanted == AUTO:
         if (found := _most_frequent(recipe, inputs)) is None:
             mend = "Name a format, as chat_template: chatml"
-            return Beside(problems=(Problem("recipe: chat_template", "a model that has one", "none", mend),))
+            return Beside(problems=(Problem("recipe: chat_template", "a model with a chat template", "none", mend),))
     else:
         found = {"default": chat_format(wanted) if wanted in NAMES else wanted}
     return Beside(written=with_templates(source, found, written))
@@ -190,7 +190,7 @@ def _taken(field_name: str, name: str, inputs: Inputs, look: Callable[[Checkpoin
                 return Beside(written=files)
     except CheckpointError as error:
         return Beside(problems=error.problems)
-    lacking = f"model {quoted(name)} has none"
+    lacking = f"model {quoted(name)} has no {field_name}"
     return Beside(problems=(Problem(f"recipe: {field_name}", "", lacking, f"Write {field_name}: base"),))
 
 

@@ -48,5 +48,5 @@ def _path_of(name: str) -> str:
     if name == "default":
         return JINJA
     if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
-        raise CheckpointError([Problem("chat_template", "a name that a file can have", quoted(name))])
+        raise CheckpointError([Problem("chat_template", "a valid file name", quoted(name))])
     return f"{FOLDER}/{name}.jinja"

@@ -74,7 +74,7 @@ def check_alike(like: Mapping[str, Shaped], origin: str, checkpoint: Checkpoint)
 
 
 def _none(names: Sequence[str]) -> str:
-    return "none of this name" if len(names) == 1 else "none of these names"
+    return "no such tensor" if len(names) == 1 else "no such tensors"
 
 
 def _are(names: Sequence[str]) -> str:
@@ -98,15 +98,18 @@ def _check_model(
     found = _differing(recipe, where, base, checkpoint)
     deeper = _beyond_the_other(base, checkpoint)
     if deeper.intersection(missing) and recipe.missing == "error":
-        mend = "Merge models of one depth, or slices of them; recipe field `missing: base` takes the base's values"
+        mend = "Merge models of the same depth, or slices of them, or write `missing: base` to take the base's values"
         found.append(_depth(where, base, checkpoint, mend))
         missing = [name for name in missing if name not in deeper]
     if deeper.intersection(extra) and recipe.extra == "error":
-        mend = "Merge models of one depth, or slices of them; recipe field `extra: drop` leaves out what is more"
+        mend = (
+            "Merge models of the same depth, or slices of them, or write `extra: drop` to leave out the "
+            "additional tensors"
+        )
         found.append(_depth(where, base, checkpoint, mend))
         extra = [name for name in extra if name not in deeper]
     if missing and recipe.missing == "error":
-        mend = "Recipe field `missing: base` takes the base's values"
+        mend = "Write `missing: base` in the recipe to take the base's values"
         found += shorten([Problem(where, such_as(each), _none(each), mend) for each in alike(missing)], where)
     if extra and recipe.extra == "error":
         found += shorten([_more_than_the_base(where, each) for each in alike(extra)], where)
@@ -115,7 +118,7 @@ def _check_model(
 
 def _more_than_the_base(where: str, names: list[str]) -> Problem:
     what = "it" if len(names) == 1 else "them"
-    mend = f"Recipe field `extra: take` copies {what} into the output, `extra: drop` leaves {what} out"
+    mend = f"Write `extra: take` in the recipe to copy {what} into the output, or `extra: drop` to leave {what} out"
     return Problem(where, "", f"{such_as(names)} {_are(names)} not in the base", mend)
 
 
@@ -166,10 +169,10 @@ def _others(recipe: Recipe, model: str, base: Checkpoint, checkpoint: Checkpoint
     found = f"{len(missing):,} of {len(base.tensors):,} are missing" if common else "no name in common"
     where = f"model {quoted(model)}"
     if prefixes := prefix_between(base.tensors.keys(), checkpoint.tensors.keys()):
-        found = f"{found}, but most agree by {change_of(prefixes)}"
+        found = f"{found}, but most names match after {change_of(prefixes)}"
         return Problem(where, expected, found, rename_so(model, prefixes))
     if 2 * len(missing) <= len(base.tensors):
-        found = f"{found}, with more than half of the parameters"
+        found = f"{found}, and they hold more than half of the parameters"
     part = None if recipe.slices else fitting(base, checkpoint)
     return Problem(where, expected, found, f"Write into: {part}" if part else "Merge fine-tunes of one base")
 
@@ -179,21 +182,21 @@ def _differs(recipe: Recipe, where: str, base: Tensor, tensor: Tensor, vocabular
     where = f"{where}, {tensor.where}"
     if base.dtype.whole and tensor.dtype.whole:
         wanted, found = _shaped((base.dtype, base.shape)), _shaped((tensor.dtype, tensor.shape))
-        mend = "They are copied, not merged: take the base's with the recipe field `integers: base`"
+        mend = "Such tensors are copied, not merged. Write `integers: base` in the recipe to take the base's"
         differ = wanted != found and recipe.integers == "error"
         return Problem(where, f"{wanted} as in the base", found, mend) if differ else None
     if base.shape != tensor.shape:
         mend = "Merge fine-tunes of one base"
         if base.name in vocabulary and base.shape[1:] == tensor.shape[1:]:
             mend = (
-                "Where this is a vocabulary, write tokenizer_source: union for the tokens of all models, "
+                "If this is a vocabulary, write tokenizer_source: union for the tokens of all models, "
                 "or tokenizer_source: base for the base's alone"
             )
         if len(base.shape) == len(tensor.shape) == 2 and base.shape[1] == tensor.shape[1]:
             return Problem(where, f"{base.shape[0]} rows as in the base", f"{tensor.shape[0]} rows", mend)
         return Problem(where, f"shape {list(base.shape)} as in the base", f"shape {list(tensor.shape)}", mend)
     if base.dtype != tensor.dtype and not (base.dtype.merges and tensor.dtype.merges):
-        mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same"
+        mend = "F32, F16 and BF16 merge with each other; other dtypes are copied, and must be the same in all models"
         if DType.F64 in (base.dtype, tensor.dtype):
             mend = "Convert it to F32 first: F64 is copied, not merged"
         return Problem(where, f"dtype {base.dtype.name} as in the base", tensor.dtype.name, mend)

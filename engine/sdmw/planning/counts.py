@@ -48,10 +48,10 @@ def dropped(recipe: Recipe, tables: Tables, heads: frozenset[str], wanted: Seque
 
 def left_out(recipe: Recipe, dropped: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """A warning for each model of which something is left out."""
-    why = "an earlier model has one" if recipe.extra == "take" else "the base has none"
+    why = "an earlier model has these names" if recipe.extra == "take" else "the base lacks these names"
     for model, names in dropped.items():
         rest = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        yield f"model {quoted(model)}: left out, since {why} of this name: {quoted(names[0])}{rest}"
+        yield f"model {quoted(model)}: tensors left out, because {why}: {quoted(names[0])}{rest}"
 
 
 def absent_heads(recipe: Recipe, tied: Ties, wanted: Sequence[Row]) -> tuple[tuple[str, int], ...]:
@@ -71,7 +71,7 @@ def integers(recipe: Recipe, tables: Tables) -> Iterator[str]:
     counts = {name: len(own & each.tensors.keys()) for name, each in others.items()}
     said = ", ".join(f"{count:,} of {quoted(name)}" for name, count in counts.items() if count)
     if said:
-        yield f"tensors of integers and the like are the base's (`integers: base`); not read: {said}"
+        yield f"tensors that are not merged, such as integers, come from the base (`integers: base`); not read: {said}"
 
 
 def unfollowed_keys(base: Checkpoint, depth: Depth | None) -> Iterator[str]:
@@ -79,4 +79,7 @@ def unfollowed_keys(base: Checkpoint, depth: Depth | None) -> Iterator[str]:
     keys = unfollowed(base.config or {}, depth) if depth else []
     if keys:
         told = ", ".join(keys)
-        yield f"{base.path}: its config.json tells of layers, which are stacked anew, by {told}: look whether that fits"
+        yield (
+            f"{base.path}: its config.json describes single layers in {told}, and the recipe restacks the "
+            "layers: check these keys"
+        )

@@ -102,19 +102,20 @@ def _tokenizers(name: str, own: Checkpoint, model: Checkpoint, whose: str, *, nu
     parts = differing_parts(own, model, numbers=numbers)
     if any(part in NUMBERS for part in parts):
         yield (
-            f"model {quoted(name)}: its tokenizer differs from {of}, which the output has; "
-            "its tokens may have other numbers: `tokenizer_source: base` in the recipe merges them token by token"
+            f"model {quoted(name)}: its tokenizer differs from {of}, which the output gets, and may number tokens "
+            "differently; "
+            "write `tokenizer_source: base` in the recipe to merge token by token"
         )
     if splits := [part for part in parts if part not in NUMBERS]:
         yield (
-            f"model {quoted(name)}: its tokenizer splits texts otherwise than {of}, which the output has: "
+            f"model {quoted(name)}: its tokenizer splits text differently from {of}, which the output gets: "
             f"it differs in {', '.join(splits)}"
         )
     theirs = special_tokens(model)
     if theirs and (keys := differing(special_tokens(own), theirs)):
         yield (
             f"model {quoted(name)}: its {TOKENIZER} differs from {of} in special tokens; "
-            f"the output has {of}: {listed(keys)}"
+            f"the output gets {of}: {listed(keys)}"
         )
 
 
@@ -122,7 +123,7 @@ def _without_tokenizer(base: Checkpoint, models: Mapping[str, Checkpoint]) -> It
     """A warning where models have a tokenizer and the output will have none."""
     having = [] if has_tokenizer(base) else [name for name, model in models.items() if has_tokenizer(model)]
     if having:
-        yield f"the base has no tokenizer, nor has the output; {who_have(having, models)} one: copy its files"
+        yield f"the base has no tokenizer, so the output has none; {who_have(having, models)} one: copy its files"
 
 
 def _generation(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[str]:
@@ -135,7 +136,7 @@ def _generation(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[
         if keys:
             who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
             yield (
-                f"{who} another {GENERATION} than the base: {listed(keys)}. The output has the base's; "
+                f"{who} a {GENERATION} that differs from the base's: {listed(keys)}. The output gets the base's; "
                 f"`generation_config: {name}` in the recipe takes this one"
             )
             if agreed:
@@ -156,7 +157,7 @@ def _templates(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterator[s
     for name, template in others.items():
         if template != ours:
             who = "all models have" if agreed and len(others) > 1 else f"model {quoted(name)} has"
-            than = "another chat template than the base" if ours else "a chat template, and the base has none"
-            yield f"{who} {than}. The output is as the base; `chat_template: {name}` in the recipe takes this one"
+            than = "a chat template that differs from the base's" if ours else "a chat template, and the base has none"
+            yield f"{who} {than}. The output follows the base; `chat_template: {name}` in the recipe takes this one"
             if agreed:
                 return

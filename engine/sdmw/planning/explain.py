@@ -37,7 +37,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a tensor is made from.
+    """The inputs and values of one tensor.
 
     Attributes:
         tensor: its name in the output.
@@ -78,11 +78,11 @@ def explain(
     wanted = rows(recipe, method, tables, tied.unwritten(parted(recipe, tied)))
     row = next((row for row in wanted if row.name == tensor), None)
     if row is None and tensor in tied.heads:
-        found = "what stands for its embedding, and is written only where an input has another"
+        found = "a head that is tied to its embedding, and is written only if an input has a different one"
         raise PlanError([Problem(quoted(tensor), "a tensor of the output", found)])
     if row is None:
         mend = close(tensor, [row.name for row in wanted])
-        raise PlanError([Problem(quoted(tensor), "a tensor of the output", "none of this name", mend)])
+        raise PlanError([Problem(quoted(tensor), "a tensor of the output", "no such tensor", mend)])
     return Explanation(
         tensor=tensor,
         shape=row.like.shape,

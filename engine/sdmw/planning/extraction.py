@@ -147,12 +147,12 @@ def plan_extraction(
         if checkpoint.adapts is not None
     ]
     if not problems and is_same(base.path, model.path):
-        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two models"))
+        problems.append(Problem(model.path, "a fine-tune", "the base itself", "Give two different models"))
     problems = problems or _misnamed(base, model) or shorten(_wrong(base, model))
     weights, rest = _sorted(base, model)
     shards: tuple[ShardLayout, ...] = ()
     if not weights:
-        problems.append(Problem(base.path, "weights of modules that peft takes", "none"))
+        problems.append(Problem(base.path, "weights of modules that peft supports", "none"))
     elif not problems:
         shards = _laid_out(weights, rank)
         folders = [base.path, model.path, *(os.path.realpath(s.path) for c in (base, model) for s in c.shards)]
@@ -275,7 +275,7 @@ def _tied(base: Checkpoint) -> dict[str, str]:
 
 def _module(modules: Modules, below: Tensor, above: Tensor) -> Module | str:
     if below.name.split(".")[-2:-1] == [_POSITIONS]:
-        return "tables of positions, on which an adapter cannot be run"
+        return "tables of positions, which do not work with an adapter"
     return modules.of(below) if above.dtype.merges else "tensors of other dtypes"
 
 
@@ -284,17 +284,17 @@ def _follows(base: Checkpoint, weights: Sequence[Weight]) -> tuple[str, ...]:
     if tie is None or all(weight.base.name != tie.embedding for weight in weights):
         return ()
     return (
-        f"{quoted(tie.embedding)} is the output head too: peft changes the head with it where the adapter is merged "
-        "(merge_and_unload), and not before",
+        f"{quoted(tie.embedding)} is also the output head: peft changes the head only when the adapter is merged "
+        "(merge_and_unload)",
     )
 
 
 def _wrong(base: Checkpoint, model: Checkpoint) -> Iterator[Problem]:
     if is_rebuilt(base.config):
         model_type = quoted((base.config or {}).get("model_type"))
-        found = f"model_type {model_type}, whose modules transformers calls otherwise than the checkpoint does"
+        found = f"model_type {model_type}, for which transformers and the checkpoint name modules differently"
         mend = "Keep what the fine-tune changed with `sdmw pack`"
-        yield Problem(base.path, "a model whose modules are known by the names of its tensors", found, mend)
+        yield Problem(base.path, "a model whose tensors are named after its modules", found, mend)
     yield from once(_unlike(base, model))
 
 
@@ -305,7 +305,7 @@ def _unlike(base: Checkpoint, model: Checkpoint) -> Iterator[tuple[str, Problem]
         where = f"{model.path}: tensor {quoted(name)}"
         if above is None:
             mend = "Give a fine-tune of this base"
-            yield name, Problem(where, f"a tensor of each name in {base.path}", "none", mend)
+            yield name, Problem(where, f"this tensor, as in {base.path}", "none", mend)
         elif above.shape != info.shape:
             mend = "Give a fine-tune of this base, with its vocabulary"
             yield name, Problem(where, f"shape {list(info.shape)} as in {base.path}", f"{list(above.shape)}", mend)

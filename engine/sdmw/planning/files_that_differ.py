@@ -42,13 +42,16 @@ def file_warnings(base: Checkpoint, models: Mapping[str, Checkpoint]) -> Iterato
     for path in dict.fromkeys(path for paths in theirs.values() for path in paths):
         having = [name for name, paths in theirs.items() if path in paths]
         if path not in ours:
-            yield f"{path}: the base has none, nor has the output; {who_have(having, models)} one"
+            yield f"{path}: the base has no such file, so the output has none; {who_have(having, models)} one"
             continue
         found = {name: said for name in having if (said := _difference(path, base, models[name])) is not None}
         if found:
             first, *more = dict.fromkeys(found.values())
             keys = f": {first}" if first and not more else ""
-            yield f"{path}: {who_have(list(found), models)} another than the base; the output has the base's{keys}"
+            yield (
+                f"{path}: {who_have(list(found), models)} one that differs from the base's; the output gets the "
+                f"base's{keys}"
+            )
 
 
 def pointer_warnings(models: Mapping[str, Checkpoint]) -> Iterator[str]:
@@ -56,7 +59,7 @@ def pointer_warnings(models: Mapping[str, Checkpoint]) -> Iterator[str]:
     for name, model in models.items():
         pointers = [path for path in _files(model) if not denied(path) and _is_pointer(model, path)]
         if pointers:
-            yield f"model {quoted(name)}: pointers of Git LFS, not the files, which are not compared: {some(pointers)}"
+            yield f"model {quoted(name)}: Git LFS pointers instead of files, which are not compared: {some(pointers)}"
 
 
 def who_have(names: Sequence[str], models: Mapping[str, Checkpoint]) -> str:

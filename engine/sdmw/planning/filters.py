@@ -23,7 +23,7 @@ def idle(recipe: Recipe, names: Iterable[str]) -> Iterator[str]:
             told.add(word)
             parts = () if "." in word else sorted({part for name in known for part in name.split(".")})
             guess = close(word, parts)
-            said = f"{rule.place}: {quoted(word)} is part of no tensor's name, and has no effect"
+            said = f"{rule.place}: {quoted(word)} has no effect: no tensor's name contains it"
             yield f"{said}. {guess}" if guess else said
 
 

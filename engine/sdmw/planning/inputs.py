@@ -163,7 +163,9 @@ def _located(
             faults[part] = error.problems
     for part in ambiguous(found, access.folder):
         mend = f"Keep the folder above it: {os.path.join(access.folder or '', part.path)}"
-        lacking = f"no such directory in {quoted(access.folder)}, but one called so that may be another input"
+        lacking = (
+            f"no such directory in {quoted(access.folder)}, but elsewhere one of this name, which may be another input"
+        )
         faults[part] = (Problem(quoted(str(part)), "", lacking, mend),)
         del found[part]
     named = places(recipe) if faults else {}
@@ -192,8 +194,8 @@ def _base(reference: ModelRef, read: Mapping[ModelRef, Checkpoint], *, written: 
     base = read[reference.alone]
     if base.adapts is not None:
         what = "its model as base_model" if written else "base_model"
-        mend = f"Write {what}: it was trained on {quoted(base.adapts)}" if base.adapts else f"Write {what}"
-        return [Problem(base.path, "a model for the base", "an adapter", mend)]
+        mend = f"Write {what}: the adapter was trained on {quoted(base.adapts)}" if base.adapts else f"Write {what}"
+        return [Problem(base.path, "a model as the base", "an adapter", mend)]
     if reference.adapter is None:
         return base
     on_it = put_on(read[reference.adapter], base, reference.alone, meant=True, deltas=False)

@@ -54,7 +54,7 @@ def check_output(target: str, size: int, growth: int = 0) -> list[Problem]:
     wanted = f"{shown(output)} of memory for the output, which {memory_file_system(place)} keeps in memory"
     if growth:
         wanted += f", and {shown(growth)} for the run"
-    return [Problem(target, wanted, shown(room), "Write to a disk, or raise the limit of memory")]
+    return [Problem(target, wanted, shown(room), "Write to a disk, or raise the memory limit")]
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -15,9 +15,9 @@ def unmerged_adapter(where: str, base: Checkpoint, model: Checkpoint) -> list[Pr
     """What to say of a PEFT model that was saved as a whole."""
     if not (names := unmerged(model.tensors, base.tensors)):
         return []
-    found = f"those of a PEFT model whose adapter is not merged: {some(names)}"
-    mend = "Load it into the PEFT model that it was saved from, then merge_and_unload and save_pretrained"
-    return [Problem(where, "tensors of a model alone", found, mend)]
+    found = f"tensors of a PEFT model with an adapter that is not merged: {some(names)}"
+    mend = "Load it into the PEFT model that it was saved from, call merge_and_unload, then save_pretrained"
+    return [Problem(where, "tensors of a plain model", found, mend)]
 
 
 def unlike_experts(model: str, unlike: Unlike) -> Problem:
@@ -27,7 +27,7 @@ def unlike_experts(model: str, unlike: Unlike) -> Problem:
         model: its name in the recipe.
         unlike: which.
     """
-    others = f"; {counted(unlike.others, 'other layer')} likewise" if unlike.others else ""
+    others = f"; the same in {counted(unlike.others, 'other layer')}" if unlike.others else ""
     where = f"model {quoted(model)}: experts {quoted(unlike.model.at)}"
     found = f"{_experts(unlike.model)}{others}"
     return Problem(where, f"{_experts(unlike.base)} as in the base", found, "Merge models with the same experts")
@@ -47,9 +47,9 @@ def ambiguous(model: str, candidates: Sequence[Prefixes]) -> Problem:
         model: its name in the recipe.
         candidates: the prefixes.
     """
-    changes = " and by ".join(change_of(each) for each in candidates[:3])
-    found = f"as many by {changes}"
-    expected = "one name in the base for each of its tensors"
+    changes = " as after ".join(change_of(each) for each in candidates[:3])
+    found = f"as many matches after {changes}"
+    expected = "one way to match its names with the base's"
     return Problem(f"model {quoted(model)}", expected, found, rename_so(model, candidates[0]))
 
 
@@ -57,12 +57,12 @@ def change_of(prefixes: Prefixes) -> str:
     """In words."""
     off, on = map(quoted, prefixes)
     if all(prefixes):
-        return f"writing {on} for {off} before its names"
-    return f"taking {off} off its names" if prefixes[0] else f"putting {on} before its names"
+        return f"replacing the prefix {off} by {on}"
+    return f"removing the prefix {off}" if prefixes[0] else f"adding the prefix {on}"
 
 
 def rename_so(model: str, prefixes: Prefixes) -> str:
     """The lines of a recipe that make the change."""
     off, on = prefixes
     pattern = off.replace(".", r"\.")
-    return f"Recipe field `rename: [{{model: {quoted(model)}, from: '{pattern}(.+)', to: '{on}\\1'}}]` does so"
+    return f"Write `rename: [{{model: {quoted(model)}, from: '{pattern}(.+)', to: '{on}\\1'}}]` in the recipe"

@@ -67,7 +67,7 @@ def named(recipe: Recipe, base: Checkpoint, name: str, model: Checkpoint) -> Nam
         result = filled(base, within, result)
     alike = with_computed_as_in(base, result)
     if changed := len(result.tensors.keys() ^ alike.tensors.keys()):
-        computed = f"{counted(changed, 'tensor')} that loaders compute {are(changed)} as in the base"
+        computed = f"{counted(changed, 'tensor')} that loaders compute {are(changed)} stored or left out as in the base"
         notes.append(f"model {quoted(name)}: {computed}")
     return Named(alike, agreed.own, (*by_rule.notes, *agreed.notes, *notes), by_rule.warnings)
 
@@ -111,7 +111,7 @@ def _parts(
     ):
         if found is None:
             fits = fitting(whole, other) if other else None
-            mend = f"Write {field}: {fits}" if fits else f"Its layers lie below {some(prefixes_of(whole))}"
+            mend = f"Write {field}: {fits}" if fits else f"Its layers are below {some(prefixes_of(whole))}"
             where = f"{field} of model {quoted(name)}"
             problems.append(Problem(where, f"tensors of {whole.path} below {quoted(prefix)}", "none", mend))
     if within is None or part is None:
@@ -140,7 +140,7 @@ def _by_rules(name: str, model: Checkpoint, rules: Iterable[Rename]) -> _Ruled |
     if problems := list(_twice(name, model, names, used)):
         return problems
     idle = tuple(
-        f"rename: {quoted(rule.pattern)} is the name of no tensor of model {quoted(name)}"
+        f"rename: {quoted(rule.pattern)} matches no tensor of model {quoted(name)}"
         for rule, _ in compiled
         if rule not in used.values()
     )
@@ -157,9 +157,9 @@ def _twice(name: str, model: Checkpoint, names: Mapping[str, str], rules: Mappin
         if (other := first.setdefault(new, old)) != old:
             clashes.setdefault(rules[old], []).append((other, old, new))
     for (other, old, new), *others in clashes.values():
-        more = f"; likewise {counted(len(others), 'other tensor')}" if others else ""
+        more = f"; the same for {counted(len(others), 'other tensor')}" if others else ""
         found = f"{quoted(other)} and {quoted(old)} both become {quoted(new)}{more}"
-        yield Problem(f"rename of model {quoted(name)}", "another name for each tensor", found)
+        yield Problem(f"rename of model {quoted(name)}", "a different name for each tensor", found)
 
 
 def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> str:
@@ -169,5 +169,5 @@ def _left_out(name: str, whole: Checkpoint, part: Checkpoint, prefix: str) -> st
 
 def _outside(name: str, base: Checkpoint, within: Checkpoint, prefix: str) -> str:
     count = len(base.tensors) - len(within.tensors)
-    outside = f"{counted(count, 'tensor')} outside {are(count)} the base's"
+    outside = f"{counted(count, 'tensor')} outside it {are(count)} the base's"
     return f"model {quoted(name)} is merged into {quoted(prefix)}: {outside}"

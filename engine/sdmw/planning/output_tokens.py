@@ -15,7 +15,7 @@ from sdmw.errors import Problem, quoted, shorten
 from sdmw.recipes.recipe import TokenRow, Vocabulary
 from sdmw.views.vocabulary import BASE, Given, OutputRows, rows_of
 
-_WITHOUT_GAPS = "numbers of tokens without gaps: added ones get the next numbers from the tokenizers library"
+_WITHOUT_GAPS = "token numbers without gaps, as the tokenizers library gives added tokens the next numbers"
 _GAPS = "Choose another source of the tokenizer"
 MOST_ROWS = 1 << 24  # more is no vocabulary; a tokenizer from strangers may number a token as it likes
 
@@ -105,13 +105,13 @@ class OutputTokens:
         first, count = self._first, len(self._added)
         where = os.path.join(source.path, FAST)
         if first + count > MOST_ROWS:
-            return [Problem(where, f"numbers of tokens below {MOST_ROWS:,}", f"{first + count - 1:,}")]
+            return [Problem(where, f"token numbers below {MOST_ROWS:,}", f"{first + count - 1:,}")]
         entries = [added_token(first + n, text, like) for n, (_, text, like) in enumerate(self._added)]
         late = self._late if entries else []
         numbered = [_id(each) for each in (*late, *entries)]
         if numbered != list(range(self._following, self._following + len(numbered))):
             return [
-                Problem(where, _WITHOUT_GAPS, f"{first - 1} as the largest, where {self._following} comes next", _GAPS)
+                Problem(where, _WITHOUT_GAPS, f"{first - 1} as the largest, but {self._following} comes next", _GAPS)
             ]
         hashes = np.concatenate([self._hashes, np.array([key for key, _, _ in self._added], np.uint64)])
         numbers = np.concatenate([self._number, np.arange(first, first + count)])
@@ -180,7 +180,9 @@ def _id(entry: Entry) -> int:
 def _lacking(each: TokenRow) -> Problem:
     where = f"recipe: tokenizer: tokens: {quoted(each.token)}"
     if isinstance(each.other, int):
-        return Problem(where, f"a token of model {quoted(each.model)}", f"number {each.other}, which has no row there")
+        return Problem(
+            where, f"a token of model {quoted(each.model)}", f"number {each.other}, which has no row in that model"
+        )
     other = quoted(each.other or each.token)
     mend = "Name a model that has the token, or another token of it: {kind: model_token, model: M, token: T}"
     return Problem(where, f"a token of model {quoted(each.model)}", f"no {other} among its tokens", mend)

@@ -149,39 +149,40 @@ class Plan:
         sources: each directory that is read, with its name in the recipe, the base's first.
         tensors: of the output, in the base's order.
         layers: in the order in which they are measured.
-        heads: tied heads to be checked first: where all equal their embeddings they are not written.
-        depth: how the layers lie in the base, where slices stack them anew.
-        untied: heads that are written though the base's config ties them; the output's config says that it does not.
+        heads: tied heads to check first; if all equal their embeddings, they are not written.
+        depth: where the layers are in the base, if slices restack them.
+        untied: heads that are written although the base's config ties them; the output's config unties them.
         shards: of the output.
         copied: names of the base's other files that the output gets.
-        skipped: names of those that it does not, with the reason.
-        beside: the content of files that it gets from other models, by name.
-        tokenizer_from: the folder of another model whose tokenizer it has, and whether links may lead out of it.
+        skipped: names of the base's other files that the output does not get, with the reasons.
+        beside: the content of files that the output gets from other models, by name.
+        tokenizer_from: the folder of another model whose tokenizer the output gets, and whether links may lead out of
+            it.
         tokenizer_files: names of the files that are copied from there.
-        config_changes: what its config.json says otherwise since its tokens are others, by key.
+        config_changes: values of the output's config.json that differ because its tokens do, by key.
         product: what the output is.
-        target: the directory to appear; None where only a plan was asked for.
-        overwrite: a directory there may be replaced.
+        target: the directory to create; None without an output.
+        overwrite: whether an existing directory may be replaced.
         max_shard_size: bytes of tensors in a shard.
-        card: the output gets one.
-        page: the output gets one.
+        card: whether the output gets one.
+        page: whether the output gets one.
         threads: number of worker threads.
         tile: elements in a tile.
         peak_bytes: proved bound on the resident memory of the process.
-        workers: number of other processes in which the work is done; 0 for none.
+        workers: number of other processes that do the work; 0 for none.
         worker_bytes: proved bound on the resident memory of each of them.
-        free_bytes: free disk where the output goes; 0 where that is an address.
-        spared: bytes that need not be read to measure, since a statistics store has what they tell.
-        read_again: bytes of these that are read to measure all the same: bins do not decide their layers.
-        bandwidth: what the caller said of the disks, or had measured; None where nothing was asked.
+        free_bytes: free disk at the output's place; 0 for an address.
+        spared: bytes that need not be read to measure, because a statistics store covers them.
+        read_again: bytes of these that must still be read to measure, because bins do not decide their layers.
+        bandwidth: speed of the disks, as stated or measured; None if no estimate was asked for.
         estimates: of the time with that bandwidth, for the plan's own workers first.
-        missing: models that lack tensors of the base, and how many; the base's stand in.
-        extra: models of which tensors are taken that the base lacks, and how many.
-        dropped: models of which tensors are left out that the base lacks, and how many.
-        absent_heads: inputs that lack heads, and how many; their embeddings stand in.
-        problems: why it cannot run; empty where it can.
-        warnings: what is odd.
-        notes: what the recipe language has to say.
+        missing: models that lack tensors of the base, and how many; the base's are used.
+        extra: models that give tensors which the base lacks, and how many.
+        dropped: models whose tensors are left out because the base lacks them, and how many.
+        absent_heads: inputs that lack heads, and how many; their embeddings are used.
+        problems: the reasons why it cannot run; empty if it can.
+        warnings: unexpected facts about the inputs.
+        notes: remarks on the recipe and the inputs.
     """
 
     recipe: Recipe
@@ -249,7 +250,7 @@ class Plan:
 
     @property
     def makes_adapter(self) -> bool:
-        """The output is a PEFT adapter, and no model."""
+        """Whether the output is a PEFT adapter instead of a model."""
         return self.product == "adapter"
 
     @property

@@ -131,7 +131,7 @@ def _check_given(parameter: Parameter, values: Mapping[str, Settings]) -> list[P
     if not lacking:
         return []
     found = f"none for {len(lacking):,} of {len(values):,} tensors, such as {quoted(lacking[0])}"
-    mend = f"Write {parameter.name} under parameters; a rule without a filter is for the tensors that no filter matches"
+    mend = f"Write {parameter.name} under parameters; a rule without a filter applies to tensors that no filter matches"
     return [Problem(f"recipe: {parameter.name}", "a value for every tensor", found, mend)]
 
 

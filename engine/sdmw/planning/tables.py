@@ -79,9 +79,9 @@ def _tables(
         return Tables(whole[BASE], {name: whole[name] for name in inputs.models})
     sources = [{entry.model for entry in each.sources} for each in recipe.slices]
     if method.weighs_wholes(recipe.parameters) and any(each != sources[0] for each in sources):
-        expected = f"the same models in all, which {method.name} weighs as wholes"
+        expected = f"the same models in every slice, as {method.name} weighs whole models"
         mend = "Give every slice the same models, or choose a method that decides each tensor by itself"
-        return [Problem("recipe: slices", expected, "others in some slices", mend)]
+        return [Problem("recipe: slices", expected, "different models in some slices", mend)]
     return stacked(recipe.slices, whole[BASE], {**whole, str(recipe.donor): whole[BASE]})
 
 
@@ -93,7 +93,10 @@ def parted(recipe: Recipe, tied: Ties) -> frozenset[str]:
 def unsliced(recipe: Recipe, tables: Tables) -> Iterator[str]:
     """A warning where the model has other layers than those that the slices speak of."""
     if recipe.slices and (others := other_stacks(tables.base)):
-        yield f"slices are of layers {quoted(main_stack(tables.base))}; all from the first slice: layers {some(others)}"
+        yield (
+            f"slices cut layers {quoted(main_stack(tables.base))} alone; layers {some(others)} come from the "
+            "first slice"
+        )
 
 
 def unparted(recipe: Recipe, tied: Ties) -> Iterator[str]:
@@ -101,8 +104,8 @@ def unparted(recipe: Recipe, tied: Ties) -> Iterator[str]:
     if tied.dropped and not tied.stored and _ends_differ(recipe):
         names = ", ".join(quoted(str(entry.model)) for entry in recipe.slices[-1].sources)
         yield (
-            "the head is the embedding, as no model stores one: it comes from the first slice, "
-            f"while {names} of the last would have its own"
+            "no model stores a head, so the output's head is its embedding, which comes from the first slice; "
+            f"the last slice ({names}) would need its own"
         )
 
 

@@ -94,7 +94,7 @@ def _read(folders: Sequence[Checkpoint]) -> tuple[dict[tuple[str, int], Tokens |
 
 def _none(folder: Checkpoint) -> Problem:
     where = os.path.join(folder.path, FAST)
-    return Problem(where, "a tokenizer, which the recipe's tokenizer asks for", "none", CONVERT)
+    return Problem(where, "a tokenizer, as the recipe aligns vocabularies", "none", CONVERT)
 
 
 def _tokens_of(checkpoint: Checkpoint, tokens: Tokens | None) -> Tokens:

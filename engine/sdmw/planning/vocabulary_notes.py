@@ -64,13 +64,13 @@ def _needed(name: str, base: Checkpoint, key: str, found: Vocabularies, token: i
     entry = json.dumps({text: {"source": name}}, ensure_ascii=False)
     mend = f"Add it in the recipe, under tokenizer, beside its source: tokens: {entry}"
     where = f"{os.path.join(base.path, CONFIG)}: {key}"
-    return Problem(where, "a token of the output", f"{quoted(text)}, which it lacks", mend)
+    return Problem(where, "a token of the output", f"{quoted(text)}, which the output lacks", mend)
 
 
 def lost_tokens(file: str, keys: Sequence[str]) -> Iterator[str]:
     """A warning on keys of a file whose tokens the output does not have."""
     if keys:
-        yield f"{file}: {', '.join(keys)}: the output has no such token, and names none there"
+        yield f"{file}: {', '.join(keys)}: the output lacks these tokens, so these keys name none"
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -93,16 +93,16 @@ def said(recipe: Recipe, found: Vocabularies, tallies: Mapping[str, Tally], spar
     """Notes on the tokens of the output, and on where each input's rows come from."""
     for name, tally in tallies.items():
         parts = {
-            "its own": tally.own, "of others": tally.taken, "means of others": tally.mean, "zero": tally.zero,
-            "the mean of all, as padding": tally.padding,
+            "its own": tally.own, "from other models": tally.taken, "means of other models": tally.mean,
+            "zero": tally.zero, "the mean of all, as padding": tally.padding,
         }  # fmt: skip
         whose = f"model {quoted(name)}" if name else "the base"
         listed = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
         yield f"{whose}: rows of its vocabulary: {listed}"
     if spare:
-        yield f"tokenizer: {spare:,} rows behind the tokens, which all have, are kept and merged like others"
+        yield f"tokenizer: all inputs have {spare:,} rows after the tokens; these rows are kept and merged like others"
     if found.added:
         whose = "the base" if recipe.tokenizer_of is None else f"model {quoted(str(recipe.tokenizer_of))}"
         yield f"tokenizer: {len(found.added):,} tokens are added to those of {whose}"
     for name in found.without:
-        yield f"model {quoted(name)} has no tokenizer: its tokens count as the base's"
+        yield f"model {quoted(name)} has no tokenizer; the base's is assumed"

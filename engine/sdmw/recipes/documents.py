@@ -57,10 +57,12 @@ def linked(documents: Sequence[Recipe], where: str) -> Recipe | list[Problem]:
         if not each.name:
             last.append(each)
         elif named.setdefault(each.name, each) is not each:
-            problems.append(Problem(f"{where}: name", "another name for each document", f"{quoted(each.name)} twice"))
+            problems.append(
+                Problem(f"{where}: name", "a different name for each document", f"{quoted(each.name)} twice")
+            )
     if len(last) > 1:
         found = f"{len(last)} of {len(documents)}"
-        mend = "Give the others a name each: its result can be used as a model by that"
+        mend = "Give each of the others a name: its result can be used as a model by that name"
         problems.append(Problem(where, "at most one document without a name", found, mend))
     if problems:
         return problems
@@ -73,7 +75,7 @@ def linked(documents: Sequence[Recipe], where: str) -> Recipe | list[Problem]:
         used = {name for each in documents for name in _used(each, named)}
         final = next(each for each in reversed(documents) if each.name not in used)
         return replace(final, documents=tuple(each for each in order.values() if each is not final))
-    notes = [f"document {quoted(name)} is used by none, and is left out" for name in named if name not in order]
+    notes = [f"document {quoted(name)} is left out: no other document uses it" for name in named if name not in order]
     return replace(last[0], documents=tuple(order.values()), notes=(*last[0].notes, *notes))
 
 

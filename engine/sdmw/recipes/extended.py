@@ -21,5 +21,5 @@ def extended(recipe: Recipe, model: str) -> Recipe:
     if recipe.slices:
         raise RecipeError([Problem("add", "a recipe with models", "one with slices")])
     if reference in {recipe.base_model, *(entry.model for entry in recipe.models)}:
-        raise RecipeError([Problem("add", "a model that the recipe lacks", quoted(model))])
+        raise RecipeError([Problem("add", "a model that is not in the recipe", quoted(model))])
     return replace(recipe, models=(*recipe.models, ModelEntry(reference)))

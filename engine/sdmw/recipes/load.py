@@ -47,12 +47,12 @@ MERGEKIT_PARAMETERS = (
 # Files of mergekit that are no recipes of a merge: the field that gives them away, what is said, and the mend.
 NO_RECIPES = {
     "experts": (
-        "a mixture of experts, which is not built here",
+        "a mixture of experts, which sdmw does not build",
         "Build it with mergekit-moe; its experts can be merged",
     ),
     "genome": (
-        "a search for a recipe, which is not done here",
-        "Search with mergekit-evolve; what it finds is a recipe",
+        "a search for a recipe, which sdmw does not do",
+        "Search with mergekit-evolve; its result is a recipe",
     ),
 }
 

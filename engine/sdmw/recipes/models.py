@@ -92,9 +92,9 @@ def check_models(entries: list[Entry], findings: Findings) -> None:
         path, name = (*at, "model"), str(model)
         check_name(path, model, findings)
         if (other := first.setdefault(model.identity(), at)) != at:
-            findings.add(path, quoted(name), expected="each model once", mend=f"It is {dotted(other)} too")
+            findings.add(path, quoted(name), expected="each model once", mend=f"It is also {dotted(other)}")
         elif (other := names.setdefault(name, at)) != at:  # the long form can say `a+b` in two ways
-            findings.add(path, quoted(name), expected=f"another name than that of {dotted(other)}", mend="Rename one")
+            findings.add(path, quoted(name), expected=f"a name other than that of {dotted(other)}", mend="Rename one")
 
 
 def without_base(
@@ -122,17 +122,17 @@ def without_base(
         if reference is not None and entries and not among and not given.ranged:
             named = f"base_model {quoted(str(reference))} is not among models"
             if _takes_part(method, top):
-                findings.note(f"{named}: it takes part, as in mergekit, as the last of them")
+                findings.note(f"{named}: as in mergekit, it is merged as the last model")
                 return [*entries, (place, reference, None)], None
             findings.note(f"{named}: it gives config, tokenizer and names and is not merged")
         return entries, among[0] if among else None
     if identity is None:
-        does = "begins with its values" if method.takes == "values and base" else "merges what the models changed of it"
+        does = "starts from its values" if method.takes == "values and base" else "merges the changes to it"
         mend = f"Write base_model: {method.name} {does}"
         findings.add(place, "missing", mend=mend)
     elif given.ranged and entries and not among:
         mend = f"Add it to the sources, with its layer_range: {method.name} takes the base's layers from there"
-        findings.add((*given.path, "sources"), f"none of base_model {quoted(str(reference))}", mend=mend)
+        findings.add((*given.path, "sources"), f"no source of base_model {quoted(str(reference))}", mend=mend)
     for _, model, own in among:
         if own:
             findings.note(
@@ -162,11 +162,11 @@ def check_count(
     if not entries or (count >= fewest and (most is None or count <= most)):
         return
     wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}" if count < fewest else f"at most {most}"
-    beside = " beside base_model" if method.takes != "values" else ""
-    expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside}, as {method.name} merges"
+    beside = " besides base_model" if method.takes != "values" else ""
+    expected = f"{wanted} model{'s' if wanted.split()[-1] != '1' else ''}{beside} for {method.name}"
     names = [str(model) for _, model, _ in entries]
     meant = close(str(base), names) if base is not None and count > fewest and str(base) not in names else ""
-    mend = f"base_model {quoted(str(base))} is none of them. {meant}" if meant else ""
+    mend = f"base_model {quoted(str(base))} is not one of them. {meant}" if meant else ""
     findings.add((*given.path, "sources" if given.ranged else "models"), str(count), expected=expected, mend=mend)
 
 

@@ -208,28 +208,32 @@ class Recipe:
 
     Attributes:
         merge_method: the method's name.
-        models: what is merged, in order; once loaded, without the base where the method takes deltas from it. Of a
+        models: the models to merge, in order; once loaded, without the base if the method takes deltas from it. Of a
             recipe with slices, each model once.
-        slices: what the layers are made of, from the first on; empty where all models are merged layer by layer.
-        base_model: what deltas are taken from; where the method takes none, whose config and tokenizer are used.
+        slices: the sources of the layers, from the first on; empty if all models are merged layer by layer.
+        base_model: the model that deltas are taken from; if the method takes none, the model whose config and tokenizer
+            are used.
         parameters: the top level of parameters.
-        dtype: the output dtype where `out_dtype` is absent; arithmetic is float32 whatever it says.
+        dtype: the output dtype if `out_dtype` is absent; arithmetic is always float32.
         out_dtype: the output dtype of F16, BF16 and F32 tensors; None keeps each tensor's.
-        nonfinite: what NaN, infinity and overflow are: an error, or passed on.
-        missing: what a tensor that a fine-tune lacks is: an error, or the base's.
-        extra: what a tensor that the base lacks is: an error, taken from the first model that has it, or left out.
-        integers: what integers and booleans that differ, in value, dtype or shape, are: an error, or the base's.
-        rename: names of tensors that no rule finds; of a model's, the first that matches counts.
-        tokenizer: what tokens the output has; None where they are the base's and all models have the same.
-        chat_template: whose chat template the output has: "base", or one of the models by its name; "auto" for what
-            most models have; the name of a format, such as "chatml"; or the template itself.
-        generation_config: whose generation_config.json the output has, in the same way.
-        random_seed: what methods that leave something to chance draw from, 0 or more.
-        name: what other documents of the file call its result.
-        documents: those of the file that it uses, each after what it uses itself; where all have names, all others.
-        text: the recipe as YAML, verbatim where it came from a file; written anew where it no longer says the same.
-        file: the name of that file; empty where there was none.
-        notes: what the loader has to say, for people.
+        nonfinite: how to treat NaN, infinity and overflow: as an error, or pass them on.
+        missing: how to treat a tensor that a fine-tune lacks: as an error, or take the base's.
+        extra: how to treat a tensor that the base lacks: as an error, take it from the first model that has it, or
+            leave it out.
+        integers: how to treat integers and booleans that differ in value, dtype or shape: as an error, or take the
+            base's.
+        rename: rules for tensor names that are not matched automatically; the first one that matches applies.
+        tokenizer: the tokens of the output; None if they are the base's and all models have the same.
+        chat_template: source of the output's chat template: "base", or one of the models by its name; "auto" for the
+            one that most models have; the name of a format, such as "chatml"; or the template itself.
+        generation_config: source of the output's generation_config.json, in the same way.
+        random_seed: the seed of random methods, 0 or more.
+        name: the name of its result in other documents of the file.
+        documents: the documents of the file that it uses, each after those that it uses itself; if all have names, all
+            others.
+        text: the recipe as YAML, verbatim if it came from a file; rewritten if it was changed since.
+        file: the name of that file; empty without one.
+        notes: remarks of the loader, for people.
     """
 
     merge_method: str

@@ -42,7 +42,9 @@ def read_renames(
             continue  # told by the shape
         if base is not None and model.identity() == base.identity():
             mend = "Rename the tensors of the other models"
-            findings.add((*at, "model"), "the base, whose names the output has", expected="one of models", mend=mend)
+            findings.add(
+                (*at, "model"), "the base, which names the output's tensors", expected="one of models", mend=mend
+            )
             continue
         name = next((str(each) for each in models if each.identity() == model.identity()), None)
         if name is None:

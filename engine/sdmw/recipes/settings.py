@@ -74,13 +74,13 @@ class Settings:
                 self._findings.add(at, found, mend=mend, key=True)
             elif level == "slice" and (not known[name].varies or _is_worded(known[name], value)):
                 mend = "Move it to the top level's parameters"
-                self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
+                self._findings.add(at, f"{name} belongs at the top level only", mend=mend, key=True)
             elif level == "model" and not known[name].by_model and name in self._of_others:
                 # mergekit reads nothing there that all models share.
                 self._findings.note(f"{self._findings.name(at)} has no effect: {name} is not looked up under a model")
             elif level == "model" and not known[name].by_model:
                 mend = "Move it to the top level's parameters"
-                self._findings.add(at, f"{name} stands at the top only", mend=mend, key=True)
+                self._findings.add(at, f"{name} belongs at the top level only", mend=mend, key=True)
             else:
                 result[name] = self._setting(known[name], value, at)
                 if result[name]:
@@ -101,7 +101,7 @@ class Settings:
         for key in parameter.keyed:
             choice, other = key.replaced_by or ("", "")
             if said.get(key.name) == choice and other in self._given:
-                found = f"{choice}, and {other} is given: {self._findings.name(self._given[other][0])}"
+                found = f"{choice}, although {other} is given: {self._findings.name(self._given[other][0])}"
                 mend = f"Leave out {key.name}, or {other} everywhere"
                 self._findings.add(("parameters", parameter.name, key.name), found, mend=mend)
 
@@ -109,13 +109,13 @@ class Settings:
         """Numbers in slices where the top level has a word."""
         for path in self._given.get(parameter.name, ()):
             if path[:-1] != ("parameters",):
-                found = f"a number, and the top level's {parameter.name} is none"
+                found = f"a number, but the top level's {parameter.name} is not one"
                 self._findings.add(path, found, mend="Leave it out here, or write numbers everywhere", key=True)
 
     def note_idle(self) -> None:
         """A note for each parameter that only other methods take, wherever it stands."""
         for places in self._idle.values():
-            more = f", nor in {counted(len(places) - 1, 'more place')}" if len(places) > 1 else ""
+            more = f"; the same in {counted(len(places) - 1, 'more place')}" if len(places) > 1 else ""
             where = self._findings.name(places[0])
             self._findings.note(f"{where} has no effect: {self._method.name} does not take it{more}")
 
@@ -136,7 +136,7 @@ class Settings:
 
     def _rule(self, parameter: Parameter, given: Any, at: Path) -> Rule:
         if not isinstance(given, dict):
-            mend = "A list holds numbers alone, or {filter, value} alone"
+            mend = "A list holds only numbers, or only {filter, value}"
             self._findings.add(at, described(given), expected="{filter, value}", mend=mend)
             return Rule(None, 0.0)
         value = self._value(parameter, given["value"], (*at, "value")) if "value" in given else 0.0
@@ -170,7 +170,7 @@ class Settings:
             self._findings.add(at, described(given), expected="a number that is finite as float32")
         elif (low is not None and number < low) or (high is not None and number > high) or _broken(parameter, number):
             share = high == 1 and low == 0 and 1 < number <= 100
-            mend = f"Write {number / 100:g}, if it is meant in percent" if share else ""
+            mend = f"Write {number / 100:g} if it is meant in percent" if share else ""
             self._findings.add(at, described(given), expected=_wanted(parameter), mend=mend)
         else:
             if parameter.percent and 0 < number < 1:

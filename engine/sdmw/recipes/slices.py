@@ -74,7 +74,7 @@ def check_ranges(slices: list[GivenSlice], findings: Findings) -> None:
             elif not 0 <= given[0] < given[1]:
                 mend = f"Write [{given[1]}, {given[0]}]" if 0 <= given[1] < given[0] else ""
                 found = f"[{given[0]}, {given[1]}]"
-                findings.add(at, found, expected="a first layer of at least 0, and an end behind it", mend=mend)
+                findings.add(at, found, expected="a first layer of at least 0, and an end after it", mend=mend)
             else:
                 lengths.setdefault(given[1] - given[0], path)
         (one, first), *others = lengths.items() if lengths else [(0, ())]

@@ -111,7 +111,7 @@ def _number(value: Any, path: Path, findings: Findings) -> int | float | None:
         number = int(value) if isinstance(value, numbers.Integral) else float(value)
         float(number)
     except (OverflowError, ValueError, TypeError):
-        findings.add(path, f"{type(value).__name__} beyond all floats", expected="a number")
+        findings.add(path, f"{type(value).__name__} too large for a float", expected="a number")
         return None
     return number
 

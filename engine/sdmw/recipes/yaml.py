@@ -87,21 +87,21 @@ def written(data: dict[str, Any]) -> str:
 
 
 # What ruamel.yaml says, whether its context is the place to look at, what it means, and the mend.
-_NO_COLON, _WRITE_COLON, _ODD_COLON = "no colon after this name", "Write name: value", "a colon where there can be none"
-_NOT_ALIKE = "a line that is not indented as those that it belongs to"
+_NO_COLON, _WRITE_COLON, _ODD_COLON = "no colon after this name", "Write name: value", "a colon in the wrong place"
+_NOT_ALIKE = "a line that is not indented like the rest of its block"
 # A line that begins with `-name` or `name:value`, and what to say of it.
 _NO_BLANK = (
-    (re.compile(r"\s*(-)\w+:"), "no blank after the dash", "Write - name: value"),
-    (re.compile(r"\s*(?:- +)?[A-Za-z_]\w*(:)[^\s:]"), "no blank after the colon", _WRITE_COLON),
+    (re.compile(r"\s*(-)\w+:"), "no space after the dash", "Write - name: value"),
+    (re.compile(r"\s*(?:- +)?[A-Za-z_]\w*(:)[^\s:]"), "no space after the colon", _WRITE_COLON),
 )
 _FAULTS = (
     ("could not find expected ':'", True, _NO_COLON, _WRITE_COLON),
     ("mapping values are not allowed", False, _ODD_COLON,
-     "Indent the line as those that it belongs to, or put text that holds a colon in quotes"),
-    ("character '\\t'", False, "a tab", "Indent with blanks"),
-    ("cannot start any token", False, "a character that text cannot begin with", "Put the text in quotes"),
+     "Indent the line like the rest of its block, or put text with a colon in quotes"),
+    ("character '\\t'", False, "a tab", "Indent with spaces"),
+    ("cannot start any token", False, "a character that cannot begin text", "Put the text in quotes"),
     ("expected <block end>", False, _NOT_ALIKE, "Indent them alike"),
-    ("expected ',' or", True, "a bracket that is not closed", "Close it, or put a comma between"),
+    ("expected ',' or", True, "a bracket that is not closed", "Close it, or separate the items with a comma"),
     ("unexpected end of stream", True, "a quote that is not closed", "Close it"),
 )  # fmt: skip
 _BEFORE, _WIDEST = 50, 72  # characters of a line that are shown: before the fault, and in all
@@ -225,7 +225,7 @@ def _checked(events: Iterable[Event], where: str) -> Iterator[Event]:
             if documents > 1:
                 _refuse(
                     _spot(where, event.start_mark),
-                    "one that says nothing, or more than 64 of them",
+                    "an empty recipe, or more than 64",
                     expected="recipes between `---`",
                 )
             if event.version and tuple(event.version) != (1, 2):
@@ -240,7 +240,7 @@ def _checked(events: Iterable[Event], where: str) -> Iterator[Event]:
             _refuse(_spot(where, event.start_mark), f"more than {DEEPEST} levels", mend="Is this a recipe?")
         yield event
     if not documents:
-        _refuse(where, "nothing but comments and blanks", expected="a recipe")
+        _refuse(where, "only comments and empty lines", expected="a recipe")
 
 
 def _spot(where: str, mark: Any) -> str:

@@ -109,16 +109,16 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How B differs from A.
+    """The differences of B from A.
 
     Attributes:
-        a, b: as they were named.
-        tensors: how many there are.
+        a, b: the two models, as they were named.
+        tensors: counts of tensors.
         total: of all that were compared.
         rows: tensors that were compared, as chosen.
         unmatched: tensors that were not, as chosen.
         left_out: how many more rows there are, or with `only` missing, how many more tensors that are not compared.
-        warnings: what is odd about the checkpoints.
+        warnings: unexpected facts about the checkpoints.
     """
 
     a: str

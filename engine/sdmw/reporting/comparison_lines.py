@@ -32,9 +32,9 @@ def lines(found: "Comparison") -> Iterator[tuple[str, str]]:
     if total.counts:
         yield "", _bars(total)
     if total.nonfinite:
-        yield "", f"{counted(total.nonfinite, 'delta')} NaN or infinite, in no sum"
+        yield "", f"{counted(total.nonfinite, 'delta')} NaN or infinite, not in the sums"
     norms = f"a {_short(total.norm_a)}, b {_short(total.norm_b)}"
-    yield "norms", f"{norms}; of b - a by a's {_short(total.ratio)}; cosine {_cosine(total.cosine)}"
+    yield "norms", f"{norms}; b - a relative to a {_short(total.ratio)}; cosine {_cosine(total.cosine)}"
 
 
 def _kinds(found: "Comparison") -> Iterator[tuple[str, int, "list[Unmatched]"]]:

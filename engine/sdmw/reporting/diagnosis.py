@@ -87,17 +87,17 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that speaks against a merge.
+    """Everything known against a merge.
 
     Attributes:
         version: of sdmw.
         models: names in the recipe, in order.
-        problems: what would stop the merge.
-        warnings: what is odd in headers, configs and files.
-        notes: what the recipe language and the inputs have to say.
-        evidence: None without a store, and where there are problems.
-        findings: what stands out in it.
-        caution: what all this cannot tell.
+        problems: errors that would stop the merge.
+        warnings: unexpected facts in headers, configs and files.
+        notes: remarks on the recipe and the inputs.
+        evidence: None without a store, or if there are problems.
+        findings: what stands out in the evidence.
+        caution: the limits of these findings.
     """
 
     version: str

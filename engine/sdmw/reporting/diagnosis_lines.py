@@ -29,9 +29,9 @@ def summary(found: "Diagnosis", recipe: str | None) -> Iterator[tuple[str, str]]
         yield "evidence", f"{counted(len(found.findings), 'finding')} in {found.evidence.statistics}"
         yield "settings", _settings(found.evidence)
         if not found.evidence.paired:
-            yield "pairs", "some were not measured: they have no cosine, and of no pair signs are counted"
+            yield "pairs", "some were not measured: they have no cosine, and signs are counted for no pair"
     elif found.problems:
-        yield "evidence", "not looked at: solve the problems first"
+        yield "evidence", "not examined: solve the problems first"
     else:
         named = recipe or "RECIPE"
         yield "evidence", f"none yet: sdmw measure {named} STORE, then sdmw doctor {named} --statistics STORE"
@@ -40,7 +40,7 @@ def summary(found: "Diagnosis", recipe: str | None) -> Iterator[tuple[str, str]]
 def _settings(evidence: "Evidence") -> str:
     if evidence.own:
         return "weights and norms are those of the recipe's own settings"
-    return "weights and norms are those of equal weights, all deltas kept: a store knows those of sdm_w alone"
+    return "weights and norms assume equal weights with all deltas kept: a store knows only those of sdm_w"
 
 
 def models(evidence: "Evidence") -> Iterator[tuple[str, ...]]:

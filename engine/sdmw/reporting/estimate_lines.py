@@ -47,11 +47,11 @@ def grounds(plan: Plan) -> str:
         together = "one after the other" if rate.shared else "at once"
         disks = f"reading {shown(rate.read)}/s, writing {shown(rate.write)}/s ({source}), {together}"
     if (again := plan.estimates[0].phases[1:]) and again[0].read < plan.applied_bytes / rate.read / 2:
-        disks += "; what is read twice stays in the page cache"
+        disks += "; data that is read twice stays in the page cache"
     if plan.recipe.merge_method not in COSTS:
-        return f"rests on: {disks}; what {plan.recipe.merge_method} computes was never measured"
-    pace = f"{MACHINE}, of which this machine takes {rate.slowness:.2g} times as long" if rate.measured else MACHINE
-    return f"rests on: {disks}; processor times measured on {pace}"
+        return f"based on: {disks}; the computing time of {plan.recipe.merge_method} was never measured"
+    pace = f"{MACHINE}; this machine takes {rate.slowness:.2g} times as long" if rate.measured else MACHINE
+    return f"based on: {disks}; processor times measured on {pace}"
 
 
 def _time(seconds: float) -> str:

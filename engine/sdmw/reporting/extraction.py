@@ -49,7 +49,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionReport:
-    """What was extracted. `sdmw_report.json` has the same names but `path`.
+    """The result of an extraction. `sdmw_report.json` has the same names but `path`.
 
     Attributes:
         version: of sdmw.
@@ -57,12 +57,13 @@ class ExtractionReport:
         rank: of its matrices.
         error: of all weights in the adapter together, as for one.
         left_out_share: norm of the deltas that were left out, over that of the whole delta.
-        whole_error: what the adapter lacks of the whole delta: left out, or not within the rank; as for one weight.
+        whole_error: the part of the whole delta that the adapter lacks: left out, or beyond the rank; as for one
+            weight.
         weights: each.
-        left_out: tensors that the fine-tune changed and that peft has no matrices for.
-        notes: what a user of the adapter should know.
-        follows: the head is the embedding, and only a merged adapter changes both: see the note.
-        warnings: on licences, and what is odd about the place of the output.
+        left_out: tensors that the fine-tune changed and for which peft has no matrices.
+        notes: remarks for users of the adapter.
+        follows: whether the head is the embedding, so that only a merged adapter changes both: see the note.
+        warnings: on licences, and on the place of the output.
     """
 
     version: str

@@ -101,14 +101,15 @@ def _length(of: Measures) -> str:
     low, high = of["low"], of["high"]
     norm = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     return (
-        f"the norm of what is added to the base is {norm}; the weighted deltas have {of['unturned']:.3g} together, "
-        f"each alone, and the longest delta has {of['longest']:.3g}"
+        f"the norm of the merged delta is {norm}; the norms of the weighted deltas add up to {of['unturned']:.3g}, "
+        f"and the longest delta has {of['longest']:.3g}"
     )
 
 
 def _moved(of: Measures) -> str:
     told = f"root mean square of its changes {of['rms']:.2g}"
-    return f"{told}, {of['rms'] / of['rest']:.1f} times that of others" if of["rest"] else f"{told}, of others 0"
+    others = f"{of['rms'] / of['rest']:.1f} times that of other tensors" if of["rest"] else "of other tensors 0"
+    return f"{told}, {others}"
 
 
 _WORDS: dict[Kind, _Words] = {
@@ -116,7 +117,7 @@ _WORDS: dict[Kind, _Words] = {
         "A model equals the base",
         lambda of: "no element differs",
         "",
-        "Check that it is the model that was meant. Averaging with it only shortens what the others changed.",
+        "Check that it is the intended model. Averaging with it only shortens the deltas of the others.",
     ),
     "nonfinite": _Words(
         "NaN or infinity in what models changed",
@@ -125,18 +126,18 @@ _WORDS: dict[Kind, _Words] = {
         "A merge stops there unless the recipe has `nonfinite: pass`. Take a checkpoint from before training diverged.",
     ),
     "drowned": _Words(
-        "One model drowns another",
+        "One model dominates another",
         _drowned,
         ".2%",
-        "Give weights (`weight`), or weigh all alike or against their norms (`normalization: {power: 0}`, "
+        "Set weights (`weight`), or weigh all models equally or inversely to their norms (`normalization: {power: 0}`, "
         "`{power: -1}`).",
         "NAN, arXiv:2505.16148",
     ),
     "short": _Words(
-        "The merged delta is shorter than the deltas that it is made of",
+        "The merged delta is shorter than the deltas that it combines",
         _length,
         "",
-        "`lambda: preserve_norm` gives their norm back. In a pilot with small models a larger lambda helped the "
+        "`lambda: preserve_norm` restores their norm. In a pilot with small models a larger lambda helped the "
         "trained domains and cost general knowledge: choose it on data that no model was trained on.",
         "task arithmetic, arXiv:2212.04089",
     ),
@@ -151,8 +152,8 @@ _WORDS: dict[Kind, _Words] = {
         "Models changed in the same direction",
         lambda of: f"cosine {of['cosine']:.3f}",
         ".3f",
-        "Look for a fine-tune that both come from, and make it `base_model`. Where weights add up to more than 1, what "
-        "both share counts twice.",
+        "Look for a fine-tune that both come from, and make it `base_model`. If weights add up to more than 1, changes "
+        "that both share count twice.",
         "task arithmetic, arXiv:2212.04089",
     ),
     "opposed": _Words(
@@ -173,21 +174,22 @@ _WORDS: dict[Kind, _Words] = {
         "Models changed different elements",
         lambda of: f"{of['share']:.1%} of the changed elements are changed by more than one model",
         "",
-        "Averaging shortens what nobody contradicts. `ram` keeps it as it is, `task_arithmetic` adds.",
+        "Averaging shortens changes that no other model contradicts. `ram` keeps them unchanged, "
+        "`task_arithmetic` adds them.",
         "RAM, arXiv:2601.13572",
     ),
     "sparse": _Words(
-        "Few elements changed, as reinforcement learning leaves it",
+        "Few elements changed, as after reinforcement learning",
         lambda of: f"{of['share']:.1%} of all elements",
         "",
-        "Keep them all (`k: 0`), or take a method that is made for sparse models (`ram`).",
+        "Keep them all (`k: 0`), or choose a method made for sparse models (`ram`).",
         "arXiv:2505.11711; RAM, arXiv:2601.13572",
     ),
     "swallowed": _Words(
         "Rounding to the output's dtype loses changes",
         lambda of: f"{of['share']:.1%} of its changes are lost at weight 1, more at smaller weights",
         ".1%",
-        "Write more digits: `out_dtype: float32`, or float16, whose steps are an eighth of bfloat16's.",
+        "Write a finer dtype: `out_dtype: float32`, or float16, whose steps are an eighth of bfloat16's.",
     ),
     "routers": _Words(
         "Routers of experts moved",
@@ -207,7 +209,7 @@ _WORDS: dict[Kind, _Words] = {
         "Norms changed more than other tensors",
         _moved,
         ".2g",
-        "What is known of adding deltas is known of linear layers. Keep the base's norms by a lambda of 0 for them, "
+        "Results on adding deltas come from linear layers. Keep the base's norms with a lambda of 0 for them, "
         "and see whether that is better.",
         "arXiv:2407.07089",
     ),

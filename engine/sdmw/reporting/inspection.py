@@ -46,7 +46,7 @@ class Inspection:
         shards: by file.
         components: by name less the layer index.
         tensors: each, in the order of shard, then offset.
-        warnings: what is odd.
+        warnings: unexpected facts.
     """
 
     path: str

@@ -16,17 +16,17 @@ class PackReport:
 
     Attributes:
         version: of sdmw.
-        path: of what was written: the archive, or the model that was made with it.
-        k: percent of the nonzero deltas of each tensor that the archive leaves out.
+        path: of the output: the archive, or the model that was restored with it.
+        k: percentage of the nonzero deltas of each tensor that the archive leaves out.
         tensors: how many.
         elements: in all tensors.
-        kept: elements that the archive has.
-        share: kept by elements.
+        kept: elements in the archive.
+        share: kept divided by elements.
         archive_bytes: of all files of the archive.
         checkpoint_bytes: of the checkpoint's shards.
-        ratio: archive by checkpoint: above 1 the archive is the larger one.
-        files: beside the weights, that differ.
-        warnings: what is odd about the place of the output.
+        ratio: archive_bytes divided by checkpoint_bytes; above 1 the archive is larger.
+        files: number of other files that differ.
+        warnings: unexpected facts about the place of the output.
     """
 
     version: str

@@ -45,13 +45,13 @@ def read_report(folder: str) -> Report:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = f"schema {shorten(data['schema'])}" if isinstance(data, dict) and "schema" in data else "another"
             if isinstance(data, dict) and "whole_error" in data:
-                found = "that of an extraction, which tells its own error and is not verified"
+                found = "the report of an extraction, which states its own error and is not verified"
             raise CheckpointError([Problem(where, f"a report of schema {SCHEMA}, or 1", found)])
         report = codec.decode(Report, {**LATER, **data, "path": folder})
         if unknown := next(_unknown(data, report.to_dict()), None):
-            raise ValueError(f"{shorten(unknown)} is no field of it")
+            raise ValueError(f"unknown field {shorten(unknown)}")
     except ValueError as error:
-        raise CheckpointError([Problem(where, "a report as sdmw leaves it", f"another: {error}")]) from None
+        raise CheckpointError([Problem(where, "a report as sdmw writes it", f"something else: {error}")]) from None
     if any(each.sample is None for each in report.inputs):
         raise CheckpointError([Problem(where, "a sample of every input", "null")])
     return report
@@ -89,18 +89,18 @@ def _json(folder: str) -> Any:
         found = f"not JSON: {error}"
     except RecursionError:
         found = "not JSON: nested too deep"
-    raise CheckpointError([Problem(where, "the report of a merge, as sdmw leaves it", found)])
+    raise CheckpointError([Problem(where, "the report of a merge, as sdmw writes it", found)])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key appears twice in one object")
     return found
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def decisions_of(report: Report, plan: Plan) -> Decisions:
@@ -129,7 +129,7 @@ def decisions_of(report: Report, plan: Plan) -> Decisions:
     # A method may stumble over numbers that it has never decided.
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         found = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
-        raise CheckpointError([Problem(where, "decisions as sdmw leaves them", f"others: {found}")]) from None
+        raise CheckpointError([Problem(where, "decisions as sdmw writes them", f"something else: {found}")]) from None
 
 
 def _decisions_of_schema_1(report: Report, plan: Plan, method: AnyMethod) -> Decisions:
@@ -233,4 +233,4 @@ def recipe_of(path: str) -> str:
     for name in ("sdmw_recipe.yaml", "mergekit_config.yml"):
         if os.path.isfile(found := os.path.join(path, name)):
             return found
-    raise CheckpointError([Problem(path, "sdmw_recipe.yaml, as sdmw leaves it", "none")])
+    raise CheckpointError([Problem(path, "sdmw_recipe.yaml, as sdmw writes it", "none")])

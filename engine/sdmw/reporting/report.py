@@ -125,16 +125,16 @@ class InputReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was merged, what was found, what it took. `sdmw_report.json` has the same names but `path`.
+    """The result of a merge: inputs, decisions, cost. `sdmw_report.json` has the same names but `path`.
 
     Attributes:
         schema: of the report itself.
         version: of sdmw.
         method: the merge method.
         parameters: the recipe's top level of parameters, defaults filled in, and the output dtype.
-        seed: of random methods; None where the method draws no numbers.
+        seed: of random methods; None if the method is not random.
         models: what was merged, in recipe order.
-        facts: what the method tells of the merge as a whole.
+        facts: the method's decision on the merge as a whole.
         layers: in the order in which they were decided.
         pieces: name of the tensor, first element, the one behind the last, XXH3-128 of their bytes: all that was
             written.
@@ -145,12 +145,12 @@ class Report:
             versions.
         commits: of models on the Hub and of snapshots of its cache, by the name in the recipe of each input; empty in
             reports of earlier versions.
-        run: what it took.
-        missing: how many tensors each model lacked, where the base's stood in.
+        run: its cost.
+        missing: how many tensors each model lacked; the base's were used.
         extra: how many tensors that the base lacks were taken from each model.
         tally: other counts of what is not merged; None in reports of earlier versions.
-        warnings: what is odd.
-        notes: what the recipe language has to say.
+        warnings: unexpected facts.
+        notes: remarks on the recipe and the inputs.
         path: of the output, as it was asked for; not in the file.
     """
 

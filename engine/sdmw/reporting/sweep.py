@@ -21,7 +21,7 @@ SETTINGS = ("k", "power", "norm", "scope", "granularity", "lambda")
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The answer of a store.
+    """Decisions of SDM-W at many settings.
 
     Attributes:
         version: of sdmw.

@@ -21,7 +21,7 @@ def stream_of(sweep: "Sweep", requested_schema: object) -> object:
     try:
         import pyarrow
     except ImportError:
-        found = "pyarrow is needed for it and not installed"
+        found = "pyarrow is needed but not installed"
         raise MissingExtraError([Problem("Arrow exchange", "", found, "pip install 'sdmw[arrow]'")]) from None
     # A column has one type: where lambda is found it is null here, and `scale` says what it is.
     rows = [

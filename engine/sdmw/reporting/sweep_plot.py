@@ -41,7 +41,7 @@ def plot_of(sweep: Sweep, y: str, x: str | None, ax: "Axes | None") -> "Axes":
     try:
         from matplotlib import pyplot
     except ImportError:
-        found = "matplotlib is needed for it and not installed"
+        found = "matplotlib is needed but not installed"
         raise MissingExtraError([Problem("plot", "", found, "pip install 'sdmw[plots]'")]) from None
     if ax is None:
         _, ax = pyplot.subplots()

@@ -71,17 +71,17 @@ def changes(
         named: how a name is shown.
     """
     if missing:
-        yield "missing", f"{_by_model(missing, named)}: the base's stand in"
+        yield "missing", f"{_by_model(missing, named)}: the base's are used"
     if extra:
         yield "taken", f"{_by_model(extra, named)} that the base lacks"
     if tally.dropped:
         yield "left out", f"{_by_model(tally.dropped, named)} that the base lacks"
     if tally.absent_heads:
-        yield "tied heads", f"{_by_model(tally.absent_heads, named)} not stored: the embedding stands in"
+        yield "tied heads", f"{_by_model(tally.absent_heads, named)} not stored: the embedding is used"
     if tally.untied_heads:
-        yield "untied", f"{_listed(tally.untied_heads, named)}: not tied to the embedding, so written by itself"
+        yield "untied", f"{_listed(tally.untied_heads, named)}: not tied to the embedding, so written separately"
     if parts := [path for path in copied if format_of(os.path.basename(path))]:
-        yield "parts", f"{_listed(parts, named)}: weights of the base that are copied as they are"
+        yield "parts", f"{_listed(parts, named)}: weights of the base that are copied unchanged"
 
 
 def not_finite(counts: Mapping[str, int], named: Callable[[str], str] = quoted) -> Iterator[tuple[str, str]]:

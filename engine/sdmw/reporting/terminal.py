@@ -68,9 +68,9 @@ def print_extraction(report: "ExtractionReport") -> None:
     _print(table)
     lines = [
         f"result       {report.path}, rank {report.rank}",
-        f"error        {report.error:.2%} of the deltas that it holds, in the Frobenius norm",
+        f"error        {report.error:.2%} of the deltas that the adapter holds, in the Frobenius norm",
         f"left out     {_left_out(report)}",
-        f"whole error  {report.whole_error:.2%}: what it lacks of all that the fine-tune changed",
+        f"whole error  {report.whole_error:.2%}, relative to all changes of the fine-tune",
         *(f"note         {note}" for note in report.notes),
         f"load it      {loading(report.path, merged=report.follows)}",
     ]
@@ -216,8 +216,8 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _spared(plan: Plan) -> str:
     """What a store spares a merge."""
-    left = f"; {shown(plan.read_again)} of them are read all the same, once" if plan.read_again else ""
-    return f"spare {shown(plan.spared)} of {shown(plan.measured_bytes)} that measuring reads{left}"
+    left = f"; {shown(plan.read_again)} of them must still be read once" if plan.read_again else ""
+    return f"save {shown(plan.spared)} of {shown(plan.measured_bytes)} that measuring reads{left}"
 
 
 def print_explanation(told: "Explanation") -> None:
@@ -227,7 +227,7 @@ def print_explanation(told: "Explanation") -> None:
         _pairs(
             ("tensor", told.tensor),
             ("shape", f"{list(told.shape)}, {told.dtype}, {by}"),
-            ("depth", f"{told.depth:g}, from 0 in the first layer to 1 in the last: where gradients are read"),
+            ("depth", f"{told.depth:g}: position in gradients, from 0 in the first layer to 1 in the last"),
             *(("read from", f"{name}: {tensor} in {origin}") for name, tensor, origin in told.read_from),
         )
     )
@@ -242,18 +242,18 @@ def print_explanation(told: "Explanation") -> None:
 
 def print_verification(found: "Verification") -> None:
     """What was compared, and the odds of what was not."""
-    odds = f"{found.recomputed:,} of {found.tiles:,} tiles computed anew"
+    odds = f"{found.recomputed:,} of {found.tiles:,} tiles computed again"
     if found.unseen:
-        odds += f"; one wrong tile with a right checksum would stay unseen with a chance of {found.unseen:.1%}"
+        odds += f"; one wrong tile with a correct checksum would go unnoticed with a probability of {found.unseen:.1%}"
     equal = "equal"
-    checksums = f"{found.pieces:,} pieces, {shown(found.nbytes)}: all of it"
+    checksums = f"{found.pieces:,} pieces, {shown(found.nbytes)}: all data"
     if found.problems and not found.pieces:
-        checksums = odds = "none: no tensor was read, for the errors below"
+        checksums = odds = "none: no tensor was read, because of the errors below"
     elif found.not_found:
-        equal = "equal by checksum; nothing was computed anew"
-        odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed anew from them"
+        equal = "equal by checksum; nothing was computed again"
+        odds = f"none: {counted(len(found.not_found), 'input')} not found, so nothing was computed again from them"
     elif not found.tiles:
-        odds = "none: the recipe was changed, so nothing was computed anew"
+        odds = "none: the recipe was changed, so nothing was computed again"
     _print(
         _pairs(
             ("checkpoint", found.path),

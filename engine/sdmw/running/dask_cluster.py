@@ -51,7 +51,7 @@ def look_at(address: str) -> DaskCluster:
         client.close()
     if not workers:
         mend = "Start one for each machine: dask worker ADDRESS"
-        raise LostWorkerError([Problem(quoted(address), "a scheduler with workers", "one without", mend)])
+        raise LostWorkerError([Problem(quoted(address), "a scheduler with workers", "one without workers", mend)])
     limits = [each["memory_limit"] for each in workers if each["memory_limit"]]
     threads = [each["nthreads"] for each in workers]
     return DaskCluster(address, Apart(len(threads), sum(threads), max(threads), min(limits, default=None)))
@@ -98,11 +98,13 @@ def _client(address: str) -> Any:
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError:
-        found = "dask.distributed is needed and not installed"
+        found = "dask.distributed is needed but not installed"
         raise MissingExtraError([Problem(quoted(address), "", found, "pip install 'sdmw[dask]'")]) from None
     mend = "Start one (dask scheduler), or correct the address, as in tcp://10.0.0.1:8786"
     if "@" in address:  # what dask says of it would repeat it
-        raise LostWorkerError([Problem(quoted(address), "the address of a scheduler", "one with a user in it", mend)])
+        raise LostWorkerError(
+            [Problem(quoted(address), "the address of a scheduler", "an address with a user name", mend)]
+        )
     try:
         return distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except MemoryError:  # it took the beginning of some other answer for a size

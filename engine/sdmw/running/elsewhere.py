@@ -111,11 +111,13 @@ def _set_up(run: str, setting: bytes) -> None:
         needs: Setting = pickle.loads(setting)  # noqa: S301
         if needs.version != __version__:
             mend = "Install the same version on all machines"
-            raise RunError([Problem("worker", f"sdmw {needs.version}, as where the merge runs", __version__, mend)])
+            raise RunError(
+                [Problem("worker", f"sdmw {needs.version}, as on the machine that runs the merge", __version__, mend)]
+            )
         if other := [(shard.path, found) for shard in needs.inputs if (found := shard.seen_here())]:
-            mend = "Have the workers see the same files under the same paths"
+            mend = "Give the workers the same files under the same paths"
             raise OtherFilesError(
-                [Problem(path, "", f"on a worker this file {found}, unlike where the merge runs", mend)
+                [Problem(path, "", f"on a worker this file {found}, unlike on the machine that runs the merge", mend)
                  for path, found in other]
             )  # fmt: skip
         ready.prepare(lambda _: None, groups=needs.kernels)

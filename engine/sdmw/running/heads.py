@@ -60,12 +60,12 @@ def said(plan: Plan, differing: Collection[str]) -> tuple[str, ...]:
     return (
         *(f"{quoted(head)} equals {quoted(embedding)}, to which it is tied: it is not written"
           for head, embedding in equal),
-        *(f"{quoted(head)} is written with the heads: a model that ties none has it too" if head in with_others
-          else f"{quoted(head)} differs from the embedding: it is written, and is not tied"
+        *(f"{quoted(head)} is written too, as the output ties no heads" if head in with_others
+          else f"{quoted(head)} differs from the embedding: it is written and not tied"
           for head in plan.untied),
     )  # fmt: skip
 
 
 def _unread(tied: TiedHead) -> Problem:
-    expected = f"the same values as {quoted(tied.embedding.name)}, which loaders take for it"
-    return Problem(tied.head.where, expected, "others", f"Remove {quoted(tied.head.name)} from this model")
+    expected = f"the same values as {quoted(tied.embedding.name)}, which loaders use instead"
+    return Problem(tied.head.where, expected, "other values", f"Remove {quoted(tied.head.name)} from this model")

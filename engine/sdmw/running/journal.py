@@ -109,7 +109,7 @@ class RunJournal(Notes):
 def changes(checkpoints: Iterable[Checkpoint]) -> list[Problem]:
     """The input files that are not those whose headers were read."""
     return [
-        Problem(shard.path, "", f"input changed while it was read: {change}", "Run again when nobody writes to it")
+        Problem(shard.path, "", f"input changed while it was read: {change}", "Run again when nothing writes to it")
         for checkpoint in checkpoints
         for shard in checkpoint.shards
         if (change := shard.changed())

@@ -21,7 +21,7 @@ Index = SupportsIndex | slice | EllipsisType
 
 @dataclass(frozen=True, slots=True)
 class MergeReader:
-    """The tensors of a merge that is decided: each is computed when it is asked for, as it would be written.
+    """The tensors of a decided merge: each is computed when it is read, as it would be written.
 
     Nothing is open, so it pickles. bfloat16 is `ml_dtypes.bfloat16`, as in safetensors.
 
@@ -115,7 +115,7 @@ def _checked(index: Index) -> int | slice | EllipsisType:
             return operator.index(index)
     except TypeError:
         pass
-    raise TypeError(f"{type(index).__name__} is no index of a tensor: integers, slices and one ellipsis are")
+    raise TypeError(f"{type(index).__name__} cannot index a tensor: use integers, slices and one ellipsis")
 
 
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:

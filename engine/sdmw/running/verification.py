@@ -44,7 +44,7 @@ Input = tuple[str, int, str, str]  # the model's name in the recipe, size, hash 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at, and what is wrong.
+    """What was checked, and the problems.
 
     Attributes:
         path: the checkpoint.
@@ -54,10 +54,10 @@ class Verification:
         files: files beside the shards whose checksums were compared.
         tiles: in the whole checkpoint.
         recomputed: tiles that were computed again from the inputs and compared bit for bit; none where no piece was.
-        unseen: the chance that one wrong tile, whose checksum is right, is not among the recomputed.
+        unseen: the probability that one wrong tile with a correct checksum is not among the recomputed ones.
         not_found: inputs that were not found. Where there are any, checksums alone were compared: nothing was computed
             again, and the report was not held against the recipe.
-        problems: empty where all is equal.
+        problems: empty if all is equal.
     """
 
     path: str
@@ -169,7 +169,7 @@ def check_configs(sources: Iterable[tuple[str, Checkpoint]], expected: Mapping[s
         CheckpointError: it cannot be read.
     """
     others = [
-        Problem(os.path.join(each.path, ADAPTER_CONFIG), "the file that was merged with", "another content", PUT_BACK)
+        Problem(os.path.join(each.path, ADAPTER_CONFIG), "the file that was merged with", "other content", PUT_BACK)
         for name, each in sources
         if each.adapts is not None
         and expected
@@ -256,7 +256,9 @@ def compare_checksum(tensor: Tensor, start: int, stop: int, checksum: str, given
     if found.hexdigest() == checksum:
         return None
     where = f"{tensor.where}, elements {start} to {stop}"
-    return Problem(where, f"checksum {checksum}", found.hexdigest(), "The file was changed, or the disk lies")
+    return Problem(
+        where, f"checksum {checksum}", found.hexdigest(), "The file was changed, or the disk returned wrong data"
+    )
 
 
 def compare_tile(tensor: Tensor, again: Merged, start: int, stop: int, given_up: GivenUp) -> Problem | None:
@@ -310,7 +312,7 @@ def _foreign(out: Checkpoint, files: Collection[str]) -> Iterator[Problem]:
         why = not_beside_a_merge(name, folder=False, top=True)
         if why in (WEIGHTS, OTHER_FORM) or name == ADAPTER_CONFIG:
             where, mend = os.path.join(out.path, name), "Remove it, since loaders may read it"
-            yield Problem(where, "no weights but those of the merge", "others, added after it", mend)
+            yield Problem(where, "only the weights of the merge", "weights that were added later", mend)
 
 
 def checksum_of(out: Checkpoint, name: str) -> str:
@@ -338,15 +340,15 @@ def _uncovered(pieces: Sequence[Piece], out: Checkpoint) -> Iterator[Problem]:
     for name, start, stop, _ in sorted(pieces):
         where = f"{out.path}: tensor {quoted(name)}"
         if name not in covered:
-            yield Problem(where, "a tensor of the checkpoint", "none, but in the report")
+            yield Problem(where, "a tensor of the checkpoint", "an entry in the report only")
         elif start != covered[name] or not start < stop <= out.tensors[name].elements:
-            expected = f"a checksum of elements {covered[name]} on, to {out.tensors[name].elements} at most"
-            yield Problem(where, expected, f"one of {start} to {stop} in the report")
+            expected = f"a checksum from element {covered[name]} to {out.tensors[name].elements} at most"
+            yield Problem(where, expected, f"one from {start} to {stop} in the report")
         else:
             covered[name] = stop
     for name, stop in covered.items():
         if stop != out.tensors[name].elements:
-            yield Problem(f"{out.path}: tensor {quoted(name)}", "checksums of all of it in the report", "a gap")
+            yield Problem(f"{out.path}: tensor {quoted(name)}", "checksums of the whole tensor in the report", "a gap")
 
 
 def _tiles(plan: Plan) -> Iterator[tuple[int, int, int]]:

@@ -180,7 +180,8 @@ def _resolved(directory: str, name: str, follow_links: bool | None) -> str:
         return target
     found = f"a link that leaves it, to {quoted(target)}"
     copy = "Copy the file into the directory"
-    mend = copy if follow_links is None else f"{copy}, or have such links followed (--follow-links, follow_links=True)"
+    follow_them = f"{copy}, or allow such links (--follow-links, follow_links=True)"
+    mend = copy if follow_links is None else follow_them
     raise CheckpointError([Problem(os.path.join(directory, name), "a file of this directory", found, mend)])
 
 

@@ -39,7 +39,7 @@ def pinned(address: str, commits: Mapping[str, str]) -> str:
     try:
         commit = _told(address, name, wanted).sha
     except _HubError as error:
-        mend = "Check name and network; a model that is gated or private needs a token (hf auth login, or HF_TOKEN)"
+        mend = "Check the name and the network; a gated or private model needs a token (hf auth login, or HF_TOKEN)"
         raise CheckpointError([Problem(address, "", f"the Hub says: {error}", mend)]) from None
     return f"{SCHEME}{name}@{commit}{folder.rstrip('/')}"
 
@@ -114,6 +114,6 @@ def _library(address: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        found = "huggingface_hub is needed, and not installed"
+        found = "huggingface_hub is needed but not installed"
         raise MissingExtraError([Problem(quoted(address), "", found, "pip install 'sdmw[hub,remote]'")]) from None
     return huggingface_hub

@@ -46,7 +46,7 @@ def locate(
     name = quoted(str(model))
     if model.adapter is not None:
         mend = f"Write {quoted(str(model.alone))}, or merge the adapter first"
-        raise CheckpointError([Problem(name, "a model alone", "a model with an adapter on it", mend)])
+        raise CheckpointError([Problem(name, "a model without an adapter", "a model with an adapter on it", mend)])
     if is_remote(model.path) and ("/resolve/" in model.path or not _PAGE.match(model.path)):
         if (refused := objection(model.path)) is not None:
             raise CheckpointError([Problem(name, "", *refused)])
@@ -65,7 +65,7 @@ def locate(
     path, mend = expanded(model.path), _meant(model.path)
     if hub_id(model) is None or os.path.lexists(path):
         found = "a file, not a directory" if os.path.exists(path) else "no such directory"
-        whence = "" if os.path.isabs(path) else ", from the current directory on"
+        whence = "" if os.path.isabs(path) else ", relative to the current directory"
         raise CheckpointError(
             [Problem(name, "", f"{found} (looked for {quoted(os.path.abspath(path))}{whence})", mend)]
         )
@@ -104,7 +104,7 @@ def _meant(name: str) -> str:
     """What to write instead of a name that is no directory; nothing where there is no saying."""
     path = expanded(name)
     if forgotten := _FORGOTTEN.fullmatch(name):
-        return f"Write `model: {forgotten[1]}`, with a colon and a blank"
+        return f"Write `model: {forgotten[1]}`, with a colon and a space"
     if page := _PAGE.match(name):
         return f"Write {quoted(page[1] + (f'@{page[2]}' if page[2] else ''))}, the id of that page"
     if "$" in name:
@@ -144,10 +144,10 @@ def _snapshot(model: ModelRef, revision: str | None, download: bool, mend: str) 
         from huggingface_hub.constants import HF_HUB_CACHE
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
-        found = f"{here}; to look it up on the Hub, huggingface_hub is needed and not installed"
+        found = f"{here}; to look it up on the Hub, huggingface_hub is needed but not installed"
         raise MissingExtraError([Problem(name, "", found, mend or "pip install 'sdmw[hub]'")]) from None
     if HF_HUB_CACHE.startswith("~"):  # no home to expand it to: a folder of this name would be made here
-        found = f"{here}, and this user has no home directory, where the Hub cache is"
+        found = f"{here}, and this user has no home directory for the Hub cache"
         raise CheckpointError([Problem(name, "", found, "Give a directory, or set HF_HOME to one for the cache")])
     try:
         return str(
@@ -156,7 +156,7 @@ def _snapshot(model: ModelRef, revision: str | None, download: bool, mend: str) 
             )
         )
     except LocalEntryNotFoundError as error:
-        found = f"{here}, and not, or only in part, in the Hub cache {quoted(HF_HUB_CACHE)}"
+        found = f"{here}, and missing or incomplete in the Hub cache {quoted(HF_HUB_CACHE)}"
         mend = mend or "Give a directory, or allow the network with --download"
         if download:
             found, mend = f"{found}; the Hub cannot be reached: {_first_line(error)}", "Check the network"

@@ -5,7 +5,7 @@ Source: the Git LFS specification, "The Pointer".
 
 START = b"version https://git-lfs.github.com/spec/"
 LARGEST_POINTER = 1024  # bytes
-IS_POINTER = "a pointer of Git LFS, not the file"
+IS_POINTER = "a Git LFS pointer, not the file itself"
 FETCH = "Fetch it: git lfs pull, or download the model again"
 
 

@@ -44,12 +44,12 @@ _CAUSES = (
     ("badscheme", "it is reached without TLS, which AWS_ALLOW_HTTP=true would allow"),
     ("timed out", "no answer in time"),
     ("timeout", "no answer in time"),
-    ("dns", "its name is not known"),
+    ("dns", "its host name is unknown"),
     ("connect", "it cannot be reached"),
     ("credential", "no credentials are found in the environment"),
-    ("range request not supported", "the server gives files as a whole alone, and no ranges of them"),
-    ("content-range", "the server does not say which range of a file it gives"),
-    ("requested", "the server gives another range of a file than it was asked for"),
+    ("range request not supported", "the server sends only whole files, not ranges of them"),
+    ("content-range", "the server does not say which range of a file it sends"),
+    ("requested", "the server sends a range other than the one requested"),
     ("content-length", "the server does not say how long a file is"),
     ("invalid path", "an object has a name that cannot be read: an empty part, one of dots, or control characters"),
 )
@@ -78,7 +78,10 @@ class Found:
         """From obstore's words; OSError where nothing would tell another object from this one."""
         modified, tag = int(told["last_modified"].timestamp() * 10**9), told["e_tag"]
         if not (tag or modified):
-            raise OSError(errno.ENOTSUP, "neither an ETag nor a last change is told, by which a replaced file is known")
+            raise OSError(
+                errno.ENOTSUP,
+                "the server gives neither an ETag nor a time of change, so a replaced file would go unnoticed",
+            )
         if tag and not tag.startswith(('"', "W/")):  # listings of Azure leave the quotes out
             tag = f'"{tag}"'
         return cls(told["size"], tag or f"{modified} {told['size']}", modified)
@@ -223,7 +226,7 @@ def _asked(ask: Callable[[], R], tries: int) -> R:
             if kind == "PreconditionError":
                 raise ChangedError(errno.ESTALE, "was replaced") from None
             if kind == "AlreadyExistsError":
-                raise FileExistsError(errno.EEXIST, "is there") from None
+                raise FileExistsError(errno.EEXIST, "already exists") from None
             unread = kind == "GenericError" and _UNREAD.search(said) is not None
             broken = isinstance(error, _BrokenOffError) or unread
             if not broken or attempt == tries - 1:
@@ -254,9 +257,9 @@ def _reason(kind: str, said: str) -> str:
     if status:
         return f"the server says {status[1].strip()}{f' ({code[1]})' if code else ''}"
     if kind == "_BrokenOffError":
-        return "answers broke off"
+        return "the answers broke off"
     if kind == "ValueError":
-        return "its address is none"
+        return "its address is not valid"
     said = _NAMES.sub("", said).lower().replace("retry_timeout", "")  # a field that is always there
     return next((words for part, words in _CAUSES if part in said), "the request failed")
 
@@ -267,7 +270,7 @@ def library() -> Any:
     try:
         return importlib.import_module("obstore")
     except ImportError:
-        found = "obstore is needed, and not installed"
+        found = "obstore is needed but not installed"
         raise MissingExtraError([Problem("object stores", "", found, "pip install 'sdmw[remote]'")]) from None
 
 
@@ -287,7 +290,7 @@ def store_of(place: str, patience: float | None = None) -> Any:
     global _used
     library()
     if _forked:
-        raise OSError(errno.EIO, "stores cannot be read in a forked process, only in one that was spawned")
+        raise OSError(errno.EIO, "stores cannot be read in a forked process; use a spawned one")
     key = place, patience or PATIENCE
     with _lock:
         _used = True

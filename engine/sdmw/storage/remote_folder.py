@@ -47,7 +47,7 @@ def contents(address: str, *, inner: bool = False) -> dict[str, Found | None]:
         found = _probed(address) if _lists_nothing(address) else remote.names_below(address)
     except OSError as error:
         said = f"the folder cannot be listed: {error.strerror}"
-        mend = "Accept its terms on its page, and have a token that may read it (hf auth login, or HF_TOKEN)"
+        mend = "Accept the terms on the model's page, and use a token that may read it (hf auth login, or HF_TOKEN)"
         is_gated = address.startswith(hub_address.SCHEME) and remote.is_denied(error)
         raise UnreachableError([Problem(address, "", said, mend if is_gated else "")]) from None
     if not found and not inner:
@@ -100,7 +100,7 @@ def start_of(address: str, name: str, most: int) -> tuple[int, bytes]:
             _keep(key, data)
             return found.size, data
         forget()
-    raise CheckpointError([Problem(f"{address}/{name}", "", "is replaced again and again")])
+    raise CheckpointError([Problem(f"{address}/{name}", "", "keeps being replaced")])
 
 
 def forget() -> None:
@@ -135,7 +135,7 @@ def _probed(address: str) -> dict[str, Found | None]:
             return remote.head(f"{address}/{name}")
         except FileNotFoundError:
             if listed:
-                raise OSError(errno.EIO, f"{name} is listed, and not there") from None
+                raise OSError(errno.EIO, f"{name} is listed but not there") from None
             return None
 
     if not files:

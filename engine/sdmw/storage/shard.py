@@ -70,7 +70,7 @@ class Shard:
             now = os.stat(self.path)
             replaced = now.st_ino != self.inode and not self._looks_the_same(now)
         except OSError as error:
-            return "is gone" if isinstance(error, FileNotFoundError) else f"cannot be looked at: {error.strerror}"
+            return "is gone" if isinstance(error, FileNotFoundError) else f"cannot be examined: {error.strerror}"
         if now.st_size != self.size:
             return size_change(self.size, now.st_size)
         if replaced:
@@ -95,9 +95,9 @@ class Shard:
         except OSError as error:
             return "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         if now.st_size != self.size:
-            return f"has {now.st_size:,} bytes, and {self.size:,} there"
+            return f"has {now.st_size:,} bytes instead of {self.size:,}"
         if now.st_mtime_ns != self.mtime_ns:
-            return "was changed at another time"
+            return "has another time of change"
         return None if xxhash.xxh3_128_hexdigest(header) == self.header_hash else "has another header"
 
     def _looks_the_same(self, now: os.stat_result) -> bool:

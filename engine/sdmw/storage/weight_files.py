@@ -47,7 +47,7 @@ def not_beside_a_merge(name: str, *, folder: bool, top: bool) -> str:
     """
     lower = name.lower()
     if _matches(lower, _TRAINING):
-        return "state of a training"
+        return "state of a training run"
     forms = (*_OTHER_FORMS, *_OTHER_FORMS_ON_TOP) if top else _OTHER_FORMS
     if _matches(lower, forms) or (folder and lower in _FOLDERS_OF_OTHER_FORMS):
         return OTHER_FORM

@@ -72,7 +72,7 @@ def decisions_of(plan: Plan, store: Store) -> Mapping[int, object]:
         if node["version"] != __version__ or [entry["layer"] for entry in entries] != [e.name for e in plan.layers]:
             raise ValueError("decisions of other layers")
         if node["checksum"] != _checksum(store, entries):
-            raise ValueError("decisions with another checksum: they were changed, or lay in another store")
+            raise ValueError("decisions with another checksum: they were changed, or come from another store")
         layers = [codec.decode(decision_type(method), entry["decision"]) for entry in entries]
         model = decide_model(plan, method, layers)
         for each, layer in zip(plan.layers, layers, strict=True):

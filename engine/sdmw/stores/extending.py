@@ -60,6 +60,6 @@ def check_extension(plan: Plan, store: Store) -> None:
 def _unfit(plan: Plan, store: Store) -> Iterator[Problem]:
     tensors = tuple(StoredTensor(tensor.name, tensor.output.shape) for tensor in plan.tensors)
     if tensors != store.tensors:
-        yield Problem("add", "a model with the tensors of the store", "one with which the merge has others", MEND)
+        yield Problem("add", "a model with the tensors of the store", "one that changes the tensors of the merge", MEND)
     if any(len(tensor.among) < len(plan.models) for tensor in plan.tensors):
-        yield Problem("add", "a recipe whose models take part in every tensor", "one whose models do not", MEND)
+        yield Problem("add", "a recipe whose models take part in every tensor", "one in which some do not", MEND)

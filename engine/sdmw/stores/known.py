@@ -40,7 +40,7 @@ def known_of(plan: Plan, store: Store, *, sampled: bool) -> Callable[[int], Meas
         PlanError: it is another method, or the store is of other inputs.
     """
     if plan.recipe.merge_method != "sdm_w":
-        found = f"{plan.recipe.merge_method}, which measures otherwise"
+        found = f"{plan.recipe.merge_method}, which needs other statistics"
         raise PlanError([Problem("statistics", "a recipe of sdm_w", found)])
     check_inputs(plan, store, sampled=sampled)
     reader, numbers = StoreReader(store), {tensor.name: number for number, tensor in enumerate(store.tensors)}
@@ -112,9 +112,9 @@ def _differences(plan: Plan, store: Store, sampled: bool) -> Iterator[Problem]:
         asked = [name for name, each in states.items() if sampled or alike[each] > 1]
         changed = [n for n, each in fingerprints_of(plan, asked).items() if store.fingerprints.get(n) != each]
     if changed:
-        yield Problem(store.path, "the statistics of these files", f"others, of {some(changed)}", MEND)
+        yield Problem(store.path, "the statistics of these files", f"those of other files: {some(changed)}", MEND)
     elif _deltas(recipe_of(plan)) != _deltas(store.recipe):
-        yield Problem(store.path, "the statistics of a recipe with the same deltas", "others", MEND)
+        yield Problem(store.path, "the statistics of a recipe with the same deltas", "those of other deltas", MEND)
 
 
 def _deltas(recipe: str) -> Any:

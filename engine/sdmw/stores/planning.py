@@ -57,7 +57,7 @@ def _unfit(plan: Plan) -> Iterator[Problem]:
     recipe = plan.recipe
     method = all_methods()[recipe.merge_method]
     if method.takes != "deltas" or recipe.base_model is None or plan.makes_adapter:
-        found = f"{quoted(recipe.merge_method)}, which does not"
+        found = f"{quoted(recipe.merge_method)}, which does not do so"
         yield Problem("recipe: merge_method", "a method that merges deltas into a base", found, _OTHERS)
 
 

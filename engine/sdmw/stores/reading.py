@@ -111,7 +111,7 @@ class StoreReader:
         with trusted(os.path.join(self._store.path, name)):
             sizes = np.diff(found)
             if found[0] != 0 or (sizes < 0).any() or (sizes > FIRST_NONFINITE_BIN).any():
-                raise ValueError("offsets that do not rise, or by more than there are bins")
+                raise ValueError("offsets that do not rise, or rise by more than the number of bins")
         return found
 
     @cached_property
@@ -141,7 +141,7 @@ def _check(columns: dict[str, NDArray[Any]]) -> None:
     """ValueError where bins hold what no deltas give."""
     count, at_edge, low_sum = columns["count"], columns["at_edge"], columns["low_sum"]
     if (columns["bin"] >= FIRST_NONFINITE_BIN).any() or (count <= 0).any() or (count > 1 << 46).any():
-        raise ValueError("bins or counts that there are not")
+        raise ValueError("invalid bins or counts")
     if (at_edge < 0).any() or (at_edge > count).any():
         raise ValueError("more magnitudes at an edge than in a bin")
     odds = (count - at_edge).astype(np.uint64)

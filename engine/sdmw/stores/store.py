@@ -50,18 +50,18 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A statistics store, as its attributes tell it.
+    """A statistics store, as its attributes describe it.
 
     Attributes:
         version: of sdmw, when it was measured.
         path: of its directory.
         models: names in the recipe, in order.
         tensors: in the order of the arrays.
-        fingerprints: what tells the contents of each input from others, by its name in the recipe.
-        states: what headers tell of the files of each input, and their times or versions; of aligned ones their tokens.
-        recipe: what was measured for, as JSON.
-        decided: it holds the decisions of this recipe's own settings.
-        warnings: what was odd when it was measured; of a store that is opened nothing.
+        fingerprints: of the content of each input, by its name in the recipe.
+        states: header facts of each input's files, and their times or versions; the tokens too if they were aligned.
+        recipe: the recipe that was measured, as JSON.
+        decided: whether it holds the decisions of the recipe's own settings.
+        warnings: unexpected facts from measuring; empty for a store that was opened.
     """
 
     version: str
@@ -120,16 +120,16 @@ class Store:
     def thresholds(
         self, k: float = 10.0, granularity: str = "tensor"
     ) -> dict[str, tuple[tuple[float, float] | None, ...]]:
-        """The least and the largest that SDM-W's threshold can be, of each model in each layer; None of no change.
+        """The lower and upper bound of SDM-W's threshold, for each model in each layer; None without a change.
 
-        Both are equal where the store decides: at k = 0 and at magnitudes of bfloat16, say.
+        Both are equal if the store decides, for example at k = 0 and for magnitudes of bfloat16.
 
         Args:
-            k: percent of the nonzero deltas dropped.
-            granularity: which tensors are a layer.
+            k: percentage of the nonzero deltas dropped.
+            granularity: the tensors that form a layer.
 
         Raises:
-            UsageError: k or granularity are none.
+            UsageError: k or granularity is not valid.
             StoreError: the store is damaged.
         """
         from sdmw.stores.sweeping import thresholds_of
@@ -154,7 +154,7 @@ def read_store(path: str) -> Store:
 @contextmanager
 def trusted(where: str) -> Iterator[None]:
     """Makes a StoreError of whatever is wrong with a store while it is read."""
-    expected = "a statistics store, as sdmw measure leaves it"
+    expected = "a statistics store, as sdmw measure writes it"
     try:
         yield
     except CheckpointError as error:
@@ -192,7 +192,7 @@ def _store(path: str, node: Any) -> Store:
         raise ValueError("no tensors")
     found = tuple(map(_tensor, tensors))
     if len({tensor.name for tensor in found}) < len(found):
-        raise ValueError("a tensor stands twice")
+        raise ValueError("a tensor appears twice")
     decided = os.path.exists(os.path.join(path, DECISIONS))
     return Store(version, path, tuple(models), found, fingerprints, states, recipe, decided)
 

@@ -148,7 +148,7 @@ def _triangle(tall: Matrix) -> Block:
         below = tall.block((first, min(first + TALL, rows)), (0, width)).astype(np.float64)
         if not np.isfinite(below).all():
             where = " or ".join(dict.fromkeys(info.file for info in tall.leaves()))
-            mend = "Repair the adapter: what is not finite cannot be decomposed"
+            mend = "Repair the adapter: values that are not finite cannot be decomposed"
             raise NonFiniteError([Problem(where, "finite matrices", "NaN or infinity", mend)])
         found = np.asarray(np.linalg.qr(np.concatenate([found, below]), mode="r"))
     return found

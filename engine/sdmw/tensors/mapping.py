@@ -74,7 +74,7 @@ class MappedFile:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file any more")
+                raise OSError(errno.EINVAL, "no longer a regular file")
             self.size = status.st_size
             self.address = _mapped(_libc.mmap(None, self.size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0))
         finally:

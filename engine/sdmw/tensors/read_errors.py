@@ -26,7 +26,7 @@ def not_opened(info: "Stored", error: OSError) -> RunError:
     if isinstance(error, FileNotFoundError):
         return changed(info, "is gone")
     if error.errno == errno.EINVAL:
-        return changed(info, "is empty or no regular file now")
+        return changed(info, "is empty, or no longer a regular file")
     return RunError([Problem(info.where, "", f"cannot be opened: {error.strerror}")])
 
 

@@ -117,7 +117,7 @@ def _opened(info: "Stored") -> Iterator[int]:
         raise not_opened(info, error) from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise not_opened(info, OSError(errno.EINVAL, "not a regular file any more"))
+            raise not_opened(info, OSError(errno.EINVAL, "no longer a regular file"))
         yield fd
     finally:
         os.close(fd)

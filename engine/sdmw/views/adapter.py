@@ -60,7 +60,7 @@ def _placed(adapter: Checkpoint, on: Checkpoint, mend: "_Mend") -> tuple[dict[st
         if isinstance(found, Problem):
             problems.append(found)
         elif (other := taken.setdefault(found.name, info.name)) != info.name:
-            problems.append(Problem(info.where, "a tensor of the model for each", f"that of {quoted(other)} again"))
+            problems.append(Problem(info.where, "a model tensor of its own", f"the same one as for {quoted(other)}"))
         else:
             changed[found.name] = found
     return changed, problems
@@ -85,7 +85,7 @@ def wrong_base(
     said = f"{adapter.path}: an adapter of {quoted(trained_on)}, put on {name}"
     if same is None or meant:
         return [], [said]
-    mend = "Give it with the model that it belongs to, model+adapter, or with the right base_model"
+    mend = "Write it with its own model, as model+adapter, or give the right base_model"
     found = f"base_model_name_or_path {quoted(trained_on)}"
     return [Problem(adapter.path, f"an adapter of {name}", found, mend)], []
 
@@ -148,7 +148,7 @@ class _Mend:
         ours, theirs = tensor.shape, below.shape
         if len(ours) == len(theirs) and ours[0] != theirs[0] and ours[1:] == theirs[1:]:
             vocabulary = (
-                f"Where these are vocabularies, resize that of the base to {ours[0]} (`resize_token_embeddings`), and "
+                f"If these are vocabularies, resize that of the base to {ours[0]} (`resize_token_embeddings`), and "
                 "put the adapter on that"
             )
             return f"{self.other_base}. {vocabulary}" if self.other_base else vocabulary
@@ -160,10 +160,10 @@ def _fitted(info: Tensor, on: Checkpoint, names: Names, mend: _Mend) -> Tensor |
     where = info.where
     alike = names.find(info.name)
     if not alike:
-        return Problem(where, f"a tensor that {on.path} has", "none", mend.missing(info))
+        return Problem(where, f"a matching tensor in {on.path}", "none", mend.missing(info))
     if len(alike) > 1:
-        found = f"several that it may mean: {', '.join(map(quoted, alike[:MOST_ALIKE]))}"
-        return Problem(where, f"one tensor that {on.path} has", found, "Write whole names into the adapter")
+        found = f"several candidates: {', '.join(map(quoted, alike[:MOST_ALIKE]))}"
+        return Problem(where, f"one matching tensor in {on.path}", found, "Write full tensor names into the adapter")
     below = on.tensors[alike[0]]
     if not below.dtype.merges:
         return Problem(where, "weights of F32, F16 or BF16 below the adapter", below.dtype.name, "Dequantise the model")

@@ -186,10 +186,10 @@ def _apart(experts: Experts, form: Form, which: str, kind: str, whole: _Whole) -
 def _change(stored: Form, read: Form) -> str:
     """In words."""
     if stored.apart and read.apart:
-        return f"called {_listed(stored.names)}, and are read as {_listed(read.names)}"
+        return f"called {_listed(stored.names)} and read as {_listed(read.names)}"
     if stored.apart:
-        return "stored apart, and are read as fused"
-    return "stored fused, and are read apart" if read.apart else "stored fused in another order of their elements"
+        return "stored apart and read as fused"
+    return "stored fused and read apart" if read.apart else "stored fused in another order of their elements"
 
 
 def _listed(names: Iterable[str]) -> str:

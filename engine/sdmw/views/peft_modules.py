@@ -88,26 +88,26 @@ class Modules:
         if not tensor.dtype.merges:
             return "tensors of other dtypes"
         if not tensor.name.endswith(".weight"):
-            return "parameters of modules that peft does not take"
+            return "parameters of modules that peft does not support"
         module = tensor.name.removesuffix(".weight")
         if refusal := self._refusal(module):
             return refusal
         kind = self._kind(module, tensor.shape[0])
         if kind is None:
-            return "matrices that may be looked up by rows or not"
+            return "matrices that may or may not be looked up by rows"
         return Module(self._in_memory(tensor.name).removesuffix(".weight"), kind)
 
     def _refusal(self, module: str) -> str:
         last = module.split(".")[-1]
         if self._type in _OWN_LAYERS or (self._type in _MAMBA and last == "out_proj"):
-            return "modules that peft does not take in this model type"
+            return "modules that peft does not support in this model type"
         if self._converted and (last == "gate" or (_EXPERT.search(module) and last in self._converted)):
             return ""
         if last in _CONVERTED.get(self._type, ()):
-            return "modules that peft takes for experts by their names"
+            return "modules that peft mistakes for experts because of their names"
         if _EXPERT.search(module):
             return "experts, which are one tensor in memory"
-        return "routers, which peft does not take" if _ROUTER.search(module) else ""
+        return "routers, which peft does not support" if _ROUTER.search(module) else ""
 
     def _kind(self, module: str, rows: int) -> Kind | None:
         if is_conv1d(self._model, module):

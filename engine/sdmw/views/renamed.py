@@ -229,7 +229,7 @@ def _change(name: str, new: str) -> str:
     beginning, now = new.rpartition(".")[::2]
     if old == now:
         return f"once {_changed(before, beginning)}"
-    end = f"{quoted(now)} is written for {quoted(old)}"
+    end = f"{quoted(now)} replaces {quoted(old)}"
     return f"once {end}" if before == beginning else f"once {_changed(before, beginning)} and {end}"
 
 
@@ -248,8 +248,8 @@ def _changed(name: str, new: str) -> str:
     if not now:
         return _left_out(".".join([*old, ""]))
     if not old:
-        return f"{on} is put {'in' if inside else 'before them'}"
+        return f"{on} is {'inserted' if inside else 'put before them'}"
     if [part for part in old if part in now] == now:
         gone = dict.fromkeys(quoted(f"{part}.") for part in old if part not in now)
         return f"{' and '.join(gone)} are left out"
-    return f"{on} is written for {off}"
+    return f"{on} replaces {off}"

@@ -177,7 +177,7 @@ def _of_other_kinds(
             differing = [f"{word} {some(names)}" for word, names in (("lacking", less), ("with", more)) if names]
             mend = "Stack layers of one kind: the output has one config"
             where = f"recipe: slices.{number}, {whole[name].origin}"
-            yield Problem(where, f"layers of the tensors that those in {base.path} have", "; ".join(differing), mend)
+            yield Problem(where, f"layers with the same tensors as those in {base.path}", "; ".join(differing), mend)
 
 
 def _parts_of_layers(names: Iterable[str], stack: str) -> dict[int, dict[str, str]]:

@@ -116,7 +116,7 @@ def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[s
             head = None
         elif not tie.stored:
             mend = "The model ties its head to its embedding: untie it first (store the head, and say so in config)"
-            found = f"one that is {quoted(tie.embedding)} under another name"
+            found = f"{quoted(tie.embedding)} under another name"
             return Settled(changed, False, (Problem(head.where, "a tensor of the model's own", found, mend),))
     if embedding is not None and not is_low_rank(embedding) and shared_if_tied(tie.embedding, model.config):
         return Settled(changed, False, (_unread(embedding),))
@@ -130,7 +130,7 @@ def settled(adapter: Checkpoint, model: Checkpoint, tie: Tie, changed: Mapping[s
         return Settled(changed, False)
     if tie.stored:
         changed[tie.head] = replace(embedding, name=tie.head)
-    said = f"{quoted(tie.embedding)} is the output head too, which changes with it, as in peft's merge"
+    said = f"{quoted(tie.embedding)} is also the output head, so the head changes with it, as in peft's merge"
     return Settled(changed, False, (), (f"{adapter.path}: {said}",))
 
 
@@ -139,14 +139,14 @@ def _cannot(adapter: Checkpoint, model: Checkpoint, tie: Tie) -> tuple[Problem, 
     model_type = (model.config or {}).get("model_type")
     if tie.head and model_type not in _SCALED:
         return ()
-    found = f"values of {quoted(tie.embedding)} or of the head alone, which are one in {quoted(model_type)}"
+    found = f"values of {quoted(tie.embedding)} or of the head alone, but both are one tensor in {quoted(model_type)}"
     mend = "Merge it with peft's merge_and_unload: such a model's head has no name here, or no config that unties it"
     return (Problem(adapter.path, "embedding and head changed together", found, mend),)
 
 
 def _unread(embedding: Tensor) -> Problem:
     """Of a copy of what encoder and decoder share: each of them has a module of its own, which peft does not touch."""
-    found = "the shared one, of which peft trains a copy that neither of them reads"
+    found = "the shared embedding: peft trains a copy of it, which neither of them reads"
     return Problem(
         embedding.where, "the embedding of encoder and decoder", found, f"Remove {quoted(embedding.name)} from it"
     )
@@ -157,8 +157,8 @@ def _told_apart(adapter: Checkpoint, tie: Tie, changed: Mapping[str, Tensor]) ->
         return ()
     name, other = (tie.embedding, tie.head) if tie.embedding in changed else (tie.head, tie.embedding)
     return (
-        f"{adapter.path}: it replaces {quoted(name)} and leaves {quoted(other)}, to which the base ties it, as it was; "
-        "as in peft they are two from then on",
+        f"{adapter.path}: it replaces {quoted(name)} but not {quoted(other)}, to which the base ties it; "
+        "as in peft, the two are separate from then on",
     )
 
 

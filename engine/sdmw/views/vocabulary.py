@@ -184,14 +184,12 @@ def _unaligned(checkpoints: Mapping[str, Checkpoint], *, keeps_spare: bool) -> I
         if len(heights) > 1 and not keeps_spare and told.isdisjoint([frozenset(heights)]):
             told.add(frozenset(heights))
             found = " and ".join(f"{rows:,} in {quoted(name)}" for rows, name in sorted(heights.items()))
-            yield Problem(
-                _place(model, checkpoint), "as many rows in all tensors of its vocabulary, to align them", found
-            )
+            yield Problem(_place(model, checkpoint), "the same number of rows in all tensors of its vocabulary", found)
         for name, tensor in checkpoint.tensors.items():
             if name not in known and name not in told and _is_of_tokens(name, tensor, heights):
                 told.add(name)
-                found = f"something for each token in a shape of {list(tensor.shape)}, which sdmw cannot align"
-                expected = "no vocabulary but embeddings, heads and their biases, where tokens get other numbers"
+                found = f"a tensor with an entry for each token, shape {list(tensor.shape)}, which sdmw cannot align"
+                expected = "only embeddings, heads and their biases for each token, as tokens get other numbers"
                 yield Problem(f"{_place(model, checkpoint)}: {quoted(name)}", expected, found)
 
 

@@ -9,7 +9,7 @@ from sdmw.storage.remote_writing import names_under
 from sdmw.writing.target import OVERWRITE, is_of_results, said_of_lost, said_of_strangers
 
 _NO_LOCK = (
-    "nothing keeps another run from writing there at the same time, and a run that is interrupted removes what it sent "
+    "nothing stops another run from writing there at the same time; an interrupted run removes what it sent "
     "and starts over"
 )
 
@@ -37,14 +37,14 @@ def check_address(target: str, inputs: Sequence[str], overwrite: bool) -> Looked
     """
     if target.startswith(("https://", "hf://")):
         mend = "Write to s3://, gs:// or az://, or to a folder of this machine"
-        return Looked([Problem(target, "a store that takes objects", "a server of files", mend)])
+        return Looked([Problem(target, "an object store", "a file server", mend)])
     if said := objection(target):
         return Looked([Problem(target, "", *said)])
     if not place_and_key(target.rstrip("/"))[1]:
         mend = "Name a folder in it, as in s3://bucket/folder"
-        return Looked([Problem(target, "a folder of a store", "a store as a whole", mend)])
+        return Looked([Problem(target, "a folder in a store", "the whole store", mend)])
     if overlaps := [*_overlaps(target, inputs)]:
-        return Looked([Problem(target, "a folder apart from the inputs", found) for found in overlaps])
+        return Looked([Problem(target, "a folder separate from the inputs", found) for found in overlaps])
     try:
         names = names_under(target.rstrip("/"))
     except MissingExtraError as error:
@@ -68,7 +68,10 @@ def warned_of(target: str, names: Sequence[str], written: Collection[str]) -> It
     """
     yield f"{target}: {_NO_LOCK}"
     if names:
-        yield f"{target}: what is there is removed before the first shard is sent, and not put back where the run fails"
+        yield (
+            f"{target}: its present content is removed before the first shard is sent, and is not restored if "
+            "the run fails"
+        )
     folders = tuple(name for name in written if name.endswith("/"))
     if lost := [n for n in names if not (n in written or is_of_results(n) or n.startswith(folders))]:
         yield said_of_lost(target, lost)

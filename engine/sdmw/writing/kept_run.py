@@ -42,12 +42,12 @@ def differences(before: object, now: Identity | None, where: str) -> list[Proble
     mend = "Restore it, or start over (--restart, resume=False)"
     earlier = told.get("facts")
     if not isinstance(earlier, dict):
-        found = "an interrupted run of another version of sdmw is kept here, which cannot be resumed"
+        found = "an interrupted run of another version of sdmw is kept here and cannot be resumed"
         return [Problem(where, "", found, "Finish it with that version, or start over (--restart, resume=False)")]
     lines = list(_lines(earlier, facts)) or [Problem("plan", "", "changed")]
     if len(lines) > MOST:
         lines[MOST:] = [Problem(where, "", f"and {len(lines) - MOST:,} more differences")]
-    found = "an interrupted run is kept here, which cannot be resumed: something has changed since, as told below"
+    found = "an interrupted run is kept here and cannot be resumed, because of the changes listed below"
     return [Problem(where, "", found, mend), *lines]
 
 
@@ -58,8 +58,8 @@ def _lines(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Proble
         said = f"{_shown(old)} → {_shown(new)}" if path else "changed"
         yield Problem(": ".join(filter(None, (place, path))), "", said)
     if not found:
-        yield from (Problem(place, "", "was an input, and is none now") for place in before if place not in now)
-        yield from (Problem(place, "", "is an input, and was none") for place in now if place not in before)
+        yield from (Problem(place, "", "was an input, and no longer is one") for place in before if place not in now)
+        yield from (Problem(place, "", "is an input, and was not one before") for place in now if place not in before)
 
 
 def _readable(before: Any, now: Any) -> Iterable[tuple[str, Any, Any]]:

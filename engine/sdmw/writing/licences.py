@@ -103,16 +103,16 @@ def warning(licences: Licences, copied: Sequence[str]) -> str | None:
             named.setdefault(licence.key, (licence, []))[1].append(name)
     if _unnamed(licences):
         names = _listed([name for name, _ in licences])
-        return f"the cards of {names} say `other` and not which licence that is: they may differ. The card lists them."
+        return f"the cards of {names} say `other` without naming the licence: they may differ. The card lists them."
     texts = [name for name in copied if os.path.basename(name).lower().startswith(("licen", "notice"))]
     said = "; ".join(f"{quoted(str(licence))} of {_listed(names)}" for licence, names in named.values())
     base = licences[0][0] if licences else ""
     if len(named) == 1 and texts and licences[0][1] is None:
-        has = f"{quoted(base)} names no licence in a card, and {', '.join(map(quoted, texts))} of it is copied"
+        has = f"{quoted(base)} names no licence in a card, but its {', '.join(map(quoted, texts))} is copied"
         return f"the inputs may have different licences: {said}; {has}. The card lists them."
     if len(named) < 2:
         return None
-    own = f" {', '.join(map(quoted, texts))}, copied into it, comes from {quoted(base)} alone." if texts else ""
+    own = f" {', '.join(map(quoted, texts))}, copied into the output, comes from {quoted(base)} only." if texts else ""
     return f"the inputs have different licences: {said}. The card says `other` and lists them.{own}"
 
 

@@ -66,7 +66,7 @@ def _held(target: str, occupied: str) -> Objection | None:
         if error.errno == errno.EBUSY:
             return "it cannot be replaced: it is a mount point", "Name a directory inside it"
         if error.errno == errno.EXDEV:
-            found = "its file system cannot move it: it is of a lower layer of an overlay, or under another quota"
+            found = "its file system cannot move it: it is in a lower layer of an overlay, or under another quota"
             return f"it cannot be replaced: {found}", "Remove it first, or choose another name"
         return f"it cannot be replaced: {error.strerror}", "Choose another name"
     os.rename(occupied, target)  # a file system of somebody's own that replaces what is not empty

@@ -17,8 +17,8 @@ from sdmw.writing.target import OVERWRITE
 from sdmw.writing.work_directory import WorkDirectory, remove_tree
 
 _NOT_DURABLE = (
-    "the file system of the output cannot sync folders (fsync): after a power cut files may be missing until it has "
-    "written them by itself"
+    "the file system of the output cannot sync folders (fsync): a power cut may lose files that it has not yet "
+    "written to disk by itself"
 )
 
 
@@ -212,7 +212,7 @@ class Publication:
         if failed := self._work.remove():
             self.warnings.append(
                 f"the output is complete, but {self._work.path} cannot be removed: {failed.strerror}. "
-                "Remove it when nobody has a file of the replaced directory open"
+                "Remove it once no program has a file of the replaced directory open"
             )
 
     def _sync_folder(self, path: str) -> None:
@@ -241,7 +241,7 @@ class Publication:
     def _keep(self, error: BaseException) -> None:
         self._let_go()
         self._work.release()
-        error.add_note(f"what is done is kept in {self._work.path}: the same command resumes it")
+        error.add_note(f"finished work is kept in {self._work.path}: the same command resumes it")
 
     def _let_go(self) -> None:
         self._writer.discard(self.target)
@@ -279,7 +279,7 @@ class Publication:
         """Looks for shards that are not ours: vLLM reads every file of this suffix as weights."""
         found = {name for name in os.listdir(self.path) if name.endswith(".safetensors")}
         if strays := sorted(found - {layout.name for layout in self.layouts}):
-            raise OutputError([Problem(self.path, "no shards but its own", ", ".join(map(quoted, strays)))])
+            raise OutputError([Problem(self.path, "only its own shards", ", ".join(map(quoted, strays)))])
 
 
 def _check(path: str, layout: ShardLayout) -> None:
@@ -293,4 +293,4 @@ def _check(path: str, layout: ShardLayout) -> None:
     except (SafetensorError, OSError) as error:
         raise OutputError([Problem(path, "a shard that safetensors opens", str(error))]) from error
     if found != expected:
-        raise OutputError([Problem(path, f"the {len(expected)} tensors laid out", "others or other shapes")])
+        raise OutputError([Problem(path, f"the {len(expected)} planned tensors", "other tensors or shapes")])

@@ -130,7 +130,7 @@ class ShardWriter:
 
     def discard(self, target: str) -> None:
         """Let every later write fail, and close; harmless when repeated."""
-        self.failure.keep(OutputError([Problem(target, "", "this output was let go")]))
+        self.failure.keep(OutputError([Problem(target, "", "this output was abandoned")]))
         self.close(sync=False)
 
     @contextmanager

@@ -24,7 +24,7 @@ REPLACED = "the merge writes its own"
 # A deny list, for what a future tokenizer is called nobody knows; of weights that list is storage/weight_files.py.
 # Patterns match one path component in lower case.
 _DENIED = {
-    **dict.fromkeys((".git*", ".cache"), "no part of the model"),
+    **dict.fromkeys((".git*", ".cache"), "not part of the model"),
     "adapter_*": OTHER_FORM,
 }
 # In a folder of its own an index belongs to shards that are copied.
@@ -174,9 +174,9 @@ def missed(base_dir: str, skipped: Sequence[tuple[str, str]], *, follow_links: b
         elif f"{path}/".startswith(modules) and not denied(path.rstrip("/"), folder=path.endswith("/")):
             instead = "Merge a copy of the folder without it, and put it into the output afterwards"
             if reason == LEAVES:
-                mend = "Put the file in its place, or have such links followed (--follow-links, follow_links=True)"
+                mend = "Replace the link by the file, or allow such links (--follow-links, follow_links=True)"
             else:
-                mend = "Put what it leads to in its place" if reason == TO_A_FOLDER else instead
+                mend = "Replace the link by the folder" if reason == TO_A_FOLDER else instead
             problems.append(
                 Problem(where, f"a file that can be copied, since {MODULES} names its folder", reason, mend)
             )

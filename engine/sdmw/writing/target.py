@@ -13,7 +13,7 @@ from sdmw.sizes import shown
 from sdmw.writing.probe import try_place
 from sdmw.writing.work_directory import parted, standing, work_path
 
-OVERWRITE = "Choose another name, or ask for it to be overwritten (--overwrite)"  # of a directory that is there
+OVERWRITE = "Choose another name, or overwrite it (--overwrite)"  # of a directory that is there
 ARCHIVE = "zarr.json"  # a delta archive's attributes
 MOST_NAMES = 3  # of what is lost, in one line
 
@@ -42,7 +42,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         return [Problem("output", "a name for a new directory", repr(target))]
     above = standing(parent)
     if not os.path.isdir(above):
-        return [Problem(target, "a directory to make it in", f"{above} is no directory", "Choose another name")]
+        return [Problem(target, "a directory to create it in", f"{above} is not a directory", "Choose another name")]
     path = os.path.join(parent, name)
     made = Path(path).relative_to(above).parts  # what is missing above it is made with it
     overlaps = list(_overlaps(path, inputs))
@@ -54,7 +54,7 @@ def check_target(target: str, inputs: Sequence[str], size: int, overwrite: bool)
         occupied = []  # removing it would lose an input
     return [
         *(Problem(target, "", *said) for said in occupied),
-        *(Problem(target, "a directory apart from the inputs", found) for found in overlaps),
+        *(Problem(target, "a directory separate from the inputs", found) for found in overlaps),
         *(
             Problem(work_path(parent, name), "a work directory without inputs", found)
             for found in _inputs_in(work_path(parent, name), inputs)
@@ -85,7 +85,7 @@ def said_of_lost(target: str, names: Sequence[str]) -> str:
     """What to say of names, at least one, that go with a directory that is replaced."""
     more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
     shown_names = ", ".join(map(quoted, names[:MOST_NAMES])) + more
-    return f"{target}: it is overwritten, and what is in it and not written anew is lost: {shown_names}"
+    return f"{target}: it is overwritten, and these files in it are lost: {shown_names}"
 
 
 def is_of_results(name: str) -> bool:
@@ -120,7 +120,7 @@ def _occupied(path: str, overwrite: bool) -> Iterator[tuple[str, str]]:
     if stat.S_ISLNK(mode):
         yield "it is a symbolic link", "Name the directory itself"
     elif not stat.S_ISDIR(mode):
-        yield "it exists and is no directory", "Choose another name, or remove it"
+        yield "it exists and is not a directory", "Choose another name, or remove it"
     elif not overwrite:
         yield "it exists", OVERWRITE
     elif stranger := _stranger(path):
@@ -142,7 +142,7 @@ def said_of_strangers(names: Sequence[str]) -> str:
     if not names or of_sdmw or model:
         return ""
     more = f" and {len(names) - 1:,} more" if names[1:] else ""
-    return f"it holds {quoted(names[0])}{more}, and is no model or result of sdmw"
+    return f"it holds {quoted(names[0])}{more}, and is not a model or a result of sdmw"
 
 
 def _overlaps(path: str, inputs: Sequence[str]) -> Iterator[str]:

@@ -95,7 +95,7 @@ class Upload:
         if isinstance(error, SdmwError):
             error.problems += tuple(left)
         if error and not left:
-            error.add_note(f"nothing of it is left in {self.target}: the same command starts over")
+            error.add_note(f"nothing is left in {self.target}: the same command starts over")
 
     def sync(self) -> None:
         """Nothing: no record is kept that data would have to be durable for."""
@@ -173,7 +173,7 @@ class Upload:
                     others.append(name)
         if others:
             found = "an object of another run"
-            raise OutputError([Problem(self._address(name), "what was sent and no more", found) for name in others])
+            raise OutputError([Problem(self._address(name), "only objects of this run", found) for name in others])
 
     def _take(self, shard: int, data: memoryview) -> None:
         """Send bytes that come next, of the shard that is under way or a later one."""
@@ -226,11 +226,11 @@ class Upload:
             own = self._ending or MARK not in self._there or self._mark.stands()
             refused = not own and self._there == [MARK] and self._mark.is_gone()  # nothing was sent but it
         except OSError as error:
-            found = f"what was sent is left there, as it cannot be looked at: {error.strerror}"
+            found = f"objects of this run remain there, as it cannot be listed: {error.strerror}"
             yield Problem(self.target, "", found, "Remove it by hand")
             return
         if not own and not refused:
-            yield Problem(self.target, "", "what was sent is left there: another run has begun to write there")
+            yield Problem(self.target, "", "objects of this run remain there: another run has begun to write there")
         for name in reversed(self._there) if own else ():
             address = self._address(name)
             try:
@@ -242,8 +242,10 @@ class Upload:
         return OutputError([Problem(self.target, "", "it exists", OVERWRITE)])
 
     def _lost(self) -> OutputError:
-        mend = "Have each run write to a folder of its own"
-        return OutputError([Problem(self.target, "", "another run, which may overwrite, has taken its place", mend)])
+        mend = "Let each run write to its own folder"
+        return OutputError(
+            [Problem(self.target, "", "another run, which was allowed to overwrite, has taken its place", mend)]
+        )
 
     def _address(self, name: str) -> str:
         return f"{self.target}/{name}"

@@ -16,7 +16,7 @@ _TRIES, _PAUSE = 50, 0.01  # of what another run, or the file system, is about t
 _HELD = (errno.EAGAIN, errno.EACCES)  # what flock says where another has the lock; SMB says the second
 _BUSY = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT)
 _LOCKS = (
-    "Write to a local disk, and move the result. Or have locks (flock) allowed there: NFS needs its lock service, "
+    "Write to a local disk, and move the result. Or enable locks (flock) there: NFS needs its lock service, "
     "Lustre the mount option flock"
 )
 _LONGEST_NOTE = 100  # characters of `pid`
@@ -100,7 +100,7 @@ class WorkDirectory:
                 break
             time.sleep(_PAUSE)
         else:
-            found = "its lock is another file at each look"
+            found = "its lock file keeps changing"
             raise OutputError([Problem(self.path, "", found, "Write to another file system, and move the result")])
         with open(self._pid_path, "w") as file:
             file.write(f"{os.getpid()} {run}")

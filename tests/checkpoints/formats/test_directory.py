@@ -90,8 +90,8 @@ def test_shards_without_their_index(tmp_path, names):
 def test_only_the_form_of_mistral(tmp_path, names):
     """Another name would not help: its tensors have other names, and it has params.json for config.json."""
     said = problems(checkpoint(tmp_path, {"params.json": b"{}", **dict.fromkeys(names, ONE)}, config=None))
-    assert "only Mistral's own form of the weights, whose tensors have other names: 'consolidated" in said
-    assert said.endswith("Get the model in the form of transformers, with its config.json")
+    assert "only weights in Mistral's own format, with other tensor names: 'consolidated" in said
+    assert said.endswith("Get the model in the format of transformers, with its config.json")
     assert "ename" not in said.partition("Get")[2]
 
 
@@ -156,7 +156,7 @@ INDEXES = {
     "no map": ({"metadata": {}}, "expected an object with"),
     "map a list": ({"weight_map": ["t"]}, "expected an object with"),
     "empty map": ({"weight_map": {}}, "names no tensors"),
-    "key twice": (b'{"weight_map":{"t":"a.safetensors","t":"b.safetensors"}}', "key 't' stands twice"),
+    "key twice": (b'{"weight_map":{"t":"a.safetensors","t":"b.safetensors"}}', "key 't' appears twice"),
     "file a number": ({"weight_map": {"t": 1}}, "found 1 for tensor 't'"),
     "file a list": ({"weight_map": {"t": [SINGLE]}}, "for tensor 't'"),
     "path upwards": ({"weight_map": {"t": "../model.safetensors"}}, "plain file names"),
@@ -217,7 +217,7 @@ def test_a_single_file_beside_shards_that_agree_is_what_is_read(tmp_path):
     found = read(path)
     assert [os.path.basename(s.path) for s in found.shards] == [SINGLE]
     assert list(found.tensors) == ["b", "a"]
-    assert any("it is read, they are not" in warning for warning in found.warnings)
+    assert any("is read, the shards are not" in warning for warning in found.warnings)
 
 
 def test_a_broken_single_file_beside_shards(tmp_path):
@@ -252,7 +252,7 @@ def test_an_index_may_name_a_tied_head_that_no_shard_stores(tmp_path, names, abs
     found = read(str(names_too_much(tmp_path, names, absent, json.dumps(config).encode())))
     assert set(found.tensors) == set(names)
     assert found.warnings == (
-        f"{tmp_path}: {INDEX} names '{absent}', which no shard stores: the embedding stands for it",
+        f"{tmp_path}: {INDEX} names '{absent}', which no shard stores: the embedding is used instead",
     )
 
 

@@ -31,8 +31,8 @@ BAD = {
     "empty file": (b"", "only 0 bytes"),
     "seven bytes": (b"1234567", "only 7 bytes"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-    "header beyond file": (shard({}, length=100), "100 bytes of header announced in a file of 10 bytes"),
-    "huge length": (shard({}, length=2**64 - 1), "bytes of header announced"),
+    "header beyond file": (shard({}, length=100), "100 bytes of header declared in a file of 10 bytes"),
+    "huge length": (shard({}, length=2**64 - 1), "bytes of header declared"),
     "no header": (shard(b""), "cannot be used"),
     "not json": (shard(b"{]"), "cannot be used"),
     "not utf-8": (shard(b'{"\xff":1}'), "utf-8"),
@@ -44,15 +44,15 @@ BAD = {
     "nested too deep": (shard(b"[" * 90_000), "nested too deep"),
     "entry nested very deep": (one(b"[" * 900 + b"]" * 900), "expected an object"),
     "raw control character": (shard(b'{"a\nb":' + OK + b"}", b"1234"), "control character"),
-    "tensor twice": (shard(b'{"t":' + OK + b',"t":' + OK + b"}", b"1234"), "key 't' stands twice"),
-    "metadata twice": (shard(b'{"__metadata__":{},"__metadata__":{}}'), "key '__metadata__' stands twice"),
-    "metadata key twice": (shard(b'{"__metadata__":{"a":"","a":""}}'), "key 'a' stands twice"),
-    "dtype twice": (one(b'{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}'), "key 'dtype' stands"),
-    "escaped twice": (shard(b'{"t":' + OK + b',"\\u0074":' + OK + b"}", b"1234"), "key 't' stands twice"),
-    "unknown field twice": (one(OK[:-1] + b',"x":{"y":1,"y":2}}'), "key 'y' stands twice"),
-    "metadata a list": (shard({"__metadata__": []}), "__metadata__: expected an object of texts, found []"),
-    "metadata number": (shard({"__metadata__": {"a": 1}}), "an object of texts"),
-    "metadata null value": (shard({"__metadata__": {"a": None}}), "an object of texts"),
+    "tensor twice": (shard(b'{"t":' + OK + b',"t":' + OK + b"}", b"1234"), "key 't' appears twice"),
+    "metadata twice": (shard(b'{"__metadata__":{},"__metadata__":{}}'), "key '__metadata__' appears twice"),
+    "metadata key twice": (shard(b'{"__metadata__":{"a":"","a":""}}'), "key 'a' appears twice"),
+    "dtype twice": (one(b'{"dtype":"F32","dtype":"I32","shape":[1],"data_offsets":[0,4]}'), "key 'dtype' appears"),
+    "escaped twice": (shard(b'{"t":' + OK + b',"\\u0074":' + OK + b"}", b"1234"), "key 't' appears twice"),
+    "unknown field twice": (one(OK[:-1] + b',"x":{"y":1,"y":2}}'), "key 'y' appears twice"),
+    "metadata a list": (shard({"__metadata__": []}), "__metadata__: expected an object with text values, found []"),
+    "metadata number": (shard({"__metadata__": {"a": 1}}), "an object with text values"),
+    "metadata null value": (shard({"__metadata__": {"a": None}}), "an object with text values"),
     "entry a list": (one(b'["F32",[1],[0,4]]'), "tensor 't': expected an object"),
     "entry null": (one(b"null"), "tensor 't': expected an object, found None"),
     "no dtype": (one(b'{"shape":[1],"data_offsets":[0,4]}'), "has no dtype"),
@@ -62,9 +62,9 @@ BAD = {
     "dtype in small letters": (one(OK.replace(b"F32", b"f32")), "unknown dtype 'f32'"),
     "dtype a number": (one(OK.replace(b'"F32"', b"32")), "unknown dtype 32"),
     "dtype a list": (one(OK.replace(b'"F32"', b'["F32"]')), "unknown dtype ['F32']"),
-    "NaN": (shaped(b"[NaN]"), "NaN' is no JSON"),
-    "infinity": (shaped(b"[Infinity]"), "Infinity' is no JSON"),
-    "minus infinity": (shaped(b"[-Infinity]"), "Infinity' is no JSON"),
+    "NaN": (shaped(b"[NaN]"), "NaN' is not JSON"),
+    "infinity": (shaped(b"[Infinity]"), "Infinity' is not JSON"),
+    "minus infinity": (shaped(b"[-Infinity]"), "Infinity' is not JSON"),
     "out of range": (one(OK[:-1] + b',"x":1e999}'), "out of range"),
     "minus zero": (at(b"[-0,4]"), "expected two integers in order, found [-0.0, 4]"),
     "minus zero dimension": (shaped(b"[-0]", b""), "found [-0.0]"),
@@ -90,7 +90,7 @@ BAD = {
     "offset 2^64": (at(b"[0,%d]" % 2**64), "two integers in order"),
     "too few bytes": (at(b"[0,2]", b"12"), "takes 4 bytes, data_offsets [0, 2] give 2"),
     "too many bytes": (at(b"[0,8]", b"12345678"), "takes 4 bytes, data_offsets [0, 8] give 8"),
-    "half a byte": (shard({"t": entry("F4", (3,), 0, 2)}, b"12"), "does not end at a whole byte"),
+    "half a byte": (shard({"t": entry("F4", (3,), 0, 2)}, b"12"), "is not a whole number of bytes"),
     "overlap": (shard({"a": entry(), "b": entry(start=2, stop=6)}, b"123456"), "byte 2: overlaps tensor 'a'"),
     "same bytes": (shard({"a": entry(), "b": entry()}, b"1234"), "overlaps tensor 'a'"),
     "empty inside another": (shard({"a": entry(), "b": entry(shape=(0,), start=2, stop=2)}, b"1234"), "overlaps"),
@@ -251,27 +251,27 @@ def counting(monkeypatch) -> list[str]:
 
 def test_a_file_full_of_faults_is_left_early(tmp_path, monkeypatch):
     parsed = counting(monkeypatch)
-    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; what follows was not looked at"):
+    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; the rest was not checked"):
         read(checkpoint(tmp_path, {SINGLE: shard({f"t{i}": entry("Q8") for i in range(5_000)})}))
     assert len(parsed) == 1_010
 
 
 def test_a_file_full_of_holes_is_left_early(tmp_path):
     header = {f"t{i}": entry("U8", (1,), 2 * i, 2 * i + 1) for i in range(5_000)}
-    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; what follows was not looked at"):
+    with pytest.raises(CheckpointError, match="1,000 more tensors have problems; the rest was not checked"):
         read(checkpoint(tmp_path, {SINGLE: shard(header, bytes(10_000))}))
 
 
 def test_a_name_that_stands_twice_ends_the_parsing(tmp_path, monkeypatch):
     parsed = counting(monkeypatch)
     names = b",".join(b'"%d":' % (i // 2) + OK for i in range(1_000))
-    with pytest.raises(CheckpointError, match="'0' stands twice"):
+    with pytest.raises(CheckpointError, match="'0' appears twice"):
         read(checkpoint(tmp_path, {SINGLE: shard(b"{" + names + b"}", b"1234")}))
     assert parsed == ["0", "0"]
 
 
 def test_a_bad_tensor_that_stands_twice_is_told_as_that(tmp_path):
-    with pytest.raises(CheckpointError, match="'t' stands twice"):
+    with pytest.raises(CheckpointError, match="'t' appears twice"):
         read(checkpoint(tmp_path, {SINGLE: shard(b'{"t":0,"t":' + OK + b"}", b"1234")}))
 
 

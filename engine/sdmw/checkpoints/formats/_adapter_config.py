@@ -107,7 +107,7 @@ def read_adapter_config(directory: str, access: Access = LEAST) -> AdapterConfig
         found = f"peft_type {told(config.get('peft_type'))}"
         mend = "Merge it into its base with peft's merge_and_unload, and give that model"
         if config.get("peft_type") in _OF_PROMPTS:
-            mend = "Leave it out: it stands before the prompt, and changes no weights"
+            mend = "Leave it out: it adds to the prompt and changes no weights"
         raise CheckpointError([Problem(where, "a LoRA adapter, peft_type LORA", found, mend)])
     if problems := [*_wrong_values(where, config), *_not_exact(where, config)]:
         raise CheckpointError(problems)
@@ -159,15 +159,15 @@ def _wrong_values(where: str, config: dict[str, Any]) -> Iterator[Problem]:
             if not fits(value):
                 yield Problem(f"{where}: {name} {told(key)}", kind, told(value))
             if not _is_tame(key):
-                found = f"{told(key)}, which may take for ever to match"
+                found = f"{told(key)}, which may take forever to match"
                 expected = f"a plain name, or a pattern with at most {MOST_REPEATS} repeats and no repeated group"
-                yield Problem(f"{where}: {name}", expected, found, "Write the modules' names out")
+                yield Problem(f"{where}: {name}", expected, found, "Write out the modules' names")
 
 
 def _not_exact(where: str, config: dict[str, Any]) -> Iterator[Problem]:
     start = config.get("init_lora_weights")
     if not (start is None or isinstance(start, bool) or start in _HARMLESS_STARTS):
-        found = f"{told(start)}, which changed the base as well"
+        found = f"{told(start)}, which also changed the base"
         mend = "Save the adapter with peft's path_initial_model_for_weight_conversion, which makes it plain LoRA"
         yield Problem(f"{where}: init_lora_weights", "plain LoRA", found, mend)
     for name, value in config.items():

@@ -12,7 +12,7 @@ from sdmw.storage.weight_files import Format, format_of
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OF_ARCHIVES = frozenset(("zarr.json", "counts", "gaps"))
-_NONE = "Give the directory that config.json and weights lie in"
+_NONE = "Give the directory that holds config.json and the weights"
 # What there may be instead of safetensors, the likeliest first, and the mend.
 _INSTEAD: dict[Format, tuple[str, str]] = {
     "pickle": (
@@ -41,7 +41,7 @@ def refusal(path: str, access: Access) -> CheckpointError:
     """
     names = sorted(listing(path))
     if is_archive(names):
-        mend = "Make the fine-tune of it first: sdmw apply BASE ARCHIVE OUT"
+        mend = "Restore the fine-tune from it first: sdmw apply BASE ARCHIVE OUT"
         return CheckpointError([Problem(path, "a model", "a delta archive of sdmw pack", mend)])
     instead = next((kind for kind in _INSTEAD if any(format_of(name) == kind for name in names)), None)
     if instead is None:

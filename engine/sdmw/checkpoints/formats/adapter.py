@@ -115,7 +115,7 @@ _FACTORS = {
     ".lora_embedding_B": "embedding_B",
 }
 _WITH_ITS_NAME = re.compile(r"\.lora_(?:[AB]\.\w+\.weight|embedding_[AB]\.\w+)\Z")
-_NAMED = "Take the adapter's name out of its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does"
+_NAMED = "Remove the adapter's name from its tensors' names (`.lora_A.default.weight`), as peft's save_pretrained does"
 _UNSUPPORTED = {
     "lora_magnitude_vector": "DoRA",
     "lora_B.bias": "lora_bias",
@@ -138,7 +138,7 @@ def _sorted(
         suffix = next((suffix for suffix in _FACTORS if name.endswith(suffix)), None)
         odd = next((what for part, what in _UNSUPPORTED.items() if part in name), None)
         if name == info.name or odd or len(name) > LONGEST_MODULE or (suffix is None and ".lora_" in name):
-            found = f"{odd}: sdmw cannot do this exactly" if odd else "a tensor that no LoRA adapter has"
+            found = f"{odd}: sdmw cannot do this exactly" if odd else "a tensor that does not belong in a LoRA adapter"
             mend = _NAMED if _WITH_ITS_NAME.search(name) and not odd else ""
             problems.append(Problem(info.where, "LoRA matrices", found, mend))
         elif suffix:
@@ -172,7 +172,9 @@ def _delta(module: str, factors: _Factors, config: AdapterConfig) -> LowRank | S
     a, b = (parts[part] for part in wanted)
     rank = config.rank_of(module)
     if len(a.shape) != 2 or len(b.shape) != 2:
-        return Problem(where, "matrices", f"shapes {list(a.shape)} and {list(b.shape)}: sdmw merges no convolutions")
+        return Problem(
+            where, "matrices", f"shapes {list(a.shape)} and {list(b.shape)}: sdmw does not merge convolutions"
+        )
     if rank > MOST_RANKS:
         return Problem(where, f"a rank of at most {MOST_RANKS:,}", f"{rank:,}")
     if not (a.shape[0] == b.shape[1] == rank):

@@ -23,7 +23,7 @@ def page_of_comparison(found: "Comparison") -> Page:
     sections = [
         Section("What changed?", tuple(_changed(found))),
         Section("Where in the model?", tuple(_where(found))),
-        Section("What has only one of them?", tuple(_unmatched(found))),
+        Section("What is in only one of them?", tuple(_unmatched(found))),
         Section("Is anything odd?", (Points("warning", found.warnings),) if found.warnings else (Text("No warning."),)),
     ]
     return Page(f"{found.b} compared with {found.a}", tuple(facts), tuple(sections))
@@ -34,7 +34,7 @@ def _changed(found: "Comparison") -> Iterator[Part]:
     yield Table("totals", "In all", columns_of(("word", "what"), ("said", "how much")), lines)
     total = found.total
     if total.power is not None and (changed := sum(total.counts)):
-        said = "How many of the changes have which magnitude, by powers of two."
+        said = "Share of the changes by magnitude, in powers of two."
         yield charts.histogram("Magnitudes of the changes", "changes", cut=False, said=said)
         columns = columns_of(("model", "model"), ("power", "power of two", "count"), ("share", "share", "share"))
         rows = tuple((found.b, total.power + at, count / changed) for at, count in enumerate(total.counts))

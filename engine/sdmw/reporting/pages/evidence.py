@@ -71,7 +71,9 @@ def _check_inputs(report: "Report", store: "Store") -> None:
         files.setdefault(each.model, []).append((each.size, each.header, each.sample))
     merged = {name: content_of(own, report.configs.get(name)) for name, own in files.items()}
     if others := [name for name, content in store.fingerprints.items() if merged.get(name) != content]:
-        raise UsageError([Problem("statistics", "a store of the files that were merged", f"others, of {some(others)}")])
+        raise UsageError(
+            [Problem("statistics", "a store of the files that were merged", f"those of other files: {some(others)}")]
+        )
 
 
 def _check_counts(report: "Report", numbers: Numbers) -> None:
@@ -107,18 +109,20 @@ def evidence_of(numbers: Numbers, cuts: Mapping[str, float]) -> Evidence:
 def _agreement(numbers: Numbers) -> Iterator[Part]:
     found = agreement(numbers)
     if not found.pairs:
-        yield Text("There is one model.")
+        yield Text("There is only one model.")
         return
     columns = columns_of(
         ("model", "model"), ("other", "other"), ("cosine", "cosine", "number"), ("conflict", "signs differ", "share")
     )
-    said = "A matrix of models: the cosine of the angle between what two of them changed."
-    yield charts.square("Cosine of the angle between what two models changed", "agreement", "cosine", said=said)
+    said = "A matrix of models: the cosine of the angle between the deltas of two models."
+    yield charts.square("Cosine of the angle between the deltas of two models", "agreement", "cosine", said=said)
     if any(pair.conflict is not None for pair in found.pairs):
-        said = "A matrix of models: of the elements that both change, the share that they move in opposed directions."
-        title = "Signs that differ, of elements that both change; half of them by chance"
+        said = (
+            "A matrix of models: of the elements that both change, the share that they change in opposite directions."
+        )
+        title = "Opposite signs among the elements that both models change; by chance it is half"
         yield charts.square(title, "agreement", "conflict", said=said, share=True)
-    yield Table("agreement", "Every two models", columns, tuple(_both_ways(found)))
+    yield Table("agreement", "All pairs of models", columns, tuple(_both_ways(found)))
     yield from _by_tensor(found)
     yield from _overlap(numbers)
 
@@ -155,7 +159,7 @@ def _overlap(numbers: Numbers) -> Iterator[Part]:
         return
     rows = tuple((str(count), own, own / found.changed) for count, own in enumerate(found.by_models, 1))
     columns = columns_of(
-        ("by", "changed by so many models"), ("count", "elements", "count"), ("share", "share", "share")
+        ("by", "number of models that change them"), ("count", "elements", "count"), ("share", "share", "share")
     )
     yield Table("overlap", "Elements that models share", columns, rows)
     names = [tensor.name for tensor in numbers.store.tensors]
@@ -173,8 +177,8 @@ def _histograms(store: "Store", cuts: Mapping[str, float]) -> Iterator[Part]:
     if not rows:
         yield Text("No model changes anything.")
         return
-    drawn = f"Magnitudes of what models changed{', and the median threshold' if cuts else ''}"
-    said = "For each model how many of its changes have which magnitude, by powers of two."
+    drawn = f"Magnitudes of the models' changes{', and the median threshold' if cuts else ''}"
+    said = "For each model, the share of its changes by magnitude, in powers of two."
     yield charts.histogram(drawn, "powers", cut=bool(cuts), said=said)
     columns = columns_of(
         ("model", "model"), ("power", "power of two", "number"), ("share", "share", "share"),
@@ -210,7 +214,7 @@ def _settings(store: "Store") -> Iterator[Part]:
 def _findings(numbers: Numbers) -> Iterator[Part]:
     found = findings_of(numbers, merged_of(numbers, None), None)
     if not found:
-        yield Text("Nothing stands out among what the models changed.")
+        yield Text("Nothing stands out in the models' changes.")
         return
     rows = tuple(
         (
@@ -221,8 +225,6 @@ def _findings(numbers: Numbers) -> Iterator[Part]:
         )
         for each in found
     )
-    columns = columns_of(
-        ("what", "what stands out"), ("numbers", "numbers"), ("where", "where"), ("advice", "what people do")
-    )
-    yield Table("findings", "What stands out among what the models changed", columns, rows)
+    columns = columns_of(("what", "what stands out"), ("numbers", "numbers"), ("where", "where"), ("advice", "advice"))
+    yield Table("findings", "What stands out in the models' changes", columns, rows)
     yield Text(CAUTION)

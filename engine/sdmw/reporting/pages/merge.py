@@ -109,7 +109,7 @@ def _components(report: "Report") -> Iterator[Part]:
         for component in sums
     ]
     if rows:
-        name, said = "magnitudes", "For each component the share of each model in what all of them keep."
+        name, said = "magnitudes", "For each component, each model's share of the magnitude that all models keep."
         count = len({component for _, component, _ in rows})
         yield charts.stacked("Who changed which component", name, "magnitude", count=count, said=said)
         columns = columns_of(("model", "model"), ("component", "component"), ("magnitude", "magnitude", "number"))
@@ -117,7 +117,7 @@ def _components(report: "Report") -> Iterator[Part]:
 
 
 def _everywhere(report: "Report") -> str:
-    return f"{report.method} decides nothing for single layers: it is the same in all of the model."
+    return f"{report.method} decides nothing for single layers: its decision is the same for the whole model."
 
 
 def _unmeasured() -> str:
@@ -168,14 +168,14 @@ def _cost(report: "Report") -> Iterator[Part]:
         ("time", f"{run.wall_s:.1f} s, of which {run.cpu_s:.1f} s of processor time"),
         *((f"time to {stage}", f"{seconds:.1f} s") for stage, seconds in run.stages.items()),
         ("read", shown(run.bytes_read)),
-        ("read again", f"{shown(run.bytes_read_again)}, by further looks at layers"),
+        ("read again", f"{shown(run.bytes_read_again)}, by further reads of layers"),
         ("written", shown(run.bytes_written)),
-        ("peak memory", f"{shown(run.peak_rss)}, {shown(run.peak_anonymous)} of it without a file behind it"),
+        ("peak memory", f"{shown(run.peak_rss)}, {shown(run.peak_anonymous)} of it anonymous (not backed by a file)"),
         ("planned", f"at most {shown(run.planned_peak)}"),
     )
     yield Table("cost", "The run", columns_of(("what", "what"), ("much", "how much")), rows)
     if run.memory:
-        said = "Resident memory over the time of the run, and as a line the bound that the plan had proved."
+        said = "Resident memory over the time of the run; the line is the bound that the plan had proved."
         yield charts.area("Memory", "memory", bound="planned", said=said)
         columns = columns_of(
             ("seconds", "seconds", "number"), ("megabytes", "MB", "number"), ("planned", "planned MB", "number")

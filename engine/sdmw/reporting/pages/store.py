@@ -36,7 +36,7 @@ def page_of_store(store: "Store") -> Page:
             Section("Do the models agree?", told.agreement),
             Section("What would be cut?", told.cuts),
             Section("Is anything odd?", told.findings),
-            Section("Of which inputs is this?", tuple(_inputs(store))),
+            Section("Which inputs were measured?", tuple(_inputs(store))),
         ),
     )
 
@@ -85,7 +85,7 @@ def _where(numbers: Numbers) -> tuple[Part, ...]:
 def _inputs(store: "Store") -> Iterator[Part]:
     rows = tuple(store.fingerprints.items())
     yield Table("inputs", "Fingerprints", columns_of(("model", "model"), ("fingerprint", "fingerprint")), rows)
-    yield Code("What was measured for", _laid_out(store.recipe))
+    yield Code("The recipe that was measured", _laid_out(store.recipe))
 
 
 def _laid_out(text: str) -> str:

@@ -101,10 +101,10 @@ def _check(store: Store, columns: dict[str, NDArray[Any]], overlap: Integers | N
     """ValueError where numbers are none that deltas give."""
     elements = np.array([tensor.elements for tensor in store.tensors], np.int64)
     if (columns["elements"] != elements).any():
-        raise ValueError("tensors of other sizes than their shapes")
+        raise ValueError("tensors whose sizes do not fit their shapes")
     unknown = np.isnan(columns["gram"])
     if (unknown != unknown[:1]).any() or (unknown != (columns["conflict"] == UNKNOWN)).any():
-        raise ValueError("pairs that were measured in part")
+        raise ValueError("pairs that were measured only in part")
     gram, conflict = (np.where(unknown, 0, columns[name]) for name in ("gram", "conflict"))
     for name, found in {**columns, "conflict": conflict}.items():
         counts = found.reshape(elements.size, math.prod(found.shape[1:]))

@@ -70,13 +70,15 @@ def read(path: str, access: Access = LEAST) -> Checkpoint:
         tied = tied_heads(index, headers, config)
         problems.extend(check_agreement(directory, index, headers, {*tied, *_aliased(headers.values())}))
         if tied:
-            absent = f"{some(sorted(tied))}, which no shard stores: the embedding stands for it"
+            absent = f"{some(sorted(tied))}, which no shard stores: the embedding is used instead"
             warnings.append(f"{directory}: {INDEX} names {absent}")
         warnings.extend(total_size_warnings(directory, index, list(headers.values())))
         if SINGLE in files and SINGLE not in shards:
             single, found = _headers(directory, [SINGLE], access)
             problems.extend(found or _single_beside_shards(directory, single[SINGLE], index, headers))
-            warnings.append(f"{directory}: {SINGLE} stands beside shards that agree with it; it is read, they are not")
+            warnings.append(
+                f"{directory}: {SINGLE} lies beside shards with the same tensors; {SINGLE} is read, the shards are not"
+            )
             headers = single
     if unread := sorted(files - set(shards) - set(headers)):
         warnings.append(f"{directory}: not part of the checkpoint, not read: {some(unread)}")
@@ -135,7 +137,7 @@ def _single_beside_shards(directory: str, single: Header, index: Index, headers:
     if not differing:
         return []
     found = f"{SINGLE} and the shards of {INDEX} differ in {len(differing):,} tensors: {some(differing)}"
-    return [Problem(directory, "one set of weights", found, "Remove the one that is not meant")]
+    return [Problem(directory, "one set of weights", found, "Remove the set that you do not want")]
 
 
 def _kind(tensor: Tensor | None) -> object:
@@ -146,8 +148,10 @@ def _other_files(directory: str, files: list[str], access: Access) -> list[Probl
     """What to say of safetensors files under names that transformers does not load."""
     expected = f"{SINGLE} or {INDEX}"
     if not (others := [name for name in files if not name.lower().startswith("consolidated")]):
-        found = f"only Mistral's own form of the weights, whose tensors have other names: {some(files)}"
-        return [Problem(directory, expected, found, "Get the model in the form of transformers, with its config.json")]
+        found = f"only weights in Mistral's own format, with other tensor names: {some(files)}"
+        return [
+            Problem(directory, expected, found, "Get the model in the format of transformers, with its config.json")
+        ]
     if _PART.search(others[0]):
         mend = f"Copy or download {INDEX} too, and every shard"
     else:

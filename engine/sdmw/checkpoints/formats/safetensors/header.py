@@ -87,7 +87,7 @@ def _raw_header(file: OpenFile, path: str, limit: int) -> bytes:
         raise CheckpointError([Problem(path, "a safetensors file", f"only {size} bytes", _AGAIN)])
     length = int.from_bytes(start, "little")
     if length > size - 8:
-        found = f"{length:,} bytes of header announced in a file of {size:,} bytes"
+        found = f"{length:,} bytes of header declared in a file of {size:,} bytes"
         raise CheckpointError([Problem(path, "a safetensors file", found, _AGAIN)])
     if length > limit:
         mend = _RAISE if length <= LARGEST_HEADER else ""
@@ -115,7 +115,7 @@ def _check_work(path: str, raw: bytes, header_limit: int) -> None:
             mend = _RAISE
         raise CheckpointError([Problem(path, expected, found, mend)])
     if len(raw) * width(raw) > (most_text := max(2 * HEADER_LIMIT, header_limit)):
-        found = f"{len(raw):,} bytes, with such characters"
+        found = f"{len(raw):,} bytes with such characters"
         expected = f"at most {most_text // width(raw):,} bytes of header where characters take {width(raw)} bytes"
         raise CheckpointError([Problem(path, expected, found, _RAISE)])
 
@@ -134,7 +134,7 @@ def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str],
     try:
         for name, fields in members(raw):
             if name in entries or name in named:
-                raise ValueError(f"the key {told(name)} stands twice in one object")
+                raise ValueError(f"the key {told(name)} appears twice in one object")
             if name == "__metadata__":
                 named.add(name)
                 metadata = _metadata(fields, problems)
@@ -156,7 +156,7 @@ def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str],
     warnings = []
     if odd:
         warnings.append(
-            f"{path}: {odd} tensors have fields that the format does not know, such as "
+            f"{path}: {odd} tensors have fields that are not part of the format, such as "
             f"{told(example[1])} of {told(example[0])}; they are ignored"
         )
     return sorted(entries.items(), key=lambda item: (item[1][0], item[1][1], item[0])), warnings, metadata
@@ -165,7 +165,7 @@ def _entries(path: str, raw: bytes) -> tuple[list[tuple[str, Entry]], list[str],
 def _metadata(found: object, problems: "_Problems") -> Mapping[str, str]:
     if found is None or (isinstance(found, dict) and all(isinstance(value, str) for value in found.values())):
         return found or {}
-    problems.add(f"{problems.path}: __metadata__", "an object of texts", told(found))
+    problems.add(f"{problems.path}: __metadata__", "an object with text values", told(found))
     return {}
 
 
@@ -193,7 +193,7 @@ def _entry(fields: object) -> Entry:
         raise ValueError(f"data_offsets: expected two integers in order, found {told(offsets)}")
     bits *= elements
     if bits % 8:
-        raise ValueError(f"{dtype.name} {told(shape)} does not end at a whole byte")
+        raise ValueError(f"{dtype.name} {told(shape)} is not a whole number of bytes")
     if bits // 8 != offsets[1] - offsets[0]:
         raise ValueError(
             f"{dtype.name} {told(shape)} takes {bits // 8:,} bytes, data_offsets {told(offsets)} give "
@@ -248,7 +248,7 @@ class _Problems:
             return
         self._more += 1
         if self._more == _COUNTED:
-            found = f"{_COUNTED:,} more tensors have problems; what follows was not looked at"
+            found = f"{_COUNTED:,} more tensors have problems; the rest was not checked"
             raise CheckpointError([*self._told, Problem(self.path, "", found)])
 
     def check(self) -> None:

@@ -51,7 +51,7 @@ def read_index(directory: str, access: Access = LEAST) -> Index:
         raise CheckpointError([Problem(where, f"at most {_MOST_VALUES:,} tensors", f"up to {values:,}")])
     if len(raw) * width(raw) > 2 * LARGEST_INDEX:
         most = f"at most {2 * LARGEST_INDEX // width(raw):,} bytes where characters take {width(raw)} bytes"
-        raise CheckpointError([Problem(where, most, f"{len(raw):,} bytes, with such characters")])
+        raise CheckpointError([Problem(where, most, f"{len(raw):,} bytes with such characters")])
     try:
         index = parse(raw)
     except ValueError as error:
@@ -137,4 +137,4 @@ def total_size_warnings(directory: str, index: Index, headers: Sequence[Header])
     if index.total_size is None or index.total_size == actual:
         return []
     where = os.path.join(directory, INDEX)
-    return [f"{where}: total_size is {told(index.total_size)}, the tensors take {actual} bytes"]
+    return [f"{where}: total_size is {told(index.total_size)}, but the tensors take {actual} bytes"]
