@@ -55,24 +55,33 @@ def mergekit_yaml(
     header_limit: Annotated[str, typer.Option(help="Largest header of an input file.")] = "16MiB",
     quiet: Annotated[bool, typer.Option("--quiet/--no-quiet", "-q", help="Do not show progress.")] = False,
     pickled_weights: Annotated[
-        bool, typer.Option("--no-safe-serialization/--safe-serialization", help="Refused: weights are never pickled.")
+        bool,
+        typer.Option(
+            "--no-safe-serialization/--safe-serialization",
+            help="Refused: weights are never pickled.",
+            show_default=False,
+        ),
     ] = False,
     write_threads: Annotated[int | None, typer.Option(help=_NOTES["write_threads"])] = None,
-    verbose: Annotated[int, typer.Option("-v", count=True, help="no effect: all messages are shown without it")] = 0,
-    allow_crimes: Annotated[bool, typer.Option(help=_NOTES["allow_crimes"])] = False,
-    unsafe_truncate_embeddings: Annotated[bool, typer.Option(help="Refused: rows would be merged by number.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help=_NOTES["trust_remote_code"])] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", count=True, help="no effect: all messages are shown anyway", show_default=False)
+    ] = 0,
+    allow_crimes: Annotated[bool, typer.Option(help=_NOTES["allow_crimes"], show_default=False)] = False,
+    unsafe_truncate_embeddings: Annotated[
+        bool, typer.Option(help="Refused: rows would be merged by number.", show_default=False)
+    ] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help=_NOTES["trust_remote_code"], show_default=False)] = False,
     lora_merge_cache: Annotated[str | None, typer.Option(metavar="TEXT", help=_NOTES["lora_merge_cache"])] = None,
     lora_merge_dtype: Annotated[str | None, typer.Option(metavar="TEXT", help=_NOTES["lora_merge_dtype"])] = None,
-    cuda: Annotated[bool, typer.Option(help=_NOTES["cuda"])] = False,
+    cuda: Annotated[bool, typer.Option(help=_NOTES["cuda"], show_default=False)] = False,
     device: Annotated[str | None, typer.Option(metavar="TEXT", help=_NOTES["device"])] = None,
-    low_cpu_memory: Annotated[bool, typer.Option(help=_NOTES["low_cpu_memory"])] = False,
-    lazy_unpickle: Annotated[bool, typer.Option(help=_NOTES["lazy_unpickle"])] = False,
-    read_to_gpu: Annotated[bool, typer.Option(help=_NOTES["read_to_gpu"])] = False,
-    multi_gpu: Annotated[bool, typer.Option(help=_NOTES["multi_gpu"])] = False,
+    low_cpu_memory: Annotated[bool, typer.Option(help=_NOTES["low_cpu_memory"], show_default=False)] = False,
+    lazy_unpickle: Annotated[bool, typer.Option(help=_NOTES["lazy_unpickle"], show_default=False)] = False,
+    read_to_gpu: Annotated[bool, typer.Option(help=_NOTES["read_to_gpu"], show_default=False)] = False,
+    multi_gpu: Annotated[bool, typer.Option(help=_NOTES["multi_gpu"], show_default=False)] = False,
     gpu_rich: Annotated[bool, typer.Option("--gpu-rich", help=_NOTES["gpu_rich"])] = False,
-    async_write: Annotated[bool, typer.Option(help=_NOTES["async_write"])] = False,
-    clone_tensors: Annotated[bool, typer.Option(help=_NOTES["clone_tensors"])] = False,
+    async_write: Annotated[bool, typer.Option(help=_NOTES["async_write"], show_default=False)] = False,
+    clone_tensors: Annotated[bool, typer.Option(help=_NOTES["clone_tensors"], show_default=False)] = False,
 ) -> None:
     """Merge with the options of mergekit's command.
 
