@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast, runtime_checkabl
 from sdmw.errors import LostWorkerError, Problem
 from sdmw.running.elsewhere import Raised, Setting, elsewhere, packed
 from sdmw.running.stop import GivenUp, StopSignals
+from sdmw.running.stuck_pool import StuckPool
 from sdmw.storage import remote
 
 AHEAD = 2  # tasks handed over for each worker: one that runs, one that waits
@@ -107,6 +108,7 @@ class Pool:
         """
         running: dict[Future[Any], Task[Any]] = {}
         again: deque[Task[Any]] = deque()
+        stuck = StuckPool()
         # Not a SimpleQueue: a signal that comes when its time is nearly up lets it wait for ever (Python 3.11).
         self._ended: Queue[Future[Any]] = Queue()
         try:
@@ -121,6 +123,8 @@ class Pool:
                 self._signals.check()
                 if isinstance(self._executor, Watched):
                     self._executor.check()
+                if ended is None and self.apart:
+                    stuck.free(self._executor)
                 if ended:
                     self._take(ended, running, again)
         except BaseException:
@@ -131,6 +135,8 @@ class Pool:
             begun = [future for future in running if not future.cancel()]
             while wait(begun, SIGNAL_CHECK).not_done:
                 remote.hurry()  # again and again: a task may come to wait for a server only now
+                if self.apart:
+                    stuck.free(self._executor)
 
     def _submit(self, task: Task[Any], running: dict[Future[Any], Task[Any]], again: deque[Task[Any]]) -> None:
         if task.here and self.apart:
