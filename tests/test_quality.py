@@ -37,7 +37,7 @@ def test_the_short_version_runs_and_goes_on_from_its_cache(tmp_path, quality):
         pytest.importorskip(module, reason=EXTRA)
     environment = os.environ | {"SDMW_QUALITY": str(tmp_path), "PYTHONPATH": str(ROOT / "engine")}
     results = str(tmp_path / "results")
-    short = ["--short", "--bases", "1", "--pairs", "1"]
+    short = ["--short", "--bases", "1", "--pairs", "1", "--processes", "1"]
     steps = json.dumps([["train.py", *short], ["measure.py", *short, "--results", results], ["train.py", *short]])
     command = [sys.executable, "-c", IN_TURN, QUALITY, steps]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
@@ -54,6 +54,41 @@ def test_the_short_version_runs_and_goes_on_from_its_cache(tmp_path, quality):
         assert measured.names(pairing)[0] == "average"
         assert 0 <= measured.of(pairing, "average")["overall average"] <= 1
     assert measured.facts["equal", "average"]["times_average"] == 1
+
+
+@pytest.mark.skipif(os.environ.get("SDMW_FAULTS") != "all", reason="trains twice; scripts/test --all")
+def test_trainings_side_by_side_give_the_same_models(tmp_path):
+    for module in ("torch", "transformers", "tokenizers", "scipy"):
+        pytest.importorskip(module, reason=EXTRA)
+    made = []
+    for processes in ("1", "2"):
+        home = tmp_path / processes
+        environment = os.environ | {"SDMW_QUALITY": str(home), "PYTHONPATH": str(ROOT / "engine")}
+        short = ["--short", "--bases", "2", "--pairs", "1", "--experts", "--processes", processes]
+        command = [sys.executable, QUALITY / "train.py", *short]
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+        made.append({path.relative_to(home): path.read_bytes() for path in home.rglob("*.safetensors")})
+    assert len(made[0]) == 2 * 5  # base, experts, experts after a third
+    assert made[0] == made[1]
+
+
+def test_pieces_begin_after_those_that_they_need_and_the_least_first(quality):
+    for module in ("torch", "transformers"):
+        pytest.importorskip(module, reason=EXTRA)
+    from side_by_side import run
+
+    called = []
+    run({(1,): [(9,)], (3,): [], (9,): [(3,)], (2,): [(3,)], (5,): []}, called.append, 1)
+    assert called == [(3,), (2,), (5,), (9,), (1,)]
+
+
+def test_a_piece_that_fails_ends_the_run(quality):
+    for module in ("torch", "transformers"):
+        pytest.importorskip(module, reason=EXTRA)
+    from side_by_side import run
+
+    with pytest.raises(ZeroDivisionError):
+        run({(0,): [], (1,): [(0,)]}, lambda piece: 1 // piece[0], 1)
 
 
 def test_results_hold_no_text_and_no_path():

@@ -1,11 +1,12 @@
 """Merges each pair's experts in all ways with sdmw, scores every result, and writes results/base-B-pair-P.json.
 
-python benchmarks/quality/measure.py [--bases 3] [--pairs 4] [--short] [--results FOLDER]
+python benchmarks/quality/measure.py [--bases 3] [--pairs 4] [--processes CORES] [--short] [--results FOLDER]
 
 Whatever was measured before by the same code, of the same models, is taken from the cache.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import tempfile
@@ -18,15 +19,14 @@ from typing import Any
 import deltas
 import numpy as np
 import suites
-import torch
 from models import Models, Seed, breadth_first, code_of
 from safetensors.torch import load_file
 from scoring import outcomes
+from side_by_side import PROCESSES, executor
 from sizes import FULL, SHORT
 from train import FRACTIONS
 from training import load, new_model
 from transformers import LlamaForCausalLM
-from transformers.utils import logging
 
 import methods
 import sdmw
@@ -43,16 +43,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bases", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds side by side (default: all cores)")
     parser.add_argument("--short", action="store_true", help="the one-minute version: every eighth merge")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
     models = Models(SHORT if options.short else FULL)
     options.results.mkdir(parents=True, exist_ok=True)
-    for seed in breadth_first(options.bases, options.pairs):
-        if all(Path(models.of(seed, name), "training.json").exists() for name in ("corp", "func")):
-            write(options.results, seed, Bench(models, seed))
+    trained = [
+        seed
+        for seed in breadth_first(options.bases, options.pairs)
+        if all(Path(models.of(seed, name), "training.json").exists() for name in ("corp", "func"))
+    ]
+    with executor(options.processes) as pool:
+        list(pool.map(functools.partial(measure, models, options.results), trained))
+
+
+def measure(models: Models, results: Path, seed: Seed) -> None:
+    """One seed, in a process of the pool."""
+    write(results, seed, Bench(models, seed))
 
 
 @dataclass(frozen=True, slots=True)
