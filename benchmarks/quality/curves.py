@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 mpl.rcParams.update({"svg.hashsalt": "sdmw", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
 PAIRINGS = {"equal": "equally trained", "corp third": "CorpLM a third", "func third": "FunctionLM a third"}
-POWERS = {1: (-2, -1, 0, 1, 2, 4, 6), 2: (-2, 0, 1, 2, 4)}  # by norm
+POWERS = (-2, -1, 0, 1, 2, 4, 6)
 SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -38,11 +38,11 @@ def law_curve(seeds: Sequence[Measured]) -> None:
     for row, metric in zip(panels, metrics, strict=True):
         for axes, (pairing, words) in zip(row, PAIRINGS.items(), strict=True):
             theirs = column(seeds, pairing, AVERAGE, metric)
-            for norm, powers in POWERS.items():
-                found = [difference(column(seeds, pairing, law_name(norm, p), metric), theirs) for p in powers]
+            for norm in (1, 2):
+                found = [difference(column(seeds, pairing, law_name(norm, p), metric), theirs) for p in POWERS]
                 low, high = ([each.mean + sign * each.half_width for each in found] for sign in (-1, 1))
-                axes.plot(powers, [each.mean for each in found], "o-", ms=3, label=f"q = {norm}")
-                axes.fill_between(powers, low, high, alpha=0.15)
+                axes.plot(POWERS, [each.mean for each in found], "o-", ms=3, label=f"q = {norm}")
+                axes.fill_between(POWERS, low, high, alpha=0.15)
             axes.axhline(0, color="grey", lw=0.8)
             if metric == metrics[0]:
                 axes.set_title(words)

@@ -32,7 +32,7 @@ import methods
 import sdmw
 from methods import Merge, Trio
 
-SOURCES = ("suites", "scoring", "world", "phrases", "general")
+SOURCES = ("suites", "scoring", "world", "phrases", "general", "pairs")
 # How long each expert was trained: (corp, func)
 PAIRINGS = {"equal": ("corp", "func"), "corp third": ("corp-third", "func"), "func third": ("corp", "func-third")}
 SINGLE = ("corp", "func", "corp-third", "func-third", *(f"multitask-{part}" for part in FRACTIONS))

@@ -10,7 +10,7 @@ import numpy as np
 from deltas import Deltas
 
 POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0)  # of the weight law's curve
-POWERS_OF_SQUARES = (-2.0, 1.0, 2.0, 4.0)  # where q = 2, which for two experts only stretches the curve
+POWERS_OF_SQUARES = tuple(power for power in POWERS if power)  # q = 2: at p = 0 both norms give equal weights
 PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
 SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # lambda of the plain sum of deltas; 0.5 is the average of two
 K = 10.0  # the article's
