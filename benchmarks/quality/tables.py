@@ -13,7 +13,7 @@ from cells import table, verdict
 from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
 from cost import cost_table
 from intervals import Difference, difference, holm, spread_of
-from seeds import RESULTS, SEVEN, Measured, measured
+from seeds import RESULTS, SEVEN, VALIDATION, Measured, measured
 from smollm_tables import smollm_tables
 from summary import summary
 
@@ -32,6 +32,7 @@ RULES = {
     "λ = 1, p = -1": "law q=1 p=-1",
     "base + 0.7 Σ Δ": "sum of deltas, lambda=0.7",
 }
+WON = "the rule that won on the other bases"
 
 
 def main() -> None:
@@ -231,20 +232,29 @@ def tilt_table(seeds: Sequence[Measured]) -> str:
 def rules_table(seeds: Sequence[Measured]) -> str:
     """Rules that need no evaluation, less the average; and on each base the rule that won on the other bases."""
     metrics, rows = (*OUTCOMES, "minimum", "perplexity"), []
+    several = len({seed.base for seed in seeds}) > 1
     for pairing, words in PAIRINGS.items():
-        rows += [[words, *row] for row in less_average(seeds, pairing, RULES, metrics)]
-        transferred = [difference(won_elsewhere(seeds, pairing, metric), column(seeds, pairing, AVERAGE, metric))
-                       for metric in OUTCOMES]  # fmt: skip
-        rows.append([words, "the rule that won on the other bases", *map(str, transferred), "", ""])
+        columns = []
+        for metric in metrics:
+            ours = {label: column(seeds, pairing, name, metric) for label, name in RULES.items()}
+            if several and metric in OUTCOMES:
+                ours[WON] = won_elsewhere(seeds, pairing, metric)
+            theirs = column(seeds, pairing, AVERAGE, metric)
+            columns.append(marked({label: difference(each, theirs) for label, each in ours.items()}))
+        rows += [[words, label, *(each.get(label, "") for each in columns)] for label in columns[0]]
     return table(["pair", "rule", *metrics], rows)
 
 
 def won_elsewhere(seeds: Sequence[Measured], pairing: str, metric: str) -> list[float]:
-    """Each seed's score by the rule that is best on the seeds of the other bases."""
+    """Each seed's score by the rule that is best on the validation halves of the seeds of the other bases."""
     scores = []
     for seed in seeds:
-        others = [each for each in seeds if each.base != seed.base] or list(seeds)
-        best = max(RULES.values(), key=lambda name, others=others: np.mean(column(others, pairing, name, metric)))
+        others = [each for each in seeds if each.base != seed.base]
+
+        def validated(name: str, others: list[Measured] = others) -> float:
+            return float(np.mean([each.of(pairing, name, VALIDATION)[metric] for each in others]))
+
+        best = max(RULES.values(), key=validated)
         scores.append(seed.of(pairing, best)[metric])
     return scores
 
