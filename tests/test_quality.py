@@ -56,6 +56,19 @@ def test_the_short_version_runs_and_goes_on_from_its_cache(tmp_path, quality):
     assert measured.facts["equal", "average"]["times_average"] == 1
 
 
+def test_results_of_two_studies_are_not_mixed(tmp_path, quality):
+    import seeds
+
+    of_none = {"counts": {}, "validation": {}, "tags": {}, "scored": []}
+    for pair, study in enumerate(("a", "a", "b")):
+        told = {"study": study, "base": 0, "pair": pair, **of_none}
+        Path(tmp_path, f"base-0-pair-{pair}.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"2 studies.*\n.*pair-0.json: a\n.*: a\n.*pair-2.json: b"):
+        seeds.measured(tmp_path)
+    Path(tmp_path, "base-0-pair-2.json").unlink()
+    assert [seed.pair for seed in seeds.measured(tmp_path)] == [0, 1]
+
+
 def test_results_hold_no_text_and_no_path():
     for path in (QUALITY / "results").glob("base-*.json"):
         content = json.loads(path.read_text())
