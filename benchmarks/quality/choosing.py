@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from intervals import Difference, difference, holm
 from seeds import TEST, VALIDATION, Measured
 
 OUTCOMES = ("domain mean", "overall average")  # the two primary outcomes, declared before anything was measured
@@ -72,6 +73,19 @@ def take(
         settings[base] = max(names, key=validated)
     rows = [seed.of(pairing, settings[seed.base], TEST) for seed in having]
     return Taken(settings, {metric: [row[metric] for row in rows] for metric in (rows[0] if rows else ())}, having)
+
+
+def compared(
+    seeds: Sequence[Measured], outcome: str, families: Mapping[str, str]
+) -> tuple[dict[str, Taken], dict[str, Difference], dict[str, float]]:
+    """Each family that was measured for equally trained pairs; less the average; p after Holm over all families."""
+    taken = {family: take(seeds, "equal", family, outcome, families) for family in families}
+    taken = {family: each for family, each in taken.items() if each.seeds}
+    found = {
+        family: difference(each.values[outcome], column(each.seeds, "equal", AVERAGE, outcome))
+        for family, each in taken.items()
+    }
+    return taken, found, holm({family: each.p for family, each in found.items()})
 
 
 def column(seeds: Sequence[Measured], pairing: str, name: str, metric: str) -> list[float]:

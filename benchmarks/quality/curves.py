@@ -1,5 +1,7 @@
 """Draws results/*.svg: score against the weight law's exponent, and against the scale of the deltas.
 
+Bands are 95 % t intervals over seeds, each for itself: Holm's correction is the tables'.
+
 python benchmarks/quality/curves.py        (pip install matplotlib)
 """
 
@@ -63,8 +65,11 @@ def scale_curve(seeds: Sequence[Measured]) -> None:
     marked = 0.5 * np.mean([seed.facts["equal", "preserve_norm average"]["times_average"] for seed in seeds])
     for axes, metrics in shown.items():
         for metric in metrics:
-            means = [np.mean(column(seeds, "equal", scale_name(scale), metric)) for scale in SCALES]
-            axes.plot(SCALES, means, "o-", ms=3, label=metric)
+            scores = [column(seeds, "equal", scale_name(scale), metric) for scale in SCALES]
+            found = [difference(each, [0.0] * len(each)) for each in scores]
+            low, high = ([each.mean + sign * each.half_width for each in found] for sign in (-1, 1))
+            axes.plot(SCALES, [each.mean for each in found], "o-", ms=3, label=metric)
+            axes.fill_between(SCALES, low, high, alpha=0.15)
         axes.axvline(marked, color="grey", ls="--", lw=0.8)
         axes.annotate("norm preserved ", (marked, axes.get_ylim()[1]), va="top", ha="right", fontsize=8)
         axes.set(xlabel="λ of base + λ Σ Δ; 0.5 is the average", ylabel="accuracy")

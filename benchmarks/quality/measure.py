@@ -194,7 +194,9 @@ def write(results: Path, seed: Seed, bench: Bench) -> None:
         if name in ("corp", "func")
     }
     rows = [{name: getattr(each, name) for name in Scored.__slots__} for each in scored]
-    content = {"base": seed.base, "pair": seed.pair, "counts": counts, "validation": masks, "tags": tags}
+    # The study is a hash of what decides the trained models: seeds.py does not mix the results of two.
+    content = {"study": bench.models.home.name, "base": seed.base, "pair": seed.pair}
+    content |= {"counts": counts, "validation": masks, "tags": tags}
     lines = ",\n".join(json.dumps(row) for row in rows)
     text = json.dumps(content)[:-1] + ',\n"scored": [\n' + lines + "\n]}\n"
     Path(results, f"base-{seed.base}-pair-{seed.pair}.json").write_text(text)

@@ -43,8 +43,12 @@ class Measured:
 
 
 def measured(folder: Path = RESULTS) -> list[Measured]:
-    found = [one(json.loads(path.read_text())) for path in sorted(folder.glob("base-*-pair-*.json"))]
-    return sorted(found, key=lambda each: (each.base, each.pair))
+    """All seeds of one study; those that another code, size or text trained are refused beside them."""
+    found = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("base-*-pair-*.json"))}
+    if len(studies := {content.get("study") for content in found.values()}) > 1:
+        each = "\n".join(f"{name}: {content.get('study')}" for name, content in found.items())
+        raise ValueError(f"{folder} holds results of {len(studies)} studies; remove all but one's\n{each}")
+    return sorted(map(one, found.values()), key=lambda each: (each.base, each.pair))
 
 
 def one(content: dict[str, Any]) -> Measured:

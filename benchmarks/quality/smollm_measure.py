@@ -34,7 +34,18 @@ from transformers.utils import logging
 import sdmw
 from methods import Merge
 
-SOURCES = ("suites", "scoring", "world", "phrases", "general", "pairs", "smollm", "smollm_facts", "bfcl", "smollm_suite")
+SOURCES = (
+    "suites",
+    "scoring",
+    "world",
+    "phrases",
+    "general",
+    "pairs",
+    "smollm",
+    "smollm_facts",
+    "bfcl",
+    "smollm_suite",
+)
 
 
 def main() -> None:

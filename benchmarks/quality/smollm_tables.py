@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from cells import table, verdict
-from choosing import AVERAGE, OUTCOMES, column, take
-from intervals import Difference, difference, holm, spread_of
+from choosing import AVERAGE, OUTCOMES, column, compared, take
+from intervals import Difference, difference, spread_of
 from seeds import RESULTS, TEST, VALIDATION, Measured, bits, share
 
 SETS = ("func", "corp", "words", "facts", "agreement")
@@ -131,15 +131,12 @@ def metrics_table(seeds: Sequence[Measured]) -> str:
 
 def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
     """Every family less the average, with Holm's correction over all families, and each seed's own difference."""
-    taken = {family: take(seeds, "equal", family, outcome, FAMILIES) for family in FAMILIES}
-    taken = {family: each for family, each in taken.items() if each.seeds}
-    theirs = {family: column(each.seeds, "equal", AVERAGE, outcome) for family, each in taken.items()}
-    found = {family: difference(each.values[outcome], theirs[family]) for family, each in taken.items()}
-    adjusted = holm({family: each.p for family, each in found.items()})
+    taken, found, adjusted = compared(seeds, outcome, FAMILIES)
     rows = []
     for family, each in found.items():
         values = taken[family].values
-        own = ", ".join(f"{value:+.3f}" for value in np.subtract(values[outcome], theirs[family]))
+        average = column(taken[family].seeds, "equal", AVERAGE, outcome)
+        own = ", ".join(f"{value:+.3f}" for value in np.subtract(values[outcome], average))
         rows.append([
             f"{family}: {taken[family].settings[0].rpartition('=')[2]}" if "chosen" in family else family,
             f"{np.mean(values[outcome]):.3f}", interval(each), own, verdict(each.mean, adjusted[family]),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from cells import table, verdict
-from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
+from choosing import AVERAGE, FAMILIES, OUTCOMES, Taken, column, compared, names_of
 from cost import cost_table
 from intervals import Difference, difference, holm, spread_of
-from seeds import RESULTS, SEVEN, Measured, measured
+from seeds import RESULTS, SEVEN, VALIDATION, Measured, measured
 from smollm_tables import smollm_tables
 from summary import summary
 
@@ -32,6 +32,7 @@ RULES = {
     "λ = 1, p = -1": "law q=1 p=-1",
     "base + 0.7 Σ Δ": "sum of deltas, lambda=0.7",
 }
+WON = "the rule that won on the other bases"
 
 
 def main() -> None:
@@ -113,24 +114,26 @@ def metrics_table(seeds: Sequence[Measured]) -> str:
 
 def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
     """Every family less the average, for one primary outcome, with Holm's correction over all families."""
-    taken = {family: take(seeds, "equal", family, outcome) for family in FAMILIES}
-    taken = {family: each for family, each in taken.items() if each.seeds}
-    found = {
-        family: difference(each.values[outcome], column(each.seeds, "equal", AVERAGE, outcome))
-        for family, each in taken.items()
-    }
-    adjusted = holm({family: each.p for family, each in found.items()})
+    taken, found, adjusted = compared(seeds, outcome, FAMILIES)
     rows = []
     for family, each in found.items():
         settings = sorted(set(taken[family].settings.values()))
         several = len(names_of(taken[family].seeds[0], "equal", family)) > 1
         rows.append([
-            family, f"{np.mean(taken[family].values[outcome]):.3f}", str(each), f"{each.spread:.3f}",
-            verdict(each.mean, adjusted[family]), f"{np.mean(taken[family].values['minimum']):.3f}",
-            str(each.seeds), ", ".join(settings) if several else "",
+            family, f"{np.mean(taken[family].values[outcome]):.3f}", str(each), by_base(taken[family], outcome),
+            f"{each.spread:.3f}", verdict(each.mean, adjusted[family]),
+            f"{np.mean(taken[family].values['minimum']):.3f}", str(each.seeds), ", ".join(settings) if several else "",
         ])  # fmt: skip
-    head = ["method", outcome, "less the average, 95 %", "spread", "Holm's p", "minimum", "seeds", "chosen, by base"]
+    head = ["method", outcome, "less the average, 95 %", "by base", "spread", "Holm's p", "minimum", "seeds",
+            "chosen, by base"]  # fmt: skip
     return table(head, rows)
+
+
+def by_base(taken: Taken, outcome: str) -> str:
+    """The mean difference to the average on each base: pairs of one base are not independent, bases are."""
+    each = np.subtract(taken.values[outcome], column(taken.seeds, "equal", AVERAGE, outcome))
+    bases = np.array([seed.base for seed in taken.seeds])
+    return ", ".join(f"{each[bases == base].mean():+.3f}" for base in np.unique(bases))
 
 
 def rxnfp_table() -> str:
@@ -169,15 +172,16 @@ def less_average(
 
 
 def unequal_table(seeds: Sequence[Measured]) -> str:
-    """The law's powers less the average, by how the experts were trained."""
+    """The law's powers, and either expert alone, less the average, by how the experts were trained."""
     names = {"p = -2": "law q=1 p=-2", "p = -1": "law q=1 p=-1", "p = 1 (Linear)": "law q=1 p=1",
              "p = 2 (Square)": "law q=1 p=2", "p = 4": "law q=1 p=4", "p = 6": "law q=1 p=6",
              "q = 2, p = 2": "law q=2 p=2", "average, norm preserved": "preserve_norm average",
              "Linear, norm preserved": "preserve_norm p=1", "λ = 0.7": "sum of deltas, lambda=0.7"}  # fmt: skip
     metrics = (*OUTCOMES, "minimum", "corp", "func")
-    rows = [
-        [words, *row] for pairing, words in PAIRINGS.items() for row in less_average(seeds, pairing, names, metrics)
-    ]
+    rows = []
+    for pairing, words in PAIRINGS.items():
+        alone = dict(zip(("CorpLM alone", "FunctionLM alone"), EXPERTS[pairing], strict=True))
+        rows += [[words, *row] for row in less_average(seeds, pairing, names | alone, metrics)]
     return table(["pair", "method", *metrics], rows)
 
 
@@ -231,20 +235,29 @@ def tilt_table(seeds: Sequence[Measured]) -> str:
 def rules_table(seeds: Sequence[Measured]) -> str:
     """Rules that need no evaluation, less the average; and on each base the rule that won on the other bases."""
     metrics, rows = (*OUTCOMES, "minimum", "perplexity"), []
+    several = len({seed.base for seed in seeds}) > 1
     for pairing, words in PAIRINGS.items():
-        rows += [[words, *row] for row in less_average(seeds, pairing, RULES, metrics)]
-        transferred = [difference(won_elsewhere(seeds, pairing, metric), column(seeds, pairing, AVERAGE, metric))
-                       for metric in OUTCOMES]  # fmt: skip
-        rows.append([words, "the rule that won on the other bases", *map(str, transferred), "", ""])
+        columns = []
+        for metric in metrics:
+            ours = {label: column(seeds, pairing, name, metric) for label, name in RULES.items()}
+            if several and metric in OUTCOMES:
+                ours[WON] = won_elsewhere(seeds, pairing, metric)
+            theirs = column(seeds, pairing, AVERAGE, metric)
+            columns.append(marked({label: difference(each, theirs) for label, each in ours.items()}))
+        rows += [[words, label, *(each.get(label, "") for each in columns)] for label in columns[0]]
     return table(["pair", "rule", *metrics], rows)
 
 
 def won_elsewhere(seeds: Sequence[Measured], pairing: str, metric: str) -> list[float]:
-    """Each seed's score by the rule that is best on the seeds of the other bases."""
+    """Each seed's score by the rule that is best on the validation halves of the seeds of the other bases."""
     scores = []
     for seed in seeds:
-        others = [each for each in seeds if each.base != seed.base] or list(seeds)
-        best = max(RULES.values(), key=lambda name, others=others: np.mean(column(others, pairing, name, metric)))
+        others = [each for each in seeds if each.base != seed.base]
+
+        def validated(name: str, others: list[Measured] = others) -> float:
+            return float(np.mean([each.of(pairing, name, VALIDATION)[metric] for each in others]))
+
+        best = max(RULES.values(), key=validated)
         scores.append(seed.of(pairing, best)[metric])
     return scores
 
