@@ -92,6 +92,17 @@ def test_a_piece_that_fails_ends_the_run(quality):
         run({(0,): [], (1,): [(0,)]}, lambda piece: 1 // piece[0], 1)
 
 
+def test_a_second_run_is_kept_out(tmp_path, quality):
+    for module in ("torch", "transformers"):
+        pytest.importorskip(module, reason=EXTRA)
+    from side_by_side import alone
+
+    with alone(tmp_path / "home"), pytest.raises(SystemExit, match="another run"), alone(tmp_path / "home"):
+        pass
+    with alone(tmp_path / "home"):
+        pass
+
+
 def test_results_of_two_studies_are_not_mixed(tmp_path, quality):
     import seeds
 

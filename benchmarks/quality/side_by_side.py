@@ -1,10 +1,13 @@
 """Runs the study's pieces side by side, one thread each: what a piece gives does not depend on the others."""
 
+import fcntl
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +15,22 @@ from transformers.utils import logging
 
 Piece = TypeVar("Piece", bound=tuple[Any, ...])
 PROCESSES = os.cpu_count() or 1
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Keep other runs out of a folder of models.
+
+    Raises:
+        SystemExit: one is there.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with Path(home, "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{home}: another run trains or scores models there; wait for its end") from None
+        yield
 
 
 def executor(processes: int) -> Executor:

@@ -1,6 +1,5 @@
 """Tier B's tables, from results/smollm-seed-N.json; tables.py writes them into README.md."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from cells import table, verdict
 from choosing import AVERAGE, OUTCOMES, column, compared, take
 from intervals import Difference, difference, spread_of
-from seeds import RESULTS, TEST, VALIDATION, Measured, bits, share
+from seeds import RESULTS, TEST, VALIDATION, Measured, bits, read, share
 
 SETS = ("func", "corp", "words", "facts", "agreement")
 # family: the names of its settings, as a regular expression; one name alone leaves nothing to choose
@@ -51,7 +50,7 @@ def smollm_tables(folder: Path = RESULTS) -> dict[str, str]:
 
 def smollm_measured(folder: Path) -> list[Measured]:
     """One base, a pair a seed."""
-    return [one(json.loads(path.read_text())) for path in sorted(folder.glob("smollm-seed-*.json"))]
+    return [one(content) for content in read(folder, "smollm-seed-*.json")]
 
 
 def one(content: dict[str, Any]) -> Measured:

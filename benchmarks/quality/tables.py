@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import article
 import numpy as np
 from cells import table, verdict
 from choosing import AVERAGE, FAMILIES, OUTCOMES, Taken, column, compared, names_of
@@ -56,6 +57,7 @@ def made() -> dict[str, str]:
     return {
         "summary": summary(seeds),
         "seeds": count_of(seeds),
+        "article": article_table(seeds),
         "weights": weights_table(seeds),
         "metrics": metrics_table(seeds),
         "differences": "\n\n".join(differences_table(seeds, outcome) for outcome in OUTCOMES),
@@ -72,7 +74,26 @@ def made() -> dict[str, str]:
 
 def count_of(seeds: Sequence[Measured]) -> str:
     bases = len({seed.base for seed in seeds})
-    return f"{len(seeds)} seeds: {bases} bases, {len(seeds) / bases:g} pairs of experts each."
+    tokens = " or ".join(f"{each / 1e6:.1f}" for each in sorted({seed.facts["", "base"]["tokens"] for seed in seeds}))
+    return (
+        f"{len(seeds)} seeds: {bases} bases, {len(seeds) / bases:g} pairs of experts each; every base has read "
+        f"{tokens} M tokens."
+    )
+
+
+def article_table(seeds: Sequence[Measured]) -> str:
+    """The article's numbers, each with ours: the set that stands for its metric, equally trained experts."""
+    names = ("base", "corp", "func", AVERAGE, "law q=1 p=1", "law q=1 p=2")
+    rows = {f"{metric} / {ours}": (printed, ours) for metric, (ours, printed) in article.METRICS.items()}
+    means = tuple(np.mean([printed for _, printed in article.METRICS.values()], axis=0))
+    rows["**total average, recomputed**"] = (means, OUTCOMES[1])
+    cells = [
+        [label, *(f"{one:.4f} / {np.mean(column(seeds, 'equal', name, ours)):.3f}"
+                  for one, name in zip(printed, names, strict=True))]
+        for label, (printed, ours) in rows.items()
+    ]  # fmt: skip
+    cells.insert(-1, ["total average, as printed", *(f"{each:.4f}" for each in article.PRINTED_AVERAGES)])
+    return table(["the article's metric / ours", *article.COLUMNS], cells)
 
 
 def weights_table(seeds: Sequence[Measured]) -> str:
@@ -84,6 +105,9 @@ def weights_table(seeds: Sequence[Measured]) -> str:
         experts = EXPERTS[pairing]
         own = [f"{np.mean(column(seeds, '', name, name.partition('-')[0])):.3f}" for name in experts]
         rows.append([words, " / ".join(own), *map(spread_of, cells)])
+    best = [article.METRICS[metric][1][place] for metric, place in (("CorpEval", 1), ("FuncEval", 2))]
+    theirs = [f"{article.WEIGHTS[name]:.2f}" for name in ("Linear", "Square")]
+    rows.append(["the article's", " / ".join(f"{each:.3f}" for each in best), *theirs, "", "", ""])
     head = ["pair", "accuracy of CorpLM / FunctionLM", "Linear", "Square", "p = 5.5", "q = 2, p = 1", "q = 2, p = 2"]
     return table(head, rows)
 
@@ -190,19 +214,21 @@ def kept_table(seeds: Sequence[Measured]) -> str:
     names = {"base": "base", "average": AVERAGE, "SDM-W Linear": "law q=1 p=1", "SDM-W Square": "law q=1 p=2",
              "SDM-W k = 50": "sdm_w k=50 p=1", "norm preserved": "preserve_norm average",
              "λ = 0.7": "sum of deltas, lambda=0.7", "λ = 1": "sum of deltas, lambda=1",
-             "TIES 0.5": "ties density=0.5"}  # fmt: skip
-    kinds = {"corp": "corp", "corp public": "corp", "corp internal": "corp", "func": "func", "func known": "func",
-             "func new": "func"}  # fmt: skip
-    rows = [
-        [label, *(kept(seeds, name, metric, expert) for metric, expert in kinds.items())]
-        for label, name in names.items()
-    ]
-    return table(["method", *kinds], rows)
+             "TIES 0.5": "ties density=0.5", "CorpLM by its adapter": "corp by its adapter",
+             "FunctionLM by its adapter": "func by its adapter"}  # fmt: skip
+    parts = {
+        "corp": ("corp", "corp public", "corp internal", "corp answered", "corp unanswered"),
+        "func": ("func", "func known", "func new", "func answered", "func unanswered"),
+    }
+    metrics = [(metric, expert) for expert, theirs in parts.items() for metric in theirs]
+    rows = [[label, *(kept(seeds, name, *each) for each in metrics)] for label, name in names.items()]
+    return table(["method", *(metric for metric, _ in metrics)], rows)
 
 
 def kept(seeds: Sequence[Measured], name: str, metric: str, expert: str) -> str:
-    shares = np.divide(column(seeds, "equal", name, metric), column(seeds, "equal", expert, metric))
-    return f"{shares.mean():.0%}"
+    """Mean and standard deviation over seeds, in percent."""
+    shares = 100 * np.divide(column(seeds, "equal", name, metric), column(seeds, "equal", expert, metric))
+    return f"{shares.mean():.0f} ± {shares.std(ddof=1) if len(seeds) > 1 else 0:.0f}"
 
 
 def filter_table(seeds: Sequence[Measured]) -> str:

@@ -8,7 +8,7 @@ import functools
 from typing import NamedTuple
 
 from models import Models, Seed, breadth_first
-from side_by_side import PROCESSES, run
+from side_by_side import PROCESSES, alone, run
 from sizes import FULL, SHORT, Size
 
 FRACTIONS = (1, 2, 4, 8)  # multi-task schedules, as parts of both experts' steps together
@@ -38,9 +38,11 @@ def main() -> None:
     parser.add_argument("--experts", action="store_true", help="leave multi-task models out for now")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
-    print(Models(size).home, flush=True)
+    home = Models(size).home
+    print(home, flush=True)
     needs = trainings(options.bases, options.pairs, multitask=not options.experts)
-    run(needs, functools.partial(train, size), options.processes)
+    with alone(home):
+        run(needs, functools.partial(train, size), options.processes)
 
 
 def trainings(bases: int, pairs: int, *, multitask: bool) -> dict[Training, list[Training]]:
