@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from intervals import Difference, difference, holm
 from seeds import TEST, VALIDATION, Measured
 
 OUTCOMES = ("domain mean", "overall average")  # the two primary outcomes, declared before anything was measured
@@ -14,7 +15,10 @@ FAMILIES = {
     "SDM-W Linear, k = 10": r"law q=1 p=1",
     "SDM-W Square, k = 10": r"law q=1 p=2",
     "SDM-W, k, power and granularity chosen": r"law q=1 p=(1|2|5\.5)|sdm_w k=(0|50|90) p=\d( by \w+)?",
-    "weight law, power, norm and scope chosen": r"law .*",
+    "SDM-W, all settings chosen": r"grid .*",
+    "weight law, power, norm and scope chosen": r"law [^,]*",
+    "SDM-W Square at the average's length": r"law q=1 p=2, average's length",
+    "SDM-W, p = 5.5, at the average's length": r"law q=1 p=5.5, average's length",
     "equal weights, k chosen": r"law q=1 p=0|equal weights k=\d+",
     "sum of deltas, lambda chosen": r"sum of deltas.*|average",
     "average, norm preserved": r"preserve_norm average",
@@ -31,7 +35,7 @@ FAMILIES = {
     "breadcrumbs at the experts' length": r"breadcrumbs .*experts' length",
     "model stock": r"model_stock",
     "slerp": r"slerp.*",
-    "LoRA merging, rank 32, scale chosen": r"lora.*",
+    "LoRA merging, rank 32, combination and scale chosen": r"lora.*",
     "better single expert": r"corp|func",
     "multi-task training": r"multitask-1",
 }
@@ -72,6 +76,19 @@ def take(
         settings[base] = max(names, key=validated)
     rows = [seed.of(pairing, settings[seed.base], TEST) for seed in having]
     return Taken(settings, {metric: [row[metric] for row in rows] for metric in (rows[0] if rows else ())}, having)
+
+
+def compared(
+    seeds: Sequence[Measured], outcome: str, families: Mapping[str, str]
+) -> tuple[dict[str, Taken], dict[str, Difference], dict[str, float]]:
+    """Each family that was measured for equally trained pairs; less the average; p after Holm over all families."""
+    taken = {family: take(seeds, "equal", family, outcome, families) for family in families}
+    taken = {family: each for family, each in taken.items() if each.seeds}
+    found = {
+        family: difference(each.values[outcome], column(each.seeds, "equal", AVERAGE, outcome))
+        for family, each in taken.items()
+    }
+    return taken, found, holm({family: each.p for family, each in found.items()})
 
 
 def column(seeds: Sequence[Measured], pairing: str, name: str, metric: str) -> list[float]:

@@ -36,13 +36,17 @@ def cost_table(seeds: Sequence[Measured]) -> str:
         score = np.mean([seed.of("equal", f"multitask-{part}")[OUTCOME] for seed in having])
         length = "all" if part == 1 else f"1/{part}"
         lines.append(f"| multi-task, {length} of the experts' steps | {seconds:.1f} | {kwh(seconds)} | {score:.3f} |")
-    lines += ["", "| merge | multi-task CPU seconds to its domain mean | of both experts' | updates to break even |"]
-    lines.append("|---|---|---|---|")
+    head = ("merge", "multi-task CPU seconds to its domain mean", "of both experts'", "updates of CorpLM to break even")
+    lines += ["", f"| {' | '.join(head)} | of FunctionLM | of both in turn |", "|---|---|---|---|---|---|"]
     for label, name in MERGES.items():
         reached = [seconds_to(seed, seed.of("equal", name)[OUTCOME]) for seed in having]
-        updates = [break_even(seed, seconds, name) for seed, seconds in zip(having, reached, strict=True)]
+        cells = [
+            ", ".join(shown(break_even(*each, name, updated)) for each in zip(having, reached, strict=True))
+            for updated in (("corp",), ("func",), ("corp", "func"))
+        ]
         share = np.mean(np.divide(reached, experts))
-        lines.append(f"| {label} | {np.mean(reached):.1f} | {share:.0%} | {', '.join(map(shown, updates))} |")
+        told = "not reached | " if np.isinf(share) else f"{np.mean(reached):.1f} | {share:.0%}"
+        lines.append(f"| {label} | {told} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -56,7 +60,10 @@ def kwh(seconds: float) -> str:
 
 
 def seconds_to(seed: Measured, score: float) -> float:
-    """Processor seconds of multi-task training to a domain mean: between whole schedules on straight lines."""
+    """Processor seconds of multi-task training to a domain mean: between whole schedules on straight lines.
+
+    Infinite where the longest schedule does not reach it.
+    """
     seconds = [0.0, *(seed.facts["", name]["cpu_s"] for name in schedules(seed))]
     scores = [seed.of("equal", "base")[OUTCOME], *(seed.of("equal", name)[OUTCOME] for name in schedules(seed))]
     for number in range(1, len(scores)):
@@ -64,17 +71,20 @@ def seconds_to(seed: Measured, score: float) -> float:
         if high >= score:
             part = (score - low) / (high - low) if high > low else 1.0
             return float(seconds[number - 1] + max(0.0, part) * (seconds[number] - seconds[number - 1]))
-    return float("nan")
+    return float("inf")
 
 
-def break_even(seed: Measured, multitask: float, name: str) -> float:
-    """How many times one domain must change until one expert and a merge, each time, cost less than a rerun, each time.
+def break_even(seed: Measured, multitask: float, name: str, updated: Sequence[str]) -> float:
+    """How many times a domain must change until one expert and a merge, each time, cost less than a rerun, each time.
 
-    Merging costs both experts and a merge, then an expert and a merge an update; the rerun costs itself each time.
+    Merging costs both experts and a merge, then an expert of `updated` and a merge an update; the rerun costs itself
+    each time. A rerun that never reaches the merge's score is worth no update: merging pays at once.
     """
+    if np.isinf(multitask):
+        return 0.0
     corp, func = (seed.facts["", each]["cpu_s"] for each in ("corp", "func"))
     merge = seed.facts["equal", name]["cpu_s"]
-    saved = multitask - (corp + func) / 2 - merge
+    saved = multitask - np.mean([seed.facts["", each]["cpu_s"] for each in updated]) - merge
     return max(0.0, (corp + func + merge - multitask) / saved) if saved > 0 else float("inf")
 
 

@@ -33,7 +33,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     count = len(each)
     spread = float(each.std(ddof=1)) if count > 1 else float("nan")
     half = float(stats.t.ppf(0.975, count - 1) * spread / np.sqrt(count)) if count > 1 else float("nan")
-    p = float(stats.ttest_1samp(each, 0).pvalue) if count > 1 and spread > 0 else 1.0
+    p = float(stats.ttest_1samp(each, 0).pvalue) if count > 1 and spread > 1e-12 else 1.0
     return Difference(float(each.mean()), spread, half, p, count)
 
 

@@ -1,16 +1,17 @@
 """Merges each pair's experts in all ways with sdmw, scores every result, and writes results/base-B-pair-P.json.
 
-python benchmarks/quality/measure.py [--bases 3] [--pairs 4] [--short] [--results FOLDER]
+python benchmarks/quality/measure.py [--bases 3] [--pairs 4] [--processes CORES] [--short] [--results FOLDER]
 
 Whatever was measured before by the same code, of the same models, is taken from the cache.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,20 @@ from typing import Any
 import deltas
 import numpy as np
 import suites
-import torch
 from models import Models, Seed, breadth_first, code_of
 from safetensors.torch import load_file
 from scoring import outcomes
+from side_by_side import PROCESSES, alone, executor
 from sizes import FULL, SHORT
 from train import FRACTIONS
 from training import load, new_model
 from transformers import LlamaForCausalLM
-from transformers.utils import logging
 
 import methods
 import sdmw
 from methods import Merge, Trio
 
-SOURCES = ("suites", "scoring", "world", "phrases", "general")
+SOURCES = ("suites", "scoring", "world", "phrases", "general", "pairs", "methods", "deltas", "measure")
 # How long each expert was trained: (corp, func)
 PAIRINGS = {"equal": ("corp", "func"), "corp third": ("corp-third", "func"), "func third": ("corp", "func-third")}
 SINGLE = ("corp", "func", "corp-third", "func-third", *(f"multitask-{part}" for part in FRACTIONS))
@@ -43,16 +43,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bases", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--short", action="store_true", help="the one-minute version: every eighth merge")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds side by side (default: all cores)")
+    parser.add_argument("--short", action="store_true", help="the one-minute version: every sixteenth merge")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
     models = Models(SHORT if options.short else FULL)
     options.results.mkdir(parents=True, exist_ok=True)
-    for seed in breadth_first(options.bases, options.pairs):
-        if all(Path(models.of(seed, name), "training.json").exists() for name in ("corp", "func")):
-            write(options.results, seed, Bench(models, seed))
+    trained = [
+        seed
+        for seed in breadth_first(options.bases, options.pairs)
+        if all(Path(models.of(seed, name), "training.json").exists() for name in ("corp", "func"))
+    ]
+    with alone(models.home), executor(options.processes) as pool:
+        list(pool.map(functools.partial(measure, models, options.results), trained))
+
+
+def measure(models: Models, results: Path, seed: Seed) -> None:
+    """One seed, in a process of the pool."""
+    write(results, seed, Bench(models, seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,16 @@ class Scored:
     facts: dict[str, Any]
 
 
+def code_that_scores(names: Sequence[str]) -> str:
+    """A hash of these files of the study and of the whole engine: other code may score or merge otherwise."""
+    digest = hashlib.sha256(
+        "".join(code_of(Path(__file__).with_name(f"{each}.py").read_text()) for each in names).encode()
+    )
+    for path in sorted(Path(sdmw.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 class Bench:
     """One seed's models, its suite, and a cache of what was scored."""
 
@@ -81,10 +99,9 @@ class Bench:
         self.models, self.seed = models, seed
         self.suite = suites.suite(seed, library_only=models.size.library_only)
         self.shell = new_model(models.size, 0).eval()
-        self.cache = models.of(seed, "scored")
-        self.cache.mkdir(exist_ok=True)
-        sources = [code_of(Path(__file__).with_name(f"{name}.py").read_text()) for name in SOURCES]
-        self.code = hashlib.sha256("".join([*sources, sdmw.__version__]).encode()).hexdigest()
+        self.code = code_that_scores(SOURCES)
+        self.cache = Path(models.of(seed, "scored"), self.code)
+        self.cache.mkdir(parents=True, exist_ok=True)
 
     def all(self) -> Iterator[Scored]:
         """Every model and merge of the seed."""
@@ -97,7 +114,7 @@ class Bench:
             merges = list(methods.common(trio))
             if pairing == "equal":
                 merges += [*methods.thorough(trio), *methods.lora(trio.base, self.adapters())]
-            merges = merges[:: 8 if self.models.size == SHORT else 1]
+            merges = merges[:: 16 if self.models.size == SHORT else 1]
             average = methods.length(*map(deltas.tensors, (trio.base, self.merged_average(trio))))[1]
             for merge in merges:
                 yield self.merged(pairing, merge, trio, average)
@@ -145,7 +162,7 @@ class Bench:
         """The experts' deltas as adapters of rank RANK, by sdmw itself."""
         found = []
         for name in PAIRINGS["equal"]:
-            out = self.models.of(self.seed, f"{name}-lora-{RANK}")
+            out = Path(self.cache, f"{name}-lora-{RANK}")
             if not out.exists():
                 base, expert = self.models.base(self.seed.base), self.models.of(self.seed, name)
                 sdmw.extract(base, expert, out, rank=RANK, threads=1, progress=False)
@@ -166,7 +183,7 @@ class Bench:
 
     def cached(self, what: list[Any], make: Callable[[], Scored]) -> Scored:
         """What was scored before by the same code, else what `make` returns."""
-        path = self.cache / f"{hashlib.sha256(json.dumps([self.code, what]).encode()).hexdigest()[:20]}.json"
+        path = self.cache / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]}.json"
         if not path.exists():
             scored = make()
             fields = {name: getattr(scored, name) for name in Scored.__slots__}
@@ -186,7 +203,9 @@ def write(results: Path, seed: Seed, bench: Bench) -> None:
         if name in ("corp", "func")
     }
     rows = [{name: getattr(each, name) for name in Scored.__slots__} for each in scored]
-    content = {"base": seed.base, "pair": seed.pair, "counts": counts, "validation": masks, "tags": tags}
+    # The study is a hash of what decides the trained models and what scores them: seeds.py does not mix two.
+    content = {"study": f"{bench.models.home.name}-{bench.code}", "base": seed.base, "pair": seed.pair}
+    content |= {"counts": counts, "validation": masks, "tags": tags}
     lines = ",\n".join(json.dumps(row) for row in rows)
     text = json.dumps(content)[:-1] + ',\n"scored": [\n' + lines + "\n]}\n"
     Path(results, f"base-{seed.base}-pair-{seed.pair}.json").write_text(text)

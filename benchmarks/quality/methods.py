@@ -1,5 +1,6 @@
 """The merges of the study as recipes for sdmw."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 from deltas import Deltas
 
 POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0)  # of the weight law's curve
-POWERS_OF_SQUARES = (-2.0, 1.0, 2.0, 4.0)  # where q = 2, which for two experts only stretches the curve
+POWERS_OF_SQUARES = tuple(power for power in POWERS if power)  # q = 2: at p = 0 both norms give equal weights
 PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
 SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)  # lambda of the plain sum of deltas; 0.5 is the average of two
 K = 10.0  # the article's
+GRID = ((0.0, K, 50.0), (1, 2), (1.0, 2.0, 4.0), ("model", "layer"), ("tensor", "block"))  # k, q, p, scope, granularity
 PRESERVED = {"lambda": "preserve_norm"}
 
 
@@ -81,6 +83,7 @@ def thorough(trio: Trio) -> Iterator[Merge]:
     for granularity in ("module", "block", "component", "model"):
         yield Merge(f"sdm_w k=50 p=1 by {granularity}", trio.recipe("sdm_w", k=50, granularity=granularity))
     yield from by_layer(trio)
+    yield from grid(trio)
     yield from others(trio)
 
 
@@ -90,6 +93,14 @@ def by_layer(trio: Trio) -> Iterator[Merge]:
         law = {"power": power, "norm": norm, "scope": "layer"}
         yield Merge(f"law q={norm} p={power:g} by layer", trio.recipe("sdm_w", k=K, normalization=law))
     yield Merge("law q=2 p=2 k=0", trio.recipe("sdm_w", k=0, normalization={"power": 2.0, "norm": 2}))
+
+
+def grid(trio: Trio) -> Iterator[Merge]:
+    """SDM-W over all of its settings."""
+    for k, norm, power, scope, granularity in itertools.product(*GRID):
+        law = {"power": power, "norm": norm, "scope": scope}
+        recipe = trio.recipe("sdm_w", k=k, normalization=law, granularity=granularity)
+        yield Merge(f"grid k={k:g} q={norm} p={power:g} scope {scope} by {granularity}", recipe)
 
 
 def others(trio: Trio) -> Iterator[Merge]:
@@ -109,17 +120,27 @@ def others(trio: Trio) -> Iterator[Merge]:
             yield Merge(name, recipe)
             yield Merge(f"{name}, average's length", recipe, like=1.0)
         yield Merge(f"{name}, experts' length", recipe, like=preserved)
+    for power in (2.0, 5.5):
+        recipe = trio.recipe("sdm_w", k=K, normalization={"power": power})
+        yield Merge(f"law q=1 p={power:g}, average's length", recipe, like=1.0)
     yield Merge("model_stock", trio.recipe("model_stock"))
     slerp = trio.recipe("slerp", t=0.5)
     yield Merge("slerp t=0.5", {**slerp, "base_model": str(trio.experts[0])})
 
 
 def lora(base: Path, adapters: Sequence[Path]) -> Iterator[Merge]:
-    """Merging of low-rank adapters, which sdmw extracted from the experts: equal weights, and lambda 0.7."""
-    for weight in (0.5, 0.7):
+    """Merging of low-rank adapters, which sdmw extracted from the experts: equal weights, and lambda 0.7.
+
+    `svd` cuts the sum to one adapter's rank, `cat` keeps it whole; each expert by its adapter alone comes last.
+    """
+    for weight, combination in itertools.product((0.5, 0.7), ("svd", "cat")):
         models = [{"model": str(adapter), "parameters": {"weight": weight}} for adapter in adapters]
-        recipe = {"merge_method": "lora", "base_model": str(base), "models": models}
-        yield Merge(f"lora svd, weights {weight:g}", recipe)
+        parameters = {"combination_type": combination}
+        recipe = {"merge_method": "lora", "base_model": str(base), "models": models, "parameters": parameters}
+        yield Merge(f"lora {combination}, weights {weight:g}", recipe)
+    for name, adapter in zip(("corp", "func"), adapters, strict=True):
+        alone = {"merge_method": "linear", "base_model": str(base), "models": [{"model": str(adapter)}]}
+        yield Merge(f"{name} by its adapter", alone)
 
 
 def length(base: deltas.Tensors, merged: deltas.Tensors) -> tuple[float, float]:

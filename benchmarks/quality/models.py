@@ -42,7 +42,7 @@ def key(size: Size) -> str:
 
 
 def code_of(source: str) -> str:
-    """A file's syntax tree without docstrings and imports, so that words and their order change nothing."""
+    """A file without comments, docstrings and imports, so that words and their order change nothing."""
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
     for node in ast.walk(tree):
@@ -54,7 +54,7 @@ def code_of(source: str) -> str:
             and isinstance(body[0].value, ast.Constant)
         ):
             node.body = body[1:]
-    return ast.dump(tree)
+    return ast.unparse(tree)
 
 
 class Models:

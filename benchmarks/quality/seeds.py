@@ -43,8 +43,21 @@ class Measured:
 
 
 def measured(folder: Path = RESULTS) -> list[Measured]:
-    found = [one(json.loads(path.read_text())) for path in sorted(folder.glob("base-*-pair-*.json"))]
-    return sorted(found, key=lambda each: (each.base, each.pair))
+    """All seeds of one study; those that another code, size or text trained are refused beside them."""
+    return sorted(map(one, read(folder, "base-*-pair-*.json")), key=lambda each: (each.base, each.pair))
+
+
+def read(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The contents of results.
+
+    Raises:
+        ValueError: they are not all of one study.
+    """
+    found = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob(pattern))}
+    if len(studies := {content.get("study") for content in found.values()}) > 1:
+        each = "\n".join(f"{name}: {content.get('study')}" for name, content in found.items())
+        raise ValueError(f"{folder} holds results of {len(studies)} studies; remove all but one's\n{each}")
+    return list(found.values())
 
 
 def one(content: dict[str, Any]) -> Measured:
@@ -55,11 +68,15 @@ def one(content: dict[str, Any]) -> Measured:
         for name, of_set in content["tags"].items()
     }
     metrics, facts = {}, {}
+    known: dict[str, np.ndarray] = {}
     for row in content["scored"]:
         right = {name: bits(text, counts[name]) for name, text in row["right"].items()}
+        known = known or right  # the base comes first
         for half in (TEST, VALIDATION):
             chosen = {name: halves[name] == half for name in right}
-            metrics[row["pairing"], row["name"], half] = scores(right, chosen, tags) | {"perplexity": row["perplexity"]}
+            metrics[row["pairing"], row["name"], half] = scores(right, chosen, tags, known) | {
+                "perplexity": row["perplexity"]
+            }
         facts[row["pairing"], row["name"]] = row["facts"]
     return Measured(content["base"], content["pair"], metrics, facts)
 
@@ -69,15 +86,23 @@ def bits(text: str, count: int) -> np.ndarray:
 
 
 def scores(
-    right: dict[str, np.ndarray], chosen: dict[str, np.ndarray], tags: dict[str, dict[str, np.ndarray]]
+    right: dict[str, np.ndarray],
+    chosen: dict[str, np.ndarray],
+    tags: dict[str, dict[str, np.ndarray]],
+    known: dict[str, np.ndarray],
 ) -> dict[str, float]:
-    """Accuracies from 0 to 1. `corp` and `func` are of trained phrasings, `func new phrasing` of the new ones."""
+    """Accuracies from 0 to 1. `corp` and `func` are of trained phrasings, `func new phrasing` of the new ones.
+
+    `corp answered` is of the items that the base (`known`) answers, `corp unanswered` of the others.
+    """
     found: dict[str, float] = {name: share(right[name], chosen[name]) for name in GENERAL}
     for name, kinds in TAGS.items():
         trained = sum(tags[name].get(f"{kind} trained", 0) for kind in kinds)
         new = sum(tags[name].get(f"{kind} new", 0) for kind in kinds)
         found[name] = share(right[name], chosen[name] & (trained > 0))
         found[f"{name} new phrasing"] = share(right[name], chosen[name] & (new > 0))
+        for word, of_base in (("answered", known[name]), ("unanswered", ~known[name])):
+            found[f"{name} {word}"] = share(right[name], chosen[name] & (trained > 0) & of_base)
         for kind in kinds:
             found[f"{name} {kind}"] = share(right[name], chosen[name] & tags[name][f"{kind} trained"])
     found["domain mean"] = (found["func"] + found["corp"]) / 2

@@ -19,8 +19,8 @@ class Size:
 
     width: int = 128
     layers: int = 4
-    broad: int = 1200
-    anneal: int = 800
+    broad: int = 2300
+    anneal: int = 1400
     corp: int = 200
     func: int = 350
     replay: int = 8

@@ -22,9 +22,9 @@ import smollm
 import smollm_suite
 import suites
 import torch
-from measure import Scored, bits_of
-from models import code_of
+from measure import Scored, bits_of, code_that_scores
 from scoring import outcomes
+from side_by_side import alone
 from smollm_merges import merges
 from smollm_models import SmolModels
 from smollm_suite import DOMAINS, Counts
@@ -34,7 +34,10 @@ from transformers.utils import logging
 import sdmw
 from methods import Merge
 
-SOURCES = ("suites", "scoring", "world", "phrases", "general", "smollm", "smollm_facts", "bfcl", "smollm_suite")
+SOURCES = (
+    "suites", "scoring", "world", "phrases", "general", "pairs", "corpora", "smollm", "smollm_facts", "bfcl",
+    "smollm_suite", "smollm_merges", "smollm_measure", "methods",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -44,7 +47,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable_progress_bar()
     options.results.mkdir(parents=True, exist_ok=True)
-    run(SmolModels(), options.seeds, Counts(), options.results)
+    models = SmolModels()
+    with alone(models.home):
+        run(models, options.seeds, Counts(), options.results)
 
 
 def run(models: SmolModels, seeds: int, counts: Counts, results: Path) -> None:
@@ -62,12 +67,11 @@ class Bench:
     """One seed's models, its suite, and a cache of what was scored."""
 
     def __init__(self, models: SmolModels, seed: int, counts: Counts) -> None:
-        self.models, self.seed = models, seed
+        self.models, self.seed, self.counts = models, seed, counts
         self.suite = smollm_suite.suite(smollm.tokenizer_of(models.base), seed, counts)
-        self.cache = models.of(seed, "scored")
-        self.cache.mkdir(exist_ok=True)
-        sources = [code_of(Path(__file__).with_name(f"{name}.py").read_text()) for name in SOURCES]
-        self.code = hashlib.sha256("".join([*sources, repr(counts), sdmw.__version__]).encode()).hexdigest()
+        self.code = code_that_scores(SOURCES)
+        self.cache = Path(models.of(seed, "scored"), self.code)
+        self.cache.mkdir(parents=True, exist_ok=True)
 
     def all(self) -> Iterator[Scored]:
         """The base, the trained models that are there, and every merge."""
@@ -112,7 +116,7 @@ class Bench:
 
     def cached(self, what: list[str], make: Callable[[], Scored]) -> Scored:
         """What was scored before by the same code, else what `make` returns."""
-        path = self.cache / f"{hashlib.sha256(json.dumps([self.code, what]).encode()).hexdigest()[:20]}.json"
+        path = self.cache / f"{hashlib.sha256(json.dumps([repr(self.counts), what]).encode()).hexdigest()[:20]}.json"
         if not path.exists():
             path.with_suffix(".new").write_text(json.dumps(dataclasses.asdict(make())))
             path.with_suffix(".new").replace(path)
@@ -130,7 +134,13 @@ def write(results: Path, bench: Bench, scored: list[Scored]) -> None:
     counts = {name: suites.count(items) for name, items in bench.suite.items() if name != "passages"}
     masks = {name: bits_of(smollm_suite.validates(name, count)) for name, count in counts.items()}
     new = bits_of(np.array(bench.suite["corp"].tags) == "new")
-    content = {"seed": bench.seed, "counts": counts, "validation": masks, "new_phrasing": {"corp": new}}
+    content = {
+        "study": f"{bench.models.home.name}-{bench.code}",
+        "seed": bench.seed,
+        "counts": counts,
+        "validation": masks,
+        "new_phrasing": {"corp": new},
+    }
     lines = ",\n".join(json.dumps(dataclasses.asdict(each)) for each in scored)
     text = json.dumps(content)[:-1] + ',\n"scored": [\n' + lines + "\n]}\n"
     Path(results, f"smollm-seed-{bench.seed}.json").write_text(text)

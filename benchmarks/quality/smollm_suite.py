@@ -7,6 +7,7 @@ import bfcl
 import corpora
 import general
 import numpy as np
+import pairs
 import world
 from smollm import START, as_chat, encoded
 from smollm_facts import fact_questions
@@ -46,7 +47,7 @@ def general_suite(tokenizer: Tokenizer, counts: Counts) -> Suite:
     found: Suite = {}
     for kind, count in (("words", counts.words), ("facts", counts.facts)):
         found[kind] = choice(tokenizer, spread([each for each in asked if each.kind == kind], count))
-    sentences = [each for each in general.agreement_pairs(held_out, 4000) if len(each[0]) < 60]
+    sentences = [each for each in pairs.agreement_pairs(held_out, 4000) if len(each[0]) < 60]
     right, wrong = ([pair[side] for pair in sentences[: counts.agreement]] for side in (0, 1))
     found["agreement"] = Pairs(whole(tokenizer, right), whole(tokenizer, wrong))
     found["passages"] = passages(tokenizer, held_out, counts.passages)

@@ -1,6 +1,5 @@
 """Tier B's tables, from results/smollm-seed-N.json; tables.py writes them into README.md."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from cells import table, verdict
-from choosing import AVERAGE, OUTCOMES, column, take
-from intervals import Difference, difference, holm, spread_of
-from seeds import RESULTS, TEST, VALIDATION, Measured, bits, share
+from choosing import AVERAGE, OUTCOMES, column, compared, take
+from intervals import Difference, difference, spread_of
+from seeds import RESULTS, TEST, VALIDATION, Measured, bits, read, share
 
 SETS = ("func", "corp", "words", "facts", "agreement")
 # family: the names of its settings, as a regular expression; one name alone leaves nothing to choose
@@ -51,7 +50,7 @@ def smollm_tables(folder: Path = RESULTS) -> dict[str, str]:
 
 def smollm_measured(folder: Path) -> list[Measured]:
     """One base, a pair a seed."""
-    return [one(json.loads(path.read_text())) for path in sorted(folder.glob("smollm-seed-*.json"))]
+    return [one(content) for content in read(folder, "smollm-seed-*.json")]
 
 
 def one(content: dict[str, Any]) -> Measured:
@@ -131,15 +130,12 @@ def metrics_table(seeds: Sequence[Measured]) -> str:
 
 def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
     """Every family less the average, with Holm's correction over all families, and each seed's own difference."""
-    taken = {family: take(seeds, "equal", family, outcome, FAMILIES) for family in FAMILIES}
-    taken = {family: each for family, each in taken.items() if each.seeds}
-    theirs = {family: column(each.seeds, "equal", AVERAGE, outcome) for family, each in taken.items()}
-    found = {family: difference(each.values[outcome], theirs[family]) for family, each in taken.items()}
-    adjusted = holm({family: each.p for family, each in found.items()})
+    taken, found, adjusted = compared(seeds, outcome, FAMILIES)
     rows = []
     for family, each in found.items():
         values = taken[family].values
-        own = ", ".join(f"{value:+.3f}" for value in np.subtract(values[outcome], theirs[family]))
+        average = column(taken[family].seeds, "equal", AVERAGE, outcome)
+        own = ", ".join(f"{value:+.3f}" for value in np.subtract(values[outcome], average))
         rows.append([
             f"{family}: {taken[family].settings[0].rpartition('=')[2]}" if "chosen" in family else family,
             f"{np.mean(values[outcome]):.3f}", interval(each), own, verdict(each.mean, adjusted[family]),

@@ -4,11 +4,13 @@ corp and func are of a pair, the five general sets of its base's world; each ite
 """
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import general
 import numpy as np
+import pairs
 import world
 from models import Seed
 from tokens import START, encoded
@@ -17,7 +19,7 @@ from world import Question
 from data import Ground, ground
 
 CALLS = (12, 6)  # requests a function, in trained phrasings and in its new one
-PAIRS = {"agreement": 120, "code": 100}
+PAIRS = {"agreement": 120, "code": 150}
 PASSAGES, PASSAGE = 32, 64  # of held-out text, and their tokens
 
 
@@ -81,17 +83,27 @@ def general_suite(*, library_only: bool) -> Suite:
     asked = [question for question, held_out in general.all_questions(here.countries, here.words) if held_out]
     of_kind = {kind: [each for each in asked if each.kind == kind] for kind in ("facts", "words", "sums")}
     found: Suite = {"facts": exact(here, of_kind["facts"]), "sums": exact(here, of_kind["sums"])}
-    found["words"] = choice(here, of_kind["words"])
-    texts = here.texts
-    pairs = {
-        "agreement": general.agreement_pairs(texts.held_out_general, PAIRS["agreement"]),
-        "code": general.code_pairs(texts.held_out_code, PAIRS["code"]),
+    found["words"] = choice(here, shortened(of_kind["words"], here.words))
+    of_text = {
+        "agreement": pairs.agreement_pairs(here.texts.held_out_general, PAIRS["agreement"]),
+        "code": pairs.code_pairs(here.texts.held_out_code, PAIRS["code"]),
     }
-    for name, found_pairs in pairs.items():
+    for name, found_pairs in of_text.items():
         right, wrong = ([pair[side] for pair in found_pairs] for side in (0, 1))
         found[name] = Pairs(whole(here, right), whole(here, wrong))
     found["passages"] = passages(here)
     return found
+
+
+def shortened(questions: Sequence[Question], words: Mapping[str, str]) -> list[Question]:
+    """Questions about words whose definitions lack their last quarter: nearly all whole ones are known."""
+    short = []
+    for question in questions:
+        definition = words[question.answer.strip()]
+        parts = definition.split(" ")
+        kept = " ".join(parts[: math.ceil(3 / 4 * len(parts))])
+        short.append(replace(question, prompt=question.prompt.replace(definition, kept)))
+    return short
 
 
 def exact(here: Ground, questions: Sequence[Question]) -> Exact:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import article
 import numpy as np
 from cells import table, verdict
-from choosing import AVERAGE, FAMILIES, OUTCOMES, column, names_of, take
+from choosing import AVERAGE, FAMILIES, OUTCOMES, Taken, column, compared, names_of
 from cost import cost_table
 from intervals import Difference, difference, holm, spread_of
-from seeds import RESULTS, SEVEN, Measured, measured
+from seeds import RESULTS, SEVEN, VALIDATION, Measured, measured
 from smollm_tables import smollm_tables
 from summary import summary
 
@@ -32,6 +33,7 @@ RULES = {
     "λ = 1, p = -1": "law q=1 p=-1",
     "base + 0.7 Σ Δ": "sum of deltas, lambda=0.7",
 }
+WON = "the rule that won on the other bases"
 
 
 def main() -> None:
@@ -55,6 +57,7 @@ def made() -> dict[str, str]:
     return {
         "summary": summary(seeds),
         "seeds": count_of(seeds),
+        "article": article_table(seeds),
         "weights": weights_table(seeds),
         "metrics": metrics_table(seeds),
         "differences": "\n\n".join(differences_table(seeds, outcome) for outcome in OUTCOMES),
@@ -71,7 +74,26 @@ def made() -> dict[str, str]:
 
 def count_of(seeds: Sequence[Measured]) -> str:
     bases = len({seed.base for seed in seeds})
-    return f"{len(seeds)} seeds: {bases} bases, {len(seeds) / bases:g} pairs of experts each."
+    tokens = " or ".join(f"{each / 1e6:.1f}" for each in sorted({seed.facts["", "base"]["tokens"] for seed in seeds}))
+    return (
+        f"{len(seeds)} seeds: {bases} bases, {len(seeds) / bases:g} pairs of experts each; every base has read "
+        f"{tokens} M tokens."
+    )
+
+
+def article_table(seeds: Sequence[Measured]) -> str:
+    """The article's numbers, each with ours: the set that stands for its metric, equally trained experts."""
+    names = ("base", "corp", "func", AVERAGE, "law q=1 p=1", "law q=1 p=2")
+    rows = {f"{metric} / {ours}": (printed, ours) for metric, (ours, printed) in article.METRICS.items()}
+    means = tuple(np.mean([printed for _, printed in article.METRICS.values()], axis=0))
+    rows["**total average, recomputed**"] = (means, OUTCOMES[1])
+    cells = [
+        [label, *(f"{one:.4f} / {np.mean(column(seeds, 'equal', name, ours)):.3f}"
+                  for one, name in zip(printed, names, strict=True))]
+        for label, (printed, ours) in rows.items()
+    ]  # fmt: skip
+    cells.insert(-1, ["total average, as printed", *(f"{each:.4f}" for each in article.PRINTED_AVERAGES)])
+    return table(["the article's metric / ours", *article.COLUMNS], cells)
 
 
 def weights_table(seeds: Sequence[Measured]) -> str:
@@ -83,6 +105,9 @@ def weights_table(seeds: Sequence[Measured]) -> str:
         experts = EXPERTS[pairing]
         own = [f"{np.mean(column(seeds, '', name, name.partition('-')[0])):.3f}" for name in experts]
         rows.append([words, " / ".join(own), *map(spread_of, cells)])
+    best = [article.METRICS[metric][1][place] for metric, place in (("CorpEval", 1), ("FuncEval", 2))]
+    theirs = [f"{article.WEIGHTS[name]:.2f}" for name in ("Linear", "Square")]
+    rows.append(["the article's", " / ".join(f"{each:.3f}" for each in best), *theirs, "", "", ""])
     head = ["pair", "accuracy of CorpLM / FunctionLM", "Linear", "Square", "p = 5.5", "q = 2, p = 1", "q = 2, p = 2"]
     return table(head, rows)
 
@@ -113,24 +138,26 @@ def metrics_table(seeds: Sequence[Measured]) -> str:
 
 def differences_table(seeds: Sequence[Measured], outcome: str) -> str:
     """Every family less the average, for one primary outcome, with Holm's correction over all families."""
-    taken = {family: take(seeds, "equal", family, outcome) for family in FAMILIES}
-    taken = {family: each for family, each in taken.items() if each.seeds}
-    found = {
-        family: difference(each.values[outcome], column(each.seeds, "equal", AVERAGE, outcome))
-        for family, each in taken.items()
-    }
-    adjusted = holm({family: each.p for family, each in found.items()})
+    taken, found, adjusted = compared(seeds, outcome, FAMILIES)
     rows = []
     for family, each in found.items():
         settings = sorted(set(taken[family].settings.values()))
         several = len(names_of(taken[family].seeds[0], "equal", family)) > 1
         rows.append([
-            family, f"{np.mean(taken[family].values[outcome]):.3f}", str(each), f"{each.spread:.3f}",
-            verdict(each.mean, adjusted[family]), f"{np.mean(taken[family].values['minimum']):.3f}",
-            str(each.seeds), ", ".join(settings) if several else "",
+            family, f"{np.mean(taken[family].values[outcome]):.3f}", str(each), by_base(taken[family], outcome),
+            f"{each.spread:.3f}", verdict(each.mean, adjusted[family]),
+            f"{np.mean(taken[family].values['minimum']):.3f}", str(each.seeds), ", ".join(settings) if several else "",
         ])  # fmt: skip
-    head = ["method", outcome, "less the average, 95 %", "spread", "Holm's p", "minimum", "seeds", "chosen, by base"]
+    head = ["method", outcome, "less the average, 95 %", "by base", "spread", "Holm's p", "minimum", "seeds",
+            "chosen, by base"]  # fmt: skip
     return table(head, rows)
+
+
+def by_base(taken: Taken, outcome: str) -> str:
+    """The mean difference to the average on each base: pairs of one base are not independent, bases are."""
+    each = np.subtract(taken.values[outcome], column(taken.seeds, "equal", AVERAGE, outcome))
+    bases = np.array([seed.base for seed in taken.seeds])
+    return ", ".join(f"{each[bases == base].mean():+.3f}" for base in np.unique(bases))
 
 
 def rxnfp_table() -> str:
@@ -169,15 +196,16 @@ def less_average(
 
 
 def unequal_table(seeds: Sequence[Measured]) -> str:
-    """The law's powers less the average, by how the experts were trained."""
+    """The law's powers, and either expert alone, less the average, by how the experts were trained."""
     names = {"p = -2": "law q=1 p=-2", "p = -1": "law q=1 p=-1", "p = 1 (Linear)": "law q=1 p=1",
              "p = 2 (Square)": "law q=1 p=2", "p = 4": "law q=1 p=4", "p = 6": "law q=1 p=6",
              "q = 2, p = 2": "law q=2 p=2", "average, norm preserved": "preserve_norm average",
              "Linear, norm preserved": "preserve_norm p=1", "λ = 0.7": "sum of deltas, lambda=0.7"}  # fmt: skip
     metrics = (*OUTCOMES, "minimum", "corp", "func")
-    rows = [
-        [words, *row] for pairing, words in PAIRINGS.items() for row in less_average(seeds, pairing, names, metrics)
-    ]
+    rows = []
+    for pairing, words in PAIRINGS.items():
+        alone = dict(zip(("CorpLM alone", "FunctionLM alone"), EXPERTS[pairing], strict=True))
+        rows += [[words, *row] for row in less_average(seeds, pairing, names | alone, metrics)]
     return table(["pair", "method", *metrics], rows)
 
 
@@ -186,19 +214,21 @@ def kept_table(seeds: Sequence[Measured]) -> str:
     names = {"base": "base", "average": AVERAGE, "SDM-W Linear": "law q=1 p=1", "SDM-W Square": "law q=1 p=2",
              "SDM-W k = 50": "sdm_w k=50 p=1", "norm preserved": "preserve_norm average",
              "λ = 0.7": "sum of deltas, lambda=0.7", "λ = 1": "sum of deltas, lambda=1",
-             "TIES 0.5": "ties density=0.5"}  # fmt: skip
-    kinds = {"corp": "corp", "corp public": "corp", "corp internal": "corp", "func": "func", "func known": "func",
-             "func new": "func"}  # fmt: skip
-    rows = [
-        [label, *(kept(seeds, name, metric, expert) for metric, expert in kinds.items())]
-        for label, name in names.items()
-    ]
-    return table(["method", *kinds], rows)
+             "TIES 0.5": "ties density=0.5", "CorpLM by its adapter": "corp by its adapter",
+             "FunctionLM by its adapter": "func by its adapter"}  # fmt: skip
+    parts = {
+        "corp": ("corp", "corp public", "corp internal", "corp answered", "corp unanswered"),
+        "func": ("func", "func known", "func new", "func answered", "func unanswered"),
+    }
+    metrics = [(metric, expert) for expert, theirs in parts.items() for metric in theirs]
+    rows = [[label, *(kept(seeds, name, *each) for each in metrics)] for label, name in names.items()]
+    return table(["method", *(metric for metric, _ in metrics)], rows)
 
 
 def kept(seeds: Sequence[Measured], name: str, metric: str, expert: str) -> str:
-    shares = np.divide(column(seeds, "equal", name, metric), column(seeds, "equal", expert, metric))
-    return f"{shares.mean():.0%}"
+    """Mean and standard deviation over seeds, in percent."""
+    shares = 100 * np.divide(column(seeds, "equal", name, metric), column(seeds, "equal", expert, metric))
+    return f"{shares.mean():.0f} ± {shares.std(ddof=1) if len(seeds) > 1 else 0:.0f}"
 
 
 def filter_table(seeds: Sequence[Measured]) -> str:
@@ -231,20 +261,29 @@ def tilt_table(seeds: Sequence[Measured]) -> str:
 def rules_table(seeds: Sequence[Measured]) -> str:
     """Rules that need no evaluation, less the average; and on each base the rule that won on the other bases."""
     metrics, rows = (*OUTCOMES, "minimum", "perplexity"), []
+    several = len({seed.base for seed in seeds}) > 1
     for pairing, words in PAIRINGS.items():
-        rows += [[words, *row] for row in less_average(seeds, pairing, RULES, metrics)]
-        transferred = [difference(won_elsewhere(seeds, pairing, metric), column(seeds, pairing, AVERAGE, metric))
-                       for metric in OUTCOMES]  # fmt: skip
-        rows.append([words, "the rule that won on the other bases", *map(str, transferred), "", ""])
+        columns = []
+        for metric in metrics:
+            ours = {label: column(seeds, pairing, name, metric) for label, name in RULES.items()}
+            if several and metric in OUTCOMES:
+                ours[WON] = won_elsewhere(seeds, pairing, metric)
+            theirs = column(seeds, pairing, AVERAGE, metric)
+            columns.append(marked({label: difference(each, theirs) for label, each in ours.items()}))
+        rows += [[words, label, *(each.get(label, "") for each in columns)] for label in columns[0]]
     return table(["pair", "rule", *metrics], rows)
 
 
 def won_elsewhere(seeds: Sequence[Measured], pairing: str, metric: str) -> list[float]:
-    """Each seed's score by the rule that is best on the seeds of the other bases."""
+    """Each seed's score by the rule that is best on the validation halves of the seeds of the other bases."""
     scores = []
     for seed in seeds:
-        others = [each for each in seeds if each.base != seed.base] or list(seeds)
-        best = max(RULES.values(), key=lambda name, others=others: np.mean(column(others, pairing, name, metric)))
+        others = [each for each in seeds if each.base != seed.base]
+
+        def validated(name: str, others: list[Measured] = others) -> float:
+            return float(np.mean([each.of(pairing, name, VALIDATION)[metric] for each in others]))
+
+        best = max(RULES.values(), key=validated)
         scores.append(seed.of(pairing, best)[metric])
     return scores
 
