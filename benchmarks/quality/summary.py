@@ -27,27 +27,31 @@ def summary(seeds: Sequence[Measured]) -> str:
     mean, gained, lost = (less(seeds, LINEAR, AVERAGE, each) for each in (DOMAIN, "func", "corp"))
     rivals = {words: less(seeds, LINEAR, name, DOMAIN) for words, name in INSTEAD.items()}
     beyond = holm({words: each.p for words, each in rivals.items()})
-    told = [
-        f"{against(rivals[words], beyond[words])} {words} ({less(seeds, name, AVERAGE, DOMAIN)})"
-        for words, name in INSTEAD.items()
-    ]
+    beaten = [f"{words} by {less(seeds, name, AVERAGE, DOMAIN)} ({against(rivals[words], beyond[words])})"
+              for words, name in INSTEAD.items()]  # fmt: skip
     worth = mean.mean > 0 and all(beyond[words] < 0.05 and each.mean > 0 for words, each in rivals.items())
+    minimum = difference(*(column(seeds, "equal", name, "minimum") for name in (LINEAR, AVERAGE)))
     text = (
-        f"On {len(seeds)} pairs of small experts SDM-W with the article's settings (Linear, k = 10) differs from plain "
-        f"averaging by {found[linear]} in the mean accuracy of both domains (95 %): {noise} noise. "
-        f"It is {'worth choosing' if worth else 'not the best choice, beyond noise, even'} where one expert moved much "
-        f"farther than the other: with CorpLM stopped after a third of its training it changes the mean by {mean} "
-        f"(FunctionLM's domain by {gained}, CorpLM's by {lost}), which is {' and '.join(told)}. "
-        f"{'Otherwise average' if worth else 'Average'}, and look at the scale of the deltas first: preserving their "
-        f"norm changes the mean by {found['average, norm preserved']} without any evaluation, and "
-        f"λ = {span(taken[chosen].settings)}, chosen on held-out questions, by {found[chosen]}."
+        f"On {len(seeds)} pairs of small experts SDM-W with the article's settings (Linear, k = 10) changes the mean "
+        f"accuracy of both domains by {found[linear]} (95 %) compared with plain averaging, {noise} noise, and that of "
+        f"the weaker domain by {minimum}. Where one expert moved much farther than the other (CorpLM stopped after a "
+        f"third of its training) it changes the mean by {mean}, FunctionLM's domain by {gained} and CorpLM's by "
+        f"{lost}; {' and '.join(beaten)}: {'it is worth choosing there' if worth else 'there are better choices even there'}. "
+        f"The scale of the deltas matters {scale_matters(found, linear, chosen)}: preserving their norm changes the "
+        f"mean by {found['average, norm preserved']} without any evaluation, and λ = {span(taken[chosen].settings)}, chosen "
+        f"on held-out questions, by {found[chosen]}."
     )
     return textwrap.fill(text, 120)
 
 
+def scale_matters(found: Mapping[str, Difference], linear: str, chosen: str) -> str:
+    """Whether it or the weights change more."""
+    return "more" if found[chosen].mean > abs(found[linear].mean) else "less"
+
+
 def against(rival: Difference, p: float) -> str:
-    """SDM-W beside what it is compared with."""
-    return "within noise of" if p >= 0.05 else "more than" if rival.mean > 0 else "less than"
+    """What SDM-W is compared with, beside it."""
+    return "within noise of SDM-W" if p >= 0.05 else "less than SDM-W" if rival.mean > 0 else "more than SDM-W"
 
 
 def span(settings: Mapping[int, str]) -> str:
