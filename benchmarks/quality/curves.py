@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 mpl.rcParams.update({"svg.hashsalt": "sdmw", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
 PAIRINGS = {"equal": "equally trained", "corp third": "CorpLM a third", "func third": "FunctionLM a third"}
 POWERS = (-2, -1, 0, 1, 2, 4, 6)
-SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)
 
 
 def main() -> None:
