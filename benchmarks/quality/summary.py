@@ -36,7 +36,7 @@ def summary(seeds: Sequence[Measured]) -> str:
         f"accuracy of both domains by {found[linear]} (95 %) compared with plain averaging, {noise} noise, and that of "
         f"the weaker domain by {minimum}. Where one expert moved much farther than the other (CorpLM stopped after a "
         f"third of its training) it changes the mean by {mean}, FunctionLM's domain by {gained} and CorpLM's by "
-        f"{lost}; {' and '.join(beaten)}: {'it is worth choosing there' if worth else 'there are better choices even there'}. "
+        f"{lost}; {' and '.join(beaten)}: {'it is worth choosing there' if worth else 'in this mean there are better choices even there'}. "
         f"The scale of the deltas matters {scale_matters(found, linear, chosen)}: preserving their norm changes the "
         f"mean by {found['average, norm preserved']} without any evaluation, and λ = {span(taken[chosen].settings)}, chosen "
         f"on held-out questions, by {found[chosen]}."
