@@ -31,22 +31,19 @@ def summary(seeds: Sequence[Measured]) -> str:
               for words, name in INSTEAD.items()]  # fmt: skip
     worth = mean.mean > 0 and all(beyond[words] < 0.05 and each.mean > 0 for words, each in rivals.items())
     minimum = difference(*(column(seeds, "equal", name, "minimum") for name in (LINEAR, AVERAGE)))
+    verdict = "it is worth choosing there" if worth else "in this mean there are better choices even there"
+    matters = "more" if found[chosen].mean > abs(found[linear].mean) else "less"
+    preserved = found["average, norm preserved"]
     text = (
         f"On {len(seeds)} pairs of small experts SDM-W with the article's settings (Linear, k = 10) changes the mean "
         f"accuracy of both domains by {found[linear]} (95 %) compared with plain averaging, {noise} noise, and that of "
         f"the weaker domain by {minimum}. Where one expert moved much farther than the other (CorpLM stopped after a "
         f"third of its training) it changes the mean by {mean}, FunctionLM's domain by {gained} and CorpLM's by "
-        f"{lost}; {' and '.join(beaten)}: {'it is worth choosing there' if worth else 'in this mean there are better choices even there'}. "
-        f"The scale of the deltas matters {scale_matters(found, linear, chosen)}: preserving their norm changes the "
-        f"mean by {found['average, norm preserved']} without any evaluation, and λ = {span(taken[chosen].settings)}, chosen "
-        f"on held-out questions, by {found[chosen]}."
+        f"{lost}; {' and '.join(beaten)}: {verdict}. The scale of the deltas matters {matters}: preserving their norm "
+        f"changes the mean by {preserved} without any evaluation, and λ = {span(taken[chosen].settings)}, chosen on "
+        f"held-out questions, by {found[chosen]}."
     )
     return textwrap.fill(text, 120)
-
-
-def scale_matters(found: Mapping[str, Difference], linear: str, chosen: str) -> str:
-    """Whether it or the weights change more."""
-    return "more" if found[chosen].mean > abs(found[linear].mean) else "less"
 
 
 def against(rival: Difference, p: float) -> str:

@@ -145,7 +145,11 @@ def test_what_apply_and_revert_make_are_the_models(world):
     back = sdmw.revert(folder / "two", folder / "archive", folder / "back", progress=False)
     assert (there.warnings, back.warnings) == ((), ())
     for made, of in (("there", "two"), ("back", "base")):
-        assert torch.equal(loaded(kind, folder / made)[1], loaded(kind, folder / of)[1])
+        (model, said), (twin, twin_said) = loaded(kind, folder / made), loaded(kind, folder / of)
+        theirs = twin.state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+        # Not to the bit: mapped weights begin at other addresses, and BLAS chooses other instructions by them.
+        assert torch.allclose(said, twin_said, atol=1e-5)
         for file in (folder / of).rglob("*"):
             if not file.name.endswith((".safetensors", ".index.json")):
                 assert (folder / made / file.relative_to(folder / of)).read_bytes() == file.read_bytes()

@@ -156,14 +156,14 @@ def test_emptied_gone_or_made_a_folder(file, source):
     with pytest.raises(InputChangedError, match="is gone"):
         source.tile(0, 10)
     file.mkdir()
-    with pytest.raises(InputChangedError, match="no regular file now"):
+    with pytest.raises(InputChangedError, match="no longer a regular file"):
         source.tile(0, 10)
 
 
 def test_a_pipe_in_its_place_does_not_hang(file, source):
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(InputChangedError, match="no regular file now"):
+    with pytest.raises(InputChangedError, match="no longer a regular file"):
         source.tile(0, 10)
 
 

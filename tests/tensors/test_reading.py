@@ -60,7 +60,7 @@ def test_a_file_that_is_gone_or_a_fifo_now(file, source):
     with pytest.raises(InputChangedError, match="is gone"):
         source.tile(0, 1)
     os.mkfifo(file)
-    with pytest.raises(InputChangedError, match="no regular file now"):
+    with pytest.raises(InputChangedError, match="no longer a regular file"):
         source.tile(0, 1)
 
 
