@@ -45,17 +45,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--processes", type=int, default=PROCESSES, help="seeds side by side (default: all cores)")
     parser.add_argument("--short", action="store_true", help="the one-minute version: every sixteenth merge")
-    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
+    parser.add_argument("--results", type=Path, help="default: results/ here; of the short version, beside its models")
     options = parser.parse_args()
     models = Models(SHORT if options.short else FULL)
-    options.results.mkdir(parents=True, exist_ok=True)
+    beside = models.home if options.short else Path(__file__).parent
+    results = options.results or Path(beside, "results")
+    results.mkdir(parents=True, exist_ok=True)
     trained = [
         seed
         for seed in breadth_first(options.bases, options.pairs)
         if all(Path(models.of(seed, name), "training.json").exists() for name in ("corp", "func"))
     ]
     with alone(models.home), executor(options.processes) as pool:
-        list(pool.map(functools.partial(measure, models, options.results), trained))
+        list(pool.map(functools.partial(measure, models, results), trained))
 
 
 def measure(models: Models, results: Path, seed: Seed) -> None:

@@ -13,7 +13,7 @@ from deltas import Deltas
 POWERS = (-2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 6.0)  # of the weight law's curve
 POWERS_OF_SQUARES = tuple(power for power in POWERS if power)  # q = 2: at p = 0 both norms give equal weights
 PRINTED = (-5.5, 5.5)  # the power that the article's weights imply, and its mirror: the same tilt the other way
-SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)  # lambda of the plain sum of deltas; 0.5 is the average of two
+SCALES = (0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)  # lambda of the plain sum; 0.5 is the average of two
 K = 10.0  # the article's
 GRID = ((0.0, K, 50.0), (1, 2), (1.0, 2.0, 4.0), ("model", "layer"), ("tensor", "block"))  # k, q, p, scope, granularity
 PRESERVED = {"lambda": "preserve_norm"}
