@@ -222,7 +222,8 @@ class TestRefused:
             tensors = factors(np.random.default_rng(0), "h.0.w", (4, 4))
             write_adapter(tmp_path / name, tensors, fan_in_fan_out=transposed)
         (problem,) = self.problems()
-        assert "tensor 'h.0.w.weight': expected adapters that store it in one orientation, found both orientations" in problem
+        expected = "tensor 'h.0.w.weight': expected adapters that store it in one orientation, found both orientations"
+        assert expected in problem
 
     def test_a_model(self, world):
         write_checkpoint("corp", world[0])
