@@ -91,7 +91,7 @@ def _opened(path: str) -> "Report | Store":
 
 
 def _recipe(report: "Report") -> str:
-    """The recipe beside a report; what is no longer there is said."""
+    """The recipe beside a report, or a sentence that it is missing."""
     from sdmw.storage.files import read_bounded
 
     for name in ("sdmw_recipe.yaml", "mergekit_config.yml"):

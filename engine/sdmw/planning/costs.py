@@ -15,7 +15,7 @@ class Costs:
     f32: tuple[float, float]
 
     def of(self, dtype: DType) -> tuple[float, float]:
-        """Of inputs of a dtype; what is no float of these costs as much as bfloat16."""
+        """The cost for inputs of a dtype; other dtypes cost as much as bfloat16."""
         return {DType.F16: self.f16, DType.F32: self.f32}.get(dtype, self.bf16)
 
 

@@ -1,4 +1,4 @@
-"""All that speaks against a merge before it is made: what headers tell, and what a statistics store shows."""
+"""Findings about a merge before it is made, from headers and from a statistics store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

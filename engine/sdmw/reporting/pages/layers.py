@@ -17,7 +17,7 @@ _COUNTS = ("nonzero", "kept")  # of which the share follows
 def layer_parts(
     models: Sequence[str], layers: Mapping[str, Sequence[Facts]], name: str = NAME, *, of: str = "model"
 ) -> tuple[Part, ...]:
-    """Maps of all numbers that are told of layers, and their table; nothing where none is told.
+    """Maps of all numbers that a report has for layers, and their table; nothing without such numbers.
 
     Args:
         models: names, in order; or of pairs of models.
